@@ -1,0 +1,39 @@
+"""bdtune: hyperparameter sweeps and ablations of backdoor defenses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bdtune.attacks._base import Attack
+    from bdtune.datasets._base import Dataset
+    from bdtune.defenses._base import Defense
+    from bdtune.models._base import Model
+
+__version__ = "0.1.0"
+
+
+def attack(name: str, **knobs: Any) -> Attack:
+    """Return the attack called `name`, as in `bdtune.attack("badnets", rate=0.05)`."""
+    return _plugin("attacks", name, knobs)
+
+
+def dataset(name: str, **knobs: Any) -> Dataset:
+    """Return the data set called `name`."""
+    return _plugin("datasets", name, knobs)
+
+
+def defense(name: str, **knobs: Any) -> Defense:
+    """Return the defense called `name`."""
+    return _plugin("defenses", name, knobs)
+
+
+def model(name: str, **knobs: Any) -> Model:
+    """Return the network description called `name`."""
+    return _plugin("models", name, knobs)
+
+
+def _plugin(kind: str, name: str, knobs: dict[str, Any]) -> Any:
+    from bdtune import registry
+
+    return registry.load(kind, name)(**knobs)

@@ -1,0 +1,50 @@
+"""Where and how precisely a stage computes: the part of a key that says which results may differ in bits."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+from bdtune.knobs import Knobs
+
+
+class Numerics(Knobs):
+    """Device and precision of training stages."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the hardware computes in it, else fp32. Weights are fp32 either way."""
+    deterministic: bool = True
+    """Use deterministic algorithms only; on a CPU results are then repeatable bit for bit."""
+
+    def resolved(self) -> Numerics:
+        """Return a copy without "auto", for the machine this runs on."""
+        device = self.device if self.device != "auto" else _best_device()
+        precision = self.precision if self.precision != "auto" else _best_precision(device)
+        return self.model_copy(update={"device": device, "precision": precision})
+
+    def tag(self) -> dict[str, Any]:
+        """Return the numerics tag of a key."""
+        resolved = self.resolved()
+        return {
+            "device": resolved.device,
+            "precision": resolved.precision,
+            "deterministic": resolved.deterministic,
+        }
+
+
+@cache
+def _best_device() -> Literal["cpu", "cuda"]:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@cache
+def _best_precision(device: str) -> Literal["fp32", "bf16"]:
+    import torch
+
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"

@@ -1,0 +1,221 @@
+"""What a stage is: a pure function of its knobs, its inputs and a seed, whose result is an artefact."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from bdtune.engine.key import derive_seed, key_of
+from bdtune.engine.numerics import Numerics
+from bdtune.knobs import Knobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+Kind = Literal["train", "derive"]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A stage's result: named arrays, a small JSON-able `info`, and a curve of one row per epoch.
+
+    Arrays and info make the digest; the curve is for people and does not.
+    """
+
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a training stage yields after each epoch.
+
+    `artefact` builds the result as it would be if training ended here, for schedulers that judge early.
+    """
+
+    epoch: int  # epochs done, counted from 1
+    epochs: int
+    metrics: Mapping[str, float]
+    artefact: Callable[[], Artefact]
+
+
+class CheckpointSlot(Protocol):
+    """Where a long stage keeps its resumable state; emptied when the stage's result is published."""
+
+    def due(self) -> bool:
+        """Return whether enough time has passed since the last save."""
+
+    def save(self, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
+        """Replace the stored state atomically."""
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Return the last state saved, or None."""
+
+
+class NoCheckpoint:
+    """A slot that keeps nothing: for stages called as plain functions, as in tests."""
+
+    def due(self) -> bool:
+        return False
+
+    def save(self, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
+        """Forget the state."""
+
+    def load(self) -> None:
+        return None
+
+
+class Resident(Protocol):
+    """Hands out data sets as resident arrays: loaded in process, or shared by all trials of a node."""
+
+    def split(self, dataset: Any, split: Literal["train", "test"]) -> Any:
+        """Return the `datasets.Split` of a data set."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What surrounds a stage while it runs."""
+
+    seed: int = 0
+    numerics: Numerics = field(default_factory=Numerics)
+    checkpoint: CheckpointSlot = field(default_factory=NoCheckpoint)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("bdtune"))
+
+
+Inputs = dict[str, Any]
+"""Loaded inputs by name: an `Artefact` for each upstream stage, the loaded value for each source."""
+
+
+class Stage(Knobs):
+    """Base of all stages: fields are knobs, `run` computes.
+
+    `kind = "train"`: expensive or not bit-reproducible across devices; enters later keys by its own key.
+    `kind = "derive"`: cheap, deterministic, numpy only; enters later keys by the digest of its result.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    kind: ClassVar[Kind]
+    classifier: ClassVar[bool] = False
+    """Whether the result is a trained classifier, so that a scheduler can judge its ticks."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        """Compute the result; stages with epochs override `steps` instead."""
+        artefact = yield_nothing(self.steps(inputs, ctx))
+        return artefact
+
+    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+        """Compute the result and yield a `Tick` after each epoch; by default there are none."""
+        return self.run(inputs, ctx)
+        yield  # makes this a generator
+
+    def identity(self) -> dict[str, Any]:
+        return {"stage": self.name, "version": self.version, "knobs": super().identity()}
+
+    def length(self) -> int:
+        """Return the number of ticks the stage will yield, 0 if it yields none."""
+        return 0
+
+
+def yield_nothing(steps: Generator[Tick, None, Artefact]) -> Artefact:
+    """Run a generator to its end and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+class Source(Knobs):
+    """An input that is never stored: data seen through an attack, a model's description.
+
+    Its identity, with those of its own `upstream` nodes, enters the keys of the stages that read it.
+    """
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        """Nodes whose artefacts the source needs (a trained trigger, say)."""
+        return {}
+
+    @abstractmethod
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
+        """Return the value; `artefacts` holds those of `upstream`."""
+
+
+class Given(Source):
+    """A plugin handed to a stage as it is: the model to train, for instance."""
+
+    plugin: Any
+
+    def identity(self) -> dict[str, Any]:
+        return {"given": self.plugin.identity()}
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
+        return self.plugin
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A stage with its inputs, master seed and numerics: one point of a trial's graph."""
+
+    stage: Stage
+    inputs: Mapping[str, Node | Source]
+    master_seed: int = 0
+    numerics: Numerics = field(default_factory=Numerics)
+    replicate: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed: depends on nothing that only other stages use."""
+        return derive_seed(self.master_seed, self.stage.name, self.replicate)
+
+    @property
+    def parents(self) -> list[Node]:
+        """All nodes that must be computed before this one, those of its sources included."""
+        found: list[Node] = []
+        for value in self.inputs.values():
+            found.extend([value] if isinstance(value, Node) else value.upstream.values())
+        return found
+
+    def preimage(self, parent_identity: Callable[[Node], Any]) -> dict[str, Any]:
+        """Return what the key hashes; `parent_identity` says how a parent enters it."""
+        inputs: dict[str, Any] = {}
+        for name, value in sorted(self.inputs.items()):
+            if isinstance(value, Node):
+                inputs[name] = parent_identity(value)
+            else:
+                upstream = {key: parent_identity(node) for key, node in sorted(value.upstream.items())}
+                inputs[name] = {**value.identity(), **({"upstream": upstream} if upstream else {})}
+        tag = self.numerics.tag() if self.stage.kind == "train" else None
+        return {**self.stage.identity(), "inputs": inputs, "seed": self.seed, "numerics": tag}
+
+    @cached_property
+    def recipe(self) -> str:
+        """A hash of the whole recipe, known before anything is computed: equal recipes, equal results.
+
+        Different recipes may still share a key, when a derived stage between gives the same result.
+        """
+        return key_of(self.preimage(lambda node: node.recipe))
+
+    def walk(self) -> list[Node]:
+        """Return this node and all before it, parents first, each recipe once."""
+        seen: dict[str, Node] = {}
+
+        def visit(node: Node) -> None:
+            if node.recipe not in seen:
+                for parent in node.parents:
+                    visit(parent)
+                seen[node.recipe] = node
+
+        visit(self)
+        return list(seen.values())

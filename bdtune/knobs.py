@@ -1,0 +1,45 @@
+"""Knobs: frozen, typed, range-checked settings. Every setting of the project is a field of such a class."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A fraction in [0, 1]."""
+
+
+class Knobs(BaseModel):
+    """Base of everything that is configured: unknown fields are errors, instances never change."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    no_effect: ClassVar[frozenset[str]] = frozenset()
+    """Knobs that cannot change the result (batch size of an evaluation, number of workers): not in keys."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what this object adds to a key: every knob with its value, defaults included."""
+        return {
+            name: identity_of(getattr(self, name))
+            for name in type(self).model_fields
+            if name not in self.no_effect
+        }
+
+
+def identity_of(value: Any) -> Any:
+    """Turn knobs and containers of knobs into plain JSON values."""
+    if isinstance(value, Knobs):
+        return value.identity()
+    if isinstance(value, list | tuple):
+        return [identity_of(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): identity_of(item) for key, item in value.items()}
+    return value

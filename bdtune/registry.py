@@ -1,0 +1,118 @@
+"""The folder is the registry: a plugin's file name is its name, and adding one edits no other file.
+
+Besides the package's own folders, every folder in `BDTUNE_PLUGINS` (separated as in `PATH`) is searched
+for `attacks/`, `defenses/`, `datasets/` and `models/`, so that a plugin need not live in the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bdtune.errors import ConfigError, Problem, nearest
+from bdtune.knobs import Knobs
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+KINDS = ("attacks", "defenses", "datasets", "models")
+
+
+class Plugin(Knobs):
+    """Base of attacks, defenses, data sets and models."""
+
+    version: ClassVar[int] = 1
+    """Raise it whenever the same knobs give another result: old artefacts are then left alone."""
+
+    @classmethod
+    def plugin_name(cls) -> str:
+        """Return the name under which users know the plugin: the name of its file."""
+        return cls.__module__.rpartition(".")[2]
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.plugin_name(), "version": self.version, **super().identity()}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `bdtune list` shows, read from the file's docstring without importing it."""
+
+    name: str
+    summary: str
+    source: str
+
+
+def _folders(kind: str) -> list[Path]:
+    own = Path(__file__).parent / kind
+    extra = [Path(root) / kind for root in os.environ.get("BDTUNE_PLUGINS", "").split(os.pathsep) if root]
+    return [folder for folder in [own, *extra] if folder.is_dir()]
+
+
+def _files(kind: str) -> dict[str, Path]:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    found: dict[str, Path] = {}
+    for folder in _folders(kind):
+        for file in sorted(folder.glob("*.py")):
+            if file.stem.startswith("_"):
+                continue
+            if file.stem in found:
+                raise ConfigError(f"two {kind} are called '{file.stem}': {found[file.stem]} and {file}")
+            found[file.stem] = file
+    return found
+
+
+def names(kind: str) -> list[str]:
+    """Return the plugin names of a kind, sorted, without importing any."""
+    return sorted(_files(kind))
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """Return the plugin class called `name`; raises `ConfigError` with the nearest name if there is none."""
+    files = _files(kind)
+    if name not in files:
+        expected = f"expected one of the {kind}: {', '.join(sorted(files))}"
+        raise ConfigError(Problem(path="", expected=expected, got=repr(name), hint=nearest(name, files)))
+    return _plugin_class(kind, name, files[name])
+
+
+@cache
+def _plugin_class(kind: str, name: str, file: Path) -> type[Any]:
+    module = _import(kind, name, file)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Plugin) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{file} must define exactly one plugin class, found {len(found)}")
+    return found[0]
+
+
+def _import(kind: str, name: str, file: Path) -> ModuleType:
+    if file.parent == Path(__file__).parent / kind:
+        return importlib.import_module(f"bdtune.{kind}.{name}")
+    full_name = f"bdtune_plugins.{kind}.{name}"
+    spec = importlib.util.spec_from_file_location(full_name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full_name] = module  # pydantic looks annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def describe(kind: str, name: str) -> Description:
+    """Read the first sentence and the `Source:` paragraph of a plugin file's docstring."""
+    text = ast.get_docstring(ast.parse(_files(kind)[name].read_text(encoding="utf-8"))) or ""
+    summary = " ".join(text.partition("\n\n")[0].split())
+    source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\nDepartures?:|\Z)", text, re.MULTILINE | re.DOTALL)
+    return Description(name, summary, " ".join(source[1].split()) if source else "")

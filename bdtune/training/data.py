@@ -1,0 +1,70 @@
+"""What training stages consume: images with labels, either resident or as a stream.
+
+Shape letters: N images, H height, W width, C channels, K classes. Images are uint8 [N, H, W, C].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@runtime_checkable
+class ImageStream(Protocol):
+    """Images that do not fit in memory: read, decoded and poisoned on the fly, in blocks."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[N, H, W, C]."""
+
+    def blocks(self, shuffle_seed: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (ids int64 [n], images uint8 [n, H, W, C]) covering all N once.
+
+        In id order without a seed; with one, in an order that depends on the seed alone.
+        """
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """All that a defense gets to see: images and observed labels, with the data set's public facts."""
+
+    images: np.ndarray | ImageStream  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int64 [N], observed
+    num_classes: int
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one image."""
+        return tuple(self.images.shape[1:])  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class TriggeredSet(ImageSet):
+    """Test images with the trigger in them; `labels` are the true classes."""
+
+    goals: np.ndarray  # int64 [N], the class the attacker wants for each
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only evaluation and diagnostics may see; no stage that a defense trains on takes it."""
+
+    labels: np.ndarray  # int64 [N], true classes of the fit part
+    observed: np.ndarray  # int64 [N]
+    role: np.ndarray  # uint8 [N]: 0 clean, 1 poison, 2 cover
+    target: int | None  # None when there is no single target class
+
+    @property
+    def is_poison(self) -> np.ndarray:
+        """bool [N]: rows that carry the trigger and the attacker's label; cover rows are not among them."""
+        return self.role == 1
