@@ -1,0 +1,1 @@
+"""Training stages that defenses share: supervised, contrastive, features, evaluation."""

@@ -1,0 +1,57 @@
+"""What every network is: features of width d, then one linear layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Network(nn.Module):
+    """A classifier that lets others reach the features before its last layer.
+
+    `features` maps normalised images [N, C, H, W] to [N, d]; `head` maps these to logits [N, K].
+    """
+
+    head: nn.Linear
+
+    @property
+    def feature_dim(self) -> int:
+        """The width d of the features."""
+        return self.head.in_features
+
+    @abstractmethod
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        """Return [N, d], what the last layer sees."""
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Return logits [N, K]."""
+        return self.head(self.features(images_NCHW))
+
+
+class Pooled(Network):
+    """A convolutional body, averaged over all positions, and a linear head."""
+
+    def __init__(self, body: nn.Module, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(feature_dim, num_classes)
+
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        return self.body(images_NCHW).mean((2, 3))  # a mean, not adaptive pooling: deterministic on a GPU too
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw convolutions from He's normal (fan out) and set norms to identity, as torchvision does."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,73 @@
+"""Bodies of the low-capacity LeNet and MobileNetV2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torchvision.ops.misc import Conv2dNormActivation
+
+from bdtune.models._network import Network, Pooled, initialise
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KERNEL = 5
+
+
+class LeNetNetwork(Network):
+    """5x5 convolutions of 1 and 2 channels, each halved by max pooling, then linear 20 and K."""
+
+    def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        height, width = ((side - KERNEL + 1) // 2 for side in image_shape[:2])
+        height, width = ((side - KERNEL + 1) // 2 for side in (height, width))
+        if min(height, width) < 1:
+            raise ValueError(f"LeNet-S needs images of at least 16 pixels a side, got {image_shape}")
+        self.body = nn.Sequential(
+            nn.Conv2d(image_shape[2], 1, KERNEL),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(1, 2, KERNEL),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(2 * height * width, 20),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(20, num_classes)
+
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        # contiguous: Flatten would otherwise order channels-last images differently
+        return self.body(images_NCHW.contiguous())
+
+
+class NarrowInvertedResidual(nn.Module):
+    """Expand, filter per channel, project; the widths are free, unlike torchvision's expansion factor."""
+
+    def __init__(self, c_in: int, expand: int, project: int, stride: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            Conv2dNormActivation(c_in, expand, 1, activation_layer=nn.ReLU6),
+            Conv2dNormActivation(expand, expand, 3, stride, groups=expand, activation_layer=nn.ReLU6),
+            Conv2dNormActivation(expand, project, 1, activation_layer=None),
+        )
+        self.residual = stride == 1 and c_in == project
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, c_in, H, W] to [N, project, H/stride, W/stride]."""
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+def narrow_mobilenet(num_classes: int, channels: int) -> Pooled:
+    """Return LfD's MobileNetV2-S."""
+    body = nn.Sequential(
+        Conv2dNormActivation(channels, 4, 3, activation_layer=nn.ReLU6),
+        NarrowInvertedResidual(4, 4, 8, 1),
+        NarrowInvertedResidual(8, 4, 8, 2),
+        NarrowInvertedResidual(8, 8, 8, 1),
+        Conv2dNormActivation(8, 16, 1, activation_layer=nn.ReLU6),
+    )
+    network = Pooled(body, 16, num_classes)
+    initialise(network)
+    return network

@@ -1,0 +1,23 @@
+"""LeNet-S: LfD's low-capacity LeNet, 1,358 parameters on 32-pixel images, features of width 20.
+
+Source: Learning from Distinction (ACM MM 2024), convolutions of 1 and 2 channels, linear 20 and K.
+Departures: 5x5 kernels without padding, ReLU and 2x2 max pooling, which the paper leaves open.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bdtune.models._base import Model
+
+if TYPE_CHECKING:
+    from bdtune.models._network import Network
+
+
+class LeNetS(Model):
+    """Two convolutions and two linear layers."""
+
+    def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
+        from bdtune.models._small import LeNetNetwork
+
+        return LeNetNetwork(num_classes, image_shape)

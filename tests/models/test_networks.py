@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import bdtune
+
+
+def parameters(name, num_classes=10, side=32, **knobs) -> int:
+    with torch.device("meta"):
+        network = bdtune.model(name, **knobs).build(num_classes, (side, side, 3))
+    return sum(weight.numel() for weight in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "expected"),
+    [
+        # LfD card, table of teachers
+        ("resnet_s1", {}, 2_606),
+        ("resnet_s1", {"stem_width": 1}, 146),
+        ("resnet_s", {}, 3_658),
+        ("resnet_s", {"stem_width": 2}, 612),
+        ("resnet_s2", {}, 4_903_242),
+        ("vgg_s", {}, 181_434),
+        ("lenet_s", {}, 1_358),
+        ("mobilenetv2_s", {}, 942),
+        # the usual CIFAR forms
+        ("resnet18", {}, 11_173_962),
+        ("resnet34", {}, 21_282_122),
+        ("preactresnet18", {}, 11_172_170),
+        ("vgg16", {}, 14_728_266),
+        ("mobilenet_v2", {}, 2_236_682),
+        ("densenet121", {}, 6_956_298),
+    ],
+)
+def test_parameters_at_ten_classes(name, knobs, expected):
+    assert parameters(name, **knobs) == expected
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "mobilenet_v2", "densenet121"])
+def test_imagenet_form_has_torchvisions_shapes(name):
+    import torchvision
+
+    with torch.device("meta"):
+        ours = bdtune.model(name).build(1000, (224, 224, 3))
+        theirs = getattr(torchvision.models, name)(weights=None)
+    shapes = [sorted(str(tuple(weight.shape)) for weight in net.parameters()) for net in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def test_resnet18_computes_what_torchvisions_does():
+    import torchvision
+
+    torch.manual_seed(0)
+    ours = bdtune.model("resnet18").build(5, (96, 96, 3)).eval()
+    theirs = torchvision.models.resnet18(weights=None, num_classes=5).eval()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    images = torch.rand(1, 3, 96, 96)
+    torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_stem_follows_the_image_side():
+    def stride(side, stem):
+        with torch.device("meta"):
+            return bdtune.model("resnet18", stem=stem).build(2, (side, side, 3)).body[0].stride[0]
+
+    assert [stride(64, "auto"), stride(65, "auto"), stride(32, "imagenet"), stride(224, "cifar")] == [
+        1,
+        2,
+        2,
+        1,
+    ]
+
+
+def test_width_scales_the_features():
+    assert bdtune.model("resnet18", width=16).build(2, (16, 16, 3)).feature_dim == 128
+
+
+def test_lenet_refuses_tiny_images():
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        bdtune.model("lenet_s").build(2, (8, 8, 3))
+
+
+def test_width_is_checked():
+    with pytest.raises(ValidationError, match="width"):
+        bdtune.model("resnet18", width=0)
+
+
+def test_describing_a_network_loads_no_torch():
+    code = "import sys, bdtune; bdtune.model('resnet18'); bdtune.model('vgg16'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
