@@ -1,0 +1,205 @@
+"""Turning what a user wrote into knobs, and what does not fit into faults that say how to mend it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from bdtune.errors import nearest
+from bdtune.knobs import Knobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+K = TypeVar("K", bound=Knobs)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong at one dotted path, before it is known in which file and line that path stands."""
+
+    path: str
+    expected: str
+    got: str = ""
+    hint: str = ""
+    about_key: bool = False  # the name itself is wrong, not its value
+
+    def under(self, parent: str) -> Fault:
+        """Return the same fault of a value that lies in `parent`."""
+        return replace(self, path=join(parent, self.path))
+
+
+def join(parent: str, path: str) -> str:
+    """Join two dotted paths; either may be empty, and `path` may start with `[`."""
+    return parent + path if not parent or not path or path.startswith("[") else f"{parent}.{path}"
+
+
+def show(value: Any) -> str:
+    """Return a value as it would be written in YAML, cut to 60 characters."""
+    if isinstance(value, str):
+        text = f"'{value}'"
+    else:
+        text = json.dumps(value, default=str).replace('"', "'")
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check(cls: type[K], raw: Any, what: str) -> tuple[K | None, list[Fault]]:
+    """Build `cls` from plain values; `what` names it in messages ("gssd"). Faults' paths start below it.
+
+    Types are strict: text is no number and `true` is no 1; only a whole float such as `1e4` may stand
+    for an integer.
+    """
+    if not isinstance(raw, dict):
+        return None, [Fault("", f"expected a mapping with {what}'s settings", show(raw))]
+    try:
+        return cls.model_validate_json(json.dumps(raw), strict=True), []
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    mended = _whole_floats_as_ints(raw, errors)
+    if mended is not None:
+        return check(cls, mended, what)
+    faults = [_fault(cls, error, what) for error in errors]
+    return None, list({fault.path: fault for fault in reversed(faults)}.values())[::-1]
+
+
+def unknown(key: str, parent: str, choices: Iterable[str], what: str, owner: str = "") -> Fault:
+    """Return the fault of a name that nothing has; `what` is "a setting", "a knob of gssd"."""
+    names = sorted(choices)
+    listed = f": {', '.join(names)}" if len(names) <= 12 else ""
+    full = [join(owner, name) for name in names]
+    hint = nearest(key, names) or _same_leaf(key, full)
+    return Fault(join(parent, key), f"expected {what}{listed}", show(key), hint, about_key=True)
+
+
+def knob_paths(cls: type[Knobs], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of all knobs of a class, nested ones included."""
+    for name, field in cls.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Knobs):
+            yield from knob_paths(field.annotation, f"{prefix}{name}.")
+
+
+def _same_leaf(key: str, paths: Sequence[str]) -> str:
+    """Return the nested knob that someone who wrote `epochs` may have meant: `simclr.epochs`."""
+    same = [path for path in paths if path.rpartition(".")[2] == key]
+    return f"Did you mean '{same[0]}'?" if same else ""
+
+
+def _whole_floats_as_ints(raw: dict[str, Any], errors: list[Any]) -> dict[str, Any] | None:
+    """Return `raw` with the floats that stand for integers replaced, or None if there are none."""
+    mended, changed = copy.deepcopy(raw), False
+    for error in errors:
+        if error["type"] != "int_type" or type(error["input"]) is not float or not error["input"].is_integer():
+            continue
+        spot: Any = mended
+        *parents, last = error["loc"]
+        for part in parents:
+            inside = isinstance(spot, dict) and part in spot
+            inside = inside or (isinstance(spot, list) and isinstance(part, int))
+            spot = spot[part] if inside else spot  # a union's member name is no key
+        if isinstance(spot, dict | list):
+            spot[last] = int(error["input"])
+            changed = True
+    return mended if changed else None
+
+
+def _fault(cls: type[Knobs], error: Any, what: str) -> Fault:
+    path, schema, parent = _locate(_schema(cls), error["loc"])
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        key = str(error["loc"][-1])
+        inner = path.removesuffix(key).removesuffix(".")
+        owner = f"{what}'s {inner}" if inner else what
+        fault = unknown(key, inner, parent.get("properties", {}), f"a knob of {owner}")
+        everywhere = [p for p in knob_paths(cls) if "." in p]
+        return replace(fault, hint=fault.hint or _same_leaf(key, everywhere))
+    if kind in ("value_error", "assertion_error"):
+        message = str(error["ctx"]["error"])
+        expected = message if message.startswith("expected") else f"expected settings that agree: {message}"
+        return Fault(path, expected)
+    if kind == "missing":
+        return Fault(path, f"expected {describe(schema, _schema(cls))}", "nothing")
+    expected = describe(schema, _schema(cls)) if schema else error["msg"][0].lower() + error["msg"][1:]
+    return Fault(path, f"expected {expected}", show(error["input"]))
+
+
+@cache
+def _schema(cls: type[Knobs]) -> dict[str, Any]:
+    return cls.model_json_schema()
+
+
+def _resolve(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def _locate(root: dict[str, Any], loc: tuple[int | str, ...]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the dotted path of an error, the schema there and that of its parent.
+
+    Pydantic puts the names of union members into `loc`; they are no part of the path.
+    """
+    path, schema, parent = "", root, root
+    for part in loc:
+        parent = schema = _resolve(schema, root)
+        members = [_resolve(member, root) for member in schema.get("anyOf", [])]
+        for option in [schema, *members]:
+            if isinstance(part, str) and part in option.get("properties", {}):
+                path, schema, parent = join(path, part), option["properties"][part], option
+                break
+            if isinstance(part, str) and isinstance(option.get("additionalProperties"), dict):
+                path, schema, parent = join(path, part), option["additionalProperties"], option
+                break
+            if isinstance(part, int) and ("items" in option or "prefixItems" in option):
+                items = option.get("prefixItems", [])
+                schema = items[part] if part < len(items) else option.get("items", {})
+                path, parent = f"{path}[{part}]", option
+                break
+        else:
+            if isinstance(part, str) and part == loc[-1] and not members:
+                path = join(path, part)  # a key that the schema does not know
+    return path, _resolve(schema, root), parent
+
+
+def describe(schema: dict[str, Any], root: dict[str, Any]) -> str:
+    """Say in words what a JSON schema accepts: "a number from 0 to 1", "'sgd' or 'adam'"."""
+    schema = _resolve(schema, root)
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(describe(member, root) for member in schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        values = [show(value) for value in schema.get("enum", [schema.get("const")])]
+        return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        return ("an integer" if kind == "integer" else "a number") + _range(schema)
+    if kind == "array":
+        return _list(schema, root)
+    if kind == "string":
+        return "a path" if schema.get("format") == "path" else "text"
+    return {"boolean": "true or false", "null": "null", "object": "a mapping"}.get(str(kind), "another value")
+
+
+def _range(schema: dict[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    parts = []
+    if low is not None or above is not None:
+        parts.append(f"of at least {low:g}" if low is not None else f"above {above:g}")
+    if high is not None or below is not None:
+        parts.append(f"at most {high:g}" if high is not None else f"below {below:g}")
+    return " " + " and ".join(parts) if parts else ""
+
+
+def _list(schema: dict[str, Any], root: dict[str, Any]) -> str:
+    items = schema.get("prefixItems")
+    low, high = schema.get("minItems"), schema.get("maxItems")
+    count = f"{low} values" if low is not None and low == high else "at least one value" if low else "values"
+    inner = describe(items[0], root) if items else describe(schema.get("items", {}), root)
+    return f"a list of {count}" + ("" if inner == "another value" else f", each {inner}")

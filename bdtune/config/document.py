@@ -1,0 +1,177 @@
+"""What a user wrote, from a file and the command line together, and where each part of it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bdtune.config.checking import Fault, show, unknown
+from bdtune.config.yaml_file import YamlText, read_yaml
+from bdtune.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+TRIAL_KEYS = ("dataset", "attack", "defense", "model", "seed", "holdout", "numerics", "data_root", "pipeline")
+SWEEP_KEYS = (
+    "name", "description", "grid", "zip", "vary", "seeds", "when", "exclude", "search", "select", "scheduler",
+    "resources", "retries", "reference",
+)  # fmt: skip
+PLUGIN_KINDS = {"dataset": "datasets", "attack": "attacks", "defense": "defenses", "model": "models"}
+"""The settings that are plugins, written as a name or as a mapping with a name and knobs."""
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """Where something was written; the rank gives the order in which problems are shown."""
+
+    rank: tuple[int, int]
+    where: str
+
+
+@dataclass
+class Document:
+    """A trial or sweep as plain values: `trial` holds what stands under `trial:`, `sweep` the rest.
+
+    Dotted paths name a trial's knobs without `trial.`, as on the command line.
+    """
+
+    trial: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
+    name: str = "command line"
+    origins: dict[str, Origin] = field(default_factory=dict)
+    found: list[tuple[Origin, Problem]] = field(default_factory=list)
+
+    def origin(self, path: str) -> Origin:
+        """Return where a path, or the nearest part of a document that it lies in, was written."""
+        while path:
+            if path in self.origins:
+                return self.origins[path]
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.origins.get("", Origin((0, 0), self.name))
+
+    def report(self, fault: Fault, at: Origin | None = None) -> None:
+        """Add a problem; the same one is added once."""
+        origin = at or self.origin(fault.path)
+        problem = Problem(fault.path, fault.expected, fault.got, origin.where, fault.hint)
+        if (origin, problem) not in self.found:
+            self.found.append((origin, problem))
+
+    def wrong(self, path: str, expected: str, got: str = "", hint: str = "") -> None:
+        """Add a problem at a dotted path."""
+        self.report(Fault(path, expected, got, hint))
+
+    def finish(self) -> None:
+        """Raise all problems at once, in the order of the file, then of the command line."""
+        if self.found:
+            raise ConfigError([problem for _, problem in sorted(self.found, key=lambda item: item[0].rank)])
+
+    def moved(self, path: str, origin: Origin) -> None:
+        """Note that a path and all below it were written anew at `origin`."""
+        for known in [p for p in self.origins if p.startswith((f"{path}.", f"{path}["))]:
+            del self.origins[known]
+        self.origins[path] = origin
+
+
+def read_document(file: Path, shown_as: str) -> Document:
+    """Read a YAML file and sort its keys; unknown keys and faults of form are reported in the document."""
+    text = read_yaml(file, shown_as)
+    document = Document(name=shown_as)
+    for path, line in text.lines.items():
+        place = Origin((0, line), f"{shown_as}:{line}")
+        short = path.removeprefix("trial.")
+        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else path] = place
+    for problem in text.problems:
+        line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0
+        document.found.append((Origin((0, line), problem.where), problem))
+    _sort_keys(document, text)
+    return document
+
+
+def _sort_keys(document: Document, text: YamlText) -> None:
+    if not isinstance(text.data, dict):
+        if not text.problems:
+            got = "an empty file" if text.data is None else show(text.data)
+            document.wrong("", "expected settings such as 'dataset: digits'", got)
+        return
+    nested = text.data.get("trial")
+    for key, value in text.data.items():
+        head = key.partition(".")[0]
+        if key == "trial":
+            if not isinstance(value, dict):
+                document.wrong("trial", "expected a mapping with the trial's settings", show(value))
+        elif head in TRIAL_KEYS:
+            if nested is not None:
+                document.wrong(key, "expected the trial's settings under 'trial:'", f"'{key}' beside it")
+            else:
+                put(document, key, value)
+        elif head in SWEEP_KEYS and head == key:
+            document.sweep[key] = value
+        else:
+            _unknown_key(document, key, ["trial", *TRIAL_KEYS, *SWEEP_KEYS])
+    for key, value in (nested if isinstance(nested, dict) else {}).items():
+        if key.partition(".")[0] in TRIAL_KEYS:
+            put(document, key, value)
+        else:
+            _unknown_key(document, key, TRIAL_KEYS, "trial")
+
+
+def _unknown_key(document: Document, key: str, choices: Iterable[str], parent: str = "") -> None:
+    fault = unknown(key, parent, choices, "a setting of the trial" if parent else "a setting")
+    document.report(fault)
+
+
+def put(document: Document, path: str, value: Any) -> None:
+    """Set a trial's setting from a file, where a dotted key (`simclr.epochs: 5`) means a nested one."""
+    if isinstance(value, dict):
+        here = _nested(document.trial, path.split("."), {})
+        for key, inner in value.items():
+            if isinstance(here, dict):
+                put(document, f"{path}.{key}", inner)
+    else:
+        _nested(document.trial, path.split("."), value)
+
+
+def _nested(target: dict[str, Any], parts: list[str], value: Any) -> Any:
+    for part in parts[:-1]:
+        inner = target.get(part)
+        if not isinstance(inner, dict):
+            inner = {} if inner is None else {"name": inner}
+        target[part] = inner
+        target = inner
+    if value == {} and isinstance(target.get(parts[-1]), dict):
+        return target[parts[-1]]
+    target[parts[-1]] = value
+    return value
+
+
+def assign(trial: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return a copy of a trial's settings with one dotted path set.
+
+    Naming another plugin (`dataset=cifar10`) drops the knobs of the old one; naming the same keeps them.
+    """
+    head, _, rest = path.partition(".")
+    if head in PLUGIN_KINDS:
+        return {**trial, head: _assign_plugin(trial.get(head), rest, value)}
+    if not rest:
+        return {**trial, head: value}
+    return {**trial, head: _assign_nested(trial.get(head), rest.split("."), value)}
+
+
+def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
+    mapping = current if isinstance(current, dict) else {"name": "none" if current is None else current}
+    if not rest:
+        if not isinstance(value, str):
+            return value
+        return mapping if mapping.get("name") == value else {"name": value}
+    if rest in ("name", "preset"):
+        return mapping if mapping.get(rest) == value else {rest: value}
+    return _assign_nested(mapping, rest.split("."), value)
+
+
+def _assign_nested(current: Any, parts: list[str], value: Any) -> Any:
+    if not parts:
+        return value
+    inner = current if isinstance(current, dict) else {}
+    return {**inner, parts[0]: _assign_nested(inner.get(parts[0]), parts[1:], value)}

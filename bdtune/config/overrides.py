@@ -1,0 +1,144 @@
+"""Settings on the command line: `key=value` sets one, `key=a,b,c` sweeps it.
+
+A key is a dotted path as in the file, without `trial.`; values are read like values in YAML, so
+`milestones=[0.5,0.75]` is one value and `beta_nd=0.6,1.5` are two. What the command line says holds for the
+whole sweep: it takes the place of an axis of the file, and of that part of the space of a search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bdtune.config.checking import Fault, show, unknown
+from bdtune.config.document import SWEEP_KEYS, TRIAL_KEYS, Origin, assign
+from bdtune.config.yaml_file import parse_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bdtune.config.document import Document
+
+_BY_PATH = ("grid", "vary", "zip", "search.space")  # sections whose keys are dotted paths themselves
+
+
+@dataclass(frozen=True)
+class Override:
+    """One word of the command line: a path and its values, more than one (`many`) for an axis."""
+
+    path: str
+    values: list[Any]
+    many: bool
+    origin: Origin
+
+
+def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = True) -> None:
+    """Write the words into the document; without `axes`, as for one trial, a comma is a problem."""
+    for index, word in enumerate(words):
+        override = _parse(document, word, Origin((1, index), f"command line: {word}"))
+        if override is None:
+            continue
+        head = override.path.partition(".")[0]
+        if head in TRIAL_KEYS:
+            if override.many and not axes:
+                fault = Fault(override.path, "expected one value for one trial", show(override.values))
+                document.report(_hint(fault, "'bdtune sweep' takes several"), override.origin)
+            elif override.many:
+                _set_axis(document, "grid", override.path, override)
+            else:
+                _set_value(document, override)
+        elif head in SWEEP_KEYS:
+            _set_sweep(document, override)
+        else:
+            known = unknown(head, "", [*TRIAL_KEYS, *SWEEP_KEYS], "a setting")
+            fault = Fault(override.path, known.expected, show(head), known.hint)
+            document.report(fault, override.origin)
+
+
+def _hint(fault: Fault, hint: str) -> Fault:
+    return Fault(fault.path, fault.expected, fault.got, hint)
+
+
+def _parse(document: Document, word: str, origin: Origin) -> Override | None:
+    key, equals, text = word.partition("=")
+    path = key.strip().removeprefix("trial.")
+    if not equals or not path:
+        document.report(Fault("", "expected key=value, as in 'dataset=cifar10'", show(word)), origin)
+        return None
+    if not text.strip() or text.rstrip().endswith(","):
+        document.report(Fault(path, "expected a value after '=' and each comma", show(text)), origin)
+        return None
+    try:
+        values = parse_value(text)
+    except ValueError as error:
+        document.report(Fault(path, "expected a value as in YAML", f"{show(text)} ({error})"), origin)
+        return None
+    return Override(path, values, len(values) > 1, origin)
+
+
+def _set_value(document: Document, override: Override) -> None:
+    path, value = override.path, override.values[0]
+    if _drop_axis(document, path, override.origin):
+        return
+    axes = [axis for section in ("grid", "vary") for axis in _mapping(document.sweep.get(section))]
+    if any(path.startswith(f"{axis}.") for axis in axes):
+        # The file sweeps the plugin (`attack: [badnets, blend]`): set the knob on each of its values.
+        _set_axis(document, "grid", path, override)
+    document.trial = assign(document.trial, path, value)
+    document.moved(path, override.origin)
+
+
+def _set_axis(document: Document, section: str, path: str, override: Override) -> None:
+    values = override.values
+    if len(values) == 1 and isinstance(values[0], list) and section != "search.space":
+        values = values[0]
+    if _drop_axis(document, path, override.origin):
+        return
+    parent = document.sweep
+    for part in section.split("."):
+        parent[part] = dict(_mapping(parent.get(part)))
+        parent = parent[part]
+    parent[path] = override.values[0] if section == "search.space" else values
+    document.moved(f"{section}.{path}", override.origin)
+
+
+def _drop_axis(document: Document, path: str, origin: Origin) -> bool:
+    """Take a path out of the file's axes; True, with a problem reported, where it is zipped with others."""
+    sweep = document.sweep
+    for section in ("grid", "vary"):
+        if path in _mapping(sweep.get(section)):
+            sweep[section] = {key: value for key, value in sweep[section].items() if key != path}
+    space = _mapping(_mapping(sweep.get("search")).get("space"))
+    if path in space:
+        rest = {key: value for key, value in space.items() if key != path}
+        sweep["search"] = {**sweep["search"], "space": rest}
+    if path == "seed":
+        sweep.pop("seeds", None)
+    groups = sweep.get("zip")
+    zipped = [group for group in (groups if isinstance(groups, list) else [groups]) if path in _mapping(group)]
+    if zipped:
+        expected = f"expected a setting that 'zip' does not sweep together with {_others(zipped[0], path)}"
+        document.report(Fault(path, expected, hint="Edit 'zip' in the file, or give it anew as zip={...}"), origin)
+    return bool(zipped)
+
+
+def _others(group: dict[str, Any], path: str) -> str:
+    return ", ".join(key for key in group if key != path) or "nothing else"
+
+
+def _set_sweep(document: Document, override: Override) -> None:
+    path, values = override.path, override.values
+    for section in _BY_PATH:
+        if path.startswith(f"{section}."):
+            _set_axis(document, section, path.removeprefix(f"{section}."), override)
+            return
+    if path == "seeds":
+        _drop_axis(document, "seed", override.origin)
+        values = values[0] if isinstance(values[0], list) and not override.many else values
+    value = values if override.many or path == "seeds" else values[0]
+    document.sweep = assign(document.sweep, path, value)
+    document.moved(path, override.origin)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,174 @@
+"""Reading YAML: plain values only, numbers as people write them, and the line of every dotted path.
+
+Differences from PyYAML's `safe_load`, which resolves scalars by YAML 1.1: `1e-3` is a number; `no`, `on`
+and `12:30` are text; a key given twice is an error; a tag such as `!!python/object` is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bdtune.errors import Problem
+
+MAX_BYTES = 4_000_000
+MAX_VALUES = 200_000
+"""Values in one file after its aliases are written out: a real sweep has a few thousand at most."""
+MAX_DEPTH = 40
+
+_NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
+_BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
+_INT = re.compile(r"[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+)\Z")
+_FLOAT = re.compile(
+    r"[-+]?(?:(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))\Z|\.(?:nan|NaN|NAN)\Z"
+)
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's scalars; `compose` is all that is used of it."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
+
+
+for _name, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT)):
+    _Loader.add_implicit_resolver(_TAG + _name, _pattern, None)
+
+
+@dataclass
+class YamlText:
+    """What a YAML text holds: its value, the line of each dotted path, and what is wrong with it.
+
+    A mapping's entries are `parent.key`, a list's `parent[0]`. Lines count from 1.
+    """
+
+    data: Any = None
+    lines: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_yaml(file: Path, shown_as: str | None = None) -> YamlText:
+    """Read one file; everything that is wrong with it is in `problems`, with `shown_as` as its name."""
+    name = shown_as or str(file)
+    try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            return _failed(name, f"expected a file of at most {MAX_BYTES:,} bytes", f"{size:,}")
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return _failed(name, "expected text in UTF-8")
+    except OSError as error:
+        return _failed(name, "expected a file that can be read", error.strerror or type(error).__name__)
+    return parse_yaml(text, name)
+
+
+def parse_yaml(text: str, name: str) -> YamlText:
+    """Read YAML from a text; `name` stands for the file in problems."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        wrong = ", ".join(part for part in (error.context, error.problem) if part)
+        return _failed(f"{name}:{line}", "expected valid YAML", " ".join(wrong.split()))
+    except yaml.reader.ReaderError as error:
+        character = error.character if isinstance(error.character, str) else chr(error.character)
+        line = text.count("\n", 0, error.position) + 1
+        return _failed(f"{name}:{line}", "expected printable text", f"the character {character!r}")
+    except RecursionError:
+        return _failed(name, f"expected at most {MAX_DEPTH} levels of nesting", "more")
+    result = YamlText()
+    if node is not None:
+        _Builder(name, result).start(node)
+    return result
+
+
+def parse_value(text: str) -> list[Any]:
+    """Read `a, b, c` as YAML values: one per comma that lies outside brackets and quotes.
+
+    Raises `ValueError` with a short reason when the text is no YAML.
+    """
+    result = parse_yaml(f"[{text}]", "")
+    if result.problems:
+        raise ValueError(result.problems[0].got or result.problems[0].expected)
+    if not isinstance(result.data, list):  # "[1], [2" + "]" and the like
+        raise ValueError("unbalanced brackets")
+    return result.data
+
+
+def _failed(where: str, expected: str, got: str = "") -> YamlText:
+    return YamlText(problems=[Problem(path="", expected=expected, got=got, where=where)])
+
+
+class _TooMuch(Exception):  # noqa: N818 (ends the walk; never leaves this module)
+    """The document is larger than any real one."""
+
+
+class _Builder:
+    """Turns composed nodes into plain values and notes their lines."""
+
+    def __init__(self, name: str, result: YamlText) -> None:
+        self.name, self.result, self.count = name, result, 0
+
+    def start(self, node: yaml.Node) -> None:
+        try:
+            self.result.data = self.value(node, "", 0)
+        except _TooMuch as error:
+            # A chain of aliases, or an alias of itself, writes out a huge document from a few lines.
+            self.problem(node, "", str(error), "more (do its aliases repeat each other?)")
+
+    def problem(self, node: yaml.Node, path: str, expected: str, got: str = "") -> None:
+        where = f"{self.name}:{node.start_mark.line + 1}"
+        self.result.problems.append(Problem(path, expected, got, where))
+
+    def value(self, node: yaml.Node, path: str, depth: int) -> Any:
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise _TooMuch(f"expected at most {MAX_VALUES:,} values")
+        if depth > MAX_DEPTH:
+            raise _TooMuch(f"expected at most {MAX_DEPTH} levels of nesting")
+        self.result.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self.mapping(node, path, depth)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.value(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(node.value)]
+        return self.scalar(node, path)
+
+    def mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else None
+            if not key:
+                self.problem(key_node, path, "expected a name before ':'")
+                continue
+            inner = f"{path}.{key}" if path else key
+            if key in found:
+                first = self.result.lines[inner]
+                self.problem(key_node, inner, "expected each key once", f"it again (first in line {first})")
+                continue
+            self.result.lines[inner] = key_node.start_mark.line + 1
+            found[key] = self.value(value_node, inner, depth + 1)
+        return found
+
+    def scalar(self, node: yaml.Node, path: str) -> Any:
+        kind, text = node.tag.removeprefix(_TAG), str(node.value)
+        try:
+            if kind in _READERS and isinstance(node, yaml.ScalarNode):
+                return _READERS[kind](text)
+        except ValueError:
+            pass  # `!!int abc`
+        self.problem(node, path, "expected a plain value", f"the tag {node.tag.replace(_TAG, '!!')}")
+        return None
+
+
+_READERS: dict[str, Any] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text.replace("_", ""), 0 if re.match(r"[-+]?0[xo]", text) else 10),
+    "float": lambda text: float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "str": str,
+}
