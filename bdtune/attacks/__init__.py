@@ -1,0 +1,1 @@
+"""Attacks: one file each; files that begin with an underscore are shared."""

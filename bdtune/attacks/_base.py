@@ -1,5 +1,282 @@
 """The contract of attacks: a plan made once from the labels, and a pure function that stamps the trigger.
 
-An attack file fills `stamp` (and, where it needs to, `stamp_test`, `choose` or `relabel`); counts, selection,
-quantisation, flags and checks are done here once.
+An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `extras`, `cover_fraction`,
+`artefacts` and `check_image`. Counts, selection, quantisation, flags and checks are done here once.
+
+Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
+
+import numpy as np
+from pydantic import Field, PrivateAttr
+
+from bdtune.attacks._plan import PoisonPlan, Role, Rows, SplitName, drawn_order, exact_count
+from bdtune.engine.key import sample_generator
+from bdtune.engine.stage import Artefact
+from bdtune.errors import BdtuneError, ConfigError, Problem
+from bdtune.knobs import Rate
+from bdtune.registry import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Node, Source
+
+CHUNK_BYTES = 32 * 2**20
+"""Float32 pixels stamped at a time: bounds memory; cannot change the result, a stamp is per image."""
+
+
+class Attack(Plugin):
+    """Base of all attacks.
+
+    Pixels: uint8 RGB after resizing, v = u / 255 in float32 while stamping, uint8 again afterwards. There is
+    no float output: every consumer (store, Ray Data, augmentation on the device) holds uint8, so references
+    that keep floats are followed up to one rounding.
+    """
+
+    rate: Rate = 0.1
+    """Fraction of `rate_basis` that is poisoned; the count is floor(rate * basis)."""
+    rate_basis: Literal["dataset", "non_target", "target_class"] = "dataset"
+    """What `rate` and `cover_rate` are fractions of: all rows, all but the target class, or that class."""
+    target: int = Field(0, ge=0)
+    """Class that triggered images shall be classified as."""
+    include_target_class: bool = False
+    """Whether images of the target class are among those that may be poisoned (and then keep their label)."""
+    quantise: Literal["round", "trunc"] = "round"
+    """How stamped pixels become uint8: floor(255 v + 0.5), or floor(255 v) as many public toolkits do."""
+    trigger_seed: int = Field(0, ge=0)
+    """Seed of what is random in the trigger itself; one trigger serves all of a trial's seeds and rates."""
+
+    clean_label: ClassVar[bool] = False
+    """Whether only images of the target class are poisoned and no label changes."""
+    train_only: ClassVar[frozenset[str]] = frozenset(
+        {"rate", "rate_basis", "include_target_class", "cover_rate"}
+    )
+    """Knobs that cannot change triggered test images: not in the keys of what reads only those."""
+    test_only: ClassVar[frozenset[str]] = frozenset()
+    """Knobs that cannot change the training set: trials that differ only in them share their training."""
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Papers' conventions: "paper/attack" -> knobs."""
+    min_undefended_asr: ClassVar[float] = 0.95
+    """Undefended attack success below which the attack "did not take"."""
+
+    _artefacts: dict[str, Artefact] = PrivateAttr(default_factory=dict)
+
+    # --- what attack files fill -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return the images (float32 [n, H, W, C] in [0, 1]) with the trigger in them, same shape.
+
+        Pure and per image: row i depends on images[i], rows[i] and the knobs alone. Values outside [0, 1] are
+        clipped afterwards. The input may be overwritten.
+        """
+
+    def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return test images with the trigger in them; by default the trigger of the training set."""
+        return self.stamp(images, rows)
+
+    def test_labels(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        """Return the class (int64) that the attacker wants for images of the given true classes."""
+        return np.full_like(labels, self.target)
+
+    def extras(
+        self, poison_ids: np.ndarray, cover_ids: np.ndarray, labels: np.ndarray, seed: int
+    ) -> dict[str, np.ndarray]:
+        """Return what the plan must fix for each sample (trigger id, partner id): arrays [N, ...] by id.
+
+        The ids come in the order in which they were drawn, so that "rank modulo 4" is a balanced choice.
+        """
+        return {}
+
+    def cover_fraction(self) -> float:
+        """Return the fraction of `rate_basis` that becomes cover rows: triggered, with their true label."""
+        return 0.0
+
+    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+        """Return the nodes whose results the trigger needs; `stamp` reads them with `self.artefact(name)`.
+
+        `clean` is the unpoisoned training set. Give the nodes `self.trigger_seed` as master seed, so that one
+        artefact serves all seeds and rates; `seed` is that of the plan, for a trigger that depends on it.
+        """
+        return {}
+
+    def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+        """Return what keeps the trigger from fitting on images of shape (H, W, C)."""
+        return []
+
+    @property
+    def single_target(self) -> int | None:
+        """The one target class, or None when there is none."""
+        return self.target
+
+    # --- what everyone else calls ---------------------------------------------------------------------------
+
+    @final
+    def plan(self, labels: np.ndarray, *, seed: int, num_classes: int | None = None) -> PoisonPlan:
+        """Return which samples are poisoned or covered, and the labels everyone sees.
+
+        `labels`: true classes, int64 [N]. Raises `ConfigError` when the request cannot be met.
+        """
+        labels = np.asarray(labels, np.int64)
+        num_classes = num_classes if num_classes is not None else int(labels.max(initial=0)) + 1
+        if problems := self.check(num_classes, labels):
+            raise ConfigError(problems)
+        candidates = self._candidates(labels)
+        n_poison, n_cover = self._counts(labels)
+        drawn = drawn_order(candidates, len(labels), seed)[: n_poison + n_cover]
+        poison, cover = drawn[:n_poison], drawn[n_poison:]
+        observed = labels.copy()
+        if not self.clean_label:
+            observed[poison] = self.test_labels(labels[poison], num_classes)
+        extras = self.extras(poison, cover, labels, seed)
+        assert all(len(array) == len(labels) for array in extras.values()), "extras are arrays by sample id"
+        changed = np.flatnonzero(observed != labels)
+        return PoisonPlan(np.sort(poison), np.sort(cover), observed, changed, extras, seed)
+
+    @final
+    def apply(self, images: np.ndarray, ids: np.ndarray, plan: PoisonPlan) -> np.ndarray:
+        """Return a copy of training images (uint8 [n, H, W, C]) with the planned rows stamped.
+
+        `ids` are the images' sample ids, int64 [n]. All other rows keep their bytes, and the result does not
+        depend on how the rows are ordered or batched.
+        """
+        ids = _checked_ids(images, ids)
+        role = plan.role()[ids]
+        stamped = images.copy()
+        at = np.flatnonzero(role != Role.CLEAN)
+        extras = {name: array[ids[at]] for name, array in plan.extras.items()}
+        self._stamp_into(stamped, at, Rows("train", ids[at], role[at], extras))
+        return stamped
+
+    @final
+    def trigger(self, images: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Return a copy of test images (uint8 [n, H, W, C]) with the trigger in every row."""
+        ids = _checked_ids(images, ids)
+        stamped = images.copy()
+        role = np.full(len(ids), Role.POISON, np.uint8)
+        self._stamp_into(stamped, np.arange(len(ids)), Rows("test", ids, role))
+        return stamped
+
+    @final
+    def check(
+        self,
+        num_classes: int,
+        labels: np.ndarray | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> list[Problem]:
+        """Return all that is wrong with the request for such a data set; paths are relative to the attack."""
+        problems = self._check_target(num_classes)
+        if labels is not None and not problems:
+            problems += self._check_counts(np.asarray(labels))
+        if image_shape is not None:
+            problems += self.check_image(image_shape)
+        return problems
+
+    @final
+    def equip(self, artefacts: Mapping[str, Artefact]) -> Self:
+        """Return a copy that holds the results of the nodes that `artefacts` names."""
+        if not artefacts:
+            return self
+        copy = self.model_copy()
+        copy._artefacts = dict(artefacts)
+        return copy
+
+    @final
+    def artefact(self, name: str) -> Artefact:
+        """Return a result that `equip` was given; raises `BdtuneError` when it was not."""
+        if name not in self._artefacts:
+            raise BdtuneError(f"attack '{self.plugin_name()}' needs its trained '{name}': call equip() first")
+        return self._artefacts[name]
+
+    @final
+    def generators(self, rows: Rows) -> Iterator[np.random.Generator]:
+        """Yield one generator per row: a function of trigger seed, attack, split and sample id alone."""
+        for sample_id in rows.ids:
+            yield sample_generator(self.trigger_seed, self.plugin_name(), rows.split, int(sample_id))
+
+    def identity_for(self, split: SplitName) -> dict[str, Any]:
+        """Return the part of the identity that can change the training set, or the triggered test set."""
+        left_out = self.test_only if split == "train" else self.train_only
+        return {name: value for name, value in self.identity().items() if name not in left_out}
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    def _stamp_into(self, images: np.ndarray, at: np.ndarray, rows: Rows) -> None:
+        stamp = self.stamp if rows.split == "train" else self.stamp_test
+        step = max(1, CHUNK_BYTES // (4 * int(np.prod(images.shape[1:]))))
+        for start in range(0, len(at), step):
+            part = slice(start, start + step)
+            before = images[at[part]].astype(np.float32) / np.float32(255)
+            after = stamp(before, rows[part])
+            assert after.shape == (len(rows[part]), *images.shape[1:]), "a stamp keeps the shape"
+            images[at[part]] = quantised(after, self.quantise)
+
+    def _check_target(self, num_classes: int) -> list[Problem]:
+        if self.single_target is None or self.target < num_classes:
+            return []
+        return [Problem("target", f"expected a class from 0 to {num_classes - 1}", got=str(self.target))]
+
+    def _check_counts(self, labels: np.ndarray) -> list[Problem]:
+        basis, available = self._basis(labels), len(self._candidates(labels))
+        n_poison, n_cover = self._counts(labels)
+        where = f"{available} images {self._candidates_text()}"
+        if n_poison == 0:
+            hint = "For a clean run set the attack to null" if self.rate == 0 else ""
+            expected = f"expected a rate that poisons at least one of {basis} rows ({self.rate_basis})"
+            return [Problem("rate", expected, got=str(self.rate), hint=hint)]
+        if n_poison > available:
+            got = f"{self.rate} of {basis} ({self.rate_basis}) = {n_poison}"
+            return [Problem("rate", f"expected at most the {where}", got=got)]
+        if n_poison + n_cover > available:
+            got = f"{n_poison} poison and {n_cover} cover rows"
+            return [Problem("cover_rate", f"expected poison and cover rows among the {where}", got=got)]
+        return []
+
+    def _candidates_text(self) -> str:
+        if self.clean_label:
+            return f"of class {self.target}, the only ones a clean-label attack may change"
+        if self.include_target_class or self.single_target is None:
+            return "of the training set"
+        return "that are not of the target class"
+
+    def _candidates(self, labels: np.ndarray) -> np.ndarray:
+        if self.clean_label:
+            return np.flatnonzero(labels == self.target)
+        if self.include_target_class or self.single_target is None:
+            return np.arange(len(labels))
+        return np.flatnonzero(labels != self.target)
+
+    def _basis(self, labels: np.ndarray) -> int:
+        in_target = int(np.count_nonzero(labels == self.target))
+        return {
+            "dataset": len(labels),
+            "non_target": len(labels) - in_target,
+            "target_class": in_target,
+        }[self.rate_basis]
+
+    def _counts(self, labels: np.ndarray) -> tuple[int, int]:
+        basis = self._basis(labels)
+        return exact_count(self.rate, basis), exact_count(self.cover_fraction(), basis)
+
+
+def quantised(images: np.ndarray, how: Literal["round", "trunc"]) -> np.ndarray:
+    """Return float images in [0, 1] as uint8: floor(255 clip(v) + 0.5), or truncated.
+
+    Truncation lifts by 1e-3 of a grey level first, so that an untouched u / 255 in float32 stays u.
+    """
+    lift = np.float32(0.5 if how == "round" else 1e-3)
+    return np.floor(np.clip(images, 0, 1) * np.float32(255) + lift).astype(np.uint8)
+
+
+def _checked_ids(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    ids = np.asarray(ids, np.int64)
+    assert images.dtype == np.uint8, f"images are uint8, got {images.dtype}"
+    assert images.ndim == 4, f"images are [n, H, W, C], got shape {images.shape}"
+    assert ids.shape == images.shape[:1], f"one sample id per image, got {ids.shape} for {images.shape}"
+    return ids
