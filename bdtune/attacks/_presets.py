@@ -1,0 +1,28 @@
+"""Presets: each paper's conventions under one name, as in `attack: {preset: lfd/bn_g}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bdtune import registry
+from bdtune.errors import ConfigError, Problem, nearest
+
+
+def presets() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return all presets: "paper/attack" -> (attack name, knobs). Imports every attack file."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for attack in registry.names("attacks"):
+        for name, knobs in registry.load("attacks", attack).presets.items():
+            if name in found:
+                raise ConfigError(f"two attacks have a preset '{name}': {found[name][0]} and {attack}")
+            found[name] = (attack, dict(knobs))
+    return dict(sorted(found.items()))
+
+
+def preset(name: str) -> tuple[str, dict[str, Any]]:
+    """Return (attack name, knobs) of a preset; raises `ConfigError` with the nearest name for a wrong one."""
+    found = presets()
+    if name not in found:
+        expected = f"expected one of the presets: {', '.join(found)}"
+        raise ConfigError(Problem("preset", expected, got=repr(name), hint=nearest(name, found)))
+    return found[name]

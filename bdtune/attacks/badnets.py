@@ -1,0 +1,123 @@
+"""BadNets: a fixed patch in a corner, relabelled to one target class (or each class to the next).
+
+Source: BadNets (Gu et al., 2017), arXiv:1708.06733, sections 3 and 5; the patches of the public code
+of ABL, DBD and BackdoorBench.
+Departures: masks are explicit, so black cells are stamped (public code often takes "value > 0" as mask).
+Sides and margins given for 32 pixels scale with the image, but a patch never gets smaller than its cells.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bdtune.attacks._pattern_files import PatternAttack
+from bdtune.attacks._patterns import PATCHES, Pattern, cells, drop, scaled
+from bdtune.errors import Problem
+from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+
+if TYPE_CHECKING:
+    from bdtune.attacks._plan import Rows
+
+Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
+
+PLACES: dict[str, tuple[Corner, int, int]] = {
+    # pattern: (corner, margin, image side that the margin is given for)
+    "grid": ("bottom_right", 0, 32),
+    "checker": ("bottom_right", 0, 32),
+    "square": ("bottom_right", 1, 32),
+    "corner2x2": ("top_left", 0, 32),
+    "logo": ("top_left", 16, 224),
+}
+
+
+class BadNets(PatternAttack):
+    """x' = (1 - a m) x + a m P, with opacity a, mask m and patch P."""
+
+    pattern: Literal["grid", "checker", "square", "corner2x2", "logo"] = "corner2x2"
+    """grid: BN-G of ABL; checker: BackdoorBench's; square: white; corner2x2: GSSD's; logo: a drop."""
+    colours: Literal["white", "dbd"] = "white"
+    """Colours of corner2x2: white as GSSD writes, or the four of the DBD/ASD trigger file (with inset 4)."""
+    size: int | None = Field(None, ge=1)
+    """Side in pixels of a 32-pixel image (logo: of a 224-pixel one); None: 3, corner2x2 2, logo 32."""
+    corner: Corner | None = None
+    """Where the patch sits; None: where the pattern's source puts it."""
+    inset: int | None = Field(None, ge=0)
+    """Margin to the two borders in pixels, scaled like `size`; None: that of the pattern's source."""
+    opacity: Rate = 1.0
+    """a; 1 overwrites the pixels exactly."""
+    all_to_all: bool = False
+    """Relabel class y to y + 1 (mod K) instead of to `target`; every class is then poisoned and tested."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "gssd/badnets": {"pattern": "corner2x2", "rate": 0.1, "target": 0},
+        "gssd/badnets_dbd": {"pattern": "corner2x2", "colours": "dbd", "inset": 4, "rate": 0.1, "target": 0},
+        "gssd/badnets_224": {"pattern": "logo", "rate": 0.1, "target": 0},
+        "lfd/bn_g": {"pattern": "grid", "rate": 0.1, "target": 1, "include_target_class": True},
+        "lfd/bn_w": {"pattern": "square", "rate": 0.1, "target": 1, "include_target_class": True},
+        "aabl/badnets": {
+            "pattern": "square",
+            "inset": 0,
+            "rate": 0.1,
+            "target": 0,
+            "include_target_class": True,
+        },
+        "abl/badnets": {"pattern": "grid", "rate": 0.1, "target": 0, "include_target_class": True},
+    }
+
+    @property
+    def single_target(self) -> int | None:
+        return None if self.all_to_all else self.target
+
+    def test_labels(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        return (labels + 1) % num_classes if self.all_to_all else super().test_labels(labels, num_classes)
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        _, height, width, channels = images.shape
+        patch, top, left = self._placed(height, width)
+        box = (slice(None), slice(top, top + patch.size[0]), slice(left, left + patch.size[1]))
+        weight = np.float32(self.opacity) * patch.mask
+        images[box] = (1 - weight) * images[box] + weight * patch.for_channels(channels)
+        return images
+
+    def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+        height, width, _ = image_shape
+        side, margin = self._geometry(height, width)
+        if side + margin > min(height, width):
+            got = f"side {side} and inset {margin}"
+            return [Problem("size", f"expected a patch that fits on {height}x{width} pixels", got=got)]
+        return super().check_image(image_shape)
+
+    @model_validator(mode="after")
+    def _knobs_agree(self) -> Self:
+        if self.all_to_all and self.rate_basis != "dataset":
+            raise ValueError("all_to_all has no single target class: rate_basis must be 'dataset'")
+        if self.colours == "dbd" and self.pattern != "corner2x2":
+            raise ValueError(f"colours 'dbd' are those of pattern 'corner2x2', not of '{self.pattern}'")
+        return self
+
+    def _geometry(self, height: int, width: int) -> tuple[int, int]:
+        """Return side and margin in pixels of this image."""
+        image_side = min(height, width)
+        _, inset, reference = PLACES[self.pattern]
+        native, fewest = (32, 1) if self.pattern == "logo" else (PATCHES[self.pattern][0],) * 2
+        side = max(min(fewest, self.size or fewest), scaled(self.size or native, reference, image_side))
+        return side, scaled(inset if self.inset is None else self.inset, reference, image_side)
+
+    def _placed(self, height: int, width: int) -> tuple[Pattern, int, int]:
+        """Return the patch with its first row and column."""
+        side, margin = self._geometry(height, width)
+        corner = self.corner or PLACES[self.pattern][0]
+        top = margin if corner.startswith("top") else height - side - margin
+        left = margin if corner.endswith("left") else width - side - margin
+        return self._patch(side), top, left
+
+    def _patch(self, side: int) -> Pattern:
+        if self.pattern_path is not None:
+            return self.user_pattern(side, side, black_is_clear=True)
+        if self.pattern == "logo":
+            return drop(side)
+        _, rows = PATCHES["dbd2x2" if self.colours == "dbd" else self.pattern]
+        return cells(rows, side)

@@ -1,0 +1,107 @@
+"""Blend: a faint picture mixed into the whole image, relabelled to one target class.
+
+Source: Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning (Chen et al., 2017),
+arXiv:1712.05526, section 5; ratios as GSSD, LfD, A-ABL and ABL use them.
+Departures: an own drawing stands in for the usual cartoon picture, which cannot be shipped (give your own as
+`pattern_path`); pixels are rounded, where public code truncates and so darkens poisoned rows a little.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from bdtune.attacks._pattern_files import PatternAttack
+from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise, noise_pixels
+from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+
+if TYPE_CHECKING:
+    from bdtune.attacks._plan import Rows
+
+
+class Blend(PatternAttack):
+    """x' = (1 - b m) x + b m P, with ratio b and picture P; m is 1 unless the picture has a mask."""
+
+    pattern: Literal["robot", "noise"] = "robot"
+    """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`."""
+    ratio: Rate = 0.1
+    """b, the weight of the picture."""
+    test_ratio: Rate | None = None
+    """b of test images; None: the same."""
+    grey: bool = False
+    """One random value per pixel instead of three (noise only)."""
+    per_sample: bool = False
+    """New noise for every image, as the ABL loader draws it, instead of one fixed pattern (noise only)."""
+
+    test_only: ClassVar[frozenset[str]] = frozenset({"test_ratio"})
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "gssd/blend": {"pattern": "robot", "ratio": 0.1, "rate": 0.1, "target": 0},
+        "gssd/blend_224": {"pattern": "noise", "ratio": 0.1, "rate": 0.1, "target": 0},
+        "lfd/blend": {
+            "pattern": "noise",
+            "ratio": 0.2,
+            "rate": 0.1,
+            "target": 1,
+            "include_target_class": True,
+        },
+        "aabl/blend": {
+            "pattern": "robot",
+            "ratio": 0.1,
+            "rate": 0.1,
+            "target": 0,
+            "include_target_class": True,
+        },
+        "aabl/blend_tiny": {
+            "pattern": "noise",
+            "ratio": 0.1,
+            "rate": 0.1,
+            "target": 0,
+            "include_target_class": True,
+        },
+        "abl/blend": {
+            "pattern": "noise",
+            "grey": True,
+            "per_sample": True,
+            "ratio": 0.2,
+            "quantise": "trunc",
+            "rate": 0.1,
+            "target": 0,
+            "include_target_class": True,
+        },
+    }
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        return self._blended(images, rows, self.ratio)
+
+    def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        return self._blended(images, rows, self.ratio if self.test_ratio is None else self.test_ratio)
+
+    @model_validator(mode="after")
+    def _noise_only(self) -> Self:
+        for knob in ("grey", "per_sample"):
+            if getattr(self, knob) and (self.pattern != "noise" or self.pattern_path is not None):
+                raise ValueError(f"{knob} needs pattern 'noise', and no pattern_path")
+        return self
+
+    def _blended(self, images: np.ndarray, rows: Rows, ratio: float) -> np.ndarray:
+        _, height, width, channels = images.shape
+        weight = np.float32(ratio)
+        if self.per_sample:
+            for i, generator in enumerate(self.generators(rows)):
+                pixels = noise_pixels(generator, height, width, channels, grey=self.grey)
+                images[i] = (1 - weight) * images[i] + weight * pixels
+            return images
+        picture = self._picture(height, width)
+        opacity = weight * picture.mask
+        images *= 1 - opacity
+        images += opacity * picture.for_channels(channels)
+        return images
+
+    def _picture(self, height: int, width: int) -> Pattern:
+        if self.pattern_path is not None:
+            return self.user_pattern(height, width)
+        if self.pattern == "noise":
+            return noise(height, width, self.trigger_seed, self.grey)
+        return FULL_IMAGE[self.pattern](height, width)
