@@ -1,0 +1,1 @@
+"""MLflow: an outbox file first, then batches. The one package that imports mlflow."""

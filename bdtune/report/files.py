@@ -1,0 +1,72 @@
+"""The files that a report leaves beside its sweep."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from bdtune.engine.files import replace_file
+from bdtune.engine.results import SweepResult
+from bdtune.errors import UserError
+from bdtune.report import table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bdtune.report.table import PaperNumber, Table
+
+TERMINAL_ROWS = 60  # what a person scrolls through; the files have every row
+
+
+def write(
+    folder: Path,
+    result: SweepResult,
+    *,
+    paper: Sequence[PaperNumber] = (),
+    diagnostics: Sequence[str] = (),
+    figure: bool = True,
+) -> list[Path]:
+    """Write `sweep.json`, `report.md`, `report.csv`, `report.png` into the sweep's folder; return their paths.
+
+    Each file is replaced atomically. There is no picture where no trial has numbers.
+    """
+    full = table.build(result, paper=paper, diagnostics=diagnostics)
+    texts = {
+        "sweep.json": json.dumps(result.to_json(), indent=1, allow_nan=False),
+        "report.md": table.markdown(full),
+        "report.csv": table.csv_text(result),
+    }
+    for name, text in texts.items():
+        replace_file(folder / name, text.encode())
+    paths = [folder / name for name in texts]
+    if figure:
+        from bdtune.report.figure import overview
+
+        picture = overview(result, folder / "report.png")
+        paths += [picture] if picture else []
+    return paths
+
+
+def read(folder: Path) -> SweepResult:
+    """Return the sweep that `write` left in a folder; raises `UserError` where there is none."""
+    file = folder / "sweep.json"
+    try:
+        return SweepResult.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"no report in {folder}; run the sweep first") from None
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def show(shown: Table, stream: TextIO | None = None) -> None:
+    """Print a table: with colours on a terminal, as plain aligned text elsewhere."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        print(table.plain(shown), file=stream)
+        return
+    from rich.console import Console
+
+    console = Console(file=stream)
+    console.print(table.rich_table(shown, console.width))

@@ -1,0 +1,125 @@
+"""Trials grouped over seeds: one group is one setting, with means and spreads of its numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from bdtune.engine.results import SEED, Scalar, TrialResult, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean of n seeds; `std` is the sample standard deviation (n - 1), None for a single seed."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def text(self, digits: int = 3) -> str:
+        """Return "0.989±0.002", or the mean alone for one seed."""
+        spread = "" if self.std is None else f"±{self.std:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """All trials that differ in nothing but the seed, in the order of their seeds."""
+
+    params: Mapping[str, Scalar]
+    trials: tuple[TrialResult, ...]
+    reference: bool
+
+    @cached_property
+    def done(self) -> tuple[TrialResult, ...]:
+        """The trials that ended well; only their numbers count."""
+        return tuple(trial for trial in self.trials if trial.status == "done")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial ended well."""
+        return len(self.done) == len(self.trials)
+
+    def stat(self, metric: str) -> Stat | None:
+        """Return mean and spread of a metric over finished trials that have it finite, None without any."""
+        values = [trial.metrics[metric] for trial in self.done if metric in trial.metrics]
+        values = [value for value in values if math.isfinite(value)]
+        if not values:
+            return None
+        return Stat(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+    @property
+    def status(self) -> str:
+        """Return "done", or what became of the trials: "1 done, 2 failed"."""
+        counts: Counter[str] = Counter(trial.status for trial in self.trials)
+        if len(counts) == 1:
+            return next(iter(counts))
+        order = ("done", "failed", "diverged", "stopped", "pending")
+        return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+
+    @property
+    def undefended_asr(self) -> Stat | None:
+        """The attack success without a defense: the group's own for a reference, else its references'."""
+        return self.stat("asr") if self.reference else self.stat("undefended/asr")
+
+    @property
+    def attack_took(self) -> bool:
+        """Whether the undefended model reached the attack's acceptance band; true where none is known."""
+        band = self.trials[0].asr_band
+        asr = self.undefended_asr
+        return band is None or asr is None or asr.mean >= band
+
+
+def grouped(trials: Iterable[TrialResult]) -> list[Group]:
+    """Return the groups of trials: references first, then by the values of their parameters."""
+    found: dict[tuple[bool, str], list[TrialResult]] = {}
+    for trial in trials:
+        setting = {name: value for name, value in trial.params.items() if name != SEED}
+        found.setdefault((trial.reference, json.dumps(setting, sort_keys=True)), []).append(trial)
+    groups = []
+    for (reference, text), members in found.items():
+        members.sort(key=lambda trial: (rank(trial.params.get(SEED)), trial.id))
+        groups.append(Group(json.loads(text), tuple(members), reference))
+    axes = varying(groups)
+    groups.sort(key=lambda group: order_of(group, axes))
+    return groups
+
+
+def order_of(group: Group, axes: Sequence[str]) -> tuple[object, ...]:
+    """Return a sort key: references first, then axis by axis; total, so the order never depends on timing."""
+    values = tuple(rank(group.params.get(axis)) for axis in axes)
+    return (not group.reference, values, json.dumps(dict(group.params), sort_keys=True))
+
+
+def rank(value: Scalar) -> tuple[int, float, str]:
+    """Return a sort key for values of any type: none, then booleans and numbers, then text."""
+    if value is None:
+        return (0, 0.0, "")
+    return (2, 0.0, value) if isinstance(value, str) else (1, float(value), "")
+
+
+def varying(groups: Iterable[Group]) -> list[str]:
+    """Return the parameters that differ among defended groups, in the order in which trials state them."""
+    defended = [group for group in groups if not group.reference]
+    names = dict.fromkeys(name for group in defended for name in group.params)
+    missing = object()  # a knob that only some trials have varies too
+    return [name for name in names if len({_hashed(g.params.get(name, missing)) for g in defended}) > 1]
+
+
+def _hashed(value: object) -> tuple[str, object]:
+    return (type(value).__name__ if isinstance(value, bool | str) else "", value)
+
+
+def label(group: Group, axes: Sequence[str], names: Mapping[str, str]) -> str:
+    """Return a short name of a setting: "beta_nd=0.6 lambda=1"."""
+    if group.reference:
+        return "undefended"
+    return " ".join(f"{names[axis]}={show(group.params[axis])}" for axis in axes if axis in group.params)

@@ -1,0 +1,322 @@
+"""The table of a sweep: one row per setting, means over seeds, undefended models first.
+
+`build` makes a neutral table; `plain`, `rich_table`, `markdown` and `csv_text` write it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bdtune.engine.results import SEED, Scalar, short_names, show
+from bdtune.report.groups import Group, grouped, order_of, rank, varying
+from bdtune.report.selection import is_oracle, metric_of, ranking, rule_title
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.table import Table as RichTable
+
+    from bdtune.engine.results import SweepResult
+
+METRICS = ("acc", "asr", "ra", "der")
+OPTIONAL_METRICS = ("robust_acc", "select_acc")  # shown where a trial has them
+NOT_TAKEN = "attack did not take"
+EMPTY = "-"
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """A published result: the parameters it was measured under, its metrics as fractions, where it stands."""
+
+    where: Mapping[str, Scalar]
+    metrics: Mapping[str, float]
+    source: str = ""
+
+    def fits(self, group: Group) -> bool:
+        """Return whether the group has every parameter that the paper's setting names."""
+        return all(name in group.params and group.params[name] == value for name, value in self.where.items())
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: numeric ones are aligned to the right; the highest `spare` goes first when room is scarce."""
+
+    name: str
+    numeric: bool = True
+    spare: int = 0  # 0: never left out
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: cells as text, and what kind of line it is."""
+
+    cells: tuple[str, ...]
+    kind: str = ""  # "undefended", "best", "failed", "not_taken" or ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be written in any form."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def widths(self) -> list[int]:
+        """Return each column's width in characters."""
+        cells = [[column.name, *(row.cells[i] for row in self.rows)] for i, column in enumerate(self.columns)]
+        return [max(map(len, texts)) for texts in cells]
+
+    def narrowed(self, width: int, gap: int = 3) -> Table:
+        """Return the table with as many columns left out as it takes to fit `width` characters."""
+        table = self
+        missing: list[str] = []
+        while sum(table.widths()) + gap * len(table.columns) > width:
+            spare = max(range(len(table.columns)), key=lambda i: (table.columns[i].spare, i))
+            if not table.columns[spare].spare:
+                break
+            missing.append(table.columns[spare].name)
+            columns = _without(table.columns, spare)
+            table = replace(
+                table, columns=columns, rows=tuple(Row(_without(r.cells, spare), r.kind) for r in table.rows)
+            )
+        note = (f"no room for: {', '.join(reversed(missing))}",) if missing else ()
+        return replace(table, notes=(*table.notes, *note))
+
+
+def _without(values: tuple[Any, ...], index: int) -> tuple[Any, ...]:
+    return values[:index] + values[index + 1 :]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What decides the columns of a sweep's table."""
+
+    axes: list[str]
+    names: dict[str, str]
+    metrics: list[str]
+    vital: set[str]
+    diagnostics: list[str]
+    paper: list[str]
+    numbers: Sequence[PaperNumber] = field(default_factory=list)
+
+
+def build(
+    result: SweepResult,
+    *,
+    paper: Sequence[PaperNumber] = (),
+    diagnostics: Sequence[str] = (),
+    limit: int | None = None,
+) -> Table:
+    """Return the table of a sweep.
+
+    `diagnostics` names further metrics to show; `limit` keeps the undefended rows and the best so many.
+    """
+    groups = grouped(result.trials)
+    ranked = ranking(groups, result.metric, result.mode)
+    best = next((group for group in groups if any(trial.id == result.best for trial in group.trials)), None)
+    layout = _layout(groups, paper, diagnostics, result.metric)
+    shown = _limited(groups, ranked, layout.axes, limit)
+    rows = tuple(_row(group, layout, best) for group in shown)
+    left_out = len(groups) - len(shown)
+    dropped = [f"not shown: {left_out} settings; the report's files have them all"] if left_out else []
+    notes = (*dropped, *_notes(result, groups, best, layout))
+    return Table(_title(result, groups, layout), _columns(layout, groups), rows, notes)
+
+
+def _layout(
+    groups: list[Group], paper: Sequence[PaperNumber], diagnostics: Sequence[str], rule: str
+) -> _Layout:
+    present = {name for group in groups for trial in group.trials for name in trial.metrics}
+    wanted = dict.fromkeys([*METRICS, *OPTIONAL_METRICS, metric_of(rule)])
+    metrics = [name for name in wanted if name in METRICS or name in present]
+    axes = varying(groups)
+    fitting = [number for number in paper if any(number.fits(group) for group in groups)]
+    paper_metrics = [name for name in metrics if any(name in number.metrics for number in fitting)]
+    diagnostics = [name for name in diagnostics if name in present and name not in metrics]
+    vital = {"acc", "asr", "der", metric_of(rule)}
+    return _Layout(axes, short_names(axes), metrics, vital, diagnostics, paper_metrics, fitting)
+
+
+def _title(result: SweepResult, groups: list[Group], layout: _Layout) -> str:
+    """Name the sweep and the plugins that all its trials share."""
+    params = next((group.params for group in groups if not group.reference), {})
+    plugins = ((kind, f"{kind}.name") for kind in ("dataset", "attack", "defense", "model"))
+    fixed = [params[name] for names in plugins for name in names if isinstance(params.get(name), str)]
+    varied = [params[axis] for axis in layout.axes if axis in params]
+    return f"sweep {result.sweep}: " + ", ".join(str(value) for value in fixed if value not in varied)
+
+
+def _columns(layout: _Layout, groups: list[Group]) -> tuple[Column, ...]:
+    texts = {axis for axis in layout.axes for g in groups if isinstance(g.params.get(axis), str)}
+    return (
+        *(Column(layout.names[axis], axis not in texts) for axis in layout.axes),
+        Column("status", numeric=False),
+        Column("n"),
+        *(Column(name, spare=0 if name in layout.vital else 2) for name in layout.metrics),
+        *(Column(name, spare=3) for name in layout.diagnostics),
+        *(Column(f"paper {name}", spare=1) for name in layout.paper),
+    )
+
+
+def _row(group: Group, layout: _Layout, best: Group | None) -> Row:
+    axes = [show(group.params[axis]) if axis in group.params else EMPTY for axis in layout.axes]
+    stats = [group.stat(name) for name in (*layout.metrics, *layout.diagnostics)]
+    published = next((number.metrics for number in layout.numbers if number.fits(group)), {})
+    paper = [f"{published[name]:.3f}" if name in published else EMPTY for name in layout.paper]
+    numbers = [stat.text() if stat else EMPTY for stat in stats]
+    cells = (*axes, _status(group, best), str(len(group.done)), *numbers, *paper)
+    return Row(cells, _kind(group, best))
+
+
+def _status(group: Group, best: Group | None) -> str:
+    """Say what the row is and what is wrong with it; plain "done" is said only of ordinary rows."""
+    role = "undefended" if group.reference else "best" if group is best else ""
+    state = "" if role and group.status == "done" else group.status
+    return ", ".join(part for part in (role, state, "" if group.attack_took else NOT_TAKEN) if part)
+
+
+def _kind(group: Group, best: Group | None) -> str:
+    if not group.attack_took:
+        return "not_taken"
+    if group.reference:
+        return "undefended"
+    if group is best:
+        return "best"
+    return "" if group.complete else "failed"
+
+
+def _limited(groups: list[Group], ranked: list[Group], axes: list[str], limit: int | None) -> list[Group]:
+    defended = [group for group in groups if not group.reference]
+    if limit is None or len(defended) <= limit:
+        return groups
+    chosen = {id(group) for group in ranked}
+    rest = [group for group in defended if id(group) not in chosen]
+    kept = sorted([*ranked, *rest][:limit], key=lambda group: order_of(group, axes))
+    return [group for group in groups if group.reference] + kept
+
+
+def _notes(result: SweepResult, groups: list[Group], best: Group | None, layout: _Layout) -> list[str]:
+    summary = result.summary()
+    seeds = map(show, sorted({trial.params.get(SEED) for trial in result.trials}, key=rank))
+    notes = []
+    if best is not None:
+        stat = best.stat(metric_of(result.metric))
+        reads = " (it reads the report data, which no defender has)" if is_oracle(result.metric) else ""
+        notes.append(
+            f"best: {result.mode} {rule_title(result.metric)} = {stat.text() if stat else EMPTY}{reads}"
+        )
+    elif any(not group.reference for group in groups):
+        notes.append(f"best: none; no finished setting can be ranked by {rule_title(result.metric)}")
+    notes.append(
+        f"stages: {summary['stages_computed']} computed, {summary['stages_shared']} shared; "
+        f"{duration(summary['seconds_computed'])} spent, {duration(summary['seconds_saved'])} saved"
+    )
+    notes.append(f"n: seeds with a result, of {', '.join(seeds)}; mean ± standard deviation")
+    notes.extend(f"paper: {source}" for source in dict.fromkeys(n.source for n in layout.numbers) if source)
+    notes.extend(_failures(groups))
+    return notes
+
+
+def _failures(groups: list[Group], most: int = 5) -> list[str]:
+    bad = [t for group in groups for t in group.trials if t.status in ("failed", "diverged")]
+    lines = [f"{t.status} {t.id}: {(t.error or 'no message').strip().splitlines()[-1]}" for t in bad[:most]]
+    return lines + [f"... and {len(bad) - most} more"] * (len(bad) > most)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in two units at most: "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+# ------------------------------------------------------------------------------------------------ writers
+
+
+def plain(table: Table) -> str:
+    """Return a table as aligned text."""
+    widths = table.widths()
+
+    def aligned(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if column.numeric else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, table.columns, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    head = aligned([column.name for column in table.columns])
+    body = [aligned(row.cells) for row in table.rows]
+    return "\n".join([table.title, rule, head, rule, *body, rule, *table.notes])
+
+
+STYLES = {"best": "bold green", "failed": "red", "not_taken": "yellow", "undefended": "dim"}
+
+
+def rich_table(table: Table, width: int) -> RichTable:
+    """Return a table for a terminal of `width` characters; colours: best row, failures, attacks not taken."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    table = table.narrowed(width)
+    caption = escape("\n".join(table.notes))
+    style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "caption_justify": "left"}
+    shown = RichTable(title=escape(table.title), caption=caption, caption_style="", box=SIMPLE_HEAD, **style)
+    shown.padding, shown.pad_edge = (0, 1), False
+    for column in table.columns:
+        shown.add_column(
+            escape(column.name), justify="right" if column.numeric else "left", no_wrap=column.numeric
+        )
+    for row in table.rows:
+        shown.add_row(*map(escape, row.cells), style=STYLES.get(row.kind))
+    return shown
+
+
+def markdown(table: Table) -> str:
+    """Return a table as GitHub Markdown, the best row in bold."""
+    dashes = ["---:" if column.numeric else "---" for column in table.columns]
+    lines = [_pipes([column.name for column in table.columns]), _pipes(dashes)]
+    for row in table.rows:
+        cells = [cell.replace("|", "\\|") for cell in row.cells]
+        lines.append(_pipes([f"**{cell}**" if row.kind == "best" and cell else cell for cell in cells]))
+    notes = "\n".join(f"- {note}" for note in table.notes)
+    return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def csv_text(result: SweepResult) -> str:
+    """Return one line per setting with full precision: parameters, counts, mean and spread of each metric."""
+    groups = grouped(result.trials)
+    params = dict.fromkeys(name for group in groups for name in group.params)
+    metrics = sorted({name for group in groups for trial in group.trials for name in trial.metrics})
+    spread = [column for name in metrics for column in (name, f"{name}:std")]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["undefended", "best", "attack_took", *params, "status", "n", *spread])
+    for group in groups:
+        best = any(trial.id == result.best for trial in group.trials)
+        flags: list[Any] = [show(flag) for flag in (group.reference, best, group.attack_took)]
+        values = [show_exact(group.params[name]) if name in group.params else "" for name in params]
+        numbers: list[Any] = []
+        for name in metrics:
+            stat = group.stat(name)
+            numbers += [stat.mean, "" if stat.std is None else stat.std] if stat else ["", ""]
+        writer.writerow([*flags, *values, group.status, len(group.done), *numbers])
+    return out.getvalue()
+
+
+def show_exact(value: Scalar) -> str:
+    """Return a parameter's value with all its digits."""
+    return repr(value) if isinstance(value, float) else show(value)
