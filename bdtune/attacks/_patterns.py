@@ -114,10 +114,10 @@ def drop(side: int) -> Pattern:
     def silhouette(shrink: float) -> np.ndarray:
         canvas = Image.new("L", (large, large), 0)
         draw = ImageDraw.Draw(canvas)
-        centre, middle, radius = 0.5 * large, 0.64 * large, 0.345 * large - shrink
+        centre, middle, radius = 0.5 * large, 0.61 * large, 0.38 * large - shrink
         draw.ellipse([centre - radius, middle - radius, centre + radius, middle + radius], fill=255)
-        tip = [(centre, 0.02 * large + 1.9 * shrink), (centre + radius * 0.9, middle - radius * 0.436)]
-        draw.polygon([*tip, (centre - radius * 0.9, middle - radius * 0.436)], fill=255)
+        x, y = 0.765 * radius, middle - 0.644 * radius  # where lines from the tip touch the disc
+        draw.polygon([(centre, 0.02 * large + 1.55 * shrink), (centre + x, y), (centre - x, y)], fill=255)
         return _box_filtered(canvas)[..., :1]
 
     mask = (silhouette(0.0) >= 0.5).astype(np.float32)

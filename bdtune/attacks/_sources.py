@@ -1,0 +1,209 @@
+"""A data set seen through an attack, as the inputs of stages: pixels are made on the fly, never stored.
+
+Three roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels:
+all that a defender has to choose by) and *report* (clean and triggered test images).
+
+A source's identity names exactly what can change its content: the split's fingerprint, the part of the attack
+that touches it, and the seed where something is drawn. Where files lie is not part of it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, SerializeAsAny, SkipValidation
+
+from bdtune.attacks._base import Attack
+from bdtune.attacks._plan import SplitName, drawn_order
+from bdtune.attacks._stream import poisoned_stream
+from bdtune.datasets._base import Dataset
+from bdtune.engine.key import derive_seed
+from bdtune.engine.numerics import Numerics
+from bdtune.engine.stage import Artefact, Node, Resident, Source
+from bdtune.training.data import ImageSet, ImageStream, TriggeredSet, Truth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.attacks._plan import PoisonPlan
+
+Images = np.ndarray | ImageStream
+"""uint8 [N, H, W, C], resident or as a stream."""
+
+
+class DataSource(Source):
+    """Base: a data set and where its files are."""
+
+    dataset: SerializeAsAny[SkipValidation[Dataset]]
+    """The clean data set."""
+    root: Path | None = None
+    """Folder of the data sets' files."""
+
+    role: ClassVar[str]
+    split: ClassVar[SplitName]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the split, read from its files once."""
+        return self.dataset.fingerprint(self.root, self.split)
+
+    def identity(self) -> dict[str, Any]:
+        return {"source": self.role, "data": self.fingerprint}
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "num_classes": self.dataset.num_classes,
+            "mean": self.dataset.mean,
+            "std": self.dataset.std,
+        }
+
+
+class CleanTest(DataSource):
+    """All clean test images with their true labels; the same for every attack and seed."""
+
+    role: ClassVar[str] = "clean_test"
+    split: ClassVar[SplitName] = "test"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        split = resident.split(self.dataset, "test")
+        return ImageSet(split.images, split.labels, **self._facts())
+
+
+class AttackedSource(DataSource):
+    """Base: a split of a data set seen through an attack."""
+
+    attack: SerializeAsAny[SkipValidation[Attack]] | None = None
+    """None: no attack, the data set stays clean."""
+    seed: int = Field(0, ge=0)
+    """The trial's seed: which samples are poisoned, and which are held out."""
+    numerics: Numerics = Numerics()
+    """Where the attack's own training stages compute; enters keys through those stages."""
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        if self.attack is None:
+            return {}
+        clean = FitSet(dataset=self.dataset, root=self.root)
+        return self.attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
+
+    @property
+    def plan_seed(self) -> int:
+        """Seed of the poison plan: depends on the trial's seed and the attack's name alone."""
+        name = self.attack.plugin_name() if self.attack else ""
+        return derive_seed(self.seed, "poison", name)
+
+    def identity(self) -> dict[str, Any]:
+        attack = self.attack.identity_for(self.split) if self.attack else None
+        return {**super().identity(), "attack": attack}
+
+
+class TriggeredTest(AttackedSource):
+    """All test images with the trigger in them, their true labels, and the class the attacker wants for each.
+
+    Rows of the target class are kept (their label equals their goal), so that attack success can be counted
+    with and without them. Without an attack the set is empty.
+    """
+
+    role: ClassVar[str] = "triggered_test"
+    split: ClassVar[SplitName] = "test"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> TriggeredSet:
+        split = resident.split(self.dataset, "test")
+        labels = np.asarray(split.labels)
+        if self.attack is None:
+            images = np.zeros((0, *split.images.shape[1:]), np.uint8)
+            return TriggeredSet(images, labels[:0], **self._facts(), goals=labels[:0])
+        attack = self.attack.equip(artefacts)
+        goals = attack.test_labels(labels, self.dataset.num_classes)
+        stamped: Images
+        if isinstance(split.images, np.ndarray):
+            stamped = attack.trigger(split.images, np.arange(len(labels)))
+        else:
+            stamped = poisoned_stream(split.images, attack)
+        return TriggeredSet(stamped, labels, **self._facts(), goals=goals)
+
+
+class TrainSource(AttackedSource):
+    """Base of what is made of the poisoned training set: a part of it, or the truth about that part."""
+
+    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Fraction of each observed class that is held out of the fit part, for selection."""
+
+    split: ClassVar[SplitName] = "train"
+
+    def identity(self) -> dict[str, Any]:
+        drawn = self.attack is not None or self.holdout > 0
+        return {**super().identity(), "holdout": self.holdout, "seed": self.seed if drawn else None}
+
+    def plan(self, labels: np.ndarray) -> PoisonPlan | None:
+        """Return the attack's plan for the whole training set of true labels int64 [N]."""
+        if self.attack is None:
+            return None
+        return self.attack.plan(labels, seed=self.plan_seed, num_classes=self.dataset.num_classes)
+
+    def kept(self, observed: np.ndarray) -> np.ndarray:
+        """Return bool [N]: the rows of the fit part. The rest is held out, stratified by observed class."""
+        kept = np.ones(len(observed), bool)
+        if self.holdout > 0:
+            order = drawn_order(np.arange(len(observed)), len(observed), derive_seed(self.seed, "holdout"))
+            for label in np.unique(observed):
+                members = order[observed[order] == label]
+                kept[members[: int(self.holdout * len(members) + 0.5)]] = False
+        return kept
+
+    def _part(self, resident: Resident, artefacts: Mapping[str, Artefact], *, held_out: bool) -> ImageSet:
+        split = resident.split(self.dataset, "train")
+        labels = np.asarray(split.labels)
+        plan = self.plan(labels)
+        observed = labels if plan is None else plan.labels
+        kept = self.kept(observed)
+        ids = np.flatnonzero(~kept if held_out else kept)
+        attack = self.attack.equip(artefacts) if self.attack else None
+        images: Images
+        if not isinstance(split.images, np.ndarray):
+            images = poisoned_stream(split.images, attack, plan, ids)
+        else:
+            images = split.images if len(ids) == len(labels) else split.images[ids]
+            if attack is not None and plan is not None:
+                images = attack.apply(images, ids, plan)
+        return ImageSet(images, observed[ids], **self._facts())
+
+
+class FitSet(TrainSource):
+    """The poisoned training set, without what is held out: all that a defense trains on."""
+
+    role: ClassVar[str] = "fit"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        return self._part(resident, artefacts, held_out=False)
+
+
+class SelectSet(TrainSource):
+    """The held out part of the poisoned training set, with observed labels; empty without a holdout."""
+
+    role: ClassVar[str] = "select"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        return self._part(resident, artefacts, held_out=True)
+
+
+class TruthSource(TrainSource):
+    """The truth about the fit part, for evaluation and diagnostics only."""
+
+    role: ClassVar[str] = "truth"
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}  # the plan is made of labels; only pixels need what an attack trains
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Truth:
+        labels = np.asarray(resident.split(self.dataset, "train").labels)
+        plan = self.plan(labels)
+        observed = labels if plan is None else plan.labels
+        kept = self.kept(observed)
+        role = np.zeros(len(labels), np.uint8) if plan is None else plan.role()
+        target = self.attack.single_target if self.attack else None
+        return Truth(labels[kept], observed[kept], role[kept], target)

@@ -1,0 +1,70 @@
+"""Images that do not fit in memory, seen through an attack: block by block, by the same pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bdtune.attacks._base import Attack
+    from bdtune.attacks._plan import PoisonPlan
+    from bdtune.training.data import ImageStream
+
+
+@runtime_checkable
+class StampingStream(Protocol):
+    """A stream that stamps where it decodes, on workers of its own: the Ray Data pipeline."""
+
+    def poisoned(self, attack: Attack | None, plan: PoisonPlan | None, ids: np.ndarray | None) -> ImageStream:
+        """Return the stream of the rows `ids` (all if None), numbered anew from 0 and stamped.
+
+        With a plan its rows are stamped for training, without one every row as a test image.
+        """
+
+
+@dataclass(frozen=True)
+class PoisonedStream:
+    """An image stream whose blocks are stamped as they pass by."""
+
+    clean: ImageStream
+    attack: Attack | None
+    plan: PoisonPlan | None
+    ids: np.ndarray  # int64 [N], ascending: the rows of the clean stream that this one has
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[N, H, W, C]."""
+        _, height, width, channels = self.clean.shape
+        return len(self.ids), height, width, channels
+
+    def blocks(self, shuffle_seed: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (ids int64 [n], images uint8 [n, H, W, C]); ids count this stream's rows from 0."""
+        position = np.full(self.clean.shape[0], -1)
+        position[self.ids] = np.arange(len(self.ids))
+        for ids, images in self.clean.blocks(shuffle_seed):
+            kept = position[ids] >= 0
+            if kept.any():
+                yield position[ids[kept]], self._stamped(images[kept], ids[kept])
+
+    def _stamped(self, images: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        if self.attack is None:
+            return images
+        if self.plan is None:
+            return self.attack.trigger(images, ids)
+        return self.attack.apply(images, ids, self.plan)
+
+
+def poisoned_stream(
+    clean: ImageStream,
+    attack: Attack | None,
+    plan: PoisonPlan | None = None,
+    ids: np.ndarray | None = None,
+) -> ImageStream:
+    """Return a stream seen through an attack, stamped by the stream's own workers where it has any."""
+    if isinstance(clean, StampingStream):
+        return clean.poisoned(attack, plan, ids)
+    return PoisonedStream(clean, attack, plan, np.arange(clean.shape[0]) if ids is None else ids)
