@@ -1,0 +1,251 @@
+"""One trial: a data set, an attack, a defense, a model and a seed, with every knob fixed."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, create_model
+
+from bdtune import registry
+from bdtune.config.checking import Fault, check, show, unknown
+from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
+from bdtune.engine.key import canonical_json, key_of
+from bdtune.engine.numerics import Numerics
+from bdtune.errors import ConfigError, Problem
+from bdtune.knobs import Knobs, Rate
+from bdtune.registry import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.attacks._base import Attack
+    from bdtune.datasets._base import Dataset
+    from bdtune.defenses._base import Defense
+    from bdtune.models._base import Model
+else:  # the bases would import torch; what the registry loads is known to be one of them
+    Attack = Dataset = Defense = Model = Plugin
+
+DEFAULT_PLUGINS = {"dataset": "digits", "attack": None, "defense": "none", "model": "resnet18"}
+"""What an unset plugin is: one that needs no files, and nothing that would have to be chosen."""
+
+Scalar = str | int | float | bool | None
+
+
+class TrialSpec(Knobs):
+    """A trial with all knobs fixed. Equal specs give equal results, whatever `no_effect` holds."""
+
+    no_effect: ClassVar[frozenset[str]] = frozenset({"data_root", "pipeline"})
+
+    dataset: Dataset
+    """Where images come from."""
+    attack: Attack | None
+    """What poisons them; none for a clean run."""
+    defense: Defense
+    """What makes a classifier of the poisoned set; "none" trains on it as it is."""
+    model: Model
+    """The network."""
+    seed: int = Field(0, ge=0)
+    """Master seed: of the poison plan, of the split that is held out, and of every stage."""
+    holdout: Rate = 0.0
+    """Fraction of the training set that is held out, with observed labels, to choose settings honestly."""
+    numerics: Numerics = Numerics()
+    """Device and precision."""
+    data_root: Path | None = None
+    """Folder that holds the data sets; by default the variable BDTUNE_DATA."""
+    pipeline: Literal["auto", "resident", "stream"] = "auto"
+    """resident: all images in memory; stream: read in blocks; auto: resident while it fits."""
+
+
+_PLAIN: dict[str, type[Knobs]] = {
+    key: create_model(key, __base__=Knobs, **{key: (field.annotation, field)})  # type: ignore[call-overload]
+    for key, field in TrialSpec.model_fields.items()
+    if key not in PLUGIN_KINDS
+}
+"""The settings that are no plugins, each by itself, with the type, range and default of `TrialSpec`."""
+
+
+def parse_trial(raw: Mapping[str, Any]) -> tuple[TrialSpec | None, list[Fault]]:
+    """Read a trial's settings; returns all that is wrong with them, by dotted path, when there is no spec."""
+    sections, faults = parse_sections(raw)
+    if faults:
+        return None, faults
+    spec = build(sections)
+    faults = cross_faults(spec)
+    return (None if faults else spec), faults
+
+
+def parse_sections(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """Read each setting by itself; those that are wrong are missing from the result."""
+    sections: dict[str, Any] = {}
+    faults = [unknown(key, "", TRIAL_KEYS, "a setting of the trial") for key in raw if key not in TRIAL_KEYS]
+    for key in TRIAL_KEYS:
+        value, wrong = parse_section(key, raw.get(key, _absent(key)))
+        faults += wrong
+        if not wrong:
+            sections[key] = value
+    return sections, faults
+
+
+def parse_section(key: str, raw: Any) -> tuple[Any, list[Fault]]:
+    """Read one setting of a trial; the faults' paths start with its key."""
+    if key in PLUGIN_KINDS:
+        plugin, faults = _parse_plugin(key, raw)
+        return plugin, [fault.under(key) for fault in faults]
+    plain, faults = check(_PLAIN[key], {key: raw}, key)
+    value = None if plain is None else getattr(plain, key)
+    return (_absolute(value) if key == "data_root" else value), faults
+
+
+def build(sections: Mapping[str, Any]) -> TrialSpec:
+    """Put checked sections together, without checking them again."""
+    return TrialSpec.model_construct(None, **sections)
+
+
+def cross_faults(spec: TrialSpec) -> list[Fault]:
+    """Return what is wrong between settings that are right one by one."""
+    if spec.attack is None:
+        return []
+    problems = spec.attack.check(spec.dataset.num_classes)
+    return [fault_of(problem).under("attack") for problem in problems]
+
+
+def data_faults(spec: TrialSpec) -> list[Fault]:
+    """Return what keeps the data set from being read: it is not there, or not what its name promises."""
+    return [fault_of(problem) for problem in spec.dataset.check(spec.data_root)]
+
+
+def fault_of(problem: Problem) -> Fault:
+    """Turn a plugin's problem into a fault; the place it names becomes part of what was got."""
+    starts = problem.expected.startswith("expected")
+    expected = problem.expected if starts else f"expected {problem.expected}"
+    place = f" in {problem.where}" if problem.where else ""
+    return Fault(problem.path, expected, problem.got + place, problem.hint)
+
+
+def section_params(key: str, value: Any) -> dict[str, Scalar]:
+    """Return one setting's knobs by dotted path; lists as JSON text, a plugin's own path is its name."""
+    if key in PLUGIN_KINDS:
+        params: dict[str, Scalar] = {key: "none" if value is None else value.plugin_name()}
+        return params if value is None else {**params, **_flat(f"{key}.", value.model_dump(mode="json"))}
+    if isinstance(value, Knobs):
+        return _flat(f"{key}.", value.model_dump(mode="json"))
+    return {key: str(value) if isinstance(value, Path) else value}
+
+
+def to_params(spec: TrialSpec) -> dict[str, Scalar]:
+    """Return every knob by its dotted path, flat; `data_root` is left out, as it belongs to a machine."""
+    params: dict[str, Scalar] = {}
+    for key in TRIAL_KEYS:
+        if key != "data_root":
+            params |= section_params(key, getattr(spec, key))
+    return params
+
+
+def trial_id(spec: TrialSpec) -> str:
+    """Return 16 hex digits that say which trial this is: of all knobs that can change the result."""
+    return key_of({key: section_key(getattr(spec, key)) for key in TRIAL_KEYS if key not in spec.no_effect})
+
+
+def section_key(value: Any) -> str:
+    """Return a hash of one setting's identity."""
+    return _knobs_key(value) if isinstance(value, Knobs) else canonical_json(value)
+
+
+@lru_cache(maxsize=4096)
+def _knobs_key(value: Knobs) -> str:
+    return key_of(value.identity())
+
+
+def spec_to_dict(spec: TrialSpec) -> dict[str, Any]:
+    """Return the trial as JSON-able values, every knob written out; `spec_from_dict` reads it."""
+    result: dict[str, Any] = {}
+    for key in TRIAL_KEYS:
+        value = getattr(spec, key)
+        if isinstance(value, Plugin):
+            result[key] = {"name": value.plugin_name(), **value.model_dump(mode="json")}
+        elif isinstance(value, Knobs):
+            result[key] = value.model_dump(mode="json")
+        else:
+            result[key] = str(value) if isinstance(value, Path) else value
+    return result
+
+
+def spec_from_dict(raw: Mapping[str, Any]) -> TrialSpec:
+    """Read what `spec_to_dict` wrote; raises `ConfigError` with all problems."""
+    spec, faults = parse_trial(raw)
+    if spec is None:
+        raise ConfigError([Problem(f.path, f.expected, f.got, hint=f.hint) for f in faults])
+    return spec
+
+
+def _absent(key: str) -> Any:
+    if key in DEFAULT_PLUGINS:
+        return DEFAULT_PLUGINS[key]
+    if key == "data_root":
+        return os.environ.get("BDTUNE_DATA") or None
+    default = TrialSpec.model_fields[key].default
+    return default.model_dump(mode="json") if isinstance(default, Knobs) else default
+
+
+def _absolute(path: Path | None) -> Path | None:
+    """Workers run in folders of their own: a relative path must be settled before."""
+    return None if path is None else Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  keeps links
+
+
+def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:
+    if key == "attack" and (raw is None or raw == "none" or raw == {"name": "none"}):
+        return None, []
+    mapping = {"name": raw} if isinstance(raw, str) else raw
+    example = f"a name, or a mapping such as {{name: {DEFAULT_PLUGINS[key] or 'badnets'}, ...}}"
+    if not isinstance(mapping, dict):
+        return None, [Fault("", f"expected {example}", show(raw))]
+    named, faults = _named(key, mapping, example)
+    if named is None:
+        return None, faults
+    name, preset = named
+    try:
+        cls = registry.load(PLUGIN_KINDS[key], name)
+    except ConfigError as error:
+        path = "name" if isinstance(raw, dict) else ""
+        return None, [Fault(path, p.expected, p.got, p.hint) for p in error.problems]
+    knobs = {k: v for k, v in mapping.items() if k not in ("name", "preset")}
+    return check(cls, {**preset, **knobs}, name)
+
+
+def _named(key: str, mapping: dict[str, Any], example: str) -> tuple[tuple[str, dict[str, Any]] | None, list[Fault]]:
+    """Return the plugin's name and the knobs of its preset."""
+    name, preset = mapping.get("name"), mapping.get("preset")
+    for word, value in (("name", name), ("preset", preset)):
+        if value is not None and not isinstance(value, str):
+            return None, [Fault(word, "expected text", show(value))]
+    if key == "attack" and name == "none":
+        others = ", ".join(k for k in mapping if k != "name")
+        return None, [Fault("", "expected no knobs, as there is no attack", others)]
+    if preset is None or key != "attack":
+        return ((name, {}), []) if name else (None, [Fault("", f"expected {example}", show(mapping))])
+    from bdtune.attacks._presets import preset as find
+
+    try:
+        owner, knobs = find(preset)
+    except ConfigError as error:
+        return None, [Fault("preset", p.expected, p.got, p.hint) for p in error.problems]
+    if name not in (None, owner):
+        return None, [Fault("name", f"expected '{owner}', whose preset '{preset}' is", show(name))]
+    return (owner, knobs), []
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Scalar]:
+    flat: dict[str, Scalar] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(f"{prefix}{name}.", value)
+        else:
+            flat[prefix + name] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+__all__ = ["TrialSpec", "parse_trial", "spec_from_dict", "spec_to_dict", "to_params", "trial_id"]
