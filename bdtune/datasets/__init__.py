@@ -1,0 +1,1 @@
+"""Data sets: `_base.py` and one file per data set."""

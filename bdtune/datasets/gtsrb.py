@@ -1,0 +1,80 @@
+"""GTSRB: photographs of German traffic signs in 43 classes of very different size.
+
+Source: Man vs. computer: Benchmarking machine learning algorithms for traffic sign recognition (Stallkamp
+et al., Neural Networks 2012); free for research and teaching.
+Departures: whole images stretched to `image_size`, without the annotated box. Two editions of the training
+set are in use and both are accepted: the final one (39,209 images) and that of the competition's first stage
+(26,640), which torchvision fetches; the fingerprint tells them apart.
+"""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from bdtune.datasets._base import Dataset, Records
+from bdtune.datasets._files import class_folders, parquet_records, torchvision_download
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bdtune.datasets._base import SplitName
+
+_FINAL_TRAIN = (
+    *(210, 2220, 2250, 1410, 1980, 1860, 420, 1440, 1410, 1470, 2010, 1320, 2100, 2160, 780, 630, 420, 1110),
+    *(1200, 210, 360, 330, 390, 510, 270, 1500, 600, 240, 540, 270, 450, 780, 240, 689, 420, 1200, 390, 210),
+    *(2070, 300, 360, 240, 240),
+)
+_TEST = (
+    *(60, 720, 750, 450, 660, 630, 150, 450, 450, 480, 660, 420, 690, 720, 270, 210, 150, 360, 390, 60, 90),
+    *(90, 120, 150, 90, 480, 180, 60, 150, 90, 150, 270, 60, 210, 120, 390, 120, 60, 690, 90, 90, 60, 90),
+)
+
+
+class Gtsrb(Dataset):
+    """GTSRB, 43 classes, 12,630 test images."""
+
+    image_size: int | None = Field(32, ge=4, le=1024)
+    """Side in pixels that all images are stretched to; the originals differ in size."""
+
+    title: ClassVar[str] = "GTSRB"
+    layouts: ClassVar[tuple[str, ...]] = (
+        "gtsrb/train.parquet with gtsrb/test.parquet",
+        "torchvision's gtsrb/GTSRB/ (Training or Final_Training/Images, Final_Test/Images)",
+    )
+    num_classes: ClassVar[int] = 43
+    mean: ClassVar[tuple[float, ...]] = (0.3403, 0.3121, 0.3214)
+    std: ClassVar[tuple[float, ...]] = (0.2724, 0.2608, 0.2669)
+    counts: ClassVar = {"train": (_FINAL_TRAIN, 26640), "test": (_TEST,)}
+
+    def records(self, split: SplitName, root: Path) -> Records | None:
+        folder = root / "gtsrb"
+        found = parquet_records(folder, split)
+        if found is not None:
+            return found
+        return _train_folder(folder / "GTSRB") if split == "train" else _test_folder(folder)
+
+    def download(self, root: Path) -> None:
+        torchvision_download("GTSRB", root, split="train")
+        torchvision_download("GTSRB", root, split="test")
+
+
+def _train_folder(folder: Path) -> Records | None:
+    for place in (folder / "Final_Training" / "Images", folder / "Training"):
+        if place.is_dir():
+            classes = sorted(child for child in place.iterdir() if child.is_dir())
+            return class_folders(classes, [child.name for child in classes])
+    return None
+
+
+def _test_folder(folder: Path) -> Records | None:
+    table, images = folder / "GT-final_test.csv", folder / "GTSRB" / "Final_Test" / "Images"
+    if not table.is_file() or not images.is_dir():
+        return None
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter=";"))
+    labels = np.array([int(row["ClassId"]) for row in rows], np.int64)
+    return Records(labels, paths=tuple(images / row["Filename"] for row in rows), files=(table, images))
