@@ -1,0 +1,130 @@
+"""Metrics: pure functions of arrays. All are fractions in [0, 1]; nan where nothing can be counted.
+
+Shape letters: N images. Predictions and labels are integer classes [N].
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of images classified as their label."""
+    return _share(predicted == labels)
+
+
+def attack_success(
+    predicted: np.ndarray, labels: np.ndarray, goals: np.ndarray, *, every_image: bool = False
+) -> float:
+    """Return the share of triggered images classified as the attacker wants.
+
+    Counted over images whose true class is not the goal anyway (`asr`, the rule of most toolkits), or over
+    every image (`asr_all`, the rule of BackdoorBox, WaNet and others, about 1 / K even for a clean model).
+    """
+    counted = np.ones(len(labels), bool) if every_image else labels != goals
+    return _share(predicted[counted] == goals[counted])
+
+
+def robust_classification(predicted: np.ndarray, labels: np.ndarray, goals: np.ndarray) -> float:
+    """Return `ra`: the share of triggered images, of other classes than the goal, classified as their own."""
+    counted = labels != goals
+    return _share(predicted[counted] == labels[counted])
+
+
+def evaluation(
+    clean_predicted: np.ndarray,
+    clean_labels: np.ndarray,
+    triggered_predicted: np.ndarray,
+    triggered_labels: np.ndarray,
+    goals: np.ndarray,
+) -> dict[str, float]:
+    """Return `acc`, `asr`, `asr_all` and `ra` of one classifier, without those that cannot be counted."""
+    triggered = (triggered_predicted, triggered_labels, goals)
+    return defined(
+        {
+            "acc": accuracy(clean_predicted, clean_labels),
+            "asr": attack_success(*triggered),
+            "asr_all": attack_success(*triggered, every_image=True),
+            "ra": robust_classification(*triggered),
+        }
+    )
+
+
+def der(acc: float, asr: float, undefended_acc: float, undefended_asr: float) -> float:
+    """Return the defense effectiveness rating (max(0, dASR) - max(0, dACC) + 1) / 2.
+
+    dASR and dACC are what the defense takes away from the undefended model of the same data, attack, seed and
+    training. 0.5: no effect; 1: a perfect attack removed at no cost.
+    Source: Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization (Zhu et al., 2023).
+    """
+    return (max(0.0, undefended_asr - asr) - max(0.0, undefended_acc - acc) + 1) / 2
+
+
+def attack_took(
+    undefended_asr: float,
+    min_asr: float,
+    undefended_acc: float | None = None,
+    clean_acc: float | None = None,
+    max_acc_loss: float = 0.02,
+) -> bool:
+    """Return whether an undefended run is inside its acceptance band; if not, no defense may take credit.
+
+    `min_asr`: the attack's `min_undefended_asr`. With the accuracy of a clean run of the same recipe, the
+    undefended accuracy may be at most `max_acc_loss` lower (0.04 for clean-label attacks on half a class).
+    """
+    if not undefended_asr >= min_asr:  # nan did not take
+        return False
+    if undefended_acc is None or clean_acc is None:
+        return True
+    return undefended_acc >= clean_acc - max_acc_loss
+
+
+def detection(flagged: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return `precision`, `recall`, `f1` and `false_positive_rate` of flags (bool [N]) against bool [N].
+
+    Without those that cannot be counted: precision when nothing is flagged, recall when nothing is there.
+    """
+    flagged, truth = np.asarray(flagged, bool), np.asarray(truth, bool)
+    found = int(np.count_nonzero(flagged & truth))
+    n_flagged, n_true = int(np.count_nonzero(flagged)), int(np.count_nonzero(truth))
+    return defined(
+        {
+            "precision": _ratio(found, n_flagged),
+            "recall": _ratio(found, n_true),
+            "f1": _ratio(2 * found, n_flagged + n_true),
+            "false_positive_rate": _ratio(n_flagged - found, len(truth) - n_true),
+        }
+    )
+
+
+def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Return the probability that a true row (bool [N]) scores higher than another; ties count half.
+
+    The area under the ROC curve as the Mann-Whitney statistic; nan when all rows are of one kind.
+    """
+    truth = np.asarray(truth, bool)
+    n_true, n_other = int(np.count_nonzero(truth)), int(np.count_nonzero(~truth))
+    if n_true == 0 or n_other == 0:
+        return float("nan")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # of equal scores, ranks counted from 1
+    above = mean_rank[place][truth].sum() - n_true * (n_true + 1) / 2
+    return float(above / (n_true * n_other))
+
+
+def defined(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that could be counted: without nan, which neither JSON nor a table should hold."""
+    return {name: float(value) for name, value in values.items() if not np.isnan(value)}
+
+
+def _share(hits: np.ndarray) -> float:
+    return _ratio(int(np.count_nonzero(hits)), len(hits))
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

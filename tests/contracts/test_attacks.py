@@ -1,0 +1,201 @@
+"""Every attack passes these by being there; tiny synthetic data, no training."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bdtune import registry
+from bdtune.attacks._base import Attack
+from bdtune.attacks._plan import Role
+from bdtune.attacks._presets import presets
+from bdtune.errors import ConfigError
+
+NAMES = registry.names("attacks")
+CASES = [(name, {}) for name in NAMES] + list(presets().values())
+N, SIDE, CLASSES = 60, 16, 4
+
+
+def make(name, knobs):
+    """Return the attack; one that needs a trained artefact has its tests in a file of its own."""
+    cls = registry.load("attacks", name)
+    attack = cls(**{"rate": 0.5 if cls.clean_label else 0.2, **knobs})
+    if cls.artefacts is not Attack.artefacts:
+        pytest.skip("needs a trained artefact")
+    return attack
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
+    images[:4] = np.array([0, 255, 128, 1], np.uint8)[:, None, None, None]
+    return images, np.arange(N) % CLASSES
+
+
+every_attack = pytest.mark.parametrize(
+    ("name", "knobs"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)]
+)
+
+
+@every_attack
+def test_unplanned_rows_keep_their_bytes_and_the_input_its_own(name, knobs, data):
+    images, labels = data
+    attack, before = make(name, knobs), images.copy()
+    plan = attack.plan(labels, seed=1, num_classes=CLASSES)
+    stamped = attack.apply(images, np.arange(N), plan)
+    assert stamped.dtype == np.uint8
+    assert stamped.shape == images.shape
+    assert np.array_equal(images, before)
+    untouched = plan.role() == Role.CLEAN
+    assert np.array_equal(stamped[untouched], images[untouched])
+    assert not np.shares_memory(stamped, images)
+
+
+@every_attack
+def test_counts_roles_and_flags(name, knobs, data):
+    _, labels = data
+    attack = make(name, knobs)
+    plan = attack.plan(labels, seed=1, num_classes=CLASSES)
+    basis = {
+        "dataset": N,
+        "non_target": np.sum(labels != attack.target),
+        "target_class": np.sum(labels == attack.target),
+    }[attack.rate_basis]
+    assert len(plan.poison_ids) == int(attack.rate * basis + 1e-9)
+    assert len(plan.cover_ids) == int(attack.cover_fraction() * basis + 1e-9)
+    assert not set(plan.poison_ids) & set(plan.cover_ids)
+    assert np.array_equal(np.flatnonzero(plan.role() == Role.POISON), plan.poison_ids)
+    assert np.array_equal(np.flatnonzero(plan.role() == Role.COVER), plan.cover_ids)
+    assert np.array_equal(plan.is_triggered(), plan.role() > 0)
+    assert np.array_equal(plan.is_relabelled(), plan.labels != labels)
+    goals = labels if attack.clean_label else attack.test_labels(labels, CLASSES)
+    assert np.array_equal(plan.labels[plan.poison_ids], goals[plan.poison_ids])
+    kept = np.setdiff1d(np.arange(N), plan.poison_ids)
+    assert np.array_equal(plan.labels[kept], labels[kept])
+
+
+@every_attack
+def test_who_may_be_poisoned(name, knobs, data):
+    _, labels = data
+    attack = make(name, knobs)
+    classes = set()
+    for seed in range(5):
+        plan = attack.plan(labels, seed=seed, num_classes=CLASSES)
+        classes |= set(labels[plan.poison_ids])
+    if attack.clean_label:
+        assert classes == {attack.target}
+    elif attack.include_target_class:
+        assert classes == set(range(CLASSES))
+    else:
+        assert classes == set(range(CLASSES)) - {attack.target}
+
+
+@every_attack
+def test_the_seed_decides_the_plan(name, knobs, data):
+    _, labels = data
+    attack = make(name, knobs)
+    first, again, other = (attack.plan(labels, seed=seed, num_classes=CLASSES) for seed in (3, 3, 4))
+    assert first.digest() == again.digest()
+    assert not np.array_equal(first.poison_ids, other.poison_ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(24)), cuts=st.sets(st.integers(1, 23), max_size=4))
+def test_same_bytes_for_any_order_and_batches(name, data, order, cuts):
+    images, labels = (array[:24] for array in data)
+    attack = make(name, {"rate": 0.5})
+    plan = attack.plan(labels, seed=1, num_classes=CLASSES)
+    ids = np.arange(24)
+    whole = attack.apply(images, ids, plan), attack.trigger(images, ids)
+    for part in np.split(np.array(order), sorted(cuts)):
+        assert np.array_equal(attack.apply(images[part], part, plan), whole[0][part])
+        assert np.array_equal(attack.trigger(images[part], part), whole[1][part])
+
+
+@every_attack
+def test_the_trigger_changes_every_test_image(name, knobs, data):
+    images, _ = data
+    attack = make(name, knobs)
+    triggered = attack.trigger(images, np.arange(N))
+    assert triggered.dtype == np.uint8
+    same = [i for i in range(N) if np.array_equal(triggered[i], images[i])]
+    assert not [
+        i for i in same if len(np.unique(images[i])) > 1
+    ]  # flat ones may be equal, such as white on white
+
+
+@every_attack
+def test_the_goal_of_the_test_images(name, knobs, data):
+    _, labels = data
+    attack = make(name, knobs)
+    goals = attack.test_labels(labels, CLASSES)
+    assert goals.shape == labels.shape
+    assert goals.min() >= 0
+    assert goals.max() < CLASSES
+    if attack.single_target is not None:
+        assert set(goals) == {attack.single_target}
+
+
+@every_attack
+def test_small_to_ship_and_equal_after_the_journey(name, knobs, data):
+    images, _ = data
+    attack = make(name, knobs)
+    there = attack.trigger(images[:4], np.arange(4))
+    parcel = pickle.dumps(attack)
+    assert len(parcel) < 4096
+    assert np.array_equal(pickle.loads(parcel).trigger(images[:4], np.arange(4)), there)
+
+
+@every_attack
+@pytest.mark.parametrize("side", [32, 64])
+def test_other_image_sizes(name, knobs, side):
+    attack = make(name, knobs)
+    assert attack.check(CLASSES, np.arange(N) % CLASSES, (side, side, 3)) == []
+    images = np.full((2, side, side, 3), 100, np.uint8)
+    assert (attack.trigger(images, np.arange(2)) != images).any((1, 2, 3)).all()
+
+
+@every_attack
+def test_wrong_requests_are_refused(name, knobs, data):
+    _, labels = data
+    attack = make(name, knobs)
+    cls = type(attack)
+    for wrong in ({"rate": 1e-6}, {"rate": 0.0}):
+        with pytest.raises(ConfigError, match="rate: expected a rate that poisons at least one"):
+            cls(**{**knobs, **wrong}).plan(labels, seed=0)
+    with pytest.raises(ConfigError, match="target: expected a class from 0 to 3, got 4"):
+        cls(**{**knobs, "target": CLASSES}).plan(labels, seed=0, num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_names_its_source_and_explains_its_knobs(name):
+    described = registry.describe("attacks", name)
+    assert described.summary
+    assert described.source
+    cls = registry.load("attacks", name)
+    body = ast.parse(inspect.getsource(cls)).body[0].body
+    followed_by_text = {
+        line.target.id
+        for line, after in itertools.pairwise(body)
+        if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr)
+    }
+    own = [knob for knob in cls.model_fields if knob in cls.__annotations__]
+    assert [knob for knob in own if knob not in followed_by_text] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_identity_is_split_between_training_and_test(name):
+    cls = registry.load("attacks", name)
+    assert cls.test_only <= set(cls.model_fields)
+    attack = cls()
+    assert attack.identity_for("train")["name"] == name
+    assert not set(attack.identity_for("test")) & {"rate", "rate_basis", "include_target_class"}

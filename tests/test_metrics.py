@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bdtune import metrics
+
+LABELS = np.array([0, 0, 1, 1, 2, 2])
+GOALS = np.zeros(6, int)
+
+
+def test_evaluation_counts_each_metric_over_its_own_images():
+    clean = np.array([0, 0, 1, 1, 2, 0])
+    triggered = np.array([0, 1, 0, 1, 0, 0])
+    found = metrics.evaluation(clean, LABELS, triggered, LABELS, GOALS)
+    assert found == {"acc": 5 / 6, "asr": 3 / 4, "asr_all": 4 / 6, "ra": 1 / 4}
+
+
+def test_a_perfect_clean_model_has_asr_0_and_asr_all_of_the_target_share():
+    assert metrics.attack_success(LABELS, LABELS, GOALS) == 0
+    assert metrics.attack_success(LABELS, LABELS, GOALS, every_image=True) == pytest.approx(1 / 3)
+    assert metrics.robust_classification(LABELS, LABELS, GOALS) == 1
+
+
+def test_all_to_all_counts_every_image():
+    goals = (LABELS + 1) % 3
+    assert metrics.attack_success(goals, LABELS, goals) == 1
+    assert metrics.attack_success(goals, LABELS, goals, every_image=True) == 1
+
+
+def test_what_cannot_be_counted_is_left_out():
+    none = np.zeros(0, int)
+    assert math.isnan(metrics.accuracy(none, none))
+    assert metrics.evaluation(LABELS, LABELS, none, none, none) == {"acc": 1.0}
+    assert metrics.detection(np.zeros(3), np.zeros(3)) == {"false_positive_rate": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("acc", "asr", "expected"),
+    [(0.9, 1.0, 0.5), (0.9, 0.0, 1.0), (0.8, 0.0, 0.95), (0.95, 1.0, 0.5), (0.4, 1.0, 0.25)],
+)
+def test_der_against_undefended_90_100(acc, asr, expected):
+    assert metrics.der(acc, asr, 0.9, 1.0) == pytest.approx(expected)
+
+
+@given(*[st.floats(0, 1) for _ in range(4)])
+def test_der_is_a_fraction(acc, asr, undefended_acc, undefended_asr):
+    assert 0 <= metrics.der(acc, asr, undefended_acc, undefended_asr) <= 1
+
+
+def test_attack_took():
+    assert metrics.attack_took(0.96, 0.95)
+    assert not metrics.attack_took(0.94, 0.95)
+    assert not metrics.attack_took(float("nan"), 0.95)
+    assert metrics.attack_took(0.96, 0.95, undefended_acc=0.91, clean_acc=0.92)
+    assert not metrics.attack_took(0.96, 0.95, undefended_acc=0.89, clean_acc=0.92)
+
+
+def test_detection_scores():
+    flagged = np.array([1, 1, 1, 0, 0, 0, 0, 0], bool)
+    truth = np.array([1, 1, 0, 1, 1, 0, 0, 0], bool)
+    found = metrics.detection(flagged, truth)
+    expected = {"precision": 2 / 3, "recall": 1 / 2, "f1": 4 / 7, "false_positive_rate": 1 / 4}
+    assert found == pytest.approx(expected)
+
+
+def test_auroc_agrees_with_scikit_learn_also_with_ties():
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(0)
+    for levels in (2, 5, 1000):
+        scores = generator.integers(0, levels, 200) / levels
+        truth = generator.random(200) < 0.3 + 0.4 * scores
+        assert metrics.auroc(scores, truth) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+
+
+def test_auroc_of_one_kind_is_undefined():
+    assert math.isnan(metrics.auroc(np.arange(3), np.ones(3)))
