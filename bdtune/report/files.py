@@ -28,7 +28,7 @@ def write(
     diagnostics: Sequence[str] = (),
     figure: bool = True,
 ) -> list[Path]:
-    """Write `sweep.json`, `report.md`, `report.csv`, `report.png` into the sweep's folder; return their paths.
+    """Write `sweep.json`, `report.md`, `report.csv`, `report.png` into a sweep's folder; return the paths.
 
     Each file is replaced atomically. There is no picture where no trial has numbers.
     """

@@ -1,0 +1,120 @@
+"""What `bdtune sync`, `bdtune ui` and `bdtune doctor` do about MLflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from bdtune.errors import UserError
+from bdtune.tracking.courier import Courier
+from bdtune.tracking.mlflow_log import TrackingStatus
+from bdtune.tracking.outbox import FILE, Outbox
+from bdtune.tracking.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did for one sweep."""
+
+    sweep: str
+    delivered: int
+    status: TrackingStatus
+
+
+def _couriers(store: Store) -> Iterator[Courier]:
+    for file in sorted((store.run_dir / "sweeps").glob(f"*/{FILE}")):
+        yield Courier(Outbox(file.parent), store, file.parent.name)
+
+
+def sync(run_dir: Path, tracking_uri: str | None = None) -> list[Synced]:
+    """Deliver all pending events of all sweeps, and close the parent runs of sweeps whose driver is gone.
+
+    A sweep that is running delivers its own. Errors stand in the status of each sweep.
+    """
+    store = Store.of(run_dir, tracking_uri)
+    return [_sync(courier) for courier in _couriers(store)]
+
+
+def _sync(courier: Courier) -> Synced:
+    outbox, key = courier.outbox, courier.store.key
+    delivered, error = 0, None
+    if not outbox.claim():
+        return Synced(courier.sweep, 0, TrackingStatus(key, len(outbox.pending(key)), "the sweep is running"))
+    try:
+        _close_left_open(courier)
+        delivered = courier.round()
+    except Exception as problem:  # one sweep's trouble must not keep the others waiting
+        error = str(problem).strip().partition("\n")[0]
+    finally:
+        courier.release()
+    return Synced(courier.sweep, delivered, TrackingStatus(key, len(outbox.pending(key)), error))
+
+
+def _close_left_open(courier: Courier) -> None:
+    """Write the end that a killed driver could not; the claim proves that it is gone."""
+    outbox = courier.outbox
+    newest = outbox.newest("sweep")
+    if newest is None or outbox.last == "end":
+        return
+    kept = {key: newest.body[key] for key in ("study", "sweep", "common")}
+    body = {**kept, "time": _last_time(outbox), "artifacts": [], "metrics": {}, "tags": {}, "note": ""}
+    identity = ["interrupted", outbox.counts["trial"]]
+    outbox.append("end", courier.sweep, identity, {**body, "status": "interrupted"})
+
+
+def _last_time(outbox: Outbox) -> int:
+    return max(entry.body["time"] for entry in outbox.pending(""))
+
+
+def server_command(store: Store, port: int) -> list[str]:
+    """Return the command line of a small MLflow server on 127.0.0.1: one worker, no job processes."""
+    location = (store.run_dir / "artifacts").as_uri()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
+    command += ["--default-artifact-root", location, "--no-serve-artifacts"]
+    return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+
+
+def server_environment() -> dict[str, str]:
+    """Return this process's environment with what keeps an MLflow server small and quiet."""
+    small = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, **small}
+
+
+def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None:
+    """Deliver what is pending, then become `mlflow server` on 127.0.0.1; does not return.
+
+    Raises `UserError` where there is nothing to show, or when the store is a server that has its own page.
+    """
+    store = Store.of(run_dir, tracking_uri)
+    if store.uri.startswith(("http://", "https://")):
+        raise UserError(f"MLflow runs at {store.key}; open that address")
+    sync(run_dir, tracking_uri)
+    if not store.exists:
+        raise UserError(f"no MLflow store at {store.database} yet; run a sweep first, or give its --out")
+    # exec: the server is this process, so Ctrl-C and signals reach it and nothing is left behind
+    os.execve(sys.executable, server_command(store, port), server_environment())  # noqa: S606
+
+
+def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[str]:
+    """Return what `bdtune doctor` says of MLflow, without importing it."""
+    store = Store.of(run_dir, tracking_uri)
+    try:
+        lines = [f"mlflow {metadata.version('mlflow')}"]
+    except metadata.PackageNotFoundError:
+        lines = ["mlflow is not installed; sweeps keep their events in the outbox"]
+    if store.database is not None:
+        size = f"{store.database.stat().st_size / 1e6:.1f} MB" if store.exists else "made by the first sweep"
+        lines.append(f"store {store.database} ({size})")
+    else:
+        lines.append(f"store {store.unreachable() or store.key + ' (answers)'}")
+    for courier in _couriers(store):
+        if waiting := len(courier.outbox.pending(store.key)):
+            lines.append(f"sweep {courier.sweep}: {waiting} events wait; `bdtune sync` delivers them")
+    return lines

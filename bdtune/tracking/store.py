@@ -1,0 +1,86 @@
+"""Where the MLflow store is: the run directory's own SQLite file, or what MLFLOW_TRACKING_URI says."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DATABASE = "mlflow.db"
+REACH_S = 3.0  # how long a server may take to accept a connection before it counts as down
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store as seen from one run directory (an absolute path)."""
+
+    run_dir: Path
+    uri: str
+
+    @classmethod
+    def of(cls, run_dir: Path, tracking_uri: str | None = None) -> Store:
+        """Return the store to use: the one given, else MLFLOW_TRACKING_URI, else the run directory's file."""
+        run_dir = run_dir.resolve()
+        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / DATABASE}"
+        return cls(run_dir, uri)
+
+    @property
+    def own(self) -> bool:
+        """Whether this is the run directory's own SQLite file."""
+        return self.database == self.run_dir / DATABASE
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file, None for a server or another database; relative addresses count from here."""
+        if not self.uri.startswith("sqlite:///"):
+            return None
+        return (self.run_dir.__class__.cwd() / self.uri.removeprefix("sqlite:///")).absolute()
+
+    @property
+    def key(self) -> str:
+        """The store's name in the outbox: its address without a password."""
+        return re.sub(r"//[^/@]*@", "//", self.uri)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything to open: a server is assumed to hold what it was told."""
+        return self.database is None or self.database.exists()
+
+    def artifact_location(self, study: str) -> str | None:
+        """Return where a study's files go: beside a local database, else None: the server decides."""
+        if self.database is None:
+            return None
+        folder = re.sub(r"[^\w.-]", "_", study).strip(".") or "study"
+        return (self.run_dir / "artifacts" / folder).as_uri()
+
+    def unreachable(self) -> str | None:
+        """Return why a server cannot be reached, None when it can or when there is none to ask."""
+        parts = urlsplit(self.uri)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            return None
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            with socket.create_connection((parts.hostname, port), timeout=REACH_S):
+                return None
+        except OSError as error:
+            return f"{self.key}: {error.strerror or error}"
+
+    @contextmanager
+    def creation_lock(self) -> Iterator[None]:
+        """Keep other processes out while a SQLite file is made: two migrations at once break it."""
+        if self.database is None:
+            yield
+            return
+        self.database.parent.mkdir(parents=True, exist_ok=True)
+        with self.database.with_name(f".{self.database.name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

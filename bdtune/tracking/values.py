@@ -1,0 +1,137 @@
+"""From results to what MLflow stores: flat parameters, finite metrics, tags within its limits."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from bdtune.engine.results import SEED, short_names, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from bdtune.engine.results import Scalar, SweepResult, TrialResult
+
+PARAM_LENGTH = 6000  # MLflow's limits; a longer value would be refused or cut without a sign
+TAG_LENGTH = 8000
+NAME_LENGTH = 250
+DIGEST_LENGTH = 36
+CURVE_POINTS = (
+    100  # per curve: what a plot can show; 10,000 trials with three curves stay in a few hundred MB
+)
+
+_FORBIDDEN = re.compile(r"[^/\w.\- :]")
+
+TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "stopped": "KILLED"}
+SWEEP_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+Metric = tuple[str, float, int]
+"""Name, finite value, step."""
+
+
+def name(text: str) -> str:
+    """Return a name that MLflow accepts for a parameter, metric or tag."""
+    return _FORBIDDEN.sub("_", text)[:NAME_LENGTH]
+
+
+def cut(text: str, length: int) -> str:
+    """Return a text of at most `length` characters that shows when it was cut."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def params_of(params: Mapping[str, Scalar]) -> dict[str, str]:
+    """Return every knob as text, floats with all their digits."""
+    texts = {path: repr(value) if isinstance(value, float) else show(value) for path, value in params.items()}
+    return {name(path): cut(text, PARAM_LENGTH) for path, text in texts.items()}
+
+
+def knob_metrics(params: Mapping[str, Scalar]) -> list[Metric]:
+    """Return the numeric knobs as metrics, so that they can be filtered by range."""
+    numbers = {p: v for p, v in params.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return [(name(f"knob/{path}"), float(v), 0) for path, v in numbers.items() if math.isfinite(v)]
+
+
+def trial_metrics(trial: TrialResult) -> list[Metric]:
+    """Return final metrics, knobs, costs and curves; numbers that are not finite are left to a tag."""
+    final = [(name(key), value, 0) for key, value in trial.metrics.items() if math.isfinite(value)]
+    costs = [
+        ("cost/stage_seconds", trial.computed_seconds, 0),
+        ("cost/saved_seconds", trial.saved_seconds, 0),
+    ]
+    curves = [
+        (name(f"{stage}/{column}"), float(value), int(row.get("epoch", index)))
+        for stage, rows in trial.curves.items()
+        for index, row in enumerate(rows, start=1)
+        for column, value in row.items()
+        if column != "epoch" and math.isfinite(value)
+    ]
+    return [*final, *knob_metrics(trial.params), *costs, *curves]
+
+
+def trial_tags(trial: TrialResult) -> dict[str, str]:
+    """Return a trial's tags: its status, its role, what became of each stage, what was not finite."""
+    stages = {
+        name(f"stage.{stage}"): f"{use.key} {'computed' if use.computed else 'hit'}"
+        for stage, use in trial.stages.items()
+    }
+    lost = sorted(key for key, value in trial.metrics.items() if not math.isfinite(value))
+    optional = {
+        "bdtune.error": trial.error,
+        "bdtune.reference": trial.reference_id,
+        "bdtune.not_finite": ", ".join(lost) or None,
+    }
+    tags = {
+        "bdtune.status": trial.status,
+        "bdtune.role": "undefended" if trial.reference else "trial",
+        **stages,
+    }
+    tags.update({key: value for key, value in optional.items() if value is not None})
+    return {key: cut(value, TAG_LENGTH) for key, value in tags.items()}
+
+
+OPTIONAL_TAGS = ("bdtune.error", "bdtune.not_finite")
+"""Tags that a trial which failed and was repeated must lose."""
+
+
+def run_name(trial: TrialResult, axes: Sequence[str]) -> str:
+    """Return a readable name made of the parameters that vary: "beta_nd=0.6 seed=1"."""
+    names = short_names(axes)
+    shown = [axis for axis in axes if axis in trial.params and (not trial.reference or axis == SEED)]
+    parts = [f"{names[axis]}={show(trial.params[axis])}" for axis in shown]
+    return cut(" ".join(["undefended"] * trial.reference + parts) or trial.id, NAME_LENGTH)
+
+
+def thinned(rows: Sequence[Mapping[str, float]], points: int = CURVE_POINTS) -> list[dict[str, float]]:
+    """Return at most `points` rows of a curve, evenly spread, with the first and the last."""
+    steps = {round(i * (len(rows) - 1) / (points - 1)) for i in range(points)}
+    kept = rows if len(rows) <= points else [rows[index] for index in sorted(steps)]
+    return [{"epoch": float(index), **row} for index, row in enumerate(kept, start=1)]
+
+
+def sweep_metrics(result: SweepResult) -> dict[str, float]:
+    """Return the parent run's metrics: counts, costs, and the best trial's final numbers."""
+    summary = result.summary()
+    best = next((trial.metrics for trial in result.trials if trial.id == result.best), {})
+    return {
+        "trials/total": summary["trials"],
+        **{f"trials/{status}": count for status, count in summary["status"].items()},
+        "stages/computed": summary["stages_computed"],
+        "stages/shared": summary["stages_shared"],
+        "cost/stage_seconds": summary["seconds_computed"],
+        "cost/saved_seconds": summary["seconds_saved"],
+        **{f"best/{key}": v for key, v in best.items() if "/" not in key and math.isfinite(v)},
+    }
+
+
+def identity_of(trial: TrialResult) -> Any:
+    """Return what makes a trial's result new: not its costs, which differ when the store answers."""
+    value = trial.to_json()
+    metrics = {key: number for key, number in value["metrics"].items() if not key.startswith("cost/")}
+    return [trial.status, metrics, value["params"], trial.error, trial.reference_id]
+
+
+def missing(wanted: Mapping[str, str], present: Iterable[str]) -> dict[str, str]:
+    """Return the parameters that a run does not have yet; written ones can never change."""
+    have = set(present)
+    return {key: value for key, value in wanted.items() if key not in have}
