@@ -58,7 +58,7 @@ class StoreError(BdtuneError):
     """The store could not be read or written."""
 
 
-class Diverged(BdtuneError):
+class Diverged(BdtuneError):  # noqa: N818 - a state that a trial ends in
     """A loss or weight became non-finite; the trial ends as "diverged" and is not retried."""
 
 

@@ -29,9 +29,9 @@ def digest_of(arrays: Mapping[str, np.ndarray], info: Any) -> str:
     """Return a digest of a result's content: names, types, shapes and bytes of its arrays, and its info."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.require(arrays[name], requirements="C")
         sha.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        sha.update(array.reshape(-1).view(np.uint8))
+        sha.update(array.reshape(-1).view(np.uint8).data)
     sha.update(canonical_json(info).encode())
     return sha.hexdigest()[: 2 * KEY_LENGTH]
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import numpy as np
-
 from bdtune.engine.key import derive_seed, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.knobs import Knobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+
+    import numpy as np
 
 Kind = Literal["train", "derive"]
 
@@ -107,8 +107,7 @@ class Stage(Knobs):
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         """Compute the result; stages with epochs override `steps` instead."""
-        artefact = yield_nothing(self.steps(inputs, ctx))
-        return artefact
+        return result_of(self.steps(inputs, ctx))
 
     def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
         """Compute the result and yield a `Tick` after each epoch; by default there are none."""
@@ -118,12 +117,17 @@ class Stage(Knobs):
     def identity(self) -> dict[str, Any]:
         return {"stage": self.name, "version": self.version, "knobs": super().identity()}
 
+    @property
+    def flavour(self) -> str:
+        """A hash of name, version and knobs: stages of one flavour take about the same time."""
+        return key_of(self.identity())
+
     def length(self) -> int:
         """Return the number of ticks the stage will yield, 0 if it yields none."""
         return 0
 
 
-def yield_nothing(steps: Generator[Tick, None, Artefact]) -> Artefact:
+def result_of(steps: Generator[Tick, None, Artefact]) -> Artefact:
     """Run a generator to its end and return its result."""
     while True:
         try:

@@ -1,0 +1,47 @@
+"""What a node still needs: the expensive stages that are missing, found from the result backwards.
+
+A stage whose result is not needed any more (everything after it exists) is not missing. Derived stages
+are run here and now, as soon as their inputs exist: so equal cleansed sets are seen before anyone retrains.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bdtune.engine.execute import Executor
+    from bdtune.engine.stage import Node
+
+
+def missing(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
+    """Yield the expensive nodes that must be computed for `node`, parents first, as far as keys are known.
+
+    A node behind a derived stage that cannot run yet is not yielded: its key is not known. Raises
+    `StageFailed` when a derived stage fails.
+    """
+    if executor.resolver.key(node) is None:
+        yield from _missing_before(executor, node)
+        if executor.resolver.key(node) is None:
+            return
+    key = executor.resolver.key(node)
+    assert key is not None
+    if executor.store.has(key):
+        return
+    ready = True
+    for parent in node.parents:
+        for needed in missing(executor, parent):
+            ready = False
+            yield needed
+    if node.stage.kind == "train":
+        yield node, key
+    elif ready:
+        for _ in executor.walk([node]):
+            pass
+
+
+def _missing_before(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
+    """A node without a key is not in the store for sure, so all that its parents lack is needed."""
+    for parent in node.parents:
+        yield from missing(executor, parent)

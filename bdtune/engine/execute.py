@@ -1,0 +1,162 @@
+"""Walking a trial's graph: compute what is missing, parents first, and publish each result.
+
+The same code runs in process (`bdtune run`), in the driver (derived stages) and in a Ray Tune trial.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from bdtune.engine.manifest import Cost
+from bdtune.engine.resolve import Resolver
+from bdtune.engine.stage import Artefact, Context, Node, Tick
+from bdtune.errors import BdtuneError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+    from bdtune.engine.stage import Inputs, Resident
+    from bdtune.engine.store import Store
+
+WAIT_S = 0.2
+"""Between two looks at a key that another process is working on."""
+
+log = logging.getLogger(__name__)
+
+
+class StageFailed(BdtuneError):  # noqa: N818 - reads as what happened
+    """A stage raised; the store's `failed/` holds the traceback."""
+
+    def __init__(self, node: Node, key: str, status: str, error: str) -> None:
+        super().__init__(f"stage {node.name} ({key}) {status}: {error}")
+        self.node, self.key, self.status, self.error = node, key, status, error
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a walk reports: a stage was started, ticked, finished here, or is being waited for."""
+
+    what: Literal["started", "tick", "computed", "waiting"]
+    node: Node
+    key: str
+    seconds: float = 0.0
+    tick: Tick | None = None
+
+
+@dataclass
+class Executor:
+    """Computes nodes over one store.
+
+    `checkpoint_interval_s = 0` saves at every tick: for schedulers that stop and later promote a trial.
+    """
+
+    store: Store
+    resident: Resident
+    checkpoint_interval_s: float | None = None
+    resolver: Resolver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.resolver = Resolver(self.store)
+        self._loaded: dict[str, Artefact] = {}
+
+    def compute(self, node: Node, on_event: Callable[[Event], None] = lambda event: None) -> Artefact:
+        """Return the node's artefact, computing whatever is missing."""
+        for event in self.walk([node]):
+            on_event(event)
+        walk = self._artefact(node)
+        while True:
+            try:
+                on_event(next(walk))
+            except StopIteration as end:
+                return end.value
+
+    def walk(self, nodes: Iterable[Node]) -> Generator[Event, None, None]:
+        """Make sure that the results of all `nodes` are in the store, yielding what happens."""
+        self._loaded.clear()
+        try:
+            for node in nodes:
+                yield from self._ensure(node)
+        finally:
+            self._loaded.clear()
+
+    def _ensure(self, node: Node) -> Generator[Event, None, str]:
+        """Publish the node's result unless it is there; returns its key."""
+        key = yield from self._key(node)
+        while not self.store.has(key):
+            with self.store.leases.try_hold(key) as mine:
+                # Another process may have published and let go between the two looks.
+                if mine and not self.store.has(key):
+                    yield from self._produce(node, key)
+                    continue
+            if not mine:
+                yield Event("waiting", node, key)
+                time.sleep(WAIT_S)
+        return key
+
+    def _key(self, node: Node) -> Generator[Event, None, str]:
+        """Return the node's key, computing the derived parents it depends on."""
+        key = self.resolver.key(node)
+        while key is None:
+            for parent in node.parents:
+                yield from self._ensure(parent) if parent.stage.kind == "derive" else self._key(parent)
+            key = self.resolver.key(node)
+        return key
+
+    def _artefact(self, node: Node) -> Generator[Event, None, Artefact]:
+        """Return the node's artefact; one that proves damaged is computed again."""
+        while True:
+            key = yield from self._ensure(node)
+            if key not in self._loaded:
+                artefact = self.store.open(key)
+                if artefact is None:
+                    continue
+                self._loaded[key] = artefact
+            return self._loaded[key]
+
+    def _inputs(self, node: Node) -> Generator[Event, None, Inputs]:
+        inputs: dict[str, Any] = {}
+        for name, value in node.inputs.items():
+            if isinstance(value, Node):
+                inputs[name] = yield from self._artefact(value)
+            else:
+                upstream = {}
+                for key, parent in value.upstream.items():
+                    upstream[key] = yield from self._artefact(parent)
+                inputs[name] = value.load(self.resident, upstream)
+        return inputs
+
+    def _produce(self, node: Node, key: str) -> Generator[Event, None, None]:
+        """Run the stage under its lease and publish; a failure is recorded and raised as `StageFailed`."""
+        inputs = yield from self._inputs(node)
+        context = Context(
+            seed=node.seed,
+            numerics=node.numerics,
+            checkpoint=self.store.checkpoint(key, self.checkpoint_interval_s),
+            log=log,
+        )
+        yield Event("started", node, key)
+        started = time.perf_counter()
+        try:
+            steps = node.stage.steps(inputs, context)
+            while True:
+                try:
+                    tick = next(steps)
+                except StopIteration as end:
+                    artefact = end.value
+                    break
+                yield Event("tick", node, key, time.perf_counter() - started, tick)
+        except UserError:
+            raise
+        except Exception as error:
+            failure = self.store.record_failure(key, node.name, error)
+            raise StageFailed(node, key, failure.status, failure.error) from error
+        seconds = time.perf_counter() - started
+        self.store.publish(
+            key, node.stage.kind, self.resolver.preimage(node), artefact, Cost.measured(seconds)
+        )
+        if artefact.arrays:
+            self._loaded[key] = replace(artefact, info=dict(artefact.info))
+        yield Event("computed", node, key, seconds)

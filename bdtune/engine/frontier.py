@@ -1,0 +1,170 @@
+"""Which trial may start now: hold back those whose next expensive stage is already being computed.
+
+Waiting inside a trial wastes the trial's device; waiting here costs nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bdtune.engine.demand import missing
+from bdtune.engine.execute import StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bdtune.engine.execute import Executor
+    from bdtune.engine.stage import Node
+
+LOOK_S = 1.0
+"""Between two looks at the leases of other drivers."""
+
+
+@dataclass(eq=False)
+class Work:
+    """One trial as the frontier sees it: the nodes whose results it must leave in the store.
+
+    `first` nodes must be in the store before the trial starts (the undefended twin, when early
+    judgement needs it); another work computes them.
+    """
+
+    id: str
+    nodes: Sequence[Node]
+    first: Sequence[Node] = ()
+    claims: set[str] = field(default_factory=set)
+    """Keys this work has yet to publish while it runs, as far as they are known."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A work that needs no trial: the store answers it, or a stage it needs has failed."""
+
+    work: Work
+    failure: StageFailed | None = None
+
+
+class Frontier:
+    """Holds all waiting works; `take` gives out the next that may start, `settled` those that need not."""
+
+    def __init__(self, executor: Executor, predict: Callable[[Node], float] = lambda node: 1.0) -> None:
+        self.executor = executor
+        self.predict = predict
+        self.running: dict[str, Work] = {}
+        self._settled: list[Settled] = []
+        self._ready: list[tuple[tuple[bool, float, int], Work]] = []
+        self._blocked: dict[str, list[Work]] = defaultdict(list)
+        self._count = itertools.count()
+        self._looked_at = 0.0
+
+    def add(self, work: Work) -> None:
+        """Take in a work and see at once where it belongs."""
+        self._place(work)
+
+    @property
+    def waiting(self) -> int:
+        """Number of works neither running nor settled."""
+        return len(self._ready) + self.held_back
+
+    @property
+    def held_back(self) -> int:
+        """Number of works that wait for a stage that is being computed."""
+        return sum(len(works) for works in self._blocked.values())
+
+    def settled(self) -> list[Settled]:
+        """Return the works that were found settled since the last call."""
+        self._look_at_blocked()
+        found, self._settled = self._settled, []
+        return found
+
+    def take(self) -> Work | None:
+        """Return the next work to start, now running, or None when all others are better held back.
+
+        Never None while works wait and none runs.
+        """
+        self._look_at_blocked()
+        while self._ready:
+            work = heapq.heappop(self._ready)[1]
+            if self._place(work, queue=False):
+                return self._start(work)
+        if not self.running and self._blocked:
+            # Another driver works on what they wait for: one starts and waits on the lease.
+            key, works = next(iter(self._blocked.items()))
+            work = works.pop()
+            if not works:
+                del self._blocked[key]
+            return self._start(work)
+        return None
+
+    def done(self, work_id: str) -> None:
+        """Note that a running work has ended, in whatever way; its unkept claims are free again."""
+        for key in self.running.pop(work_id).claims:
+            self._release(key)
+
+    def _start(self, work: Work) -> Work:
+        self.running[work.id] = work
+        self._claim(work)
+        return work
+
+    def _claim(self, work: Work) -> None:
+        work.claims = {key for node in work.nodes for _, key in missing(self.executor, node)}
+
+    def _look_at_blocked(self) -> None:
+        """Place again every work whose blocking key is published, or has no worker any more."""
+        for work in self.running.values():
+            if any(self.executor.store.has(key) for key in work.claims):
+                self._claim(work)  # new results make more keys known
+        published = [key for key in self._blocked if self.executor.store.has(key)]
+        orphans: list[str] = []
+        if time.monotonic() - self._looked_at > LOOK_S:
+            self._looked_at = time.monotonic()
+            orphans = [key for key in self._blocked if not self._is_claimed(key)]
+        for key in {*published, *orphans}:
+            self._release(key)
+
+    def _release(self, key: str) -> None:
+        for work in self._blocked.pop(key, []):
+            self._place(work)
+
+    def _place(self, work: Work, queue: bool = True) -> bool:
+        """Put a work where it belongs; returns whether it may start now, and queues it then."""
+        try:
+            prerequisite = self._first_missing(work.first)
+            needed = self._first_missing(work.nodes)
+        except StageFailed as failure:
+            self._settled.append(Settled(work, failure))
+            return False
+        if needed is None:
+            self._settled.append(Settled(work))
+            return False
+        if prerequisite is not None or self._is_claimed(needed):
+            self._blocked[prerequisite or needed].append(work)
+            return False
+        if queue:
+            heapq.heappush(self._ready, (self._priority(work), work))
+        return True
+
+    def _first_missing(self, nodes: Sequence[Node]) -> str | None:
+        """Return the key of the first expensive stage that is missing; raises if it has failed before."""
+        for node in nodes:
+            for step, key in missing(self.executor, node):
+                failure = self.executor.store.failure(key)
+                if failure is not None:
+                    raise StageFailed(step, key, failure.status, failure.error)
+                return key
+        return None
+
+    def _is_claimed(self, key: str) -> bool:
+        if any(key in work.claims for work in self.running.values()):
+            return True
+        return self.executor.store.leases.held_by_other(key)
+
+    def _priority(self, work: Work) -> tuple[bool, float, int]:
+        """Followers of a finished stage go first, then the longest remaining path, then the order given."""
+        steps = {step.recipe: step for node in work.nodes for step in node.walk()}.values()
+        todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
+        return len(todo) == len(steps), -sum(self.predict(step) for step in todo), next(self._count)

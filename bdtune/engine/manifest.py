@@ -1,0 +1,108 @@
+"""The manifest: what an entry of the store says of itself, written last, checked whenever it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bdtune.engine.key import canonical_json
+
+FORMAT = 1
+
+
+@cache
+def git_commit() -> str:
+    """Return the commit of the code that runs, with "+" when files differ from it; "" outside git."""
+    if "BDTUNE_COMMIT" in os.environ:
+        return os.environ["BDTUNE_COMMIT"]
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "--", str(folder)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+    return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What computing an artefact took."""
+
+    seconds: float
+    peak_host_bytes: int  # of the whole process, so an upper bound for one stage
+    peak_device_bytes: int = 0
+
+    @classmethod
+    def measured(cls, seconds: float) -> Cost:
+        """Return the cost of a stage that just ran for `seconds` in this process."""
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch: Any = sys.modules.get("torch")  # the engine does not load torch; a stage may have
+        on_device = torch is not None and torch.cuda.is_available()
+        return cls(seconds, host, torch.cuda.max_memory_allocated() if on_device else 0)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and SHA-256 of one payload file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a stored artefact but its arrays."""
+
+    key: str
+    stage: str
+    kind: str
+    preimage: dict[str, Any]
+    digest: str  # of the content: what derived stages enter later keys by
+    info: dict[str, Any]
+    files: dict[str, FileEntry]
+    cost: Cost
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    host: str = field(default_factory=socket.gethostname)
+    commit: str = field(default_factory=git_commit)
+    format: int = FORMAT
+
+    @property
+    def size(self) -> int:
+        """Size of the payload in bytes."""
+        return sum(file.bytes for file in self.files.values())
+
+    def to_json(self) -> bytes:
+        """Return the file's content, with a checksum over all else."""
+        body = asdict(self)
+        return json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Manifest:
+        """Read a manifest; raises `ValueError` when it is torn, altered or of another format."""
+        try:
+            body = json.loads(content)
+            if body.pop("checksum", None) != _checksum(body) or body["format"] != FORMAT:
+                raise ValueError("checksum or format differs")
+            files = {name: FileEntry(**entry) for name, entry in body.pop("files").items()}
+            return cls(files=files, cost=Cost(**body.pop("cost")), **body)
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+            raise ValueError(f"not a manifest: {error}") from error
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""The plan of a sweep: which stages its trials need, which exist, what sharing saves. Computes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bdtune.engine.resolve import Resolver
+    from bdtune.engine.stage import Node
+    from bdtune.engine.store import Store
+
+
+class Costs:
+    """Predicts the seconds of a stage from those recorded in the store."""
+
+    def __init__(self, store: Store) -> None:
+        rows = defaultdict(list)
+        file = store.root / "costs.jsonl"
+        for line in file.read_text().splitlines() if file.exists() else []:
+            row = json.loads(line)
+            rows[row["stage"], row.get("flavour")].append(row["seconds"])
+        self._by_flavour = {key: fmean(seconds) for key, seconds in rows.items()}
+        by_stage = defaultdict(list)
+        for (stage, _), seconds in rows.items():
+            by_stage[stage].extend(seconds)
+        self._by_stage = {stage: fmean(seconds) for stage, seconds in by_stage.items()}
+
+    def seconds(self, node: Node) -> float | None:
+        """Return the mean over past runs of the stage with these knobs, else of the stage; None if new."""
+        flavour = (node.name, node.stage.flavour)
+        return self._by_flavour.get(flavour, self._by_stage.get(node.name))
+
+
+@dataclass
+class StageCount:
+    """How often a stage occurs in a plan."""
+
+    unique: int = 0
+    cached: int = 0
+    without_sharing: int = 0
+    exact: bool = True
+    """False while stages before it have no result: different recipes may turn out to be one."""
+
+
+@dataclass
+class Plan:
+    """What `bdtune plan` prints."""
+
+    trials: int
+    references: int
+    stages: dict[str, StageCount] = field(default_factory=dict)
+    seconds_shared: float = 0.0
+    seconds_unshared: float = 0.0
+    unpredicted: tuple[str, ...] = ()  # stages that were never run, so not in the seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the shape that `bdtune plan --json` prints."""
+        return {
+            "trials": self.trials,
+            "references": self.references,
+            "stages": {name: vars(count) for name, count in self.stages.items()},
+            "seconds": {"shared": round(self.seconds_shared, 2), "unshared": round(self.seconds_unshared, 2)},
+            "unpredicted": list(self.unpredicted),
+        }
+
+
+def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resolver) -> Plan:
+    """Count the stages that `trials` (the nodes each must compute, references among them) need."""
+    costs = Costs(resolver.store)
+    plan = Plan(trials=-references, references=references)
+    unique: dict[str, Node] = {}
+    unknown: set[str] = set()
+    for nodes in trials:
+        plan.trials += 1
+        steps = {step.recipe: step for node in nodes for step in node.walk()}
+        for recipe, step in steps.items():
+            key = resolver.key(step)
+            count = plan.stages.setdefault(step.name, StageCount())
+            count.without_sharing += 1
+            count.exact = count.exact and key is not None
+            plan.seconds_unshared += costs.seconds(step) or 0.0
+            identity = key or recipe
+            if identity in unique:
+                continue
+            unique[identity] = step
+            count.unique += 1
+            if key is not None and resolver.store.has(key):
+                count.cached += 1
+            else:
+                plan.seconds_shared += costs.seconds(step) or 0.0
+                if costs.seconds(step) is None:
+                    unknown.add(step.name)
+    plan.unpredicted = tuple(sorted(unknown))
+    return plan

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.plan import make_plan
+from bdtune.engine.resolve import Resolver
+from bdtune.engine.store import ARRAYS, Store
+from tests.engine.toys import chain
+
+
+@pytest.fixture
+def executor(tmp_path):
+    return Executor(Store(tmp_path / "store"), resident=None)
+
+
+def computed(executor, node):
+    """Names of the stages that a walk computes."""
+    return [event.node.name for event in executor.walk([node]) if event.what == "computed"]
+
+
+def test_a_chain_is_computed_once_parents_first(executor):
+    assert computed(executor, chain()) == ["toy_train", "toy_threshold", "toy_train"]
+    assert computed(executor, chain()) == []
+    assert computed(executor, chain(tail=5.0)) == ["toy_train"]
+
+
+def test_settings_with_the_same_verdict_share_what_follows(executor):
+    values = [executor.compute(chain(limit=limit)).arrays["value"] for limit in (-100.0, -99.0, -98.0)]
+    assert len({float(value[0]) for value in values}) == 1
+    stages = Counter(manifest.stage for manifest in executor.store.entries())
+    assert stages == {"toy_train": 2, "toy_threshold": 3}
+
+
+def test_other_verdicts_do_not_share(executor):
+    low, high = (executor.compute(chain(limit=limit)).arrays["value"] for limit in (-100.0, 100.0))
+    assert low != high
+
+
+def test_intermediate_results_nobody_needs_are_not_computed_again(executor):
+    executor.compute(chain())
+    for manifest in list(executor.store.entries()):
+        if manifest.stage == "toy_train" and not manifest.preimage["inputs"].get("base"):
+            executor.store.remove(manifest.key)
+    assert computed(executor, chain()) == []
+    assert computed(executor, chain(tail=1.0)) == ["toy_train", "toy_train"]
+
+
+def test_a_damaged_input_is_computed_again(executor):
+    executor.compute(chain())
+    first = next(node for node in chain().walk() if not node.parents)
+    key = executor.resolver.key(first)
+    file = executor.store.folder(key) / ARRAYS
+    file.write_bytes(file.read_bytes()[:-1])
+    value = executor.compute(chain(tail=1.0)).arrays["value"]
+    fresh = Executor(Store(executor.store.root.parent / "other"), None).compute(chain(tail=1.0))
+    assert np.array_equal(value, fresh.arrays["value"])
+
+
+def test_a_failure_names_the_stage_and_is_recorded(executor):
+    with pytest.raises(
+        StageFailed, match=r"toy_train .* failed: RuntimeError: this stage was told"
+    ) as caught:
+        executor.compute(chain(fail=True))
+    assert executor.store.failure(caught.value.key).attempts == 1
+    assert not list((executor.store.root / "leases").iterdir())
+    with pytest.raises(StageFailed, match="diverged"):
+        executor.compute(chain(diverge=True))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from bdtune.engine.execute import Executor
+from bdtune.engine.store import Store
+from tests.engine.toys import chain
+Executor(Store(Path(sys.argv[1])), None, checkpoint_interval_s=0).compute(chain(epochs=20, seconds=0.03))
+"""
+
+
+def test_a_killed_stage_goes_on_from_its_checkpoint_with_the_same_result(tmp_path):
+    store = Store(tmp_path / "store")
+    node = chain(epochs=20, seconds=0.03)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(store.root)], env={**os.environ})
+    key = Resolver(store).key(next(step for step in node.walk() if not step.parents))
+    while store.checkpoint(key).load() is None or store.checkpoint(key).load()[1]["epoch"] < 3:
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not store.has(key)
+    executor = Executor(store, None)
+    ticks = [event.tick.epoch for event in executor.walk([node]) if event.what == "tick"]
+    assert ticks[0] > 3
+    undisturbed = Executor(Store(tmp_path / "other"), None).compute(node)
+    assert np.array_equal(executor.compute(node).arrays["value"], undisturbed.arrays["value"])
+
+
+def test_two_processes_on_one_store_compute_each_stage_once(tmp_path):
+    log = tmp_path / "log"
+    environment = {**os.environ, "BDTUNE_TOY_LOG": str(log)}
+    script = SCRIPT.replace("seconds=0.03", "seconds=0.02")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "store")], env=environment)
+        for _ in range(3)
+    ]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert sorted(log.read_text().splitlines()) == ["toy_threshold", "toy_train 0.0", "toy_train 0.0"]
+
+
+def test_a_plan_counts_what_is_shared_and_what_exists(executor):
+    trials = [[chain(limit=limit, tail=tail)] for limit in (-100.0, -99.0) for tail in (0.0, 1.0)]
+    before = make_plan(trials, 0, Resolver(executor.store))
+    assert before.trials == 4
+    assert vars(before.stages["toy_train"]) == {
+        "unique": 5, "cached": 0, "without_sharing": 8, "exact": False,
+    }  # fmt: skip
+    assert before.unpredicted == ("toy_threshold", "toy_train")
+    for (node,) in trials:
+        executor.compute(node)
+    after = make_plan(trials, 0, Resolver(executor.store)).stages
+    assert (after["toy_train"].unique, after["toy_train"].cached, after["toy_train"].exact) == (3, 3, True)
+    assert after["toy_threshold"].unique == 2
+    executed = Counter(manifest.stage for manifest in executor.store.entries())
+    assert {name: count.unique for name, count in after.items()} == executed

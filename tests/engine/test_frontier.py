@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import heapq
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.frontier import Frontier, Work
+from bdtune.engine.store import Store
+from tests.engine.toys import chain
+
+
+@pytest.fixture
+def executor(tmp_path):
+    return Executor(Store(tmp_path / "store"), resident=None)
+
+
+def run(executor, work):
+    for _ in executor.walk(work.nodes):
+        pass
+
+
+def test_of_trials_that_share_a_stage_one_is_released(executor):
+    frontier = Frontier(executor)
+    works = [Work(str(tail), [chain(tail=tail)]) for tail in range(3)]
+    for work in works:
+        frontier.add(work)
+    leader = frontier.take()
+    assert frontier.take() is None
+    assert frontier.held_back == 2
+    executor.compute(leader.nodes[0].inputs["base"])  # the shared stage, not yet the leader's own tail
+    followers = {frontier.take().id, frontier.take().id}
+    assert followers | {leader.id} == {"0", "1", "2"}
+    assert frontier.take() is None
+
+
+def test_a_trial_whose_own_stage_the_leader_will_compute_later_is_held_back(executor):
+    frontier = Frontier(executor)
+    for name, limit in (("a", -100.0), ("b", -99.0)):  # the same verdict, so the same tail
+        frontier.add(Work(name, [chain(limit=limit)]))
+    leader = frontier.take()
+    executor.compute(leader.nodes[0].inputs["base"])
+    assert frontier.take() is None, "the follower's tail has the key that the leader is about to compute"
+    run(executor, leader)
+    frontier.done(leader.id)
+    assert [settled.work.id for settled in frontier.settled()] == ["b"]
+
+
+def test_what_the_store_answers_never_starts(executor):
+    node = chain()
+    executor.compute(node)
+    frontier = Frontier(executor)
+    frontier.add(Work("a", [node]))
+    assert [settled.work.id for settled in frontier.settled()] == ["a"]
+    assert frontier.take() is None
+    assert frontier.waiting == 0
+
+
+def test_when_a_leader_is_lost_a_follower_takes_over(executor):
+    frontier = Frontier(executor)
+    for tail in (1.0, 2.0):
+        frontier.add(Work(str(tail), [chain(tail=tail)]))
+    leader = frontier.take()
+    assert frontier.take() is None
+    frontier.done(leader.id)
+    assert frontier.take() is not None
+
+
+def test_a_failed_shared_stage_settles_its_followers_as_failed(executor):
+    frontier = Frontier(executor)
+    for tail in (1.0, 2.0):
+        frontier.add(Work(str(tail), [chain(tail=tail, fail=True)]))
+    leader = frontier.take()
+    with pytest.raises(StageFailed):
+        run(executor, leader)
+    frontier.done(leader.id)
+    assert frontier.take() is None
+    (settled,) = frontier.settled()
+    assert settled.failure.status == "failed"
+    assert frontier.waiting == 0
+
+
+def test_a_prerequisite_holds_a_trial_back(executor):
+    twin = chain(plus=9.0)
+    frontier = Frontier(executor)
+    frontier.add(Work("defended", [chain()], first=[twin]))
+    frontier.add(Work("twin", [twin]))
+    assert frontier.take().id == "twin"
+    assert frontier.take() is None
+    executor.compute(twin)
+    assert frontier.take().id == "defended"
+
+
+def test_a_trial_held_by_another_driver_starts_rather_than_stall(executor):
+    node = chain()
+    first = next(step for step in node.walk() if not step.parents)
+    key = executor.resolver.key(first)
+    other = Store(executor.store.root)
+    with other.leases.try_hold(key):
+        frontier = Frontier(executor)
+        frontier.add(Work("a", [node]))
+        frontier.add(Work("b", [chain(tail=1.0)]))
+        assert frontier.take() is not None
+        assert frontier.take() is None
+
+
+def test_followers_go_before_leaders_and_long_paths_before_short(executor):
+    executor.compute(chain(plus=1.0).inputs["base"])
+    frontier = Frontier(executor, predict=lambda node: 1.0 + getattr(node.stage, "plus", 0.0))
+    for name, knobs in {"new": {"plus": 2.0}, "long": {"plus": 3.0}, "follower": {"plus": 1.0}}.items():
+        frontier.add(Work(name, [chain(**knobs)]))
+    assert [frontier.take().id for _ in range(3)] == ["follower", "long", "new"]
+
+
+def simulate(executor, works, slots):
+    """Run works on virtual slots where a stage takes as long as its `plus` says; returns the makespan."""
+    frontier = Frontier(executor, predict=lambda node: getattr(node.stage, "plus", 0.0))
+    for work in works:
+        frontier.add(work)
+    clock, running = 0.0, []  # (time of next event, order, work, iterator)
+    count = 0
+    while True:
+        frontier.settled()
+        while len(running) < slots and (work := frontier.take()):
+            count += 1
+            heapq.heappush(running, (clock, count, work, executor.walk(work.nodes)))
+        if not running:
+            assert frontier.waiting == 0
+            return clock
+        clock, _, work, walk = heapq.heappop(running)
+        event = next(walk, None)
+        if event is None:
+            frontier.done(work.id)
+            continue
+        assert event.what != "waiting", "a released trial never waits for another"
+        count += 1
+        plus = getattr(event.node.stage, "plus", 0.0)
+        heapq.heappush(running, (clock + (plus if event.what == "started" else 0.0), count, work, walk))
+
+
+def test_two_prefixes_and_six_tails_on_two_slots_come_near_the_ideal(executor):
+    works = [
+        Work(f"{prefix}{tail}", [chain(plus=prefix, tail=1.0 + tail / 1000)])
+        for prefix in (4.0, 4.0001)
+        for tail in range(3)
+    ]
+    assert simulate(executor, works, slots=2) == pytest.approx(7.0, rel=0.02)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 1), st.integers(0, 3)), min_size=1, max_size=10),
+    st.integers(1, 3),
+)
+def test_any_set_of_trials_is_finished_without_waiting_or_stalling(tmp_path_factory, trials, slots):
+    executor = Executor(Store(tmp_path_factory.mktemp("store")), resident=None)
+    works = [
+        Work(str(index), [chain(plus=float(plus), limit=100.0 * limit, tail=float(tail))])
+        for index, (plus, limit, tail) in enumerate(trials)
+    ]
+    simulate(executor, works, slots)
+    for work in works:
+        assert executor.resolver.manifest(work.nodes[0]) is not None

@@ -1,0 +1,89 @@
+"""Tiny stages with which the engine is tested: numbers in, numbers out, calls counted in a file."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Node, Source, Stage, Tick
+from bdtune.errors import Diverged
+
+
+class Numbers(Source):
+    """A source that is its own value."""
+
+    value: float = 1.0
+
+    def identity(self):
+        return {"numbers": self.value}
+
+    def load(self, resident, artefacts):
+        return self.value
+
+
+def note(name: str) -> None:
+    """Append a line to the file named by BDTUNE_TOY_LOG, if any: one line per computed stage."""
+    if "BDTUNE_TOY_LOG" in os.environ:
+        with Path(os.environ["BDTUNE_TOY_LOG"]).open("a") as file:
+            file.write(f"{name}\n")
+
+
+class Train(Stage):
+    """Adds its knob to its input, in epochs."""
+
+    name = "toy_train"
+    kind = "train"
+    classifier = True
+
+    plus: float = 0.0
+    epochs: int = 1
+    seconds: float = 0.0  # per epoch
+    fail: bool = False
+    diverge: bool = False
+
+    def steps(self, inputs: Inputs, ctx: Context):
+        note(f"{self.name} {self.plus}")
+        if self.fail:
+            raise RuntimeError("this stage was told to fail")
+        if self.diverge:
+            raise Diverged("loss is nan in epoch 1")
+        state = ctx.checkpoint.load()
+        begin, total = (int(state[1]["epoch"]), state[0]["total"]) if state else (0, np.zeros(1))
+        start = sum(_number(value) for value in inputs.values())
+        for epoch in range(begin, self.epochs):
+            time.sleep(self.seconds)
+            total = total + np.random.default_rng([ctx.seed % 2**32, epoch]).normal(size=1)
+            if ctx.checkpoint.due():
+                ctx.checkpoint.save({"total": total}, {"epoch": epoch + 1})
+            result = Artefact({"value": total + start + self.plus}, {"epochs": epoch + 1})
+            yield Tick(epoch + 1, self.epochs, {"loss": float(total[0])}, lambda result=result: result)
+        return result
+
+
+class Threshold(Stage):
+    """Whether its input is above a limit."""
+
+    name = "toy_threshold"
+    kind = "derive"
+
+    limit: float = 0.0
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        note(self.name)
+        return Artefact({"above": np.array([_number(value) > self.limit for value in inputs.values()])})
+
+
+def _number(value: object) -> float:
+    if isinstance(value, Artefact):
+        return float(next(iter(value.arrays.values())).sum())
+    return float(value)
+
+
+def chain(*, plus=0.0, limit=0.0, tail=0.0, seconds=0.0, tail_seconds=0.0, seed=0, **knobs) -> Node:
+    """A three-stage trial: train, threshold, train."""
+    first = Node(Train(plus=plus, seconds=seconds, **knobs), {"x": Numbers(value=1.0)}, seed)
+    middle = Node(Threshold(limit=limit), {"x": first}, seed)
+    return Node(Train(plus=tail, seconds=tail_seconds), {"base": first, "above": middle}, seed)
