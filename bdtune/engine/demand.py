@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def missing(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
-    """Yield the expensive nodes that must be computed for `node`, parents first, as far as keys are known.
+    """Yield the nodes that others must compute for `node`, parents first, as far as keys are known.
 
-    A node behind a derived stage that cannot run yet is not yielded: its key is not known. Raises
-    `StageFailed` when a derived stage fails.
+    These are expensive stages, and derived ones that another process is computing right now. A node behind
+    a derived stage that cannot run yet has no key and is not yielded. Raises `StageFailed` when a derived
+    stage fails.
     """
     if executor.resolver.key(node) is None:
         yield from _missing_before(executor, node)
@@ -34,11 +35,13 @@ def missing(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
         for needed in missing(executor, parent):
             ready = False
             yield needed
-    if node.stage.kind == "train":
+    if node.stage.kind == "train" or (ready and not _settle(executor, node)):
         yield node, key
-    elif ready:
-        for _ in executor.walk([node]):
-            pass
+
+
+def _settle(executor: Executor, node: Node) -> bool:
+    """Compute a derived node now; returns False when another process is just doing it."""
+    return all(event.what != "waiting" for event in executor.walk([node]))
 
 
 def _missing_before(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
