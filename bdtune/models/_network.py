@@ -42,7 +42,9 @@ class Pooled(Network):
         self.head = nn.Linear(feature_dim, num_classes)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
-        return self.body(images_NCHW).mean((2, 3))  # a mean, not adaptive pooling: deterministic on a GPU too
+        # in float32, since bf16 would round the features; a mean, since adaptive pooling has no
+        # deterministic gradient on a GPU
+        return self.body(images_NCHW).float().mean((2, 3))
 
 
 def initialise(module: nn.Module) -> None:

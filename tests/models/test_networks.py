@@ -91,5 +91,5 @@ def test_width_is_checked():
 
 
 def test_describing_a_network_loads_no_torch():
-    code = "import sys, bdtune; bdtune.model('resnet18'); bdtune.model('vgg16'); assert 'torch' not in sys.modules"
+    code = "import sys, bdtune; bdtune.model('resnet18'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,12 @@
+"""Names that knobs of training stages choose from; apart, so that reading a configuration loads no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Augment = Literal["none", "flip", "crop", "crop_flip", "resized_crop_flip"]
+"""What a supervised training does to its images."""
+
+OptimizerName = Literal["sgd", "adam", "adamw"]
+
+Schedule = Literal["multistep", "cosine", "constant"]

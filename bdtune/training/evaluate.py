@@ -1,0 +1,46 @@
+"""Evaluate: what a classifier does on clean and on triggered test images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from bdtune import metrics
+from bdtune.engine.stage import Artefact, Context, Inputs, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bdtune.training.data import ImageSet
+
+
+class Evaluate(Stage):
+    """Count how often a classifier is right, and how often the trigger wins.
+
+    Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
+    (TriggeredSet) and select (ImageSet held out of the training set, observed labels).
+    Result: no arrays; info holds acc, asr, asr_all, ra and select_acc, fractions in [0, 1], as far as there
+    are images to count them on, and n_clean, n_triggered.
+    """
+
+    name: ClassVar[str] = "evaluate"
+    kind: ClassVar = "train"
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        from bdtune.training.predict import predict_logits, trained_network
+
+        clean, triggered = inputs["clean"], inputs.get("triggered")
+        network = trained_network(inputs["model"], clean, inputs["classifier"], ctx.numerics)
+
+        def predicted(data: ImageSet) -> np.ndarray:
+            return predict_logits(network, data, ctx.numerics).argmax(1)
+
+        found = {"acc": metrics.accuracy(predicted(clean), clean.labels)}
+        if triggered is not None:
+            classes, truth, goals = predicted(triggered), triggered.labels, triggered.goals
+            found["asr"] = metrics.attack_success(classes, truth, goals)
+            found["asr_all"] = metrics.attack_success(classes, truth, goals, every_image=True)
+            found["ra"] = metrics.robust_classification(classes, truth, goals)
+        if (select := inputs.get("select")) is not None:
+            found["select_acc"] = metrics.accuracy(predicted(select), select.labels)
+        counts = {"n_clean": len(clean), "n_triggered": 0 if triggered is None else len(triggered)}
+        return Artefact(info={**metrics.defined(found), **counts})

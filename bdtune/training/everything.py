@@ -1,0 +1,24 @@
+"""AllSamples: the subset that leaves nothing out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Stage
+
+
+class AllSamples(Stage):
+    """Keep every sample with its observed label.
+
+    Inputs: data (ImageSet). Result: ids int64 [N], labels int64 [N]. A defense that removes nothing has the
+    same result, and thereby shares its trainings with no defense at all.
+    """
+
+    name: ClassVar[str] = "all_samples"
+    kind: ClassVar = "derive"
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        labels = np.asarray(inputs["data"].labels, np.int64)
+        return Artefact({"ids": np.arange(len(labels), dtype=np.int64), "labels": labels.copy()})

@@ -1,0 +1,162 @@
+"""The epoch loop of all training stages: optimizer, schedule, checkpoints, curve, non-finite guard."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bdtune.engine.stage import Artefact, Tick
+from bdtune.errors import Diverged
+from bdtune.training.session import deterministic, seeded
+from bdtune.training.weights import load_module, load_optimizer, module_arrays, optimizer_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping
+
+    import numpy as np
+
+    from bdtune.engine.stage import Context
+    from bdtune.training.choices import OptimizerName, Schedule
+
+CHECK_EVERY = 100  # steps between looks at the loss; each look waits for the device
+
+
+def make_optimizer(
+    weights: Iterable[torch.nn.Parameter],
+    name: OptimizerName,
+    lr: float,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
+    """Return an optimizer with fused kernels; `momentum` is SGD's (not Nesterov's), `betas` the others'."""
+    weights = list(weights)
+    if name == "sgd":
+        return torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    return kind(weights, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def learning_rate(
+    schedule: Schedule,
+    lr: float,
+    done: int,
+    epochs: int,
+    *,
+    milestones: tuple[float, ...] = (),
+    gamma: float = 0.1,
+) -> float:
+    """Return the rate of the epoch after `done` of `epochs`: a pure function, so that nothing needs resuming.
+
+    Milestones are fractions of `epochs`; cosine falls to zero, as torch's annealing does.
+    """
+    if schedule == "multistep":
+        return lr * gamma ** sum(done >= milestone * epochs for milestone in milestones)
+    if schedule == "cosine":
+        return lr * (1 + math.cos(math.pi * done / epochs)) / 2
+    return lr
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class Meter:
+    """Sums loss and hits of an epoch on the device, and raises `Diverged` when the loss is not finite."""
+
+    def __init__(self, where: str, device: torch.device) -> None:
+        self._where = where
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self._samples = 0
+        self._steps = 0
+
+    def add(self, loss: torch.Tensor, samples: int, hits: torch.Tensor | None = None) -> None:
+        """Count one step of mean loss `loss` over `samples`, of which `hits` were right."""
+        self._sums[0] += loss.detach() * samples
+        if hits is not None:
+            self._sums[1] += hits
+        self._samples += samples
+        self._steps += 1
+        if self._steps % CHECK_EVERY == 0:
+            self._check(self._sums[0].item())
+
+    def _check(self, total: float) -> None:
+        if not math.isfinite(total):
+            raise Diverged(f"{self._where}: the loss became {total} within {self._steps} steps")
+
+    def means(self) -> tuple[float, float]:
+        """Return mean loss and share of hits."""
+        loss, hits = self._sums.tolist()
+        self._check(loss)
+        return loss / max(self._samples, 1), hits / max(self._samples, 1)
+
+
+@dataclass
+class Training:
+    """What an epoch loop changes, and how its result is made from it.
+
+    `epoch` trains one epoch (counted from 0) and returns the curve's row without epoch and seconds; `result`
+    makes arrays and info after so many epochs. `modules` are saved under their names, `optimizer` beside.
+    """
+
+    name: str
+    epochs: int
+    modules: Mapping[str, torch.nn.Module]
+    optimizer: torch.optim.Optimizer
+    epoch: Callable[[int], dict[str, float]]
+    result: Callable[[int], tuple[dict[str, np.ndarray], dict[str, Any]]]
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def run(self, ctx: Context) -> Generator[Tick, None, Artefact]:
+        """Train from the last checkpoint, if any, to the end; yields a `Tick` after each epoch.
+
+        Random numbers depend on the stage's seed and the epoch alone: resumed, it ends with the same bits.
+        """
+        done = self._resume(ctx)
+        while done < self.epochs:
+            began = time.perf_counter()
+            with seeded(ctx.seed, "epoch", done), deterministic(ctx.numerics):
+                row = self.epoch(done)
+            self._check_weights(done + 1)
+            done += 1
+            self.curve.append({"epoch": done, **row, "seconds": time.perf_counter() - began})
+            if ctx.checkpoint.due():
+                ctx.checkpoint.save(self._arrays(), {"done": done, "curve": self.curve})
+            yield Tick(done, self.epochs, row, lambda epoch=done: self._artefact(epoch))  # type: ignore[misc]
+        return self._artefact(done)
+
+    def _artefact(self, done: int) -> Artefact:
+        arrays, info = self.result(done)
+        return Artefact(arrays, info, tuple(dict(row) for row in self.curve))
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = optimizer_state(self.optimizer)
+        for name, module in self.modules.items():
+            arrays |= module_arrays(module, f"{name}.")
+        return arrays
+
+    def _resume(self, ctx: Context) -> int:
+        saved = ctx.checkpoint.load()
+        if saved is None:
+            return 0
+        arrays, info = saved
+        for name, module in self.modules.items():
+            load_module(module, arrays, f"{name}.")
+        load_optimizer(self.optimizer, arrays)
+        self.curve[:] = info["curve"]
+        ctx.log.info("%s: going on after epoch %d of %d", self.name, info["done"], self.epochs)
+        return int(info["done"])
+
+    def _check_weights(self, epoch: int) -> None:
+        """Raise `Diverged` when a weight or buffer is not finite: the last step's loss comes too early."""
+        values = [value for module in self.modules.values() for value in module.state_dict().values()]
+        finite = [value.isfinite().all() for value in values if value.is_floating_point()]
+        if not bool(torch.stack(finite).all()):
+            raise Diverged(f"{self.name}: weights are not finite after epoch {epoch} of {self.epochs}")

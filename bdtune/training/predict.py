@@ -1,0 +1,55 @@
+"""Passing a whole set through a network in evaluation mode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bdtune.training.augment import Augmentation
+from bdtune.training.batches import in_order
+from bdtune.training.session import autocast, deterministic, device_of, dtype_of
+from bdtune.training.weights import as_array, as_tensor, new_network
+
+if TYPE_CHECKING:
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Artefact
+    from bdtune.models._base import Model
+    from bdtune.models._network import Network
+    from bdtune.training.data import ImageSet
+
+PIXELS = 512 * 32 * 32  # per batch
+
+
+def trained_network(model: Model, data: ImageSet, weights: Artefact, numerics: Numerics) -> Network:
+    """Return the network with an artefact's weights, on the device, in evaluation mode."""
+    return new_network(model, data, 0, numerics, weights).eval()
+
+
+def predict_features(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
+    """Return features float32 [N, d] of all images, without augmentation, in id order."""
+    return _predict(network, data, numerics, features=True)
+
+
+def predict_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
+    """Return logits float32 [N, K] of all images, without augmentation, in id order."""
+    return _predict(network, data, numerics, features=False)
+
+
+def _predict(network: Network, data: ImageSet, numerics: Numerics, *, features: bool) -> np.ndarray:
+    width = network.feature_dim if features else network.head.out_features
+    out = np.zeros((len(data), width), np.float32)
+    device, plain = device_of(numerics), Augmentation.of("none", data, dtype_of(numerics))
+    height, side, _ = data.image_shape
+    batch_size = max(16, PIXELS // (height * side))
+    training = network.training
+    network.eval()
+    with torch.inference_mode(), deterministic(numerics):
+        for ids, images in in_order(data, batch_size):
+            inputs = plain(as_tensor(images).to(device))
+            with autocast(numerics):
+                values = network.features(inputs) if features else network(inputs)
+            out[ids] = as_array(values.float())
+    network.train(training)
+    return out

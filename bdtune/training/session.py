@@ -1,0 +1,80 @@
+"""What surrounds training on a device: precision, deterministic algorithms and seeds, put back afterwards."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bdtune.engine.key import derive_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bdtune.engine.numerics import Numerics
+
+
+def device_of(numerics: Numerics) -> torch.device:
+    """Return the device that training runs on."""
+    return torch.device(numerics.resolved().device)
+
+
+def dtype_of(numerics: Numerics) -> torch.dtype:
+    """Return the type of the network's input and activations; weights and losses are float32 either way."""
+    return torch.bfloat16 if numerics.resolved().precision == "bf16" else torch.float32
+
+
+def generator(seed: int, *names: str | int) -> torch.Generator:
+    """Return a CPU generator that depends on the seed and the names alone."""
+    return torch.Generator().manual_seed(derive_seed(seed, *names))
+
+
+@contextmanager
+def seeded(seed: int, *names: str | int) -> Iterator[None]:
+    """Seed torch's global generators inside, and leave them outside as they were.
+
+    For what draws from them: weight initialisation and dropout.
+    """
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(derive_seed(seed, *names))
+        yield
+
+
+def autocast(numerics: Numerics) -> torch.autocast:
+    """Return the context in which convolutions and products run in bf16, if at all.
+
+    One per forward pass: while it is open it keeps weights as it first rounded them.
+    """
+    resolved = numerics.resolved()
+    return torch.autocast(resolved.device, torch.bfloat16, enabled=resolved.precision == "bf16")
+
+
+@contextmanager
+def deterministic(numerics: Numerics) -> Iterator[None]:
+    """Use deterministic algorithms inside, where asked for."""
+    wanted, device = numerics.resolved().deterministic, numerics.resolved().device
+    memory: Any = torch.utils.deterministic
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        memory.fill_uninitialized_memory,
+        torch.backends.cudnn.benchmark,
+    )
+    if wanted and device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not repeatable without
+    # On a GPU a few operations (max pooling's gradient) have no deterministic form; they run all the same
+    torch.use_deterministic_algorithms(wanted, warn_only=device == "cuda")
+    memory.fill_uninitialized_memory = False  # costs a pass over every new tensor
+    torch.backends.cudnn.benchmark = not wanted
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = before[2]
+        torch.backends.cudnn.benchmark = before[3]

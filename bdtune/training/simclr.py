@@ -1,0 +1,106 @@
+"""SimCLR: an encoder trained without labels to tell its own images' views from all others.
+
+Source: SimCLR (Chen et al., 2020), NT-Xent loss of section 2.1, with the settings of GSSD's appendix E:
+100 epochs, batch 256, temperature 0.5, Adam at 3e-4, no Gaussian blur.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Stage, Tick
+from bdtune.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
+    import torch
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SimCLR(Stage):
+    """Train the features of a network on two random views of each image; labels are not read.
+
+    Inputs: data (ImageSet), model (Model).
+    Result: weights `model.<name>` without the network's linear head; the projection head is dropped too.
+    Incomplete batches are left out, as in the reference; a set smaller than `batch_size` makes one batch of
+    its own size, which is logged and stands in `info`.
+    Departures: both views pass the network as one batch; images are normalised by their own data set's
+    constants; order of the jitter steps is drawn per batch. Raises `Diverged` on a non-finite loss or weight.
+    """
+
+    name: ClassVar[str] = "simclr"
+    kind: ClassVar = "train"
+
+    epochs: int = Field(100, ge=1)
+    """Passes over the images."""
+    batch_size: int = Field(256, ge=2)
+    """Images per step; each gives two views, and the views of the others are its negatives."""
+    lr: float = Field(3e-4, gt=0)
+    """Adam's rate, constant."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Adam's betas; GSSD's appendix prints (0.9, 0.99), its code uses these."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Adam's weight decay."""
+    temperature: float = Field(0.5, gt=0)
+    """Divides cosine similarities."""
+    projection: int = Field(128, ge=1)
+    """Width of the projections that the loss compares."""
+
+    def length(self) -> int:
+        return self.epochs
+
+    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+        from bdtune.training import augment, batches, loop, nt_xent, session, weights
+
+        batch_size = self._batch_size(len(inputs["data"]), ctx)
+        device = session.device_of(ctx.numerics)
+        network = weights.new_network(inputs["model"], inputs["data"], ctx.seed, ctx.numerics)
+        with session.seeded(ctx.seed, "projection"):
+            head = nt_xent.projection_head(network.feature_dim, self.projection).to(device)
+        trained = [weight for name, weight in network.named_parameters() if not name.startswith("head.")]
+        optimizer = loop.make_optimizer(
+            [*trained, *head.parameters()], "adam", self.lr, weight_decay=self.weight_decay, betas=self.betas
+        )
+        images = batches.DeviceSet(inputs["data"], device)
+        views = augment.Augmentation.of("simclr", inputs["data"], session.dtype_of(ctx.numerics))
+
+        def epoch(done: int) -> dict[str, float]:
+            network.train()
+            meter = loop.Meter(f"{self.name}: epoch {done + 1} of {self.epochs}", device)
+            draws = session.generator(ctx.seed, "augment", done)
+            for batch in images.shuffled(batch_size, ctx.seed, done, drop_last=True):
+                both: torch.Tensor = views(batch.images.repeat(2, 1, 1, 1), draws)
+                with session.autocast(ctx.numerics):
+                    projections = head(network.features(both))
+                loss = nt_xent.nt_xent(projections, self.temperature)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                meter.add(loss, len(batch.rows))
+            return {"loss": meter.means()[0]}
+
+        def result(done: int) -> tuple[dict[str, Any], dict[str, Any]]:
+            arrays = weights.module_arrays(network, skip=weights.HEAD)
+            return arrays, {"epochs": done, "samples": len(inputs["data"]), "batch_size": batch_size}
+
+        modules = {"model": network, "projection": head}
+        return (yield from loop.Training(self.name, self.epochs, modules, optimizer, epoch, result).run(ctx))
+
+    def _batch_size(self, samples: int, ctx: Context) -> int:
+        if samples < 2:
+            raise UserError(
+                f"{self.name} compares images with one another and needs at least 2, got {samples}"
+            )
+        if samples < self.batch_size:
+            ctx.log.info(
+                "%s: batch_size %d is more than the %d images; using these",
+                self.name,
+                self.batch_size,
+                samples,
+            )
+        return min(self.batch_size, samples)

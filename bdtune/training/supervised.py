@@ -1,0 +1,123 @@
+"""Supervised: a classifier trained by cross-entropy on a labelled subset.
+
+Source: the recipe of He et al. (2016), section 4.2, which the field's CIFAR-10 experiments share: SGD with
+momentum 0.9 and weight decay 5e-4, rate 0.1 divided by 10 at half and three quarters, 200 epochs, batch 128.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Stage, Tick
+from bdtune.errors import Diverged
+from bdtune.knobs import Rate
+from bdtune.training.choices import Augment, OptimizerName, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
+    import torch
+
+    from bdtune.training.batches import Batch
+
+
+class Supervised(Stage):
+    """Train a classifier on `subset` (arrays ids, labels) of `data`, from scratch or from `init`'s weights.
+
+    Inputs: data (ImageSet), subset (artefact), model (Model), optionally init (artefact with weights).
+    Result: weights `model.<name>`; the curve has loss, acc and lr by epoch. An empty subset returns `init`
+    unchanged, or raises `Diverged` without one. Raises `Diverged` on a non-finite loss or weight.
+    Departures: a last batch of one image joins the one before it, since batch norm needs two.
+    """
+
+    name: ClassVar[str] = "supervised"
+    kind: ClassVar = "train"
+    classifier: ClassVar[bool] = True
+
+    epochs: int = Field(200, ge=1)
+    """Passes over the subset."""
+    batch_size: int = Field(128, ge=2)
+    """Images per step; the last batch may be smaller."""
+    optimizer: OptimizerName = "sgd"
+    """sgd: with momentum, not Nesterov's."""
+    lr: float = Field(0.1, gt=0)
+    """Learning rate at the start."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """On all weights; decoupled with adamw."""
+    schedule: Schedule = "multistep"
+    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
+    milestones: tuple[Rate, ...] = (0.5, 0.75)
+    """Fractions of `epochs` at which multistep lowers the rate."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor of each multistep."""
+    augment: Augment = "crop_flip"
+    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
+
+    def length(self) -> int:
+        return self.epochs
+
+    def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
+        """Return the mean loss of one batch; defenses that weigh samples override this."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, batch.labels)
+
+    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+        from bdtune.training import augment, batches, loop, session, weights
+
+        subset, init = inputs["subset"].arrays, inputs.get("init")
+        samples = len(subset["ids"])
+        if samples == 0:
+            return self._untouched(init)
+        device = session.device_of(ctx.numerics)
+        network = weights.new_network(inputs["model"], inputs["data"], ctx.seed, ctx.numerics, init)
+        optimizer = loop.make_optimizer(
+            network.parameters(),
+            self.optimizer,
+            self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        images = batches.DeviceSet(inputs["data"], device, subset["ids"], subset["labels"])
+        augmentation = augment.Augmentation.of(self.augment, inputs["data"], session.dtype_of(ctx.numerics))
+
+        def epoch(done: int) -> dict[str, float]:
+            lr = self._rate(done)
+            loop.set_learning_rate(optimizer, lr)
+            network.train()
+            meter = loop.Meter(f"{self.name}: epoch {done + 1} of {self.epochs}, lr {lr:g}", device)
+            draws = session.generator(ctx.seed, "augment", done)
+            for batch in images.shuffled(self.batch_size, ctx.seed, done):
+                seen = augmentation(batch.images, draws)
+                with session.autocast(ctx.numerics):
+                    logits = network(seen)
+                loss = self.batch_loss(logits.float(), batch, inputs)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
+            mean_loss, accuracy = meter.means()
+            return {"loss": mean_loss, "acc": accuracy, "lr": lr}
+
+        def result(done: int) -> tuple[dict[str, Any], dict[str, Any]]:
+            return weights.module_arrays(network), {"epochs": done, "samples": samples}
+
+        modules = {"model": network}
+        return (yield from loop.Training(self.name, self.epochs, modules, optimizer, epoch, result).run(ctx))
+
+    def _rate(self, done: int) -> float:
+        from bdtune.training.loop import learning_rate
+
+        return learning_rate(
+            self.schedule, self.lr, done, self.epochs, milestones=self.milestones, gamma=self.gamma
+        )
+
+    def _untouched(self, init: Artefact | None) -> Artefact:
+        if init is None:
+            raise Diverged(f"{self.name}: the subset is empty and there are no weights to start from")
+        return Artefact(init.arrays, {"epochs": 0, "samples": 0, "skipped": True})

@@ -1,0 +1,92 @@
+"""Networks and optimizer states as named arrays, and back: what artefacts and checkpoints hold."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bdtune.training.session import device_of, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Artefact
+    from bdtune.models._base import Model
+    from bdtune.models._network import Network
+    from bdtune.training.data import ImageSet
+
+PREFIX = "model."
+HEAD = PREFIX + "head."
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor that shares the array's memory; nobody may write to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a copy of the tensor's values as a C-contiguous array."""
+    return np.array(tensor.detach().cpu().numpy(), order="C", copy=True)
+
+
+def module_arrays(module: torch.nn.Module, prefix: str = PREFIX, skip: str = "\0") -> dict[str, np.ndarray]:
+    """Return a module's weights and buffers under `prefix`, without the names that start with `skip`."""
+    state = {prefix + name: value for name, value in module.state_dict().items()}
+    return {name: as_array(value) for name, value in state.items() if not name.startswith(skip)}
+
+
+def load_module(module: torch.nn.Module, arrays: Mapping[str, np.ndarray], prefix: str = PREFIX) -> None:
+    """Copy weights and buffers under `prefix` into a module; only a network's head may be missing."""
+    state = {
+        name.removeprefix(prefix): as_tensor(array)
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+    absent, unknown = module.load_state_dict(state, strict=False)
+    absent = [name for name in absent if not (prefix + name).startswith(HEAD)]
+    if absent or unknown:
+        raise ValueError(f"weights do not fit the network: {len(absent)} absent, unknown {unknown[:3]}")
+
+
+def new_network(
+    model: Model, data: ImageSet, seed: int, numerics: Numerics, init: Artefact | None = None
+) -> Network:
+    """Build a network on the device, channels last; weights are drawn from `seed`, or taken from `init`."""
+    with seeded(seed, "weights"):
+        network = model.build(data.num_classes, data.image_shape)
+    if init is not None:
+        load_module(network, init.arrays)
+    return network.to(device_of(numerics)).to(memory_format=torch.channels_last)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
+    """Return the optimizer's tensors as `optimizer.<index>.<name>`."""
+    return {
+        f"optimizer.{index}.{name}": as_array(value)
+        for index, slots in optimizer.state_dict()["state"].items()
+        for name, value in slots.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put the tensors of `optimizer_state` back, in the memory layout of their weights."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, array in arrays.items():
+        kind, _, rest = key.partition(".")
+        if kind != "optimizer":
+            continue
+        index, _, name = rest.partition(".")
+        value = as_tensor(array).clone()
+        weight = weights[int(index)]
+        if value.shape == weight.shape:  # fused kernels walk weight and state side by side
+            value = torch.empty_like(weight, requires_grad=False).copy_(value)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
