@@ -21,6 +21,7 @@ from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
 from bdtune.errors import Diverged
 from bdtune.knobs import Rate
 from bdtune.training._flowbank import FlowBank, FlowShape, initial_weights
+from bdtune.training.weights import as_array, as_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bdtune.training.data import ImageSet
-
-CPU_GROUP = 8
-"""Flows stepped together on a CPU: weights, gradient and moments of 8 flows at D = 512 (50 MB) stay near its
-cache through an epoch, which halves the time of 43 flows. A GPU steps all of them."""
 
 DENSITY_ELEMENTS = 1 << 23
 """Activations (flows x rows x dimensions) computed at a time by `Density`."""
@@ -68,7 +65,8 @@ class Flows(Stage):
 
     def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
         data: ImageSet = inputs["data"]
-        trainer = FlowTrainer(self, inputs["features"].arrays["z"], data.labels, data.num_classes, ctx)
+        z: np.ndarray = inputs["features"].arrays["z"]
+        trainer = FlowTrainer(self, z, data.labels, data.num_classes, ctx)
         curve: list[dict[str, float]] = []
         first = 0
         if state := ctx.checkpoint.load():
@@ -86,79 +84,40 @@ class Flows(Stage):
 
 
 class FlowTrainer:
-    """All flows of one `Flows` stage, largest class first, in groups that are stepped together."""
-
-    def __init__(self, knobs: Flows, z: np.ndarray, labels: np.ndarray, classes: int, ctx: Context) -> None:
-        if z.shape[1] < 2:
-            raise Diverged(f"flows: need at least 2 feature dimensions that vary, got {z.shape[1]}")
-        self.device = ctx.numerics.resolved().device
-        self.shape = FlowShape(z.shape[1], knobs.depth, knobs.width)
-        self.count = np.bincount(labels, minlength=classes)
-        # neighbours of about equal size, so that the flows of a group finish at about the same step
-        self.order = np.argsort(-self.count, kind="stable")
-        size = CPU_GROUP if self.device == "cpu" else classes
-        z_ND = torch.as_tensor(z, dtype=torch.float32, device=self.device)
-        self.groups = []
-        for start in range(0, classes, size):
-            members = self.order[start : start + size]
-            ids = [np.flatnonzero(labels == c) for c in members]
-            own = dict(zip(members.tolist(), ids, strict=True))
-            self.groups.append(_Group(knobs, self.shape, z_ND, own, ctx.seed))
-
-    def epoch(self, epoch: int) -> float:
-        """Train one epoch of every group's longest flow; return the mean loss per step and flow."""
-        sums = [group.epoch(epoch) for group in self.groups]
-        return sum(total for total, _ in sums) / max(1, sum(steps for _, steps in sums))
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Weights and Adam's moments, largest class first."""
-        parts = [group.state() for group in self.groups]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take up a state returned by `state`."""
-        start = 0
-        for group in self.groups:
-            stop = start + len(group.ids)
-            group.restore({name: value[start:stop] for name, value in arrays.items()})
-            start = stop
-
-    def artefact(self, curve: list[dict[str, float]]) -> Artefact:
-        """The flows in class order."""
-        state = self.state()
-        back = np.argsort(self.order)
-        arrays = {name: state[f"weights.{name}"][back] for name in self.shape.parameters()}
-        info = {"features": self.shape.features, "depth": self.shape.depth, "width": self.shape.width}
-        return Artefact({**arrays, "count": self.count.astype(np.int64)}, info, tuple(curve))
-
-
-class _Group:
-    """Flows stepped together.
+    """All flows of one `Flows` stage, stepped together, largest class first.
 
     A flow that has done all its steps leaves; the others go on. As the largest class comes first, those still
     at work are always the first ones, and all of them have done the same number of Adam steps.
     """
 
-    def __init__(
-        self, knobs: Flows, shape: FlowShape, z_ND: Tensor, ids: dict[int, np.ndarray], seed: int
-    ) -> None:
-        self.knobs, self.z_ND, self.ids, self.seed = knobs, z_ND, ids, seed
-        self.bank = FlowBank.from_arrays(shape, initial_weights(shape, seed, ids), str(z_ND.device))
+    def __init__(self, knobs: Flows, z: np.ndarray, labels: np.ndarray, classes: int, ctx: Context) -> None:
+        if z.shape[1] < 2:
+            raise Diverged(f"flows: need at least 2 feature dimensions that vary, got {z.shape[1]}")
+        self.knobs, self.seed = knobs, ctx.seed
+        self.device = ctx.numerics.resolved().device
+        self.shape = FlowShape(z.shape[1], knobs.depth, knobs.width)
+        self.z_ND = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        self.count = np.bincount(labels, minlength=classes)
+        order = np.argsort(-self.count, kind="stable").tolist()
+        self.ids = {label: np.flatnonzero(labels == label) for label in order}
+        # a class of one sample has no deviation to start from: it makes no step and has no density
+        sizes = np.where(self.count > 1, self.count, 0)[order]
+        self.batches = -(-sizes // knobs.batch_size)
+        self.bank = FlowBank.from_arrays(
+            self.shape, initial_weights(self.shape, ctx.seed, order), self.device
+        )
         weights = self.bank.weights
         self.moments = [{name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2)]
         self.gradient = {name: torch.empty_like(w) for name, w in weights.items()}
-        # a class of one sample has no deviation to start from: it makes no step and has no density
-        sizes = [len(own) if len(own) > 1 else 0 for own in ids.values()]
-        self.batches = np.array([math.ceil(size / knobs.batch_size) for size in sizes])
 
-    def epoch(self, epoch: int) -> tuple[float, int]:
-        """Do the steps of one epoch of the largest class; return the summed loss and how many were summed."""
+    def epoch(self, epoch: int) -> float:
+        """Do as many steps as the largest class has batches; return the mean loss per step and flow."""
         per_epoch = int(self.batches[0])
         begin = epoch * per_epoch
         rows, weights = self._batches_between(begin, begin + per_epoch)
-        total = torch.zeros((), dtype=torch.float64, device=self.z_ND.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         # Adam counts on by itself, one counter per tensor
-        counters = [torch.tensor(float(begin), device=self.z_ND.device) for _ in self.bank.weights]
+        counters = [torch.tensor(float(begin), device=self.device) for _ in self.bank.weights]
         steps = 0
         for step in range(per_epoch):
             active = int(np.count_nonzero(self.batches * self.knobs.epochs > begin + step))
@@ -168,7 +127,7 @@ class _Group:
                 self.bank.first(active).initialise(x_KBD, real_KB, self.knobs.min_std)
             total += self._adam_step(counters, active, x_KBD, weights[step, :active])
             steps += active
-        return float(total), steps
+        return float(total) / max(1, steps)
 
     def _adam_step(self, counters: list[Tensor], active: int, x_KBD: Tensor, weight_KB: Tensor) -> Tensor:
         bank = self.bank.first(active)
@@ -222,21 +181,25 @@ class _Group:
         generator = sample_generator(self.seed, "order", label, epoch)
         return np.concatenate([generator.permutation(own), np.zeros(length - len(own), np.int64)])
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Weights and moments, copied."""
+    def _state(self) -> dict[str, Tensor]:
         kinds = dict(zip(("weights", "first", "second"), (self.bank.weights, *self.moments), strict=True))
-        return {
-            f"{kind}.{name}": value.detach().cpu().numpy().copy()
-            for kind, values in kinds.items()
-            for name, value in values.items()
-        }
+        return {f"{kind}.{name}": value for kind, values in kinds.items() for name, value in values.items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights and Adam's moments, copied, largest class first."""
+        return {name: as_array(value) for name, value in self._state().items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up a state returned by `state`."""
-        kinds = dict(zip(("weights", "first", "second"), (self.bank.weights, *self.moments), strict=True))
-        for kind, values in kinds.items():
-            for name, value in values.items():
-                value.copy_(torch.from_numpy(arrays[f"{kind}.{name}"]))
+        for name, value in self._state().items():
+            value.copy_(as_tensor(arrays[name]))
+
+    def artefact(self, curve: list[dict[str, float]]) -> Artefact:
+        """The flows in class order."""
+        back = np.argsort(list(self.ids))
+        arrays = {name: as_array(value)[back] for name, value in self.bank.weights.items()}
+        info = {"features": self.shape.features, "depth": self.shape.depth, "width": self.shape.width}
+        return Artefact({**arrays, "count": self.count.astype(np.int64)}, info, tuple(curve))
 
 
 class Density(Stage):
@@ -257,15 +220,13 @@ class Density(Stage):
         count = flows.arrays["count"]
         L = np.full((len(z), len(count)), -np.inf, np.float32)
         trained = np.flatnonzero(count > 1)
-        for start in range(0, len(trained), CPU_GROUP):
-            members = trained[start : start + CPU_GROUP]
-            weights = {name: flows.arrays[name][members] for name in shape.parameters()}
-            bank = FlowBank.from_arrays(shape, weights, device)
-            rows = max(1, DENSITY_ELEMENTS // (len(members) * shape.features))
-            for begin in range(0, len(z), rows):
-                x_1BD = torch.as_tensor(z[begin : begin + rows], dtype=torch.float32, device=device)[None]
-                x_KBD = x_1BD.expand(len(members), -1, -1)
-                L[begin : begin + rows, members] = bank.log_density(x_KBD).T.cpu().numpy()
+        weights = {name: flows.arrays[name][trained] for name in shape.parameters()}
+        bank = FlowBank.from_arrays(shape, weights, device)
+        rows = max(1, DENSITY_ELEMENTS // max(1, len(trained) * shape.features))
+        for begin in range(0, len(z), rows):
+            x_1BD = torch.as_tensor(z[begin : begin + rows], dtype=torch.float32, device=device)[None]
+            x_KBD = x_1BD.expand(len(trained), -1, -1)
+            L[begin : begin + rows, trained] = bank.log_density(x_KBD).T.cpu().numpy()
         if not np.isfinite(L[:, trained]).all():
             raise Diverged("density: a log-density is not finite")
         return Artefact({"L": L})

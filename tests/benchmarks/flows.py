@@ -1,8 +1,8 @@
 """Time of training K flows together, beside the same flows one by one: `python tests/benchmarks/flows.py`.
 
-The one-by-one loop is the obvious program: a `torch.nn.Module` per class, autograd and `torch.optim.Adam`, once
-with its default settings and once with `fused=True`. All three run in turn within one process; the best of
-several rounds counts.
+The one-by-one loop is the obvious program: a `torch.nn.Module` per class, autograd and `torch.optim.Adam`,
+once with its default settings and once with `fused=True`. All three run in turn within one process; the best
+of several rounds counts.
 """
 
 from __future__ import annotations
