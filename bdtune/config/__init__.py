@@ -1,0 +1,1 @@
+"""YAML and command line settings, read into checked trials and sweeps."""

@@ -41,10 +41,7 @@ def join(parent: str, path: str) -> str:
 
 def show(value: Any) -> str:
     """Return a value as it would be written in YAML, cut to 60 characters."""
-    if isinstance(value, str):
-        text = f"'{value}'"
-    else:
-        text = json.dumps(value, default=str).replace('"', "'")
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str).replace('"', "'")
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -94,7 +91,8 @@ def _whole_floats_as_ints(raw: dict[str, Any], errors: list[Any]) -> dict[str, A
     """Return `raw` with the floats that stand for integers replaced, or None if there are none."""
     mended, changed = copy.deepcopy(raw), False
     for error in errors:
-        if error["type"] != "int_type" or type(error["input"]) is not float or not error["input"].is_integer():
+        value = error["input"]
+        if error["type"] != "int_type" or type(value) is not float or not value.is_integer():
             continue
         spot: Any = mended
         *parents, last = error["loc"]
@@ -103,7 +101,7 @@ def _whole_floats_as_ints(raw: dict[str, Any], errors: list[Any]) -> dict[str, A
             inside = inside or (isinstance(spot, list) and isinstance(part, int))
             spot = spot[part] if inside else spot  # a union's member name is no key
         if isinstance(spot, dict | list):
-            spot[last] = int(error["input"])
+            spot[last] = int(value)
             changed = True
     return mended if changed else None
 
@@ -114,7 +112,7 @@ def _fault(cls: type[Knobs], error: Any, what: str) -> Fault:
     if kind == "extra_forbidden":
         key = str(error["loc"][-1])
         inner = path.removesuffix(key).removesuffix(".")
-        owner = f"{what}'s {inner}" if inner else what
+        owner = f"{what}'s {inner}" if inner not in ("", what) else what
         fault = unknown(key, inner, parent.get("properties", {}), f"a knob of {owner}")
         everywhere = [p for p in knob_paths(cls) if "." in p]
         return replace(fault, hint=fault.hint or _same_leaf(key, everywhere))

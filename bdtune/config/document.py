@@ -10,7 +10,6 @@ from bdtune.config.yaml_file import YamlText, read_yaml
 from bdtune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 TRIAL_KEYS = ("dataset", "attack", "defense", "model", "seed", "holdout", "numerics", "data_root", "pipeline")
@@ -55,7 +54,7 @@ class Document:
         """Add a problem; the same one is added once."""
         origin = at or self.origin(fault.path)
         problem = Problem(fault.path, fault.expected, fault.got, origin.where, fault.hint)
-        if (origin, problem) not in self.found:
+        if not any(origin == other and _alike(problem, known) for other, known in self.found):
             self.found.append((origin, problem))
 
     def wrong(self, path: str, expected: str, got: str = "", hint: str = "") -> None:
@@ -72,6 +71,12 @@ class Document:
         for known in [p for p in self.origins if p.startswith((f"{path}.", f"{path}["))]:
             del self.origins[known]
         self.origins[path] = origin
+
+
+def _alike(one: Problem, other: Problem) -> bool:
+    """Whether two problems of one place are one to the user: a word of the command line may set two paths."""
+    from_word = one.where.startswith("command line")
+    return one == other or (from_word and (one.expected, one.got) == (other.expected, other.got))
 
 
 def read_document(file: Path, shown_as: str) -> Document:
@@ -97,29 +102,28 @@ def _sort_keys(document: Document, text: YamlText) -> None:
         return
     nested = text.data.get("trial")
     for key, value in text.data.items():
-        head = key.partition(".")[0]
-        if key == "trial":
-            if not isinstance(value, dict):
-                document.wrong("trial", "expected a mapping with the trial's settings", show(value))
-        elif head in TRIAL_KEYS:
-            if nested is not None:
-                document.wrong(key, "expected the trial's settings under 'trial:'", f"'{key}' beside it")
-            else:
+        if key.partition(".")[0] in TRIAL_KEYS:
+            if nested is None:
                 put(document, key, value)
-        elif head in SWEEP_KEYS and head == key:
+            else:
+                document.wrong(key, "expected the trial's settings under 'trial:'", f"'{key}' beside it")
+        elif key in SWEEP_KEYS:
             document.sweep[key] = value
-        else:
-            _unknown_key(document, key, ["trial", *TRIAL_KEYS, *SWEEP_KEYS])
-    for key, value in (nested if isinstance(nested, dict) else {}).items():
+        elif key != "trial":
+            document.report(unknown(key, "", ["trial", *TRIAL_KEYS, *SWEEP_KEYS], "a setting"))
+    if nested is not None:
+        _sort_trial(document, nested)
+
+
+def _sort_trial(document: Document, nested: Any) -> None:
+    if not isinstance(nested, dict):
+        document.wrong("trial", "expected a mapping with the trial's settings", show(nested))
+        return
+    for key, value in nested.items():
         if key.partition(".")[0] in TRIAL_KEYS:
             put(document, key, value)
         else:
-            _unknown_key(document, key, TRIAL_KEYS, "trial")
-
-
-def _unknown_key(document: Document, key: str, choices: Iterable[str], parent: str = "") -> None:
-    fault = unknown(key, parent, choices, "a setting of the trial" if parent else "a setting")
-    document.report(fault)
+            document.report(unknown(key, "trial", TRIAL_KEYS, "a setting of the trial"))
 
 
 def put(document: Document, path: str, value: Any) -> None:
@@ -164,7 +168,7 @@ def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
     if not rest:
         if not isinstance(value, str):
             return value
-        return mapping if mapping.get("name") == value else {"name": value}
+        return current if mapping.get("name") == value else value
     if rest in ("name", "preset"):
         return mapping if mapping.get(rest) == value else {rest: value}
     return _assign_nested(mapping, rest.split("."), value)

@@ -39,24 +39,36 @@ def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = Tr
         if override is None:
             continue
         head = override.path.partition(".")[0]
-        if head in TRIAL_KEYS:
-            if override.many and not axes:
-                fault = Fault(override.path, "expected one value for one trial", show(override.values))
-                document.report(_hint(fault, "'bdtune sweep' takes several"), override.origin)
-            elif override.many:
-                _set_axis(document, "grid", override.path, override)
-            else:
-                _set_value(document, override)
-        elif head in SWEEP_KEYS:
-            _set_sweep(document, override)
-        else:
+        if head not in (*TRIAL_KEYS, *SWEEP_KEYS):
             known = unknown(head, "", [*TRIAL_KEYS, *SWEEP_KEYS], "a setting")
             fault = Fault(override.path, known.expected, show(head), known.hint)
             document.report(fault, override.origin)
+        elif axes:
+            _apply(document, override)
+        else:
+            _apply_to_one(document, override)
 
 
-def _hint(fault: Fault, hint: str) -> Fault:
-    return Fault(fault.path, fault.expected, fault.got, hint)
+def _apply(document: Document, override: Override) -> None:
+    if override.path.partition(".")[0] in SWEEP_KEYS:
+        _set_sweep(document, override)
+    elif override.many:
+        _set_axis(document, "grid", override.path, override)
+    else:
+        _set_value(document, override)
+
+
+def _apply_to_one(document: Document, override: Override) -> None:
+    head, hint = override.path.partition(".")[0], "'bdtune sweep' takes it"
+    if head in SWEEP_KEYS:
+        fault = Fault(override.path, "expected a setting of one trial", f"'{head}', which is a sweep's", hint)
+        document.report(fault, override.origin)
+    elif override.many:
+        got = show(override.values)
+        document.report(Fault(override.path, "expected one value for one trial", got, hint), override.origin)
+    else:
+        document.trial = assign(document.trial, override.path, override.values[0])
+        document.moved(override.path, override.origin)
 
 
 def _parse(document: Document, word: str, origin: Origin) -> Override | None:
@@ -114,11 +126,12 @@ def _drop_axis(document: Document, path: str, origin: Origin) -> bool:
         sweep["search"] = {**sweep["search"], "space": rest}
     if path == "seed":
         sweep.pop("seeds", None)
-    groups = sweep.get("zip")
-    zipped = [group for group in (groups if isinstance(groups, list) else [groups]) if path in _mapping(group)]
+    groups = sweep["zip"] if isinstance(sweep.get("zip"), list) else [sweep.get("zip")]
+    zipped = [group for group in map(_mapping, groups) if path in group]
     if zipped:
         expected = f"expected a setting that 'zip' does not sweep together with {_others(zipped[0], path)}"
-        document.report(Fault(path, expected, hint="Edit 'zip' in the file, or give it anew as zip={...}"), origin)
+        hint = "Edit 'zip' in the file, or give it anew as zip={...}"
+        document.report(Fault(path, expected, hint=hint), origin)
     return bool(zipped)
 
 

@@ -16,7 +16,7 @@ from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
 from bdtune.engine.key import canonical_json, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, Problem
-from bdtune.knobs import Knobs, Rate
+from bdtune.knobs import Knobs
 from bdtune.registry import Plugin
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class TrialSpec(Knobs):
     """The network."""
     seed: int = Field(0, ge=0)
     """Master seed: of the poison plan, of the split that is held out, and of every stage."""
-    holdout: Rate = 0.0
+    holdout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training set that is held out, with observed labels, to choose settings honestly."""
     numerics: Numerics = Numerics()
     """Device and precision."""
@@ -197,7 +197,7 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:
-    if key == "attack" and (raw is None or raw == "none" or raw == {"name": "none"}):
+    if key == "attack" and raw in (None, "none", {"name": "none"}):
         return None, []
     mapping = {"name": raw} if isinstance(raw, str) else raw
     example = f"a name, or a mapping such as {{name: {DEFAULT_PLUGINS[key] or 'badnets'}, ...}}"
@@ -216,7 +216,10 @@ def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:
     return check(cls, {**preset, **knobs}, name)
 
 
-def _named(key: str, mapping: dict[str, Any], example: str) -> tuple[tuple[str, dict[str, Any]] | None, list[Fault]]:
+_Named = tuple[str, dict[str, Any]]
+
+
+def _named(key: str, mapping: dict[str, Any], example: str) -> tuple[_Named | None, list[Fault]]:
     """Return the plugin's name and the knobs of its preset."""
     name, preset = mapping.get("name"), mapping.get("preset")
     for word, value in (("name", name), ("preset", preset)):

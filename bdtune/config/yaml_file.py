@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from bdtune.errors import Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_BYTES = 4_000_000
 MAX_VALUES = 200_000

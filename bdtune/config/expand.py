@@ -1,0 +1,390 @@
+"""From a sweep to its trials: every point checked, each distinct group of settings read once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bdtune.config.checking import Fault, show
+from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS, assign
+from bdtune.config.trial import (
+    TrialSpec,
+    build,
+    cross_faults,
+    data_faults,
+    parse_section,
+    section_key,
+    section_params,
+    spec_to_dict,
+)
+from bdtune.errors import ConfigError, Problem, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from bdtune.config.sweep import Axes, SweepSpec, When
+
+MAX_TRIALS = 100_000
+_SHOWN = 3  # alike faults that are shown one by one
+
+
+class Assignment(NamedTuple):
+    """One setting of one point, and where its value stands: `grid.defense.beta_nd[2]`."""
+
+    path: str
+    value: Any
+    label: str
+
+    @property
+    def section(self) -> str:
+        """The trial's setting that it belongs to: "defense"."""
+        return self.path.partition(".")[0]
+
+
+Point = tuple[Assignment, ...]
+
+
+def _depth(assignment: Assignment) -> tuple[int, bool]:
+    return assignment.path.count("."), not assignment.path.endswith((".name", ".preset"))
+
+
+@dataclass
+class Space:
+    """A sweep's base trial, as plain values and as read, and what varies around it.
+
+    `sections` lacks what is wrong in the base; `raw` then holds what is known of it.
+    """
+
+    raw: dict[str, Any]
+    sections: dict[str, Any]
+    grid: Axes = field(default_factory=dict)
+    zip: tuple[Axes, ...] = ()
+    vary: Axes = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    when: tuple[When, ...] = ()
+    exclude: tuple[dict[str, Any], ...] = ()
+
+
+def points(spec: SweepSpec) -> list[TrialSpec]:
+    """Return all trials of a finite sweep, seeds innermost; raises `ConfigError` with all that is wrong.
+
+    A sweep with `search` has no such list (`ValueError`): see `preview` and `with_values`.
+    """
+    if spec.search is not None:
+        raise ValueError(f"sweep '{spec.name}' is a search: its trials are drawn, not listed")
+    if spec._points is None:
+        faults: list[Fault] = []
+        spec._points = tuple(expand(space_of(spec), faults.append))
+        if faults:
+            raise ConfigError([Problem(f.path, f.expected, f.got, hint=f.hint) for f in faults])
+    return list(spec._points)
+
+
+def space_of(spec: SweepSpec) -> Space:
+    """Return what `expand` needs of a checked sweep."""
+    sections = {key: getattr(spec.trial, key) for key in TRIAL_KEYS}
+    raw = spec_to_dict(spec.trial)
+    return Space(raw, sections, spec.grid, spec.zip, spec.vary, spec.seeds, spec.when, spec.exclude)
+
+
+def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
+    """Return a trial with some settings changed, by dotted path; raises `ConfigError` with all problems."""
+    faults: list[Fault] = []
+    point = tuple(Assignment(path, value, path) for path, value in values.items())
+    sections = {key: getattr(trial, key) for key in TRIAL_KEYS}
+    changed = PointReader(Space(spec_to_dict(trial), sections), faults.append).trial(point)
+    if changed is None:
+        raise ConfigError([Problem(f.path, f.expected, f.got, hint=f.hint) for f in faults])
+    return changed[0]
+
+
+def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = False) -> list[TrialSpec]:
+    """Return the trials of a space; what is wrong is reported once for each value or pair of settings."""
+    factors = list(_factors(space))
+    count = math.prod(len(factor) for factor in factors)
+    if count > MAX_TRIALS:
+        report(Fault("", f"expected at most {MAX_TRIALS:,} trials", f"{count:,}"))
+        return []
+    reader = PointReader(space, report, check_data=check_data)
+    conditions = _Conditions(space, reader)
+    found: dict[tuple[str, ...], tuple[Point, TrialSpec]] = {}
+    twice = 0
+    for parts in itertools.product(*factors):
+        for point in conditions.extended(tuple(itertools.chain.from_iterable(parts))):
+            if conditions.excluded(point):
+                continue
+            trial = reader.trial(point)
+            if trial is None:
+                continue
+            first = found.setdefault(trial[1], (point, trial[0]))
+            if first[0] is not point:
+                twice += 1
+                if twice <= _SHOWN:
+                    report(_same_trial(first[0], point))
+    conditions.report_unmet(report)
+    reader.report_rest()
+    if not found and not reader.failed:
+        report(Fault("exclude", "expected at least one trial to be left", "none"))
+    return [spec for _, spec in found.values()]
+
+
+def _factors(space: Space) -> Iterator[list[Point]]:
+    yield from _crossed("grid", space.grid)
+    for number, group in enumerate(space.zip):
+        label = f"zip[{number}]" if len(space.zip) > 1 else "zip"
+        length = len(next(iter(group.values())))
+        yield [
+            tuple(Assignment(path, values[i], f"{label}.{path}[{i}]") for path, values in group.items())
+            for i in range(length)
+        ]
+    if space.vary:
+        base = _params(space)
+        varied = itertools.chain.from_iterable(_crossed("vary", space.vary))
+        yield [
+            (),
+            *(point for point in varied if not _same(point[0].value, base.get(point[0].path, _NOTHING))),
+        ]
+    if space.seeds:
+        yield [(Assignment("seed", seed, f"seeds[{i}]"),) for i, seed in enumerate(space.seeds)]
+
+
+_NOTHING = object()
+
+
+def _as_param(path: str, value: Any) -> Any:
+    return "none" if value is None and path in PLUGIN_KINDS else value
+
+
+def _crossed(label: str, axes: Axes) -> list[list[Point]]:
+    return [
+        [(Assignment(path, value, f"{label}.{path}[{i}]"),) for i, value in enumerate(values)]
+        for path, values in axes.items()
+    ]
+
+
+def _params(space: Space) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for key, value in space.sections.items():
+        params |= section_params(key, value)
+    return params
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Compare two settings: 1 and 1.0 are the same, 1 and true are not."""
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def _same_trial(first: Point, second: Point) -> Fault:
+    """Name what two points differ in, although they come to the same."""
+    shared = {(a.path, show(a.value)) for a in first} & {(a.path, show(a.value)) for a in second}
+    told, place = [], ""
+    for point in (first, second):
+        own = [a for a in point if (a.path, show(a.value)) not in shared]
+        told.append(", ".join(f"{a.path}={show(a.value)}" for a in own) or "the base")
+        place = own[-1].label if own else place
+    return Fault(place, "expected every trial once", f"the same one for {told[0]} and for {told[1]}")
+
+
+class PointReader:
+    """Reads points; each distinct group of settings, data set and attack is checked once."""
+
+    def __init__(self, space: Space, report: Callable[[Fault], None], *, check_data: bool = False) -> None:
+        self.space, self.failed, self._check_data = space, False, check_data
+        self._report = report
+        self._told: set[Fault] = set()
+        self._alike: Counter[tuple[str, ...]] = Counter()
+        self._last: dict[tuple[str, ...], Fault] = {}
+        self._read: dict[tuple[str, tuple[str, ...]], tuple[Any, str] | None] = {}
+        self._params: dict[str, dict[str, Any]] = {}
+        self._agreed: dict[tuple[str, ...], bool] = {}
+
+    def section(self, key: str, mine: Point) -> tuple[Any, str] | None:
+        """Return a setting with its hash, given the assignments to it; None, reported, when it is wrong."""
+        memo = (key, tuple(a.label for a in mine))
+        if memo not in self._read:
+            self._read[memo] = self._read_section(key, mine)
+        return self._read[memo]
+
+    def _read_section(self, key: str, mine: Point) -> tuple[Any, str] | None:
+        if not mine:
+            if key not in self.space.sections:
+                return None
+            return self.space.sections[key], section_key_of(key, self.space.sections[key])
+        value, faults = self._parse(key, mine)
+        for fault in faults:
+            self.report(fault, self._culprits(fault, key, mine))
+        return None if faults else (value, section_key_of(key, value))
+
+    def _parse(self, key: str, mine: Point) -> tuple[Any, list[Fault]]:
+        raw = self.space.raw
+        # Which plugin it is comes first, then its knobs.
+        for assignment in sorted(mine, key=_depth):
+            raw = assign(raw, assignment.path, assignment.value)
+        return parse_section(key, raw.get(key))
+
+    def _culprits(self, fault: Fault, key: str, mine: Point) -> Point:
+        """Return the assignments without which the fault would not be there."""
+        for assignment in mine:
+            rest = tuple(a for a in mine if a is not assignment)
+            if fault in self._parse(key, rest)[1]:
+                return self._culprits(fault, key, rest)
+        return mine
+
+    def sections(self, point: Point) -> dict[str, tuple[Any, str]] | None:
+        """Return all settings of a point; None when some are wrong."""
+        mine: dict[str, Point] = {}
+        for assignment in point:
+            key = assignment.section
+            mine[key] = (*mine.get(key, ()), assignment)
+        found, good = {}, True
+        for key in TRIAL_KEYS:
+            read = self.section(key, mine.get(key, ()))
+            if read is None:
+                good = False
+            else:
+                found[key] = read
+        return found if good else None
+
+    def trial(self, point: Point) -> tuple[TrialSpec, tuple[str, ...]] | None:
+        """Return the trial of a point, and what only equal trials share; None, reported, when it is wrong."""
+        found = self.sections(point)
+        if found is not None:
+            spec = build({key: value for key, (value, _) in found.items()})
+            if self._agrees(spec, found, point):
+                return spec, tuple(key for name, (_, key) in found.items() if name not in TrialSpec.no_effect)
+        self.failed = True
+        return None
+
+    def params(self, point: Point) -> dict[str, Any]:
+        """Return the settings of a point by dotted path, as far as they can be read."""
+        result: dict[str, Any] = {}
+        for key in TRIAL_KEYS:
+            read = self.section(key, tuple(a for a in point if a.section == key))
+            if read is not None:
+                params = self._params.get(read[1])
+                if params is None:
+                    params = self._params[read[1]] = dict(section_params(key, read[0]))
+                result |= params
+        return result
+
+    def _agrees(self, spec: TrialSpec, found: Mapping[str, tuple[Any, str]], point: Point) -> bool:
+        data = (found["dataset"][1], found["data_root"][1])
+        checks: dict[tuple[str, ...], Callable[[TrialSpec], list[Fault]]]
+        checks = {(*data, found["attack"][1]): cross_faults}
+        if self._check_data:
+            checks[data] = data_faults
+        for key, faults_of in checks.items():
+            if key not in self._agreed:
+                faults = faults_of(spec)
+                for fault in faults:
+                    self.report(fault, point)
+                self._agreed[key] = not faults
+        return all(self._agreed[key] for key in checks)
+
+    def report(self, fault: Fault, point: Point) -> None:
+        """Report a fault where the value that causes it stands; alike ones only so often."""
+        causes = [a for a in point if f"{fault.path}.".startswith((f"{a.path}.", f"{a.path}["))]
+        if causes:
+            cause = max(causes, key=lambda a: len(a.path))
+            label = cause.label.rpartition("[")[0] if fault.about_key else cause.label
+            fault = _moved(fault, label + fault.path[len(cause.path) :])
+            if fault.about_key and not fault.hint and any(a.path == cause.section for a in point):
+                fault = _hinted(fault, "Axes of one plugin only belong in 'when'")
+            self._tell(fault)
+            return
+        inner = [a for a in point if a.path.startswith(f"{fault.path}.")]
+        if not inner:
+            self._tell(fault)
+            return
+        alike = (fault.path, *(a.path for a in inner))
+        hint = f"Here {', '.join(f'{a.path}={show(a.value)}' for a in inner)}"
+        hint += "; 'exclude' leaves such points out" if len(inner) > 1 else ""
+        fault = _hinted(_moved(fault, inner[0].label), hint)
+        if fault in self._told:
+            return
+        self._alike[alike] += 1
+        self._last[alike] = fault
+        if self._alike[alike] <= _SHOWN:
+            self._tell(fault)
+
+    def report_rest(self) -> None:
+        """Say how many faults were alike the ones shown."""
+        for alike, count in self._alike.items():
+            if count > _SHOWN:
+                last = self._last[alike]
+                path = last.path.rpartition("[")[0]
+                more = f"the same with {count - _SHOWN} more combinations of {', '.join(alike[1:])}"
+                self._tell(Fault(path, more))
+
+    def _tell(self, fault: Fault) -> None:
+        if fault not in self._told:
+            self._told.add(fault)
+            self._report(fault)
+
+
+def section_key_of(key: str, value: Any) -> str:
+    """Return the hash of one setting of a trial, different for different settings of equal value."""
+    return f"{key}={section_key(str(value) if key == 'data_root' else value)}"
+
+
+def _moved(fault: Fault, path: str) -> Fault:
+    return Fault(path, fault.expected, fault.got, fault.hint, fault.about_key)
+
+
+def _hinted(fault: Fault, hint: str) -> Fault:
+    return Fault(fault.path, fault.expected, fault.got, f"{fault.hint} {hint}".strip(), fault.about_key)
+
+
+class _Conditions:
+    """The `when` and `exclude` entries of a sweep, and which of them no point met."""
+
+    def __init__(self, space: Space, reader: PointReader) -> None:
+        self.space, self.reader = space, reader
+        self.met: set[str] = set()
+        self.seen: set[str] = set()  # settings that some point has
+        self._factors = [_crossed(f"when[{i}].grid", entry.grid) for i, entry in enumerate(space.when)]
+
+    def extended(self, point: Point) -> Iterable[Point]:
+        """Return the point with the axes of all `when` entries that it meets."""
+        factors: list[Sequence[Point]] = []
+        for i, entry in enumerate(self.space.when):
+            if self._meets(point, entry.condition, f"when[{i}].if"):
+                factors += self._factors[i]
+        if not factors:
+            return (point,)
+        combined = itertools.product(*factors)
+        return [(*point, *itertools.chain.from_iterable(parts)) for parts in combined]
+
+    def excluded(self, point: Point) -> bool:
+        """Return whether an `exclude` entry leaves the point out."""
+        met = [self._meets(point, entry, f"exclude[{i}]") for i, entry in enumerate(self.space.exclude)]
+        return any(met)
+
+    def _meets(self, point: Point, condition: Mapping[str, Any], label: str) -> bool:
+        values: dict[str, Any] = {a.path: a.value for a in point if a.path not in PLUGIN_KINDS}
+        if not condition.keys() <= values.keys():
+            values = {**self.reader.params(point), **values}
+        self.seen |= values.keys() & condition.keys()
+        for path, wanted in condition.items():
+            options = wanted if isinstance(wanted, list | tuple) else (wanted,)
+            if path not in values or not any(_same(values[path], _as_param(path, o)) for o in options):
+                return False
+        self.met.add(label)
+        return True
+
+    def report_unmet(self, report: Callable[[Fault], None]) -> None:
+        """Report entries that no point meets: a wrong name or value, most likely."""
+        if self.reader.failed:
+            return
+        entries = [(f"exclude[{i}]", entry) for i, entry in enumerate(self.space.exclude)]
+        entries += [(f"when[{i}].if", entry.condition) for i, entry in enumerate(self.space.when)]
+        for label, condition in entries:
+            unknown = [path for path in condition if path not in self.seen]
+            for path in unknown:
+                hint = nearest(path, {**_params(self.space), **dict.fromkeys(self.seen)})
+                report(Fault(f"{label}.{path}", "expected a setting of the trials", show(path), hint))
+            if not unknown and label not in self.met:
+                report(Fault(label, "expected settings that some trial has", show(dict(condition))))

@@ -1,0 +1,110 @@
+"""Finding and loading sweeps and trials: a file, overrides, or both; all problems in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bdtune
+from bdtune.config.document import Document, read_document
+from bdtune.config.overrides import apply_overrides
+from bdtune.config.read_sweep import read_sweep
+from bdtune.config.trial import TrialSpec, data_faults, parse_trial
+from bdtune.config.yaml_file import read_yaml
+from bdtune.errors import ConfigError, Problem, nearest
+from bdtune.registry import Description
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bdtune.config.sweep import SweepSpec
+
+_SUFFIXES = ("", ".yaml", ".yml")
+
+
+def load_sweep(
+    path_or_name: str | Path | None, overrides: Sequence[str] = (), *, check_data: bool = True
+) -> SweepSpec:
+    """Load a sweep, with all its trials checked; raises `ConfigError` with all problems.
+
+    `path_or_name`: a file, or the name of a shipped search space, with or without `.yaml`; None when the
+    overrides say everything. `check_data=False` does not look whether the data sets are there.
+    """
+    document, name = _open(path_or_name)
+    apply_overrides(document, overrides)
+    return read_sweep(document, name, check_data=check_data)
+
+
+def load_trial(
+    path_or_name: str | Path | None, overrides: Sequence[str] = (), *, check_data: bool = True
+) -> TrialSpec:
+    """Load one trial from a file of its settings, or the base trial of a sweep; as `load_sweep` otherwise."""
+    document, _ = _open(path_or_name)
+    apply_overrides(document, overrides, axes=False)
+    spec, faults = parse_trial(document.trial)
+    if spec is not None and check_data:
+        faults = data_faults(spec)
+    for fault in faults:
+        document.report(fault)
+    document.finish()
+    assert spec is not None
+    return spec
+
+
+def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split a command line's words into the file, where the first one is no `key=value`, and overrides."""
+    if words and "=" not in words[0]:
+        return words[0], list(words[1:])
+    return None, list(words)
+
+
+def search_spaces() -> list[Description]:
+    """Return the shipped search spaces: names, descriptions, and what their reference numbers are from."""
+    return [_describe(name, file) for name, file in sorted(_shipped().items())]
+
+
+def find(path_or_name: str | Path) -> Path:
+    """Return the file that is meant; raises `ConfigError` with the nearest name when there is none."""
+    for suffix in _SUFFIXES:
+        file = Path(f"{path_or_name}{suffix}")
+        if file.is_file():
+            return file
+    shipped = _shipped()
+    name = str(path_or_name).removesuffix(".yaml").removesuffix(".yml")
+    by_stem = [file for key, file in shipped.items() if key.rpartition("/")[2] == name]
+    if name in shipped or len(by_stem) == 1:
+        return shipped.get(name) or by_stem[0]
+    here = {file.stem: file.name for file in Path().glob("*.y*ml")}
+    hint = nearest(name, {**here, **shipped, **{key.rpartition("/")[2]: key for key in shipped}})
+    expected = f"expected a YAML file or one of the search spaces: {', '.join(sorted(shipped))}"
+    raise ConfigError(Problem("", expected, f"'{path_or_name}'", hint=hint))
+
+
+def _open(path_or_name: str | Path | None) -> tuple[Document, str]:
+    if path_or_name is None:
+        return Document(), "sweep"
+    file = find(path_or_name)
+    return read_document(file, _shown(file)), file.stem
+
+
+def _shown(file: Path) -> str:
+    """Return a file's name for messages: relative where it lies below the working directory."""
+    absolute, here = file.absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(file)
+
+
+def _shipped() -> dict[str, Path]:
+    package = Path(bdtune.__file__).parent
+    # In a wheel the folder lies inside the package, in a checkout beside it.
+    folder = package / "search_spaces"
+    folder = folder if folder.is_dir() else package.parent / "search_spaces"
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
+
+
+def _describe(name: str, file: Path) -> Description:
+    data: Any = read_yaml(file).data
+    values = data if isinstance(data, dict) else {}
+    references = values.get("reference") or []
+    sources = dict.fromkeys(str(entry.get("source", "")) for entry in references if isinstance(entry, dict))
+    summary = " ".join(str(values.get("description", "")).split())
+    return Description(name, summary, "; ".join(filter(None, sources)))

@@ -1,0 +1,205 @@
+"""A sweep: one base trial and what is varied around it.
+
+    grid:    {defense.beta_nd: [0.6, 1.5], attack: [badnets, blend]}   every combination
+    zip:     {attack.rate: [0.05, 0.1], defense.alpha_c: [0.4, 0.3]}   values taken together, in step
+    vary:    {defense.beta_d: [0.01, 0.1], defense.lambda: [0.65]}     the base, then one factor at a time
+    seeds:   [0, 1, 2]                                                 every point once per seed
+    when:    [{if: {attack: blend}, grid: {attack.ratio: [0.1, 0.2]}}] more axes for some points only
+    exclude: [{defense.beta_nd: 0.6, attack: blend}]                   points that are left out
+
+These combine: the points are grid x zip x vary x seeds, each extended by the `when` entries that it meets,
+without the excluded ones. In `if` and `exclude` all settings of an entry must be met; a list of values means
+any of them; a plugin stands for its name. Values of `vary` that equal the base's are the base itself.
+
+`search` replaces all of them: an adaptive sampler draws points from `space`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from bdtune.config.trial import TrialSpec, spec_to_dict
+from bdtune.knobs import Knobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Mode = Literal["max", "min"]
+Axes = dict[str, tuple[Any, ...]]
+"""Dotted path -> values."""
+
+REPORT_METRICS = ("acc", "asr", "asr_all", "ra", "robust_acc", "der")
+"""Metrics of the clean and triggered test images; to choose by one is an oracle's choice and says so."""
+SELECT_METRICS = ("select_acc",)
+"""Metrics of the part that is held out, with observed labels: all that a defender has."""
+
+
+def best_mode(metric: str) -> Mode:
+    """Return which direction is better for a metric: attack success and losses want to be small."""
+    name = metric.removeprefix("oracle_").rpartition("/")[2]
+    return "min" if name.startswith("asr") or name.endswith("loss") else "max"
+
+
+class Select(Knobs):
+    """By which metric the best setting is chosen."""
+
+    metric: str = "oracle_der"
+    mode: Mode = "max"
+    """Unless given, what is better for the metric."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_mode(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and isinstance(raw.get("metric"), str):
+            return {"mode": best_mode(raw["metric"]), **raw}
+        return raw
+
+
+class Domain(Knobs):
+    """What a searched setting may be: an interval (both ends included), or a choice of values."""
+
+    kind: Literal["uniform", "log_uniform", "int", "choice"]
+    values: tuple[Any, ...]
+
+
+class Search(Knobs):
+    """Adaptive or random search, in place of a finite grid."""
+
+    sampler: Literal["tpe", "random", "qmc", "nsga2", "gp"] = "tpe"
+    trials: int = Field(ge=1, le=100_000)
+    metric: tuple[str, ...] = ()
+    """One objective or several; unless given, that of `select`."""
+    mode: tuple[Mode, ...] = ()
+    space: dict[str, Domain] = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    """Seed of the sampler."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, raw: Any) -> Any:
+        """One objective need not be a list, and its mode need not be given."""
+        if not isinstance(raw, dict):
+            return raw
+        raw = dict(raw)
+        for key in {"metric", "mode"} & raw.keys():
+            raw[key] = [raw[key]] if isinstance(raw[key], str) else raw[key]
+        if "mode" not in raw and isinstance(raw.get("metric"), list | tuple):
+            raw["mode"] = [best_mode(str(metric)) for metric in raw["metric"]]
+        if isinstance(raw.get("space"), dict):
+            raw["space"] = {path: _domain(value) for path, value in raw["space"].items()}
+        return raw
+
+    @model_validator(mode="after")
+    def _modes_match(self) -> Search:
+        if len(self.mode) != len(self.metric):
+            got = f"{len(self.mode)} for {len(self.metric)}"
+            raise ValueError(f"expected one mode for each metric, got {got}")
+        return self
+
+
+def _domain(raw: Any) -> Any:
+    """Turn `{uniform: [a, b]}` into a domain's fields."""
+    if isinstance(raw, dict) and len(raw) == 1 and isinstance(values := next(iter(raw.values())), list):
+        return {"kind": next(iter(raw)), "values": values}
+    return raw
+
+
+class Scheduler(Knobs):
+    """What stops trials early that do badly, judged after each epoch of the defense's last long stage."""
+
+    name: Literal["none", "asha", "hyperband", "median"] = "none"
+    grace: int = Field(1, ge=1)
+    """Epochs before a trial may be stopped."""
+    reduction: int = Field(3, ge=2)
+    """Of so many trials one goes on at each rung (asha, hyperband)."""
+
+
+class Resources(Knobs):
+    """What one trial occupies."""
+
+    cpu: float = Field(1.0, gt=0)
+    gpu: float = Field(0.0, ge=0)
+    """A fraction lets trials share a GPU."""
+
+    @field_validator("gpu")
+    @classmethod
+    def _whole_above_one(cls, gpu: float) -> float:
+        if gpu > 1 and not gpu.is_integer():
+            raise ValueError(f"expected a fraction of one GPU or a whole number of them, got {gpu:g}")
+        return gpu
+
+
+class Reference(Knobs):
+    """A published number, printed beside ours: rates as fractions."""
+
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Settings, by dotted path, whose trials it stands beside."""
+    metrics: dict[str, float] = Field(min_length=1)
+    source: str = Field(min_length=1)
+
+
+class When(Knobs):
+    """Axes that only the points which meet a condition have."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    condition: dict[str, Any] = Field(alias="if", min_length=1)
+    grid: Axes = Field(min_length=1)
+
+
+class SweepSpec(Knobs):
+    """A checked sweep."""
+
+    name: str
+    description: str = ""
+    trial: TrialSpec
+    grid: Axes = Field(default_factory=dict)
+    zip: tuple[Axes, ...] = ()
+    vary: Axes = Field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    when: tuple[When, ...] = ()
+    exclude: tuple[dict[str, Any], ...] = ()
+    search: Search | None = None
+    select: Select = Select()
+    scheduler: Scheduler = Scheduler()
+    resources: Resources = Resources()
+    retries: int = Field(1, ge=0, le=100)
+    """How often a trial that failed for want of a machine (not by diverging) is tried again."""
+    reference: tuple[Reference, ...] = ()
+
+    _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)
+
+    @field_validator("name")
+    @classmethod
+    def _is_safe(cls, name: str) -> str:
+        """A sweep's name becomes a folder."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError(f"expected at most 100 letters, digits, '.', '_' or '-', got '{name}'")
+        return name
+
+    @property
+    def objectives(self) -> tuple[tuple[str, Mode], ...]:
+        """What the sweep improves, as (metric, mode): one or several for a search, else that of `select`."""
+        if self.search is not None:
+            return tuple(zip(self.search.metric, self.search.mode, strict=True))
+        return ((self.select.metric, self.select.mode),)
+
+    def axis_paths(self) -> list[str]:
+        """Return the dotted paths that differ between trials, in the order of the file's sections."""
+        sections: list[Iterable[str]] = [self.grid, *self.zip, self.vary]
+        sections += [entry.grid for entry in self.when]
+        sections += [self.search.space if self.search else (), ("seed",) if self.seeds else ()]
+        return list(dict.fromkeys(path for section in sections for path in section))
+
+
+def sweep_to_dict(spec: SweepSpec) -> dict[str, Any]:
+    """Return a sweep as JSON-able values that can be written as YAML and read again, every knob included."""
+    values = spec.model_dump(mode="json", by_alias=True, exclude={"trial", "search"}, exclude_defaults=True)
+    if spec.search is not None:
+        search = spec.search.model_dump(mode="json")
+        search["space"] = {path: {d["kind"]: d["values"]} for path, d in search["space"].items()}
+        values["search"] = search
+    return {"name": spec.name, "trial": spec_to_dict(spec.trial), **values}
