@@ -1,0 +1,209 @@
+"""The picture of an attack: clean, poisoned and ten times their difference, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bdtune.attacks._plan import Role
+from bdtune.engine.key import derive_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from bdtune.attacks._base import Attack
+    from bdtune.attacks._plan import PoisonPlan
+    from bdtune.datasets._base import Dataset
+
+GAIN = 10
+"""What differences are multiplied by to be seen."""
+CELL_INCHES = 1.3
+DPI = 160
+INK, FAINT, FRAME = "#1b1f24", "#6a737d", "#d0d7de"
+
+
+@dataclass(frozen=True)
+class _Look:
+    title: str
+    class_names: tuple[str, ...]
+    columns: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    note: str
+    images: np.ndarray  # uint8 [n, H, W, C]
+
+
+def dataset_picture(
+    dataset: Dataset, attack: Attack, path: Path, *, root: Path | None = None, seed: int = 0, columns: int = 8
+) -> Path:
+    """Draw an attack on a data set's training images, reading only those shown; return `path`.
+
+    Raises `DataError` when the data set is not there and `ConfigError` when the attack does not fit it.
+    """
+    selection = dataset.selection("train", root)
+    look = _Look(
+        title=f"{type(attack).__name__} on {dataset.plugin_name()}",
+        class_names=selection.records.class_names,
+        columns=columns,
+    )
+    plan = _plan(attack, selection.labels, seed, dataset.num_classes)
+    return _save(_picture(selection.read, selection.labels, attack, plan, look), path)
+
+
+def attack_picture(
+    images: np.ndarray,
+    labels: np.ndarray,
+    attack: Attack,
+    path: Path,
+    *,
+    num_classes: int | None = None,
+    class_names: Sequence[str] = (),
+    seed: int = 0,
+    columns: int = 8,
+) -> Path:
+    """Draw an attack on images (uint8 [N, H, W, C], true labels int64 [N]) to a PNG file; return `path`."""
+    look = _Look(type(attack).__name__, tuple(class_names), columns)
+    plan = _plan(attack, labels, seed, num_classes)
+    return _save(_picture(lambda ids: images[ids], labels, attack, plan, look), path)
+
+
+def _plan(attack: Attack, labels: np.ndarray, seed: int, num_classes: int | None) -> PoisonPlan:
+    """Return the plan that a trial with this seed has."""
+    seed = derive_seed(seed, "poison", attack.plugin_name())
+    return attack.plan(labels, seed=seed, num_classes=num_classes)
+
+
+def chosen_ids(plan: PoisonPlan, labels: np.ndarray, columns: int) -> np.ndarray:
+    """Return the ids of the rows to show: poisoned ones of different classes, then two cover rows."""
+    n_cover = min(2, len(plan.cover_ids), columns - 1)
+    n_poison = columns - n_cover
+    of_class = labels[plan.poison_ids]
+    by_class = [plan.poison_ids[of_class == label] for label in np.unique(of_class)]
+    if len(by_class) > n_poison:  # classes from all over the list
+        by_class = [by_class[i * len(by_class) // n_poison] for i in range(n_poison)]
+    turns = [members[turn] for turn in range(n_poison) for members in by_class if turn < len(members)]
+    poison = np.array(turns[:n_poison], np.int64)
+    return np.concatenate([poison, plan.cover_ids[:n_cover]])
+
+
+def _picture(
+    read: Callable[[np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    attack: Attack,
+    plan: PoisonPlan,
+    look: _Look,
+) -> Figure:
+    ids = chosen_ids(plan, labels, look.columns)
+    headings = [
+        _heading(int(labels[i]), int(plan.labels[i]), int(plan.role()[i]), look.class_names) for i in ids
+    ]
+    return _draw(_rows(read(ids), ids, attack, plan), headings, look.title, _caption(attack, plan))
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, format="png", metadata={"Software": "bdtune"})
+    return path
+
+
+def _rows(images: np.ndarray, ids: np.ndarray, attack: Attack, plan: PoisonPlan) -> list[_Row]:
+    poisoned = attack.apply(images, ids, plan)
+    rows = [
+        _Row("clean", "", images),
+        _Row("poisoned", "training", poisoned),
+        _Row(f"difference x {GAIN}", _measured(images, poisoned), _difference(images, poisoned)),
+    ]
+    triggered = attack.trigger(images, ids)
+    if np.array_equal(triggered, poisoned):
+        return rows
+    return [
+        *rows,
+        _Row("triggered", "test", triggered),
+        _Row(f"difference x {GAIN}", _measured(images, triggered), _difference(images, triggered)),
+    ]
+
+
+def _difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    return np.clip(np.abs(after.astype(int) - before) * GAIN, 0, 255).astype(np.uint8)
+
+
+def _measured(before: np.ndarray, after: np.ndarray) -> str:
+    change = np.abs(after.astype(int) - before)
+    touched = (change > 0).any(-1).mean()
+    error = np.mean((change / 255.0) ** 2)
+    ratio = f"{-10 * np.log10(error):.0f} dB PSNR" if error > 0 else "no change"
+    return f"{touched * 100:.3g} % of pixels\nat most {change.max()} of 255\n{ratio}"
+
+
+def _heading(true: int, observed: int, role: int, class_names: Sequence[str]) -> str:
+    def name(label: int) -> str:
+        return _shortened(class_names[label] if class_names else str(label))
+
+    if role == Role.COVER:
+        return f"{name(true)}\ncover, keeps label"
+    return f"{name(true)}\n→ {name(observed)}" if true != observed else f"{name(true)}\nkeeps label"
+
+
+def _shortened(name: str, longest: int = 16) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _caption(attack: Attack, plan: PoisonPlan) -> str:
+    own = attack.model_dump(mode="json", include=set(type(attack).__annotations__), exclude_none=True)
+    knobs = "".join(f", {name} {value}" for name, value in own.items() if value is not False)
+    cover = f" and {len(plan.cover_ids)} cover rows" if len(plan.cover_ids) else ""
+    basis = attack.rate_basis.replace("_", " ")
+    goal = "each class to the next" if attack.single_target is None else f"target {attack.target}"
+    poisoned = (
+        f"{len(plan.poison_ids)} of {len(plan)} images poisoned{cover} ({attack.rate * 100:g} % of {basis})"
+    )
+    return f"{poisoned}, {goal}{knobs}"
+
+
+def _draw(rows: list[_Row], headings: list[str], title: str, caption: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    margin, top, bottom, gap = 1.5, 0.95, 0.12, 0.07  # inches
+    width = margin + len(headings) * (CELL_INCHES + gap) + 0.05
+    height = top + len(rows) * (CELL_INCHES + gap) + bottom
+    figure = Figure(figsize=(width, height), facecolor="white")
+    figure.text(0.1 / width, 1 - 0.1 / height, title, size=12, weight="bold", color=INK, va="top")
+    wrapped = _wrapped(caption, int(width * 13.5))
+    figure.text(0.1 / width, 1 - 0.34 / height, wrapped, size=7.5, color=FAINT, va="top")
+    for r, row in enumerate(rows):
+        base = height - top - (r + 1) * CELL_INCHES - r * gap
+        figure.text(
+            0.1 / width, (base + CELL_INCHES / 2 + 0.06) / height, row.name, size=9.5, color=INK, va="bottom"
+        )
+        figure.text(
+            0.1 / width, (base + CELL_INCHES / 2 + 0.02) / height, row.note, size=7.5, color=FAINT, va="top"
+        )
+        for c, image in enumerate(row.images):
+            left = margin + c * (CELL_INCHES + gap)
+            box = (left / width, base / height, CELL_INCHES / width, CELL_INCHES / height)
+            _cell(figure, box, image, headings[c] if r == 0 else "")
+    return figure
+
+
+def _cell(figure: Figure, box: tuple[float, float, float, float], image: np.ndarray, heading: str) -> None:
+    axes: Any = figure.add_axes(box)
+    axes.imshow(np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(linewidth=0.4, color=FRAME)
+    axes.set_title(heading, size=7.5, color=INK, pad=3, linespacing=1.05)
+
+
+def _wrapped(text: str, columns: int) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, columns)[:2])

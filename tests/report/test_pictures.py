@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bdtune
+from bdtune.report.pictures import attack_picture, chosen_ids, dataset_picture
+
+LABELS = np.arange(120) % 12
+IMAGES = np.random.default_rng(0).integers(0, 256, (120, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "rows"),
+    [("badnets", {}, 3), ("blend", {}, 3), ("blend", {"test_ratio": 0.3}, 5)],
+)
+def test_a_picture_has_a_row_for_each_view(tmp_path, name, knobs, rows):
+    attack = bdtune.attack(name, rate=0.3, **knobs)
+    path = attack_picture(IMAGES, LABELS, attack, tmp_path / "deep" / "picture.png", columns=3)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.height == pytest.approx(160 * (1.07 + rows * 1.37), abs=2)
+
+
+def test_a_data_set_is_drawn_with_its_class_names(tmp_path):
+    path = dataset_picture(bdtune.dataset("digits"), bdtune.attack("badnets"), tmp_path / "p.png", columns=4)
+    assert path.stat().st_size > 2000
+
+
+def test_the_same_picture_twice(tmp_path):
+    attack = bdtune.attack("badnets", rate=0.3)
+    one, two = (attack_picture(IMAGES, LABELS, attack, tmp_path / n, columns=2) for n in ("a.png", "b.png"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_rows_shown_are_poisoned_and_of_many_classes():
+    plan = bdtune.attack("badnets", rate=0.5).plan(LABELS, seed=0)
+    ids = chosen_ids(plan, LABELS, 8)
+    assert len(set(LABELS[ids])) == len(ids) == 8
+    assert set(ids) <= set(plan.poison_ids)
+
+
+def test_fewer_poisoned_rows_than_columns():
+    plan = bdtune.attack("badnets", rate=0.03).plan(LABELS, seed=0)
+    assert sorted(chosen_ids(plan, LABELS, 8)) == plan.poison_ids.tolist()
