@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,7 @@ def _heading(true: int, observed: int, role: int, class_names: Sequence[str]) ->
 
 
 def _shortened(name: str, longest: int = 16) -> str:
+    name = re.sub(r"^n\d{8}[ _]+", "", name)  # a WordNet id before the words
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
