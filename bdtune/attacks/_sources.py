@@ -23,7 +23,7 @@ from bdtune.datasets._base import Dataset
 from bdtune.engine.key import derive_seed
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Node, Resident, Source
-from bdtune.training.data import ImageSet, ImageStream, TriggeredSet, Truth
+from bdtune.training.data import ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -181,6 +181,22 @@ class FitSet(TrainSource):
         return self._part(resident, artefacts, held_out=False)
 
 
+class FitLabels(TrainSource):
+    """The observed labels of the fit part, without its images."""
+
+    role: ClassVar[str] = "fit_labels"
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}  # the plan is made of labels; only pixels need what an attack trains
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:
+        labels = resident.labels(self.dataset, "train")
+        plan = self.plan(labels)
+        observed = labels if plan is None else plan.labels
+        return LabelSet(observed[self.kept(observed)], self.dataset.num_classes)
+
+
 class SelectSet(TrainSource):
     """The held out part of the poisoned training set, with observed labels; empty without a holdout."""
 
@@ -200,7 +216,7 @@ class TruthSource(TrainSource):
         return {}  # the plan is made of labels; only pixels need what an attack trains
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Truth:
-        labels = np.asarray(resident.split(self.dataset, "train").labels)
+        labels = resident.labels(self.dataset, "train")
         plan = self.plan(labels)
         observed = labels if plan is None else plan.labels
         kept = self.kept(observed)

@@ -56,6 +56,8 @@ class Executor:
     store: Store
     resident: Resident
     checkpoint_interval_s: float | None = None
+    made_for: str = ""
+    """The trial that is being worked for, as `sweep/trial`; entered in the manifests of what is computed."""
     resolver: Resolver = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,9 +156,8 @@ class Executor:
             failure = self.store.record_failure(key, node.name, error)
             raise StageFailed(node, key, failure.status, failure.error) from error
         seconds = time.perf_counter() - started
-        self.store.publish(
-            key, node.stage.kind, self.resolver.preimage(node), artefact, Cost.measured(seconds)
-        )
+        preimage = self.resolver.preimage(node)
+        self.store.publish(key, node.stage.kind, preimage, artefact, Cost.measured(seconds), self.made_for)
         if artefact.arrays:
             self._loaded[key] = replace(artefact, info=dict(artefact.info))
         yield Event("computed", node, key, seconds)

@@ -76,6 +76,8 @@ class Manifest:
     info: dict[str, Any]
     files: dict[str, FileEntry]
     cost: Cost
+    made_for: str = ""
+    """The trial that computed it, as `sweep/trial`: all others shared it."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     host: str = field(default_factory=socket.gethostname)
     commit: str = field(default_factory=git_commit)

@@ -77,6 +77,9 @@ class Resident(Protocol):
     def split(self, dataset: Any, split: Literal["train", "test"]) -> Any:
         """Return the `datasets.Split` of a data set."""
 
+    def labels(self, dataset: Any, split: Literal["train", "test"]) -> np.ndarray:
+        """Return a split's true labels, int64 [N], without reading its images."""
+
 
 @dataclass(frozen=True)
 class Context:

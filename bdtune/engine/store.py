@@ -117,7 +117,13 @@ class Store:
         return content
 
     def publish(
-        self, key: str, kind: str, preimage: dict[str, Any], artefact: Artefact, cost: Cost
+        self,
+        key: str,
+        kind: str,
+        preimage: dict[str, Any],
+        artefact: Artefact,
+        cost: Cost,
+        made_for: str = "",
     ) -> Manifest:
         """Store an artefact under its key; when another process was faster, its copy stands."""
         contents = _payload(artefact)
@@ -133,6 +139,7 @@ class Store:
                 for name, content in contents.items()
             },
             cost=cost,
+            made_for=made_for,
         )
         self._rename_into_place(key, {**contents, MANIFEST: manifest.to_json()})
         append_line(self.root / "costs.jsonl", json.dumps(_cost_row(manifest)))

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
 
 
 @runtime_checkable
@@ -30,6 +30,17 @@ class ImageStream(Protocol):
 
 
 @dataclass(frozen=True)
+class LabelSet:
+    """Observed labels alone: what stages read that look at no image, so that no image need be loaded."""
+
+    labels: np.ndarray  # int64 [N], observed
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """All that a defense gets to see: images and observed labels, with the data set's public facts."""
 
@@ -45,7 +56,8 @@ class ImageSet:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one image."""
-        return tuple(self.images.shape[1:])  # type: ignore[return-value]
+        _, height, width, channels = self.images.shape
+        return height, width, channels
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 import bdtune
 from bdtune.attacks._base import Attack
-from bdtune.attacks._sources import CleanTest, FitSet, SelectSet, TriggeredTest, TruthSource
+from bdtune.attacks._sources import CleanTest, FitLabels, FitSet, SelectSet, TriggeredTest, TruthSource
 from bdtune.attacks._stream import PoisonedStream
 from bdtune.datasets._base import Dataset, Records, Split
 from bdtune.engine.numerics import Numerics
@@ -33,6 +33,9 @@ class Tiny(Dataset):
 class Memory:
     def split(self, dataset, split):
         return dataset.load(split)
+
+    def labels(self, dataset, split):
+        return dataset.labels(split)
 
 
 class Blocks:
@@ -230,3 +233,11 @@ def test_the_artefact_reaches_the_stamp():
     assert (data.images == (0, 255, 0)).all()
     poisoned = FitSet(dataset=Tiny(), attack=Trained(rate=0.1)).load(Memory(), artefacts)
     assert (poisoned.images == (0, 255, 0)).all((1, 2, 3)).sum() == 20
+
+
+def test_labels_alone_are_those_of_the_fit_part():
+    attack = bdtune.attack("badnets", rate=0.2)
+    knobs = {"dataset": Tiny(), "attack": attack, "seed": 3, "holdout": 0.25}
+    labels = FitLabels(**knobs).load(Memory(), {})
+    assert np.array_equal(labels.labels, FitSet(**knobs).load(Memory(), {}).labels)
+    assert labels.num_classes == 4
