@@ -122,6 +122,7 @@ class Store:
         kind: str,
         preimage: dict[str, Any],
         artefact: Artefact,
+        *,
         cost: Cost,
         made_for: str = "",
     ) -> Manifest:
@@ -163,8 +164,9 @@ class Store:
                 temporary.rename(target)
                 sync_folder(target.parent)
             except OSError:
-                if not (target / MANIFEST).exists():
-                    raise
+                if not (target / MANIFEST).exists():  # else another process was faster
+                    self.quarantine(key, "it has no manifest")
+                    temporary.rename(target)
         except OSError as error:
             raise StoreError(f"cannot write {target}: {error}") from error
         finally:
