@@ -157,7 +157,9 @@ class Executor:
             raise StageFailed(node, key, failure.status, failure.error) from error
         seconds = time.perf_counter() - started
         preimage = self.resolver.preimage(node)
-        self.store.publish(key, node.stage.kind, preimage, artefact, Cost.measured(seconds), self.made_for)
+        self.store.publish(
+            key, node.stage.kind, preimage, artefact, cost=Cost.measured(seconds), made_for=self.made_for
+        )
         if artefact.arrays:
             self._loaded[key] = replace(artefact, info=dict(artefact.info))
         yield Event("computed", node, key, seconds)
