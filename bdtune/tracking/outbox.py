@@ -69,7 +69,8 @@ class Outbox:
             head = {"event": event, "subject": subject, "signature": signature}
             value = {**head, "body": body}
             line = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-            content = b"\n" * torn + line[:-1].encode(errors="replace") + _COMPLETE
+            # the space: a line that lost only its line feed must not become whole, it is written again below
+            content = b" \n" * torn + line[:-1].encode(errors="replace") + _COMPLETE
             if os.write(descriptor, content) != len(content):
                 raise OSError(errno.ENOSPC, "the line could not be written whole", str(self.file))
             self._catch_up()

@@ -104,9 +104,10 @@ def run_name(trial: TrialResult, axes: Sequence[str]) -> str:
 
 def thinned(rows: Sequence[Mapping[str, float]], points: int = CURVE_POINTS) -> list[dict[str, float]]:
     """Return at most `points` rows of a curve, evenly spread, with the first and the last."""
-    steps = {round(i * (len(rows) - 1) / (points - 1)) for i in range(points)}
-    kept = rows if len(rows) <= points else [rows[index] for index in sorted(steps)]
-    return [{"epoch": float(index), **row} for index, row in enumerate(kept, start=1)]
+    numbered = [{"epoch": float(index), **row} for index, row in enumerate(rows, start=1)]
+    if len(rows) <= points:
+        return numbered
+    return [numbered[round(i * (len(rows) - 1) / (points - 1))] for i in range(points)]
 
 
 def sweep_metrics(result: SweepResult) -> dict[str, float]:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from bdtune.errors import UserError
+from bdtune.tracking import commands
+from bdtune.tracking.mlflow_log import Tracker
+from bdtune.tracking.origin import common_tags
+from bdtune.tracking.store import Store
+
+
+def test_the_address_comes_from_the_argument_then_the_variable_then_the_run_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = Store.of(tmp_path)
+    assert store.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert store.uri.startswith("sqlite:////")
+    assert store.own
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@mlflow.example:8443")
+    store = Store.of(tmp_path)
+    assert not store.own
+    assert store.database is None
+    assert store.artifact_location("x") is None
+    assert store.key == "https://mlflow.example:8443"
+    assert Store.of(tmp_path, "sqlite:////other/m.db").database.as_posix() == "/other/m.db"
+
+
+def test_artifact_folders_cannot_leave_the_run_directory(tmp_path):
+    location = Store.of(tmp_path, f"sqlite:///{tmp_path}/m.db").artifact_location("../a/b c")
+    assert location == (tmp_path / "artifacts" / "_a_b_c").as_uri()
+    assert Store.of(tmp_path, f"sqlite:///{tmp_path}/m.db").artifact_location("..").endswith("/study")
+
+
+def test_the_server_is_small_and_local(tmp_path):
+    command = commands.server_command(Store.of(tmp_path), 5001)
+    line = " ".join(command)
+    assert "--host 127.0.0.1 --port 5001 --workers 1" in line
+    assert commands.server_environment()["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_ui_says_why_there_is_nothing_to_open(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="run a sweep first"):
+        commands.ui(tmp_path)
+    with pytest.raises(UserError, match=r"open that address"):
+        commands.ui(tmp_path, tracking_uri="http://127.0.0.1:9")
+
+
+def test_ui_becomes_the_server(run_dir, monkeypatch):
+    seen = []
+    monkeypatch.setattr(commands.os, "execve", lambda *words: seen.append(words))
+    commands.ui(run_dir, port=5002)
+    [(program, command, environment)] = seen
+    assert command[0] == program
+    assert "5002" in command
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_doctor_tells_of_the_store_and_of_what_waits(run_dir, make_trial, monkeypatch):
+    assert "MB" in "\n".join(commands.doctor_lines(run_dir))
+    tracker = Tracker(run_dir, "small", tracking_uri="http://127.0.0.1:9")
+    tracker.finished(make_trial(1))
+    tracker.close()
+    lines = "\n".join(commands.doctor_lines(run_dir, "http://127.0.0.1:9"))
+    assert "refused" in lines
+    assert "sweep small: 2 events wait" in lines
+
+
+def test_sync_leaves_a_running_sweep_to_its_driver(run_dir, make_trial, monkeypatch):
+    tracker = Tracker(run_dir, "small", tracking_uri="http://127.0.0.1:9")
+    tracker.finished(make_trial(1))
+    tracker.outbox.claim()
+    [said] = commands.sync(run_dir)
+    assert (said.delivered, said.status.error) == (0, "the sweep is running")
+    tracker.close()
+
+
+def test_every_run_says_who_and_what():
+    tags = common_tags()
+    assert tags["bdtune.version"]
+    assert len(tags.get("mlflow.source.git.commit", "0" * 40)) == 40

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from bdtune.engine.results import SweepResult
+from bdtune.tracking import deliver, mlflow_log
+from bdtune.tracking.commands import sync
+from bdtune.tracking.courier import Courier
+from bdtune.tracking.mlflow_log import Tracker
+from bdtune.tracking.store import Store
+
+AXES = ["defense.beta_nd", "seed"]
+DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(mlflow_log, "GATHER_S", 0.0)
+
+
+def tracked(run_dir, trials, status="done", end=True, **options):
+    """Run a whole sweep's tracking and return what waits."""
+    tracker = Tracker(run_dir, "small", study="study", axes=AXES, **options)
+    tracker.start()
+    for trial in trials:
+        tracker.finished(trial)
+    if end:
+        tracker.end(SweepResult("small", tuple(trials), best=trials[0].id), status, note="| a |")
+    return tracker.close()
+
+
+def client(run_dir):
+    return deliver.connect(Store.of(run_dir))
+
+
+def runs(run_dir, study="study"):
+    mlflow = client(run_dir)
+    experiment = mlflow.get_experiment_by_name(study)
+    found = mlflow.search_runs([experiment.experiment_id]) if experiment else []
+    parents = [run for run in found if run.data.tags["bdtune.role"] == "sweep"]
+    children = {run.data.tags["bdtune.trial"]: run for run in found if "bdtune.trial" in run.data.tags}
+    assert len(parents) + len(children) == len(found)
+    return parents, children
+
+
+def snapshot(run_dir):
+    """All that MLflow holds, without the ids it makes up."""
+    mlflow = client(run_dir)
+    parents, children = runs(run_dir)
+    assert len(parents) == 1
+    content = {}
+    for name, run in {"": parents[0], **children}.items():
+        tags = {k: v for k, v in run.data.tags.items() if k not in ("mlflow.parentRunId", "bdtune.outbox")}
+        history = {
+            key: sorted((m.step, m.value) for m in mlflow.get_metric_history(run.info.run_id, key))
+            for key in run.data.metrics
+        }
+        content[name] = (run.info.status, run.info.run_name, run.data.params, tags, history)
+    return content
+
+
+def test_parent_children_and_their_content(run_dir, make_trial):
+    space = run_dir / "space.yaml"
+    space.write_text("name: small")
+    trials = [make_trial(0, reference=True), make_trial(1), make_trial(2, status="diverged", error="nan")]
+    waiting = tracked(run_dir, trials, params={"select": "oracle_der"}, artifacts=[(space, "config")])
+    assert (waiting.waiting, waiting.error) == (0, None)
+    parents, children = runs(run_dir)
+    [parent] = parents
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "small"
+    assert parent.data.params == {"select": "oracle_der"}
+    assert parent.data.tags["mlflow.note.content"] == "| a |"
+    assert parent.data.metrics["trials/total"] == 3
+    assert set(children) == {"trial000", "trial001", "trial002"}
+    for run in children.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["bdtune.sweep"] == "small"
+    child = children["trial001"]
+    assert child.info.run_name == "beta_nd=1.5 seed=1"
+    assert child.info.end_time - child.info.start_time == 30_500
+    assert child.data.params["defense.beta_nd"] == "1.5"
+    assert child.data.metrics["knob/defense.beta_nd"] == 1.5
+    assert child.data.metrics["asr"] == 0.01
+    assert child.data.tags["stage.simclr"].endswith("hit")
+    assert children["trial002"].info.status == "FAILED"
+    assert children["trial000"].info.run_name == "undefended seed=0"
+    [used] = child.inputs.dataset_inputs
+    assert used.dataset.name == "digits+badnets"
+    assert len(used.dataset.digest) == 36
+    mlflow = client(run_dir)
+    assert [file.path for file in mlflow.list_artifacts(parent.info.run_id, "config")] == [
+        "config/space.yaml"
+    ]
+    assert str(run_dir / "artifacts") in parent.info.artifact_uri
+    loss = mlflow.get_metric_history(child.info.run_id, "supervised/loss")
+    assert [(m.step, m.value) for m in loss] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def test_a_rerun_adds_nothing_and_does_not_start_delivery(run_dir, make_trial, monkeypatch):
+    trials = [make_trial(n) for n in range(3)]
+    tracked(run_dir, trials)
+    before = snapshot(run_dir)
+    monkeypatch.setattr(Courier, "round", lambda self: pytest.fail("nothing is new"))
+    hits = [replace(t, stages={k: replace(u, computed=False) for k, u in t.stages.items()}) for t in trials]
+    assert tracked(run_dir, hits).waiting == 0
+    monkeypatch.undo()
+    assert snapshot(run_dir) == before
+
+
+def test_a_resumed_sweep_adds_only_what_is_new(run_dir, make_trial):
+    tracked(run_dir, [make_trial(0)], "interrupted")
+    assert runs(run_dir)[0][0].info.status == "KILLED"
+    tracked(run_dir, [make_trial(n) for n in range(3)])
+    parents, children = runs(run_dir)
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    assert len(children) == 3
+
+
+def test_a_failed_trial_that_is_repeated_keeps_its_run(run_dir, make_trial):
+    tracked(run_dir, [make_trial(1, status="failed", error="out of memory", metrics={})])
+    [before] = runs(run_dir)[1].values()
+    tracked(run_dir, [make_trial(1)])
+    [after] = runs(run_dir)[1].values()
+    assert before.info.run_id == after.info.run_id
+    assert (before.info.status, after.info.status) == ("FAILED", "FINISHED")
+    assert "bdtune.error" not in after.data.tags
+    assert after.data.metrics["acc"] == 0.99
+
+
+def test_a_changed_parameter_does_not_break_delivery(run_dir, make_trial):
+    tracked(run_dir, [make_trial(1)])
+    changed = make_trial(1, params={**make_trial(1).params, "attack.rate": 0.2, "new.knob": 3})
+    assert tracked(run_dir, [changed]).waiting == 0
+    [run] = runs(run_dir)[1].values()
+    assert run.data.params["attack.rate"] == "0.1"  # MLflow's parameters are written once
+    assert run.data.params["new.knob"] == "3"
+
+
+@pytest.mark.parametrize("survived", [0, 1, 5, 9])
+def test_killed_in_the_middle_of_a_delivery(
+    run_dir, make_trial, monkeypatch, tmp_path_factory, template_db, survived
+):
+    trials = [make_trial(n) for n in range(3)]
+    calls = iter(range(1000))
+
+    def cut_off(original):
+        def call(self, *args, **kwargs):
+            if next(calls) >= survived:
+                raise RuntimeError("killed")
+            return original(self, *args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for step in ("_create", "_log", "_dataset", "_artifacts"):
+            patch.setattr(deliver.Delivery, step, cut_off(getattr(deliver.Delivery, step)))
+        left = tracked(run_dir, trials, end=False)
+        assert left.waiting
+        assert "killed" in left.error
+    assert tracked(run_dir, trials).waiting == 0
+    content = snapshot(run_dir)
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(template_db, undisturbed)
+    tracked(undisturbed, trials)
+    assert content == snapshot(undisturbed)
+    assert {status for status, *_ in content.values()} == {"FINISHED"}
+
+
+def test_a_server_that_is_down_only_delays(run_dir, make_trial, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
+    trials = [make_trial(n) for n in range(3)]
+    waiting = tracked(run_dir, trials)
+    assert waiting.waiting == 5
+    assert "refused" in waiting.error
+    assert "bdtune sync" in waiting.line()
+    [tried] = sync(run_dir)
+    assert tried.status.waiting == 5
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    [done] = sync(run_dir)
+    assert (done.sweep, done.delivered, done.status.waiting) == ("small", 5, 0)
+    parents, children = runs(run_dir)
+    assert {run.info.status for run in [*parents, *children.values()]} == {"FINISHED"}
+    assert [again.delivered for again in sync(run_dir)] == [0]
+
+
+def test_sync_closes_the_run_of_a_killed_driver(run_dir, make_trial):
+    tracked(run_dir, [make_trial(1)], end=False)
+    assert runs(run_dir)[0][0].info.status == "RUNNING"
+    sync(run_dir)
+    [parent] = runs(run_dir)[0]
+    assert parent.info.status == "KILLED"
+    tracked(run_dir, [make_trial(1)])
+    assert runs(run_dir)[0][0].info.status == "FINISHED"
+
+
+def test_a_removed_database_is_filled_again(run_dir, make_trial, template_db):
+    trials = [make_trial(1)]
+    tracked(run_dir, trials)
+    before = snapshot(run_dir)
+    (run_dir / "mlflow.db").unlink()
+    tracked(run_dir, trials)
+    assert snapshot(run_dir) == before
+
+
+def test_two_drivers_of_one_sweep_make_each_run_once(run_dir, make_trial):
+    first = Tracker(run_dir, "small", study="study")
+    second = Tracker(run_dir, "small", study="study")
+    trials = [make_trial(n) for n in range(4)]
+    for tracker in (first, second):
+        tracker.start()
+    for trial in trials:
+        assert first.finished(trial)
+        assert not second.finished(trial)
+    result = SweepResult("small", tuple(trials))
+    first.end(result)
+    second.end(result)
+    assert {first.close().waiting, second.close().waiting} == {0}
+    parents, children = runs(run_dir)
+    assert len(parents) == 1
+    assert len(children) == 4
+
+
+def test_an_event_that_mlflow_refuses_does_not_block_the_rest(run_dir, make_trial, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+    original = deliver.Delivery._dataset
+
+    def refuse(self, run, trial):
+        if trial.id == "trial001":
+            raise MlflowException("not that", error_code=INVALID_PARAMETER_VALUE)
+        original(self, run, trial)
+
+    monkeypatch.setattr(deliver.Delivery, "_dataset", refuse)
+    assert tracked(run_dir, [make_trial(n) for n in range(3)]).waiting == 0
+    assert "not that" in (run_dir / "sweeps" / "small" / "rejected.jsonl").read_text()
+    assert runs(run_dir)[1]["trial002"].info.status == "FINISHED"
+
+
+def test_sweeps_of_one_name_stay_apart_on_a_shared_store(run_dir, make_trial, tmp_path_factory):
+    shared = f"sqlite:///{run_dir / 'mlflow.db'}"
+    for name in ("anna", "ben"):
+        tracked(tmp_path_factory.mktemp(name), [make_trial(1)], tracking_uri=shared)
+    mlflow = client(run_dir)
+    found = mlflow.search_runs([mlflow.get_experiment_by_name("study").experiment_id])
+    assert len(found) == 4
+
+
+def test_a_missing_artifact_is_said_and_skipped(run_dir, make_trial, caplog):
+    tracked(run_dir, [make_trial(1)], artifacts=[(run_dir / "gone.png", "")])
+    assert "gone.png" in caplog.text
+    assert runs(run_dir)[0][0].info.status == "FINISHED"
+
+
+def test_pending_trials_are_not_told(run_dir, make_trial):
+    tracker = Tracker(run_dir, "small")
+    assert not tracker.finished(make_trial(1, status="pending"))
+    assert tracker.close().waiting == 0
+    assert not (run_dir / "sweeps").exists()
+
+
+def test_a_free_rerun_imports_no_mlflow(run_dir, make_trial):
+    tracked(run_dir, [make_trial(1)])
+    script = f"""
+import sys
+from pathlib import Path
+from bdtune.engine.results import TrialResult, SweepResult
+from bdtune.tracking.mlflow_log import Tracker
+trial = TrialResult.from_json({make_trial(1).to_json(curves=True)!r})
+tracker = Tracker(Path({str(run_dir)!r}), "small", study="study")
+tracker.start()
+assert not tracker.finished(trial)
+assert not tracker.end(SweepResult("small", (trial,), "trial001"))
+assert tracker.close().waiting == 0
+assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

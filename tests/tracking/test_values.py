@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from bdtune.engine.results import StageUse, SweepResult
+from bdtune.tracking import values
+
+
+def test_parameters_are_flat_exact_and_within_limits():
+    params = {"lr": 1e-5, "width": 16, "flag": False, "none": None, "x y{": "v"}
+    texts = {"lr": "1e-05", "width": "16", "flag": "false", "none": "none", "x y_": "v"}
+    assert values.params_of(params) == texts
+    assert values.params_of({"long": "a" * 7000}) == {"long": "a" * 5997 + "..."}
+
+
+def test_numeric_knobs_are_metrics_too_and_flags_are_not():
+    params = {"a.b": 0.5, "n": 3, "flag": True, "text": "x", "none": None, "bad": math.inf}
+    assert values.knob_metrics(params) == [("knob/a.b", 0.5, 0), ("knob/n", 3.0, 0)]
+
+
+def test_numbers_that_are_not_finite_become_a_tag(make_trial):
+    trial = make_trial(metrics={"acc": math.nan, "x": math.inf, "asr": 0.5})
+    names = [name for name, _, _ in values.trial_metrics(trial)]
+    assert "asr" in names
+    assert not {"acc", "x"} & set(names)
+    assert values.trial_tags(trial)["bdtune.not_finite"] == "acc, x"
+    assert all(math.isfinite(value) for _, value, _ in values.trial_metrics(trial))
+
+
+def test_curves_go_by_epoch_and_costs_by_who_paid(make_trial):
+    metrics = values.trial_metrics(make_trial(3))
+    assert ("supervised/loss", 0.5, 2) in metrics
+    assert ("cost/stage_seconds", 5.0, 0) in metrics
+    assert ("cost/saved_seconds", 20.0, 0) in metrics
+    assert not any(name.endswith("/epoch") for name, _, _ in metrics)
+
+
+def test_tags_say_what_became_of_each_stage(make_trial):
+    tags = values.trial_tags(make_trial(1, error="boom", status="failed", reference_id="ref0"))
+    assert tags["stage.simclr"] == "a" * 16 + " hit"
+    assert tags["stage.supervised"] == f"{1:016x} computed"
+    assert tags["bdtune.error"] == "boom"
+    assert tags["bdtune.reference"] == "ref0"
+    assert tags["bdtune.status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "beta_nd=1.5 seed=1"),
+        ({"reference": True}, "undefended seed=1"),
+        ({"params": {}}, "trial001"),
+    ],
+)
+def test_run_names_hold_the_varying_parameters_only(make_trial, changes, name):
+    assert values.run_name(make_trial(1, **changes), ["defense.beta_nd", "seed"]) == name
+
+
+@pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 1234])
+def test_thinning_keeps_the_ends(length):
+    rows = [{"epoch": float(i), "loss": 1.0} for i in range(1, length + 1)]
+    kept = values.thinned(rows)
+    assert len(kept) == min(length, 100)
+    assert kept[:1] == rows[:1]
+    assert kept[-1:] == rows[-1:]
+
+
+def test_rows_without_an_epoch_keep_their_place():
+    rows = values.thinned([{"loss": float(i)} for i in range(1000)])
+    assert rows[0] == {"epoch": 1.0, "loss": 0.0}
+    assert rows[-1] == {"epoch": 1000.0, "loss": 999.0}
+
+
+def test_the_identity_ignores_what_a_rerun_from_the_store_changes(make_trial):
+    first = make_trial(1, metrics={"acc": 1.0, "cost/peak_memory": 3.0})
+    again = make_trial(
+        1, metrics={"acc": 1.0}, stages={"simclr": StageUse("k", computed=False)}, started=1.0, ended=2.0
+    )
+    assert values.identity_of(first) == values.identity_of(again)
+    assert values.identity_of(first) != values.identity_of(make_trial(1, metrics={"acc": 0.9}))
+
+
+def test_the_parent_sums_up(make_trial):
+    trials = (make_trial(0), make_trial(1), make_trial(2, status="failed"))
+    metrics = values.sweep_metrics(SweepResult("s", trials, best="trial001"))
+    assert metrics["trials/total"] == 3
+    assert metrics["trials/failed"] == 1
+    assert metrics["stages/computed"] == 4
+    assert metrics["cost/saved_seconds"] == 40.0
+    assert metrics["best/asr"] == 0.01
