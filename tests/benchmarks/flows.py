@@ -17,7 +17,8 @@ from torch import nn
 
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Context
-from bdtune.training.flows import Flows, FlowTrainer
+from bdtune.training._flowtrainer import FlowTrainer
+from bdtune.training.flows import Flows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

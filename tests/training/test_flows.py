@@ -178,7 +178,11 @@ def test_the_loss_falls_and_own_class_is_densest() -> None:
     features, data = gaussian_classes([60, 60, 60], 8)
     fitted = fit(Flows(epochs=20), features, data)
     assert fitted.curve[-1]["loss"] < fitted.curve[0]["loss"]
-    L = Density().run({"features": features, "flows": fitted}, Context(numerics=CPU)).arrays["L"]
+    L = (
+        Density()
+        .run({"features": features, "flows": fitted, "data": data}, Context(numerics=CPU))
+        .arrays["L"]
+    )
     assert L.dtype == np.float32
     assert L.shape == (180, 3)
     assert np.mean(L.argmax(1) == data.labels) > 0.98
@@ -186,7 +190,7 @@ def test_the_loss_falls_and_own_class_is_densest() -> None:
 
 def test_density_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     features, data = gaussian_classes([30, 20, 25], 5)
-    inputs = {"features": features, "flows": fit(Flows(epochs=2), features, data)}
+    inputs = {"features": features, "data": data, "flows": fit(Flows(epochs=2), features, data)}
     whole = Density().run(inputs, Context(numerics=CPU)).arrays["L"]
     monkeypatch.setattr(module, "DENSITY_ELEMENTS", 100)
     np.testing.assert_allclose(
@@ -198,7 +202,11 @@ def test_a_class_of_fewer_than_two_samples_has_no_density() -> None:
     features, data = gaussian_classes([30, 1, 0, 20], 5)
     fitted = fit(Flows(epochs=2), features, data)
     assert fitted.arrays["count"].tolist() == [30, 1, 0, 20]
-    L = Density().run({"features": features, "flows": fitted}, Context(numerics=CPU)).arrays["L"]
+    L = (
+        Density()
+        .run({"features": features, "flows": fitted, "data": data}, Context(numerics=CPU))
+        .arrays["L"]
+    )
     assert np.isneginf(L[:, [1, 2]]).all()
     assert np.isfinite(L[:, [0, 3]]).all()
 

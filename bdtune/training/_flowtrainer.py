@@ -1,0 +1,146 @@
+"""The training loop of a bank of flows, one per class, with classes of different sizes.
+
+Source: "Backdoor Defense through Self-Supervised and Generative Learning" (Sabolić, Grubišić, Šegvić, 2024),
+appendix E: Adam, small shuffled batches of one class, the last partial batch kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.optim.adam import adam
+
+from bdtune.engine.key import sample_generator
+from bdtune.engine.stage import Artefact
+from bdtune.errors import Diverged
+from bdtune.training._flowbank import FlowBank, FlowShape, initial_weights
+from bdtune.training.weights import as_array, as_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from bdtune.engine.stage import Context
+    from bdtune.training.flows import Flows
+
+
+class FlowTrainer:
+    """All flows of one `Flows` stage, stepped together, largest class first.
+
+    A flow that has done all its steps leaves; the others go on. As the largest class comes first, those still
+    at work are always the first ones, and all of them have done the same number of Adam steps.
+    """
+
+    def __init__(self, knobs: Flows, z: np.ndarray, labels: np.ndarray, classes: int, ctx: Context) -> None:
+        if z.shape[1] < 2:
+            raise Diverged(f"flows: need at least 2 feature dimensions that vary, got {z.shape[1]}")
+        self.knobs, self.seed = knobs, ctx.seed
+        self.device = ctx.numerics.resolved().device
+        self.shape = FlowShape(z.shape[1], knobs.depth, knobs.width)
+        self.z_ND = as_tensor(z).to(self.device, torch.float32)
+        self.count = np.bincount(labels, minlength=classes)
+        order = np.argsort(-self.count, kind="stable").tolist()
+        self.ids = {label: np.flatnonzero(labels == label) for label in order}
+        # a class of one sample has no deviation to start from: it makes no step and has no density
+        sizes = np.where(self.count > 1, self.count, 0)[order]
+        self.batches = -(-sizes // knobs.batch_size)
+        self.bank = FlowBank.from_arrays(
+            self.shape, initial_weights(self.shape, ctx.seed, order), self.device
+        )
+        weights = self.bank.weights
+        self.moments = [{name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2)]
+        self.gradient = {name: torch.empty_like(w) for name, w in weights.items()}
+
+    def epoch(self, epoch: int) -> float:
+        """Do as many steps as the largest class has batches; return the mean loss per step and flow."""
+        per_epoch = int(self.batches[0])
+        begin = epoch * per_epoch
+        rows, weights = self._batches_between(begin, begin + per_epoch)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        # Adam counts on by itself, one counter per tensor
+        counters = [torch.tensor(float(begin), device=self.device) for _ in self.bank.weights]
+        steps = 0
+        for step in range(per_epoch):
+            active = int(np.count_nonzero(self.batches * self.knobs.epochs > begin + step))
+            x_KBD = self.z_ND[rows[step, :active]]
+            if begin + step == 0:
+                real_KB = (weights[0, :active] > 0).float()
+                self.bank.first(active).initialise(x_KBD, real_KB, self.knobs.min_std)
+            total += self._adam_step(counters, active, x_KBD, weights[step, :active])
+            steps += active
+        return float(total) / max(1, steps)
+
+    def _adam_step(self, counters: list[Tensor], active: int, x_KBD: Tensor, weight_KB: Tensor) -> Tensor:
+        bank = self.bank.first(active)
+        gradient = {name: value[:active] for name, value in self.gradient.items()}
+        loss = bank.loss_and_gradient(x_KBD, weight_KB, gradient)
+        first, second = self.moments
+        names = list(bank.weights)
+        adam(
+            list(bank.weights.values()),
+            list(gradient.values()),
+            [first[name][:active] for name in names],
+            [second[name][:active] for name in names],
+            [],
+            counters,
+            fused=True,
+            amsgrad=False,
+            beta1=self.knobs.betas[0],
+            beta2=self.knobs.betas[1],
+            lr=self.knobs.lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+        return loss.sum()
+
+    def _batches_between(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Rows int64 and weights float32 [steps, K, B] of the flows' own steps begin..end-1.
+
+        Each flow walks through its own shuffled epochs; an order depends on seed, class and epoch alone.
+        """
+        size = self.knobs.batch_size
+        rows = np.zeros((end - begin, len(self.ids), size), np.int64)
+        weights = np.zeros(rows.shape, np.float32)
+        for place, (label, batches) in enumerate(zip(self.ids, self.batches.tolist(), strict=True)):
+            own = self.ids[label]
+            last = min(end, batches * self.knobs.epochs)
+            if last <= begin:
+                continue
+            epochs = range(begin // batches, (last - 1) // batches + 1)
+            real = np.arange(batches * size).reshape(batches, size) < len(own)
+            weight = real / real.sum(1, keepdims=True, dtype=np.float32)
+            kept = slice(begin - epochs[0] * batches, last - epochs[0] * batches)
+            order = np.concatenate([self._shuffled(label, epoch, batches * size) for epoch in epochs])
+            rows[: last - begin, place] = order.reshape(-1, size)[kept]
+            weights[: last - begin, place] = np.tile(weight, (len(epochs), 1))[kept]
+        device = self.z_ND.device
+        return torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device)
+
+    def _shuffled(self, label: int, epoch: int, length: int) -> np.ndarray:
+        own = self.ids[label]
+        generator = sample_generator(self.seed, "order", label, epoch)
+        return np.concatenate([generator.permutation(own), np.zeros(length - len(own), np.int64)])
+
+    def _state(self) -> dict[str, Tensor]:
+        kinds = dict(zip(("weights", "first", "second"), (self.bank.weights, *self.moments), strict=True))
+        return {f"{kind}.{name}": value for kind, values in kinds.items() for name, value in values.items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights and Adam's moments, copied, largest class first."""
+        return {name: as_array(value) for name, value in self._state().items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up a state returned by `state`."""
+        for name, value in self._state().items():
+            value.copy_(as_tensor(arrays[name]))
+
+    def artefact(self, curve: list[dict[str, float]]) -> Artefact:
+        """The flows in class order."""
+        back = np.argsort(list(self.ids))
+        arrays = {name: as_array(value)[back] for name, value in self.bank.weights.items()}
+        info = {"features": self.shape.features, "depth": self.shape.depth, "width": self.shape.width}
+        return Artefact({**arrays, "count": self.count.astype(np.int64)}, info, tuple(curve))
