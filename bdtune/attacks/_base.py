@@ -1,7 +1,7 @@
 """The contract of attacks: a plan made once from the labels, and a pure function that stamps the trigger.
 
 An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `extras`, `cover_fraction`,
-`artefacts` and `check_image`. Counts, selection, quantisation, flags and checks are done here once.
+`artefacts`, `check_files` and `check_image`. Counts, selection, quantisation, flags and checks are done here once.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -106,6 +106,10 @@ class Attack(Plugin):
         """
         return {}
 
+    def check_files(self) -> list[Problem]:
+        """Return what is wrong with the files that the knobs name."""
+        return []
+
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         """Return what keeps the trigger from fitting on images of shape (H, W, C)."""
         return []
@@ -170,10 +174,15 @@ class Attack(Plugin):
         labels: np.ndarray | None = None,
         image_shape: tuple[int, int, int] | None = None,
     ) -> list[Problem]:
-        """Return all that is wrong with the request for such a data set; paths are relative to the attack."""
+        """Return all that is wrong with the request, as far as the data set is known.
+
+        Without labels counts are not checked, without a shape (H, W, C) not whether the trigger fits. Paths of
+        the problems are relative to the attack.
+        """
         problems = self._check_target(num_classes)
         if labels is not None and not problems:
             problems += self._check_counts(np.asarray(labels))
+        problems += self.check_files()
         if image_shape is not None:
             problems += self.check_image(image_shape)
         return problems

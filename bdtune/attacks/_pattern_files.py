@@ -48,11 +48,11 @@ class PatternAttack(Attack):
             raise ValueError("mask_path belongs to a pattern_path, and there is none")
         return self
 
-    def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+    def check_files(self) -> list[Problem]:
         if self.pattern_path is None:
             return []
         try:
-            self.user_pattern(*image_shape[:2])
+            self.user_pattern(32, 32)
         except ConfigError as error:
             return list(error.problems)
         return []
