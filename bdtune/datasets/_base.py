@@ -18,6 +18,7 @@ from pydantic import Field
 
 from bdtune.datasets._files import SplitName, digest_files, stamp_of
 from bdtune.datasets._images import Records, ResizeFilter, Selection
+from bdtune.datasets._stream import FileStream
 from bdtune.engine.key import canonical_json, derive_seed, digest_of, key_of
 from bdtune.errors import DataError, Problem
 from bdtune.registry import Plugin
@@ -34,9 +35,9 @@ Counts = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Split:
-    """Resident images and true labels; the arrays are shared by all users and therefore read-only."""
+    """Images and true labels; resident arrays are shared by all users and therefore read-only."""
 
-    images: np.ndarray  # uint8 [N, H, W, 3]
+    images: Any  # uint8 [N, H, W, 3], or an `ImageStream` of that shape
     labels: np.ndarray  # int64 [N]
     class_names: tuple[str, ...] = ()
 
@@ -135,6 +136,11 @@ class Dataset(Plugin):
         labels = selection.labels
         images.flags.writeable = labels.flags.writeable = False
         return Split(images, labels, selection.records.class_names)
+
+    def stream(self, split: SplitName, root: Path | None = None) -> Split:
+        """Return a split whose images are read window by window, in process; raises `DataError`."""
+        selection = self.selection(split, root)
+        return Split(FileStream(selection), selection.labels, selection.records.class_names)
 
     def labels(self, split: SplitName, root: Path | None = None) -> np.ndarray:
         """Return the labels of a split, int64 [N], without decoding an image; raises `DataError`."""
