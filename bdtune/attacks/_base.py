@@ -1,7 +1,7 @@
 """The contract of attacks: a plan made once from the labels, and a pure function that stamps the trigger.
 
 An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `extras`, `cover_fraction`,
-`artefacts`, `check_files` and `check_image`. Counts, selection, quantisation, flags and checks are done here once.
+`artefacts`, `check_files` and `check_image`. Counts, selection, quantisation and flags are done here once.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -176,8 +176,8 @@ class Attack(Plugin):
     ) -> list[Problem]:
         """Return all that is wrong with the request, as far as the data set is known.
 
-        Without labels counts are not checked, without a shape (H, W, C) not whether the trigger fits. Paths of
-        the problems are relative to the attack.
+        Without labels counts are not checked, without a shape (H, W, C) not whether the trigger fits.
+        The problems' paths are relative to the attack.
         """
         problems = self._check_target(num_classes)
         if labels is not None and not problems:
