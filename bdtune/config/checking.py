@@ -123,7 +123,8 @@ def _fault(cls: type[Knobs], error: Any, what: str) -> Fault:
     if kind == "missing":
         return Fault(path, f"expected {describe(schema, _schema(cls))}", "nothing")
     expected = describe(schema, _schema(cls)) if schema else error["msg"][0].lower() + error["msg"][1:]
-    return Fault(path, f"expected {expected}", show(error["input"]))
+    hint = nearest(error["input"], schema["enum"]) if "enum" in schema and error["input"] else ""
+    return Fault(path, f"expected {expected}", show(error["input"]), hint)
 
 
 @cache
@@ -179,7 +180,8 @@ def describe(schema: dict[str, Any], root: dict[str, Any]) -> str:
         return _list(schema, root)
     if kind == "string":
         return "a path" if schema.get("format") == "path" else "text"
-    return {"boolean": "true or false", "null": "null", "object": "a mapping"}.get(str(kind), "another value")
+    mapping = "a mapping that is not empty" if schema.get("minProperties") else "a mapping"
+    return {"boolean": "true or false", "null": "null", "object": mapping}.get(str(kind), "another value")
 
 
 def _range(schema: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bdtune.config.checking import Fault, show, unknown
-from bdtune.config.yaml_file import YamlText, read_yaml
+from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ SWEEP_KEYS = (
 )  # fmt: skip
 PLUGIN_KINDS = {"dataset": "datasets", "attack": "attacks", "defense": "defenses", "model": "models"}
 """The settings that are plugins, written as a name or as a mapping with a name and knobs."""
+DEFAULT_PLUGINS = {"dataset": "digits", "attack": None, "defense": "none", "model": "resnet18"}
+"""What an unset plugin is: one that needs no files, and nothing that would have to be chosen."""
 
 
 @dataclass(frozen=True, order=True)
@@ -80,7 +82,10 @@ def _alike(one: Problem, other: Problem) -> bool:
 
 
 def read_document(file: Path, shown_as: str) -> Document:
-    """Read a YAML file and sort its keys; unknown keys and faults of form are reported in the document."""
+    """Read a YAML file and sort its keys; unknown keys are noted in the document.
+
+    Raises `ConfigError` when the file is no YAML, or no mapping.
+    """
     text = read_yaml(file, shown_as)
     document = Document(name=shown_as)
     for path, line in text.lines.items():
@@ -90,18 +95,18 @@ def read_document(file: Path, shown_as: str) -> Document:
     for problem in text.problems:
         line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0
         document.found.append((Origin((0, line), problem.where), problem))
-    _sort_keys(document, text)
-    return document
-
-
-def _sort_keys(document: Document, text: YamlText) -> None:
     if not isinstance(text.data, dict):
         if not text.problems:
             got = "an empty file" if text.data is None else show(text.data)
             document.wrong("", "expected settings such as 'dataset: digits'", got)
-        return
-    nested = text.data.get("trial")
-    for key, value in text.data.items():
+        document.finish()
+    _sort_keys(document, text.data)
+    return document
+
+
+def _sort_keys(document: Document, data: dict[str, Any]) -> None:
+    nested = data.get("trial")
+    for key, value in data.items():
         if key.partition(".")[0] in TRIAL_KEYS:
             if nested is None:
                 put(document, key, value)
@@ -157,7 +162,7 @@ def assign(trial: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """
     head, _, rest = path.partition(".")
     if head in PLUGIN_KINDS:
-        return {**trial, head: _assign_plugin(trial.get(head), rest, value)}
+        return {**trial, head: _assign_plugin(trial.get(head, DEFAULT_PLUGINS[head]), rest, value)}
     if not rest:
         return {**trial, head: value}
     return {**trial, head: _assign_nested(trial.get(head), rest.split("."), value)}
@@ -168,7 +173,7 @@ def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
     if not rest:
         if not isinstance(value, str):
             return value
-        return current if mapping.get("name") == value else value
+        return current if isinstance(current, dict) and current.get("name") == value else value
     if rest in ("name", "preset"):
         return mapping if mapping.get(rest) == value else {rest: value}
     return _assign_nested(mapping, rest.split("."), value)

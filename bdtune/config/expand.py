@@ -12,9 +12,10 @@ from bdtune.config.checking import Fault, show
 from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS, assign
 from bdtune.config.trial import (
     TrialSpec,
+    attack_faults,
     build,
-    cross_faults,
     data_faults,
+    defense_faults,
     parse_section,
     section_key,
     section_params,
@@ -106,7 +107,7 @@ def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = 
     factors = list(_factors(space))
     count = math.prod(len(factor) for factor in factors)
     if count > MAX_TRIALS:
-        report(Fault("", f"expected at most {MAX_TRIALS:,} trials", f"{count:,}"))
+        report(Fault("grid" if space.grid else "", f"expected at most {MAX_TRIALS:,} trials", f"{count:,}"))
         return []
     reader = PointReader(space, report, check_data=check_data)
     conditions = _Conditions(space, reader)
@@ -179,10 +180,10 @@ def _same(left: Any, right: Any) -> bool:
 
 def _same_trial(first: Point, second: Point) -> Fault:
     """Name what two points differ in, although they come to the same."""
-    shared = {(a.path, show(a.value)) for a in first} & {(a.path, show(a.value)) for a in second}
+    shared = {a.label for a in first} & {a.label for a in second}
     told, place = [], ""
     for point in (first, second):
-        own = [a for a in point if (a.path, show(a.value)) not in shared]
+        own = [a for a in point if a.label not in shared]
         told.append(", ".join(f"{a.path}={show(a.value)}" for a in own) or "the base")
         place = own[-1].label if own else place
     return Fault(place, "expected every trial once", f"the same one for {told[0]} and for {told[1]}")
@@ -271,18 +272,22 @@ class PointReader:
         return result
 
     def _agrees(self, spec: TrialSpec, found: Mapping[str, tuple[Any, str]], point: Point) -> bool:
-        data = (found["dataset"][1], found["data_root"][1])
-        checks: dict[tuple[str, ...], Callable[[TrialSpec], list[Fault]]]
-        checks = {(*data, found["attack"][1]): cross_faults}
-        if self._check_data:
-            checks[data] = data_faults
-        for key, faults_of in checks.items():
-            if key not in self._agreed:
-                faults = faults_of(spec)
-                for fault in faults:
-                    self.report(fault, point)
-                self._agreed[key] = not faults
-        return all(self._agreed[key] for key in checks)
+        """Check what belongs together, each distinct pair once."""
+        data, attack, defense = (found[key][1] for key in ("dataset", "attack", "defense"))
+        root, checked = found["data_root"][1], self._check_data
+        return (
+            self._once((data, root), point, lambda: data_faults(spec) if checked else [])
+            and self._once((data, root, attack), point, lambda: attack_faults(spec, data=checked))
+            and self._once((data, defense), point, lambda: defense_faults(spec))
+        )
+
+    def _once(self, key: tuple[str, ...], point: Point, faults_of: Callable[[], list[Fault]]) -> bool:
+        if key not in self._agreed:
+            faults = faults_of()
+            for fault in faults:
+                self.report(fault, point)
+            self._agreed[key] = not faults
+        return self._agreed[key]
 
     def report(self, fault: Fault, point: Point) -> None:
         """Report a fault where the value that causes it stands; alike ones only so often."""

@@ -9,7 +9,7 @@ import bdtune
 from bdtune.config.document import Document, read_document
 from bdtune.config.overrides import apply_overrides
 from bdtune.config.read_sweep import read_sweep
-from bdtune.config.trial import TrialSpec, data_faults, parse_trial
+from bdtune.config.trial import TrialSpec, parse_trial
 from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.registry import Description
@@ -41,9 +41,7 @@ def load_trial(
     """Load one trial from a file of its settings, or the base trial of a sweep; as `load_sweep` otherwise."""
     document, _ = _open(path_or_name)
     apply_overrides(document, overrides, axes=False)
-    spec, faults = parse_trial(document.trial)
-    if spec is not None and check_data:
-        faults = data_faults(spec)
+    spec, faults = parse_trial(document.trial, check_data=check_data)
     for fault in faults:
         document.report(fault)
     document.finish()

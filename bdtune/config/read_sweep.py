@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
@@ -11,21 +13,31 @@ from bdtune.config.checking import Fault, check, show
 from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
 from bdtune.config.expand import Space, expand
 from bdtune.config.search import check_search, distinct, known_path
-from bdtune.config.sweep import REPORT_METRICS, SELECT_METRICS, Axes, Domain, Search, Select, SweepSpec, When
+from bdtune.config.sweep import (
+    REPORT_METRICS,
+    SELECT_METRICS,
+    Axes,
+    Domain,
+    Reference,
+    Search,
+    Select,
+    SweepSpec,
+    When,
+    spelled_out,
+)
 from bdtune.config.trial import TrialSpec, build, parse_sections
 from bdtune.errors import nearest
 from bdtune.knobs import Knobs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from bdtune.config.document import Document
 
 _AXIS_KEYS = ("grid", "zip", "vary", "seeds", "when", "exclude")
+_BY_HAND = (*_AXIS_KEYS, "trial", "name", "reference")
 _PLAIN: dict[str, type[Knobs]] = {
     key: create_model(key, __base__=Knobs, **{key: (field.annotation, field)})  # type: ignore[call-overload]
     for key, field in SweepSpec.model_fields.items()
-    if key not in (*_AXIS_KEYS, "trial", "name")
+    if key not in _BY_HAND
 }
 _RATES = (*REPORT_METRICS, "select_acc", "undefended/acc", "undefended/asr")
 
@@ -39,6 +51,7 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
     for fault in faults:
         document.report(fault)
     values = {"name": document.sweep.get("name", name), **_plain_values(document)}
+    values["reference"] = _references(document, document.sweep.get("reference", []))
     axes = _axis_values(document)
     space = Space(_raw(document, sections), sections, **axes)
     search: Search | None = values.get("search")
@@ -73,53 +86,61 @@ def _plain_values(document: Document) -> dict[str, Any]:
     for key, cls in _PLAIN.items():
         if key not in document.sweep:
             continue
-        raw = document.sweep[key]
+        raw, short = document.sweep[key], ""
         if key == "scheduler" and (isinstance(raw, str) or raw is None):
-            raw = {"name": raw or "none"}
-        read, faults = check(cls, {key: raw}, key)
+            raw, short = {"name": raw or "none"}, ".name"
+        read, faults = check(cls, {key: spelled_out(raw) if key == "search" else raw}, key)
         for fault in faults:
-            document.report(_of_domain(fault))
+            document.report(replace(_of_domain(fault), path=_of_domain(fault).path.removesuffix(short)))
         if read is not None:
             values[key] = getattr(read, key)
-    _check_references(document, values.get("reference", ()))
     return values
 
 
 def _of_domain(fault: Fault) -> Fault:
-    """Say what a search's space is made of, where the fault would name the parts of `Domain`."""
-    path, _, last = fault.path.rpartition(".")
-    if path.startswith("search.space.") and (last in Domain.model_fields or fault.about_key):
-        path = path if last in Domain.model_fields or fault.about_key else fault.path
-    elif not fault.path.startswith("search.space."):
+    """Say how a domain is written, where the fault would name the parts of `Domain`."""
+    if not fault.path.startswith("search.space."):
         return fault
-    else:
-        path = fault.path
-    expected = "expected one of {uniform: [a, b]}, {log_uniform: [a, b]}, {int: [a, b]} or {choice: [...]}"
-    return Fault(path, expected, fault.got if last != "values" else "")
+    parts = re.fullmatch(r"(.*)\.(kind|values|[a-z_]+)", fault.path)
+    inner = parts is not None and (parts[2] in Domain.model_fields or fault.about_key)
+    expected = "expected {uniform: [a, b]}, {log_uniform: [a, b]}, {int: [a, b]} or {choice: [...]}"
+    return Fault(parts[1] if parts and inner else fault.path, expected)
 
 
-def _check_references(document: Document, references: Iterable[Any]) -> None:
-    for number, entry in enumerate(references):
-        for path in entry.params:
-            known_path(document, f"reference[{number}].params", path)
-        for metric, value in entry.metrics.items():
-            path = f"reference[{number}].metrics.{metric}"
-            if metric not in _RATES and "/" not in metric:
-                expected = f"expected one of the metrics: {', '.join(_RATES)}"
-                document.wrong(path, expected, show(metric), nearest(metric, _RATES))
-            elif metric in _RATES and not 0 <= value <= 1:
-                document.wrong(path, "expected a number from 0 to 1", show(value))
+def _references(document: Document, raw: Any) -> tuple[Reference, ...]:
+    if not isinstance(raw, list):
+        document.wrong("reference", "expected a list of entries {params, metrics, source}", show(raw))
+        return ()
+    read = [_reference(document, f"reference[{number}]", entry) for number, entry in enumerate(raw)]
+    return tuple(entry for entry in read if entry is not None)
+
+
+def _reference(document: Document, label: str, raw: Any) -> Reference | None:
+    entry, faults = check(Reference, raw, "reference")
+    for fault in faults:
+        document.report(fault.under(label))
+    params, metrics = (raw.get(key) if isinstance(raw, dict) else None for key in ("params", "metrics"))
+    for path in params if isinstance(params, dict) else ():
+        known_path(document, f"{label}.params", path)
+    for metric, value in metrics.items() if isinstance(metrics, dict) else ():
+        path = f"{label}.metrics.{metric}"
+        if metric not in _RATES and "/" not in metric:
+            expected = f"expected one of the metrics: {', '.join(_RATES)}"
+            document.wrong(path, expected, show(metric), nearest(metric, _RATES))
+        elif metric in _RATES and isinstance(value, int | float) and not 0 <= value <= 1:
+            document.wrong(path, "expected a number from 0 to 1", show(value))
+    return entry
 
 
 def _axis_values(document: Document) -> dict[str, Any]:
     sweep = document.sweep
-    raw_zip = sweep.get("zip")
-    groups = raw_zip if isinstance(raw_zip, list) else [raw_zip] if raw_zip is not None else []
+    raw_zip = sweep.get("zip", [])
+    groups = raw_zip if isinstance(raw_zip, list) else [raw_zip]
     labels = [f"zip[{i}]" for i in range(len(groups))] if isinstance(raw_zip, list) else ["zip"]
-    read = [_axes(document, label, group) for label, group in zip(labels, groups, strict=False)]
+    read = [_axes(document, label, group, again=True) for label, group in zip(labels, groups, strict=True)]
     return {
         "grid": _axes(document, "grid", sweep.get("grid", {})),
-        "zip": tuple(g for label, g in zip(labels, read, strict=False) if _in_step(document, label, g)),
+        "zip": tuple(g for label, g in zip(labels, read, strict=True) if _in_step(document, label, g)),
         "vary": _axes(document, "vary", sweep.get("vary", {})),
         "seeds": _seeds(document, sweep.get("seeds")),
         "when": _when(document, sweep.get("when", [])),
@@ -127,15 +148,19 @@ def _axis_values(document: Document) -> dict[str, Any]:
     }
 
 
-def _axes(document: Document, label: str, raw: Any) -> Axes:
-    """Read a mapping from dotted paths to lists of values; what is wrong is left out."""
+def _axes(document: Document, label: str, raw: Any, *, again: bool = False) -> Axes:
+    """Read a mapping from dotted paths to lists of values; what is wrong is left out.
+
+    A list may hold a value `again` where lists are taken in step.
+    """
     if not isinstance(raw, dict):
         document.wrong(label, "expected a mapping from dotted paths to lists of values", show(raw))
         return {}
-    return {path: tuple(values) for path, values in raw.items() if _is_axis(document, label, path, values)}
+    good = [path for path, values in raw.items() if _is_axis(document, label, path, values, again=again)]
+    return {path: tuple(raw[path]) for path in good}
 
 
-def _is_axis(document: Document, label: str, path: str, values: Any) -> bool:
+def _is_axis(document: Document, label: str, path: str, values: Any, *, again: bool) -> bool:
     if not known_path(document, label, path):
         return False
     at = f"{label}.{path}"
@@ -147,7 +172,7 @@ def _is_axis(document: Document, label: str, path: str, values: Any) -> bool:
     elif not values:
         document.wrong(at, "expected at least one value", "[]")
     else:
-        return distinct(document, at, values)
+        return again or distinct(document, at, values)
     return False
 
 
@@ -216,18 +241,20 @@ def _plain(key: str, value: Any) -> Any:
 
 
 def _check_clashes(document: Document, space: Space, search: Search | None) -> None:
-    """Each path is varied in one place only."""
+    """Report settings that are varied in two places, and leave them out of the second."""
     places: dict[str, str] = {}
     always = [("grid", space.grid), ("vary", space.vary), ("seeds", {"seed": ()} if space.seeds else {})]
     always += [(f"zip[{i}]" if len(space.zip) > 1 else "zip", group) for i, group in enumerate(space.zip)]
     # Two `when` entries may vary one path, for different points.
     sometimes = [(f"when[{i}].grid", entry.grid) for i, entry in enumerate(space.when)]
     for label, axes in always + sometimes:
-        for path in axes:
+        for path in list(axes):
             if path in places:
                 at = label if label == "seeds" else f"{label}.{path}"
                 got = f"'{path}' in {places[path]} too"
                 document.wrong(at, "expected each setting to be varied in one place", got)
+                del axes[path]
+                space.seeds = () if label == "seeds" else space.seeds
             elif not label.startswith("when"):
                 places[path] = label
     if search is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def preview(spec: SweepSpec, count: int) -> list[TrialSpec]:
-    """Return `count` trials drawn independently from a search's space: what it may cost, not what it will try."""
+    """Return trials drawn independently from a search's space: what it may cost, not what it will try."""
     assert spec.search is not None, "only a search has a space to draw from"
     rng = np.random.default_rng(derive_seed(spec.search.seed, "preview"))
     drawn = [{path: _draw(d, rng) for path, d in spec.search.space.items()} for _ in range(count)]

@@ -77,27 +77,26 @@ class Search(Knobs):
     seed: int = Field(0, ge=0)
     """Seed of the sampler."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _listed(cls, raw: Any) -> Any:
-        """One objective need not be a list, and its mode need not be given."""
-        if not isinstance(raw, dict):
-            return raw
-        raw = dict(raw)
-        for key in {"metric", "mode"} & raw.keys():
-            raw[key] = [raw[key]] if isinstance(raw[key], str) else raw[key]
-        if "mode" not in raw and isinstance(raw.get("metric"), list | tuple):
-            raw["mode"] = [best_mode(str(metric)) for metric in raw["metric"]]
-        if isinstance(raw.get("space"), dict):
-            raw["space"] = {path: _domain(value) for path, value in raw["space"].items()}
-        return raw
-
     @model_validator(mode="after")
     def _modes_match(self) -> Search:
         if len(self.mode) != len(self.metric):
             got = f"{len(self.mode)} for {len(self.metric)}"
             raise ValueError(f"expected one mode for each metric, got {got}")
         return self
+
+
+def spelled_out(raw: Any) -> Any:
+    """Return a search as `Search` reads it: objectives as lists with their modes, each domain by its kind."""
+    if not isinstance(raw, dict):
+        return raw
+    raw = dict(raw)
+    for key in {"metric", "mode"} & raw.keys():
+        raw[key] = [raw[key]] if isinstance(raw[key], str) else raw[key]
+    if "mode" not in raw and isinstance(raw.get("metric"), list):
+        raw["mode"] = [best_mode(str(metric)) for metric in raw["metric"]]
+    if isinstance(raw.get("space"), dict):
+        raw["space"] = {path: _domain(value) for path, value in raw["space"].items()}
+    return raw
 
 
 def _domain(raw: Any) -> Any:

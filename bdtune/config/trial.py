@@ -12,7 +12,7 @@ from pydantic import Field, create_model
 
 from bdtune import registry
 from bdtune.config.checking import Fault, check, show, unknown
-from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
+from bdtune.config.document import DEFAULT_PLUGINS, PLUGIN_KINDS, TRIAL_KEYS
 from bdtune.engine.key import canonical_json, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, Problem
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from bdtune.models._base import Model
 else:  # the bases would import torch; what the registry loads is known to be one of them
     Attack = Dataset = Defense = Model = Plugin
-
-DEFAULT_PLUGINS = {"dataset": "digits", "attack": None, "defense": "none", "model": "resnet18"}
-"""What an unset plugin is: one that needs no files, and nothing that would have to be chosen."""
 
 Scalar = str | int | float | bool | None
 
@@ -68,13 +65,13 @@ _PLAIN: dict[str, type[Knobs]] = {
 """The settings that are no plugins, each by itself, with the type, range and default of `TrialSpec`."""
 
 
-def parse_trial(raw: Mapping[str, Any]) -> tuple[TrialSpec | None, list[Fault]]:
+def parse_trial(raw: Mapping[str, Any], *, check_data: bool = True) -> tuple[TrialSpec | None, list[Fault]]:
     """Read a trial's settings; returns all that is wrong with them, by dotted path, when there is no spec."""
     sections, faults = parse_sections(raw)
     if faults:
         return None, faults
     spec = build(sections)
-    faults = cross_faults(spec)
+    faults = cross_faults(spec, data=check_data)
     return (None if faults else spec), faults
 
 
@@ -105,17 +102,28 @@ def build(sections: Mapping[str, Any]) -> TrialSpec:
     return TrialSpec.model_construct(None, **sections)
 
 
-def cross_faults(spec: TrialSpec) -> list[Fault]:
-    """Return what is wrong between settings that are right one by one."""
-    if spec.attack is None:
-        return []
-    problems = spec.attack.check(spec.dataset.num_classes)
-    return [fault_of(problem).under("attack") for problem in problems]
+def cross_faults(spec: TrialSpec, *, data: bool = True) -> list[Fault]:
+    """Return what is wrong between settings that are right one by one; `data`: with the images there are."""
+    faults = data_faults(spec) if data else []
+    return faults or [*attack_faults(spec, data=data), *defense_faults(spec)]
 
 
 def data_faults(spec: TrialSpec) -> list[Fault]:
     """Return what keeps the data set from being read: it is not there, or not what its name promises."""
     return [fault_of(problem) for problem in spec.dataset.check(spec.data_root)]
+
+
+def attack_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
+    """Return why the attack cannot be made on the data set; with `data`, also with its numbers of images."""
+    if spec.attack is None:
+        return []
+    labels = spec.dataset.labels("train", spec.data_root) if data else None
+    return [fault_of(p).under("attack") for p in spec.attack.check(spec.dataset.num_classes, labels)]
+
+
+def defense_faults(spec: TrialSpec) -> list[Fault]:
+    """Return why the defense cannot be used on the data set."""
+    return [fault_of(p).under("defense") for p in spec.defense.check(spec.dataset.num_classes)]
 
 
 def fault_of(problem: Problem) -> Fault:
@@ -176,7 +184,7 @@ def spec_to_dict(spec: TrialSpec) -> dict[str, Any]:
 
 def spec_from_dict(raw: Mapping[str, Any]) -> TrialSpec:
     """Read what `spec_to_dict` wrote; raises `ConfigError` with all problems."""
-    spec, faults = parse_trial(raw)
+    spec, faults = parse_trial(raw, check_data=False)
     if spec is None:
         raise ConfigError([Problem(f.path, f.expected, f.got, hint=f.hint) for f in faults])
     return spec
@@ -226,8 +234,8 @@ def _named(key: str, mapping: dict[str, Any], example: str) -> tuple[_Named | No
         if value is not None and not isinstance(value, str):
             return None, [Fault(word, "expected text", show(value))]
     if key == "attack" and name == "none":
-        others = ", ".join(k for k in mapping if k != "name")
-        return None, [Fault("", "expected no knobs, as there is no attack", others)]
+        expected = "expected an attack beside its knobs, as in 'attack=badnets'"
+        return None, [Fault(knob, expected, "none") for knob in mapping if knob != "name"]
     if preset is None or key != "attack":
         return ((name, {}), []) if name else (None, [Fault("", f"expected {example}", show(mapping))])
     from bdtune.attacks._presets import preset as find

@@ -106,6 +106,10 @@ def _failed(where: str, expected: str, got: str = "") -> YamlText:
     return YamlText(problems=[Problem(path="", expected=expected, got=got, where=where)])
 
 
+_BAD = object()
+"""Stands for a value that was reported, so that nothing else is said about it."""
+
+
 class _TooMuch(Exception):  # noqa: N818 (ends the walk; never leaves this module)
     """The document is larger than any real one."""
 
@@ -118,7 +122,8 @@ class _Builder:
 
     def start(self, node: yaml.Node) -> None:
         try:
-            self.result.data = self.value(node, "", 0)
+            value = self.value(node, "", 0)
+            self.result.data = None if value is _BAD else value
         except _TooMuch as error:
             # A chain of aliases, or an alias of itself, writes out a huge document from a few lines.
             self.problem(node, "", str(error), "more (do its aliases repeat each other?)")
@@ -137,7 +142,8 @@ class _Builder:
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self.mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            return [self.value(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(node.value)]
+            items = [self.value(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(node.value)]
+            return [item for item in items if item is not _BAD]
         return self.scalar(node, path)
 
     def mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
@@ -153,7 +159,9 @@ class _Builder:
                 self.problem(key_node, inner, "expected each key once", f"it again (first in line {first})")
                 continue
             self.result.lines[inner] = key_node.start_mark.line + 1
-            found[key] = self.value(value_node, inner, depth + 1)
+            value = self.value(value_node, inner, depth + 1)
+            if value is not _BAD:
+                found[key] = value
         return found
 
     def scalar(self, node: yaml.Node, path: str) -> Any:
@@ -164,7 +172,7 @@ class _Builder:
         except ValueError:
             pass  # `!!int abc`
         self.problem(node, path, "expected a plain value", f"the tag {node.tag.replace(_TAG, '!!')}")
-        return None
+        return _BAD
 
 
 _READERS: dict[str, Any] = {
