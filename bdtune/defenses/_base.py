@@ -1,0 +1,101 @@
+"""The contract of defenses: a chain of stages from the poisoned training set to a classifier.
+
+A defense file fills `build` (the chain), `reference` (its undefended twin) and, where it has something to
+say, `diagnose` and `figure`. A chain is built from `Given` alone, which holds no truth: which samples are
+poisoned, true labels and the target class reach `diagnose` and `figure` only, and those feed no training.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import SerializeAsAny, SkipValidation
+
+from bdtune.engine.numerics import Numerics
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
+from bdtune.metrics import defined
+from bdtune.registry import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
+    from bdtune.errors import Problem
+    from bdtune.training.data import Truth
+    from bdtune.training.supervised import Supervised
+
+
+@dataclass(frozen=True)
+class Given:
+    """All that a defense gets: the poisoned training set, the network to train, and where to compute."""
+
+    fit: Source  # loads an ImageSet: images and observed labels
+    model: Source  # loads a Model
+    seed: int = 0  # the trial's master seed
+    numerics: Numerics = field(default_factory=Numerics)
+    replicate: int = 0
+
+    def node(self, stage: Stage, **inputs: Node | Source) -> Node:
+        """Return a node of the chain: the stage with its inputs, under the trial's seed and numerics."""
+        return Node(stage, inputs, self.seed, self.numerics, self.replicate)
+
+
+class Defense(Plugin):
+    """A defense by name, with its knobs. Constructing one and building its chain load no torch."""
+
+    evidence: ClassVar[tuple[str, ...]] = ()
+    """Names of the chain's nodes that `diagnose` and `figure` read, beside the truth."""
+
+    @abstractmethod
+    def build(self, given: Given) -> dict[str, Node]:
+        """Return the chain's nodes by name; "classifier" gives the defended classifier."""
+
+    @abstractmethod
+    def reference(self) -> Supervised:
+        """Return the training of the undefended twin: the same recipe on all samples."""
+
+    def check(self, num_classes: int) -> list[Problem]:
+        """Return what does not fit a data set of so many classes; paths are relative to the defense."""
+        return []
+
+    def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
+        """Return what the defense got right and wrong, by metric name; `artefacts` holds the evidence.
+
+        A value that is not defined (no poison, no target class) is left out or NaN.
+        """
+        return {}
+
+    def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure | None:
+        """Return a picture of what the defense saw, or None; `artefacts` holds the evidence."""
+        return None
+
+
+class Diagnose(Stage):
+    """Compare what a defense decided with the truth.
+
+    Inputs: the defense's evidence by name; `truth`. Result: no arrays; info holds the metrics under the
+    defense's name, as `gssd/detected_target`. Nothing that a defense trains on reads it.
+    """
+
+    name: ClassVar[str] = "diagnose"
+    kind: ClassVar[Kind] = "derive"
+
+    defense: SerializeAsAny[SkipValidation[Defense]]
+    """The defense that is judged."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        evidence = {name: value for name, value in inputs.items() if name != "truth"}
+        found = defined(self.defense.diagnose(evidence, inputs["truth"]))
+        prefix = self.defense.plugin_name()
+        return Artefact(info={f"{prefix}/{name}": value for name, value in found.items()})
+
+
+def diagnosis(defense: Defense, chain: Mapping[str, Node], truth: Source) -> Node | None:
+    """Return the node that judges a chain, or None when the defense has nothing to be judged by."""
+    evidence = {name: chain[name] for name in defense.evidence if name in chain}
+    if not evidence:
+        return None
+    return Node(Diagnose(defense=defense), {**evidence, "truth": truth}, chain["classifier"].master_seed)
