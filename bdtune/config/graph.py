@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from bdtune import registry
 from bdtune.attacks._sources import CleanTest, FitSet, SelectSet, TriggeredTest, TruthSource
@@ -14,8 +14,12 @@ from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from bdtune.attacks._base import Attack
     from bdtune.config.trial import TrialSpec
+    from bdtune.datasets._base import Dataset
+    from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
 
 UNDEFENDED = "none"
@@ -46,31 +50,72 @@ class TrialGraph:
         return {node.recipe: node for goal in self.goals for node in goal.walk()}
 
 
+class _Sources(NamedTuple):
+    """A trial's data, by the role it plays."""
+
+    fit: FitSet
+    select: SelectSet | None
+    clean: CleanTest
+    triggered: TriggeredTest | None
+    truth: TruthSource
+
+
+@lru_cache(maxsize=256)
+def _sources(
+    *,
+    dataset: Dataset,
+    root: Path | None,
+    attack: Attack | None,
+    seed: int,
+    numerics: Numerics,
+    holdout: float,
+) -> _Sources:
+    """Make the sources once for all trials that share them: each reads its fingerprint once."""
+    attacked = {
+        "dataset": dataset,
+        "root": root,
+        "attack": attack,
+        "seed": seed,
+        "numerics": numerics,
+    }
+    return _Sources(
+        fit=FitSet(**attacked, holdout=holdout),
+        select=SelectSet(**attacked, holdout=holdout) if holdout > 0 else None,
+        clean=_clean_test(dataset, root),
+        triggered=None if attack is None else TriggeredTest(**attacked),
+        truth=TruthSource(**attacked, holdout=holdout),
+    )
+
+
+@lru_cache(maxsize=64)
+def _clean_test(dataset: Dataset, root: Path | None) -> CleanTest:
+    return CleanTest(dataset=dataset, root=root)
+
+
 def trial_graph(spec: TrialSpec) -> TrialGraph:
     """Return the graph of a trial; reads the data set's files for their fingerprint, but no image."""
-    attacked = {
-        "dataset": spec.dataset,
-        "root": spec.data_root,
-        "attack": spec.attack,
-        "seed": spec.seed,
-        "numerics": spec.numerics,
-    }
+    data = _sources(
+        dataset=spec.dataset,
+        root=spec.data_root,
+        attack=spec.attack,
+        seed=spec.seed,
+        numerics=spec.numerics,
+        holdout=spec.holdout,
+    )
     model = Given(plugin=spec.model)
-    fit = FitSet(**attacked, holdout=spec.holdout)
-    given = defenses.Given(fit=fit, model=model, seed=spec.seed, numerics=spec.numerics)
+    given = defenses.Given(fit=data.fit, model=model, seed=spec.seed, numerics=spec.numerics)
     chain = spec.defense.build(given)
     inputs: dict[str, Node | Source] = {
         "classifier": chain["classifier"],
         "model": model,
-        "clean": CleanTest(dataset=spec.dataset, root=spec.data_root),
+        "clean": data.clean,
     }
-    if spec.attack is not None:
-        inputs["triggered"] = TriggeredTest(**attacked)
-    if spec.holdout > 0:
-        inputs["select"] = SelectSet(**attacked, holdout=spec.holdout)
+    if data.triggered is not None:
+        inputs["triggered"] = data.triggered
+    if data.select is not None:
+        inputs["select"] = data.select
     evaluate = Node(Evaluate(), inputs, spec.seed, spec.numerics)
-    truth = TruthSource(**attacked, holdout=spec.holdout)
-    return TrialGraph(evaluate, defenses.diagnosis(spec.defense, chain, truth), chain, undefended(spec))
+    return TrialGraph(evaluate, defenses.diagnosis(spec.defense, chain, data.truth), chain, undefended(spec))
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:
