@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from bdtune.engine.results import SweepResult
+from bdtune.report.figure import overview, panels
+from bdtune.report.groups import grouped, varying
+
+
+def axis_values(groups, best=None):
+    axes = varying(groups)
+    return {p.axis: [group.params[p.axis] for group in p.groups] for p in panels(groups, axes, best)}
+
+
+def test_a_picture_is_drawn(sweep, tmp_path):
+    path = overview(sweep, tmp_path / "deep" / "report.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_picture_without_numbers(make_trial, make_reference, tmp_path):
+    trials = (make_reference("r"), make_trial("a", status="failed"))
+    assert overview(SweepResult("s", trials), tmp_path / "x.png") is None
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("values", [["a", "b", "c"], [True, False], [None, 0.5], [1, 100, 10_000]])
+def test_knobs_of_any_type(make_trial, tmp_path, values):
+    trials = tuple(make_trial(f"t{i}", knobs={"k": value}) for i, value in enumerate(values))
+    assert overview(SweepResult("s", trials, best="t0"), tmp_path / "x.png")
+
+
+def test_one_setting_alone(make_trial, tmp_path):
+    assert overview(SweepResult("s", (make_trial("a"),)), tmp_path / "x.png")
+
+
+def test_panels_of_a_grid_run_through_the_best(make_trial):
+    grid = [make_trial(f"{a}{b}", knobs={"a": a, "b": b}) for a in (1.0, 2.0, 3.0) for b in (1.0, 2.0)]
+    groups = grouped(grid)
+    best = next(group for group in groups if group.params["a"] == 2.0 and group.params["b"] == 2.0)
+    shown = {panel.axis: panel for panel in panels(groups, varying(groups), best)}
+    assert [group.params["a"] for group in shown["a"].groups] == [1.0, 2.0, 3.0]
+    assert shown["a"].held == {"b": 2.0}
+    assert shown["b"].held == {"a": 2.0}
+
+
+def test_panels_of_one_factor_at_a_time_run_through_the_centre(make_trial):
+    centre = {"a": 2.0, "b": 2.0}
+    points = [centre, {"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 2.0}, {"a": 2.0, "b": 1.0}, {"a": 2.0, "b": 5.0}]
+    groups = grouped([make_trial(f"t{i}", knobs=knobs) for i, knobs in enumerate(points)])
+    off_centre = groups[0]
+    assert axis_values(groups, off_centre) == {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 5.0]}

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from bdtune.report.live import Progress
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_plain_lines_are_few_and_failures_are_always_told(make_trial, clock):
+    out = io.StringIO()
+    with Progress(stream=out, clock=clock) as progress:
+        progress.planned(100, unique=50, cached=10, seconds=120.0)
+        for i in range(98):
+            clock.now += 0.05
+            progress.trial_done(make_trial(f"t{i}"))
+        progress.trial_done(make_trial("x", status="diverged", error="Traceback ...\nloss is nan"))
+        progress.trial_done(make_trial("y", status="failed"))
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "100 trials, 50 stages, 10 of them in the store, about 2 min 0 s of computing"
+    assert "diverged x: loss is nan" in lines
+    assert "failed y: no message" in lines
+    assert lines[-1] == "100/100 trials, 2 failed in 4.9 s"
+    assert len(lines) <= 1 + 5 + 2 + 1
+    assert "\x1b" not in out.getvalue()
+
+
+def test_quiet_tells_failures_only(make_trial):
+    out = io.StringIO()
+    with Progress(quiet=True, stream=out) as progress:
+        progress.planned(2)
+        progress.trial_done(make_trial("a"))
+        progress.trial_done(make_trial("b", status="failed", error="boom"))
+    assert out.getvalue() == "failed b: boom\n"
+
+
+def test_the_estimate_goes_by_predicted_seconds(make_trial, clock):
+    progress = Progress(stream=io.StringIO(), clock=clock)
+    progress.planned(10, seconds=100.0)
+    assert progress.remaining_s() is None
+    clock.now = 10.0
+    progress.trial_done(make_trial("a"))  # 25 of the 100 stage-seconds
+    assert progress.remaining_s() == pytest.approx(30.0)
+    progress.stage("b", "simclr", 1, 10)
+    clock.now = 20.0  # 10 s more in a running stage: 35 of 100
+    assert progress.remaining_s() == pytest.approx(20 * 65 / 35)
+
+
+def test_without_a_prediction_it_goes_by_trials(make_trial, clock):
+    progress = Progress(stream=io.StringIO(), clock=clock)
+    progress.planned(4)
+    clock.now = 10.0
+    progress.trial_done(make_trial("a"))
+    assert progress.remaining_s() == pytest.approx(30.0)
+    assert "about 30.0 s left" in progress.summary()
+
+
+def test_counts(make_trial, clock):
+    progress = Progress(stream=io.StringIO(), clock=clock)
+    progress.planned(9)
+    progress.stage("a", "simclr", 1, 5)
+    progress.stage("a", "simclr", 2, 5)
+    progress.stage("b", "features")
+    progress.held(4)
+    progress.trial_done(make_trial("c", status="stopped"))
+    assert progress.summary().startswith("1/9 trials, 1 stopped early, 2 running, 4 held back")
+    progress.trial_done(make_trial("a"))
+    assert set(progress.running) == {"b"}
+
+
+def test_a_terminal_shows_stages_and_messages_and_is_left_clean(make_trial):
+    out = Terminal()
+    with Progress(stream=out) as progress:
+        progress.planned(12)
+        for i in range(10):
+            progress.stage(f"trial{i}", "supervised", 3, 20)
+        progress._live.refresh()
+        progress.message("a [line] above")
+        progress.trial_done(make_trial("trial1", status="failed", error="boom"))
+    text = out.getvalue()
+    assert "supervised" in text
+    assert "epoch 3/20" in text
+    assert "and 2 more" in text
+    assert "a [line] above" in text
+    assert "failed trial1: boom" in text
+    assert text.rstrip().splitlines()[-1].endswith("s")
+    progress.close()  # a second time does no harm
