@@ -33,6 +33,7 @@ class Given:
     """All that a defense gets: the poisoned training set, the network to train, and where to compute."""
 
     fit: Source  # loads an ImageSet: images and observed labels
+    labels: Source  # loads a LabelSet: those observed labels, without reading an image
     model: Source  # loads a Model
     seed: int = 0  # the trial's master seed
     numerics: Numerics = field(default_factory=Numerics)

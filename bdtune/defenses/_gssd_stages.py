@@ -75,7 +75,7 @@ def is_disruptive(counts: np.ndarray, edges: np.ndarray, beta_d: float, lambda_:
     More than beta_D of the class must lie left of the valley, and twice as much as lies in its lowest bin.
     """
     lowest, mass = valley(counts, edges, lambda_)
-    return lowest != 0 and mass > beta_d * counts.sum() and mass >= 2 * counts[lowest]
+    return bool(lowest != 0 and mass > beta_d * counts.sum() and mass >= 2 * counts[lowest])
 
 
 def foreign_energy(L: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ class GSSD(Defense):
     discriminative: Discriminative = Discriminative()
     """Training of the classifier of features."""
     beta_nd: float = 0.6
-    """A class whose E_c, the mean of -log p_c / d over foreign samples, is below is poisoned, non-disruptively."""
+    """A class whose mean -log p_c / d over foreign samples (E_c) is below is non-disruptively poisoned."""
     beta_d: Rate = 0.05
     """Fraction of a class in a mode of low foreign density above which it is disruptively poisoned."""
     lambda_: float = Field(0.75, gt=0, alias="lambda")

@@ -24,7 +24,7 @@ class NoDefense(Defense):
     """The training."""
 
     def build(self, given: Given) -> dict[str, Node]:
-        subset = given.node(AllSamples(), data=given.fit)
+        subset = given.node(AllSamples(), data=given.labels)
         classifier = given.node(self.train, data=given.fit, subset=subset, model=given.model)
         return {"subset": subset, "classifier": classifier}
 
