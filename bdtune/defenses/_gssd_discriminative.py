@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Discriminative(Stage):
     """Train a classifier on features and observed labels; evaluate it on the same samples.
 
-    Inputs: features (z float32 [N, D]), data (labels). Arrays: L float32 [N, K], log-softmax; labels int64
+    Inputs: features (z float32 [N, D]), data (LabelSet). Arrays: L float32 [N, K], log-softmax; labels int64
     [N], as `Density` gives them. Raises `Diverged` when the loss is not finite.
     """
 

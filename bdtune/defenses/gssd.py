@@ -113,15 +113,15 @@ class GSSD(Defense):
         return [Problem(path="oracle_target", expected=expected, got=str(self.oracle_target))]
 
     def build(self, given: Given) -> dict[str, Node]:
-        data, model = given.fit, given.model
+        data, labels, model = given.fit, given.labels, given.model
         encoder = given.node(self.simclr, data=data, model=model)
         features = given.node(self.features, data=data, model=model, encoder=encoder)
         chain = {"simclr": encoder, "features": features}
         if self.density == "flows":
-            chain["flows"] = given.node(self.flows, features=features, data=data)
-            density = given.node(Density(), features=features, flows=chain["flows"], data=data)
+            chain["flows"] = given.node(self.flows, features=features, data=labels)
+            density = given.node(Density(), features=features, flows=chain["flows"], data=labels)
         else:
-            density = given.node(self.discriminative, features=features, data=data)
+            density = given.node(self.discriminative, features=features, data=labels)
         tests = given.node(self._tests(), density=density)
         alphas = {"alpha_c_nd": self.alpha_c, "alpha_c_d": self.alpha_c_d}
         kept = given.node(Split(**alphas), density=density, class_tests=tests)

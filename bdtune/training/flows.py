@@ -21,7 +21,7 @@ from bdtune.knobs import Rate
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from bdtune.training.data import ImageSet
+    from bdtune.training.data import LabelSet
 
 DENSITY_ELEMENTS = 1 << 23
 """Activations (flows x rows x dimensions) computed at a time by `Density`."""
@@ -30,7 +30,7 @@ DENSITY_ELEMENTS = 1 << 23
 class Flows(Stage):
     """Fit one flow to each class of observed labels.
 
-    Inputs: `features`, an artefact with z float32 [N, D]; `data`, the image set, read for its labels only.
+    Inputs: `features`, an artefact with z float32 [N, D]; `data`, a LabelSet of observed labels.
     Arrays: weights [K, ...] by name; count int64 [K], the classes' sizes. Always fp32: densities need it.
     Raises `Diverged` when a loss is not finite.
     """
@@ -59,7 +59,7 @@ class Flows(Stage):
     def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
         from bdtune.training._flowtrainer import FlowTrainer
 
-        data: ImageSet = inputs["data"]
+        data: LabelSet = inputs["data"]
         z: np.ndarray = inputs["features"].arrays["z"]
         trainer = FlowTrainer(self, z, data.labels, data.num_classes, ctx)
         curve: list[dict[str, float]] = []
@@ -81,9 +81,9 @@ class Flows(Stage):
 class Density(Stage):
     """Evaluate every flow on every sample.
 
-    Inputs: `features` with z float32 [N, D]; `flows`; `data`, read for its labels only.
+    Inputs: `features` with z float32 [N, D]; `flows`; `data`, a LabelSet of observed labels.
     Arrays: L float32 [N, K], log-densities in nats per dimension, -inf in the column of a class that has no
-    flow; labels int64 [N], the observed ones, so that the tests after it need no images.
+    flow; labels int64 [N], the observed ones, so that what follows needs nothing else.
     Raises `Diverged` when a log-density is not finite.
     """
 
