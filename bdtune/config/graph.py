@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from bdtune import registry
-from bdtune.attacks._sources import CleanTest, FitSet, SelectSet, TriggeredTest, TruthSource
+from bdtune.attacks._sources import CleanTest, FitLabels, FitSet, SelectSet, TriggeredTest, TruthSource
 from bdtune.defenses import _base as defenses
 from bdtune.engine.stage import Given, Node
 from bdtune.training.evaluate import Evaluate
@@ -38,11 +38,29 @@ class TrialGraph:
     """The defense's nodes by its own names; "classifier" is what it ends in."""
     reference: TrialSpec | None = None
     """The undefended twin; None when the trial is undefended itself."""
+    data_digest: str = ""
+    """Names the poisoned training set: its files, the attack and the seed."""
 
     @property
     def goals(self) -> list[Node]:
         """The nodes whose results the trial reports."""
         return [self.evaluate] if self.diagnose is None else [self.evaluate, self.diagnose]
+
+    @cached_property
+    def judged(self) -> dict[str, int]:
+        """Recipes of the stages that train the classifier, with the epochs of those before each."""
+        found: dict[str, int] = {}
+        epochs = 0
+        for node in self.chain["classifier"].walk():
+            if node.stage.classifier:
+                found[node.recipe] = epochs
+                epochs += node.stage.length()
+        return found
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages that train the classifier."""
+        return sum(self.stages[recipe].stage.length() for recipe in self.judged)
 
     @cached_property
     def stages(self) -> dict[str, Node]:
@@ -54,6 +72,7 @@ class _Sources(NamedTuple):
     """A trial's data, by the role it plays."""
 
     fit: FitSet
+    labels: FitLabels
     select: SelectSet | None
     clean: CleanTest
     triggered: TriggeredTest | None
@@ -80,6 +99,7 @@ def _sources(
     }
     return _Sources(
         fit=FitSet(**attacked, holdout=holdout),
+        labels=FitLabels(**attacked, holdout=holdout),
         select=SelectSet(**attacked, holdout=holdout) if holdout > 0 else None,
         clean=_clean_test(dataset, root),
         triggered=None if attack is None else TriggeredTest(**attacked),
@@ -103,7 +123,9 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         holdout=spec.holdout,
     )
     model = Given(plugin=spec.model)
-    given = defenses.Given(fit=data.fit, model=model, seed=spec.seed, numerics=spec.numerics)
+    given = defenses.Given(
+        fit=data.fit, labels=data.labels, model=model, seed=spec.seed, numerics=spec.numerics
+    )
     chain = spec.defense.build(given)
     inputs: dict[str, Node | Source] = {
         "classifier": chain["classifier"],
@@ -115,7 +137,8 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     if data.select is not None:
         inputs["select"] = data.select
     evaluate = Node(Evaluate(), inputs, spec.seed, spec.numerics)
-    return TrialGraph(evaluate, defenses.diagnosis(spec.defense, chain, data.truth), chain, undefended(spec))
+    diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
+    return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest)
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:

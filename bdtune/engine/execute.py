@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bdtune.engine.manifest import Cost
 from bdtune.engine.resolve import Resolver
-from bdtune.engine.stage import Artefact, Context, Node, Tick
+from bdtune.engine.stage import Artefact, Context, Node, Source, Tick
 from bdtune.errors import BdtuneError, UserError
 
 if TYPE_CHECKING:
@@ -75,9 +75,21 @@ class Executor:
             except StopIteration as end:
                 return end.value
 
+    def run_with(self, node: Node, **replaced: Any) -> Artefact:
+        """Run a node's stage with some inputs replaced and store nothing: to judge before the end."""
+        inputs = dict(replaced)
+        for name, value in node.inputs.items():
+            if name not in inputs:
+                inputs[name] = self._value(value)
+        return node.stage.run(inputs, Context(node.seed, node.numerics, log=log))
+
+    def _value(self, value: Node | Source) -> Any:
+        if isinstance(value, Node):
+            return self.compute(value)
+        return value.load(self.resident, {key: self.compute(node) for key, node in value.upstream.items()})
+
     def walk(self, nodes: Iterable[Node]) -> Generator[Event, None, None]:
         """Make sure that the results of all `nodes` are in the store, yielding what happens."""
-        self._loaded.clear()
         try:
             for node in nodes:
                 yield from self._ensure(node)

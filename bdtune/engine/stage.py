@@ -150,6 +150,11 @@ class Source(Knobs):
         """Nodes whose artefacts the source needs (a trained trigger, say)."""
         return {}
 
+    @property
+    def digest(self) -> str:
+        """A short name for the source's content, without what its upstream nodes add."""
+        return key_of(self.identity())
+
     @abstractmethod
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
         """Return the value; `artefacts` holds those of `upstream`."""

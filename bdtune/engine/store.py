@@ -108,6 +108,14 @@ class Store:
         arrays = load(contents[ARRAYS]) if ARRAYS in contents else {}
         return Artefact(arrays, manifest.info, tuple(json.loads(line) for line in curve))
 
+    def curve(self, key: str) -> list[dict[str, float]]:
+        """Return an entry's curve alone: one row per epoch; empty when it has none or cannot be read."""
+        try:
+            lines = (self.folder(key) / CURVE).read_text().splitlines()
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError):
+            return []
+
     def _read(self, key: str, name: str, entry: FileEntry) -> bytes:
         content = (self.folder(key) / name).read_bytes()
         if len(content) != entry.bytes:

@@ -12,7 +12,7 @@ from bdtune.engine.stage import Artefact, Context, Inputs, Stage
 class AllSamples(Stage):
     """Keep every sample with its observed label.
 
-    Inputs: data (ImageSet). Result: ids int64 [N], labels int64 [N]. A defense that removes nothing has the
+    Inputs: data (LabelSet). Result: ids int64 [N], labels int64 [N]. A defense that removes nothing has the
     same result, and thereby shares its trainings with no defense at all.
     """
 

@@ -1,0 +1,91 @@
+"""The trials of a sweep with their graphs, each once, and the undefended twin of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from bdtune.config.graph import TrialGraph, trial_graph
+from bdtune.config.outcome import result_of
+from bdtune.config.trial import TrialSpec, trial_id
+from bdtune.engine.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bdtune.engine.resolve import Resolver
+    from bdtune.engine.results import Status, TrialResult
+
+
+@dataclass
+class Entry:
+    """One trial."""
+
+    id: str
+    spec: TrialSpec
+    is_reference: bool
+    """Whether it is there only to be compared with."""
+    reference: str | None = None
+    """Id of its undefended twin."""
+
+    @cached_property
+    def graph(self) -> TrialGraph:
+        """The trial's graph."""
+        return trial_graph(self.spec)
+
+
+@dataclass
+class Ledger:
+    """All trials by id, twins before the trials that need them."""
+
+    sweep: str
+    resolver: Resolver
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def add(self, spec: TrialSpec, *, is_reference: bool = False) -> Entry:
+        """Take in a trial and its undefended twin; one that is there already is returned as it is."""
+        identity = trial_id(spec)
+        known = self.entries.get(identity)
+        if known is not None:
+            known.is_reference = known.is_reference and is_reference
+            return known
+        entry = Entry(identity, spec, is_reference)
+        if entry.graph.reference is not None:
+            entry.reference = self.add(entry.graph.reference, is_reference=True).id
+        self.entries[identity] = entry
+        return entry
+
+    def extend(self, specs: Iterable[TrialSpec]) -> None:
+        """Take in several trials."""
+        for spec in specs:
+            self.add(spec)
+
+    def twin(self, entry: Entry) -> Entry | None:
+        """Return the undefended twin of a trial."""
+        return self.entries[entry.reference] if entry.reference else None
+
+    def plan(self) -> Plan:
+        """Return what the trials need, what exists, and what sharing saves."""
+        references = sum(entry.is_reference for entry in self.entries.values())
+        return make_plan((entry.graph.goals for entry in self.entries.values()), references, self.resolver)
+
+    def result(
+        self, entry: Entry, status: Status | None = None, error: str | None = None, **times: float | None
+    ) -> TrialResult:
+        """Return the record of a trial; unless given, its status is what the store says."""
+        twin = self.twin(entry)
+        if status is None:
+            status = self._stored_status(entry)
+        return result_of(
+            entry,
+            self.resolver,
+            sweep=self.sweep,
+            status=status,
+            reference=twin.graph if twin else None,
+            error=error,
+            **times,
+        )
+
+    def _stored_status(self, entry: Entry) -> Status:
+        return "done" if all(self.resolver.manifest(node) for node in entry.graph.goals) else "pending"

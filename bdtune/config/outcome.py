@@ -1,0 +1,111 @@
+"""What became of trials: their metrics, stages and costs, read from the store and nowhere else.
+
+So a resumed sweep, a report and another machine on the same store all tell the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bdtune import metrics
+from bdtune.config.trial import to_params
+from bdtune.engine.results import DataUse, StageUse, TrialResult
+from bdtune.engine.store import CURVE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.config.graph import TrialGraph
+    from bdtune.config.ledger import Entry
+    from bdtune.engine.execute import Executor
+    from bdtune.engine.resolve import Resolver
+    from bdtune.engine.results import Status
+    from bdtune.engine.stage import Artefact
+
+COUNTS = ("n_clean", "n_triggered")
+"""What an evaluation's info holds besides metrics."""
+
+
+def trial_metrics(
+    evaluated: Mapping[str, float], reference: Mapping[str, float] | None = None, **diagnosed: float
+) -> dict[str, float]:
+    """Return a trial's metrics: its own, those of its undefended twin, and how they compare."""
+    found = {name: value for name, value in evaluated.items() if name not in COUNTS}
+    if reference is not None:
+        found |= {f"undefended/{name}": reference[name] for name in ("acc", "asr") if name in reference}
+        if "asr" in found and "asr" in reference:
+            found["der"] = metrics.der(found["acc"], found["asr"], reference["acc"], reference["asr"])
+    return {**found, **diagnosed}
+
+
+def judge_tick(executor: Executor, graph: TrialGraph, classifier: Artefact) -> dict[str, float]:
+    """Return the metrics of a classifier that is still being trained."""
+    evaluated = executor.run_with(graph.evaluate, classifier=classifier).info
+    return trial_metrics(evaluated, _info_of_twin(graph, executor.resolver))
+
+
+def _info_of_twin(graph: TrialGraph, resolver: Resolver) -> Mapping[str, float] | None:
+    from bdtune.config.graph import trial_graph
+
+    if graph.reference is None:
+        return None
+    manifest = resolver.manifest(trial_graph(graph.reference).evaluate)
+    return manifest.info if manifest is not None else None
+
+
+def stored_metrics(graph: TrialGraph, reference: TrialGraph | None, resolver: Resolver) -> dict[str, float]:
+    """Return the metrics that the store knows of a trial; empty before it is evaluated."""
+    evaluated = resolver.manifest(graph.evaluate)
+    if evaluated is None:
+        return {}
+    twin = resolver.manifest(reference.evaluate) if reference is not None else None
+    diagnosed = resolver.manifest(graph.diagnose) if graph.diagnose is not None else None
+    return trial_metrics(evaluated.info, twin.info if twin else None, **(diagnosed.info if diagnosed else {}))
+
+
+def result_of(
+    entry: Entry,
+    resolver: Resolver,
+    *,
+    sweep: str,
+    status: Status,
+    reference: TrialGraph | None = None,
+    error: str | None = None,
+    **times: float | None,
+) -> TrialResult:
+    """Return the record of a trial as the store has it now."""
+    spec = entry.spec
+    attack = f" + {spec.attack.plugin_name()}" if spec.attack else ""
+    return TrialResult(
+        id=entry.id,
+        status=status,
+        params=to_params(spec),
+        metrics=stored_metrics(entry.graph, reference, resolver),
+        stages=_stages(entry, resolver, f"{sweep}/{entry.id}"),
+        error=error,
+        reference=entry.is_reference,
+        reference_id=entry.reference,
+        asr_band=spec.attack.min_undefended_asr if spec.attack else None,
+        data=DataUse(f"{spec.dataset.plugin_name()}{attack}", entry.graph.data_digest),
+        curves=_curves(entry, resolver),
+        **times,
+    )
+
+
+def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]:
+    uses: dict[str, StageUse] = {}
+    for node in entry.graph.stages.values():
+        manifest = resolver.manifest(node)
+        if manifest is not None:
+            computed = manifest.made_for == owner
+            uses[node.name] = StageUse(manifest.key, computed, round(manifest.cost.seconds, 4))
+    return uses
+
+
+def _curves(entry: Entry, resolver: Resolver) -> dict[str, list[dict[str, Any]]]:
+    curves = {}
+    for node in entry.graph.stages.values():
+        manifest = resolver.manifest(node)
+        if manifest is not None and CURVE in manifest.files:
+            curves[node.name] = resolver.store.curve(manifest.key)
+    return curves
