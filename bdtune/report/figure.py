@@ -10,6 +10,7 @@ from bdtune.report.groups import Group, Stat, grouped, label, rank, varying
 from bdtune.report.selection import rule_title
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bdtune.engine.results import Scalar, SweepResult
 
 MOST_PANELS = 6
+MOST_TICKS = 8
 ACC, ASR, BEST, QUIET = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"  # told apart by colour-blind readers too
 LEAST_SPAN = 0.05  # of the accuracy axis
 HELD_LENGTH = 60  # characters that fit under a panel
@@ -87,12 +89,10 @@ def panels(groups: list[Group], axes: list[str], best: Group | None) -> list[Pan
 
 
 def _scatter(ax: Axes, groups: list[Group], best: Group | None) -> None:
-    for group in groups:
-        acc, asr = group.stat("acc"), group.stat("asr")
-        assert acc is not None
-        assert asr is not None
-        style = _style(_role(group, best))
-        ax.errorbar(asr.mean, acc.mean, xerr=asr.std, yerr=acc.std, linestyle="none", **style)
+    for role in sorted({_role(group, best) for group in groups}):
+        members = [group for group in groups if _role(group, best) == role]
+        (asr, asr_std), (acc, acc_std) = (_numbers(members, metric) for metric in ("asr", "acc"))
+        ax.errorbar(asr, acc, xerr=asr_std, yerr=acc_std, linestyle="none", **_style(role))
     low, high = ax.get_ylim()
     if high - low < LEAST_SPAN:  # else noise of a thousandth would fill the picture
         middle = min((low + high) / 2, 1.0 - LEAST_SPAN / 2 + 0.005)
@@ -140,21 +140,26 @@ def _style(role: str) -> dict[str, Any]:
     }[role]
 
 
+def _numbers(groups: Sequence[Group], metric: str) -> tuple[list[float], list[float]]:
+    """Return means and spreads; every group drawn has the metric."""
+    stats = [stat for group in groups if (stat := group.stat(metric))]
+    return [stat.mean for stat in stats], [stat.std or 0.0 for stat in stats]
+
+
 def _one_factor(
     ax: Axes, panel: Panel, names: dict[str, str], groups: list[Group], best: Group | None
 ) -> None:
     positions, ticks = _positions(ax, [group.params[panel.axis] for group in panel.groups])
     for metric, color in (("acc", ACC), ("asr", ASR)):
-        stats = [group.stat(metric) for group in panel.groups]
-        means = [stat.mean for stat in stats if stat]
-        spread = [stat.std or 0.0 for stat in stats if stat]
+        means, spread = _numbers(panel.groups, metric)
         ax.errorbar(positions, means, yerr=spread, marker="o", ms=4, color=color, capsize=2)
         if undefended := _undefended(groups, metric):
             ax.axhline(undefended.mean, color=color, linestyle=":", linewidth=1.2, alpha=0.8)
         if best in panel.groups:
             index = panel.groups.index(best)
             ax.plot(positions[index], means[index], "*", color=BEST, ms=9, zorder=5)
-    ax.set_xticks(positions, ticks, fontsize=8)
+    every = -(-len(ticks) // MOST_TICKS)
+    ax.set_xticks(positions[::every], ticks[::every], fontsize=8)
     ax.minorticks_off()
     ax.tick_params(axis="y", labelsize=8)
     ax.set_ylim(-0.06, 1.06)

@@ -34,7 +34,7 @@ def write(
     """
     full = table.build(result, paper=paper, diagnostics=diagnostics)
     texts = {
-        "sweep.json": json.dumps(result.to_json(), indent=1, allow_nan=False),
+        "sweep.json": json.dumps(result.to_json(), allow_nan=False),
         "report.md": table.markdown(full),
         "report.csv": table.csv_text(result),
     }

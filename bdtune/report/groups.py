@@ -30,7 +30,7 @@ class Stat:
         return f"{self.mean:.{digits}f}{spread}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """All trials that differ in nothing but the seed, in the order of their seeds."""
 
