@@ -54,7 +54,7 @@ def check(cls: type[K], raw: Any, what: str) -> tuple[K | None, list[Fault]]:
     if not isinstance(raw, dict):
         return None, [Fault("", f"expected a mapping with {what}'s settings", show(raw))]
     try:
-        return cls.model_validate_json(json.dumps(raw), strict=True), []
+        return cls.model_validate_json(json.dumps(raw), strict=True, by_alias=True, by_name=False), []
     except ValidationError as error:
         errors = error.errors(include_url=False)
     mended = _whole_floats_as_ints(raw, errors)
@@ -76,9 +76,10 @@ def unknown(key: str, parent: str, choices: Iterable[str], what: str, owner: str
 def knob_paths(cls: type[Knobs], prefix: str = "") -> Iterator[str]:
     """Yield the dotted paths of all knobs of a class, nested ones included."""
     for name, field in cls.model_fields.items():
-        yield prefix + name
+        path = prefix + (field.alias or name)
+        yield path
         if isinstance(field.annotation, type) and issubclass(field.annotation, Knobs):
-            yield from knob_paths(field.annotation, f"{prefix}{name}.")
+            yield from knob_paths(field.annotation, f"{path}.")
 
 
 def _same_leaf(key: str, paths: Sequence[str]) -> str:

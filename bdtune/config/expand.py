@@ -12,10 +12,8 @@ from bdtune.config.checking import Fault, show
 from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS, assign
 from bdtune.config.trial import (
     TrialSpec,
-    attack_faults,
     build,
-    data_faults,
-    defense_faults,
+    cross_checks,
     parse_section,
     section_key,
     section_params,
@@ -193,7 +191,8 @@ class PointReader:
     """Reads points; each distinct group of settings, data set and attack is checked once."""
 
     def __init__(self, space: Space, report: Callable[[Fault], None], *, check_data: bool = False) -> None:
-        self.space, self.failed, self._check_data = space, False, check_data
+        self.space, self.failed = space, False
+        self._checks = cross_checks(data=check_data)
         self._report = report
         self._told: set[Fault] = set()
         self._alike: Counter[tuple[str, ...]] = Counter()
@@ -234,30 +233,23 @@ class PointReader:
                 return self._culprits(fault, key, rest)
         return mine
 
-    def sections(self, point: Point) -> dict[str, tuple[Any, str]] | None:
-        """Return all settings of a point; None when some are wrong."""
+    def sections(self, point: Point) -> dict[str, tuple[Any, str]]:
+        """Return the settings of a point that are right, each with its hash; the others are reported."""
         mine: dict[str, Point] = {}
         for assignment in point:
             key = assignment.section
             mine[key] = (*mine.get(key, ()), assignment)
-        found, good = {}, True
-        for key in TRIAL_KEYS:
-            read = self.section(key, mine.get(key, ()))
-            if read is None:
-                good = False
-            else:
-                found[key] = read
-        return found if good else None
+        read = {key: self.section(key, mine.get(key, ())) for key in TRIAL_KEYS}
+        return {key: value for key, value in read.items() if value is not None}
 
     def trial(self, point: Point) -> tuple[TrialSpec, tuple[str, ...]] | None:
         """Return the trial of a point, and what only equal trials share; None, reported, when it is wrong."""
         found = self.sections(point)
-        if found is not None:
-            spec = build({key: value for key, (value, _) in found.items()})
-            if self._agrees(spec, found, point):
-                return spec, tuple(key for name, (_, key) in found.items() if name not in TrialSpec.no_effect)
-        self.failed = True
-        return None
+        spec = build({key: value for key, (value, _) in found.items()})
+        if not self._agrees(spec, found, point) or len(found) < len(TRIAL_KEYS):
+            self.failed = True
+            return None
+        return spec, tuple(key for name, (_, key) in found.items() if name not in TrialSpec.no_effect)
 
     def params(self, point: Point) -> dict[str, Any]:
         """Return the settings of a point by dotted path, as far as they can be read."""
@@ -272,22 +264,19 @@ class PointReader:
         return result
 
     def _agrees(self, spec: TrialSpec, found: Mapping[str, tuple[Any, str]], point: Point) -> bool:
-        """Check what belongs together, each distinct pair once."""
-        data, attack, defense = (found[key][1] for key in ("dataset", "attack", "defense"))
-        root, checked = found["data_root"][1], self._check_data
-        return (
-            self._once((data, root), point, lambda: data_faults(spec) if checked else [])
-            and self._once((data, root, attack), point, lambda: attack_faults(spec, data=checked))
-            and self._once((data, defense), point, lambda: defense_faults(spec))
-        )
-
-    def _once(self, key: tuple[str, ...], point: Point, faults_of: Callable[[], list[Fault]]) -> bool:
-        if key not in self._agreed:
-            faults = faults_of()
-            for fault in faults:
-                self.report(fault, point)
-            self._agreed[key] = not faults
-        return self._agreed[key]
+        """Check what belongs together, each distinct combination once."""
+        good = True
+        for keys, faults_of in self._checks:
+            if not all(key in found for key in keys):
+                continue
+            memo = tuple(found[key][1] for key in keys)
+            if memo not in self._agreed:
+                faults = faults_of(spec)
+                for fault in faults:
+                    self.report(fault, point)
+                self._agreed[memo] = not faults
+            good = good and self._agreed[memo]
+        return good
 
     def report(self, fault: Fault, point: Point) -> None:
         """Report a fault where the value that causes it stands; alike ones only so often."""

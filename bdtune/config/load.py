@@ -104,5 +104,5 @@ def _describe(name: str, file: Path) -> Description:
     values = data if isinstance(data, dict) else {}
     references = values.get("reference") or []
     sources = dict.fromkeys(str(entry.get("source", "")) for entry in references if isinstance(entry, dict))
-    summary = " ".join(str(values.get("description", "")).split())
+    summary = " ".join(str(values.get("description", "")).split()).partition(". ")[0].removesuffix(".") + "."
     return Description(name, summary, "; ".join(filter(None, sources)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -68,10 +69,10 @@ _PLAIN: dict[str, type[Knobs]] = {
 def parse_trial(raw: Mapping[str, Any], *, check_data: bool = True) -> tuple[TrialSpec | None, list[Fault]]:
     """Read a trial's settings; returns all that is wrong with them, by dotted path, when there is no spec."""
     sections, faults = parse_sections(raw)
-    if faults:
-        return None, faults
     spec = build(sections)
-    faults = cross_faults(spec, data=check_data)
+    for keys, faults_of in cross_checks(data=check_data):
+        if all(key in sections for key in keys):
+            faults += faults_of(spec)
     return (None if faults else spec), faults
 
 
@@ -98,14 +99,22 @@ def parse_section(key: str, raw: Any) -> tuple[Any, list[Fault]]:
 
 
 def build(sections: Mapping[str, Any]) -> TrialSpec:
-    """Put checked sections together, without checking them again."""
+    """Put checked settings together, without checking them again; a spec of some only is for checks."""
     return TrialSpec.model_construct(None, **sections)
 
 
-def cross_faults(spec: TrialSpec, *, data: bool = True) -> list[Fault]:
-    """Return what is wrong between settings that are right one by one; `data`: with the images there are."""
-    faults = data_faults(spec) if data else []
-    return faults or [*attack_faults(spec, data=data), *defense_faults(spec)]
+Checked = tuple[tuple[str, ...], Callable[[TrialSpec], list[Fault]]]
+
+
+def cross_checks(*, data: bool) -> list[Checked]:
+    """Return the checks between settings that are right one by one, each with the settings that it reads.
+
+    With `data`, the data set's files are looked at, and the attack is checked on the labels in them.
+    """
+    checks: list[Checked] = [(("dataset", "data_root"), data_faults)] if data else []
+    checks.append((("dataset", "data_root", "attack"), lambda spec: attack_faults(spec, data=data)))
+    checks.append((("dataset", "defense"), defense_faults))
+    return checks
 
 
 def data_faults(spec: TrialSpec) -> list[Fault]:
@@ -117,7 +126,8 @@ def attack_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
     """Return why the attack cannot be made on the data set; with `data`, also with its numbers of images."""
     if spec.attack is None:
         return []
-    labels = spec.dataset.labels("train", spec.data_root) if data else None
+    present = data and not spec.dataset.check(spec.data_root)
+    labels = spec.dataset.labels("train", spec.data_root) if present else None
     return [fault_of(p).under("attack") for p in spec.attack.check(spec.dataset.num_classes, labels)]
 
 
