@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ PATIENCE_S = 10.0
 """How long `require_cpu` waits for a CPU that is just being given back."""
 
 Batch = dict[str, np.ndarray]
+Part = tuple[np.ndarray, np.ndarray]
+"""ids int64 [n], images uint8 [n, H, W, 3]."""
 
 for _handler in logging.getLogger("ray.data").handlers:
     if _handler.name == "console":  # what it says about each run goes to Ray's own log files all the same
@@ -126,21 +129,22 @@ class PoisonedStream:
             kept[ids] = np.arange(len(ids))
         return replace(self, work=replace(self.work, stamps=attack, plan=plan, kept=kept))
 
-    def blocks(self, shuffle_seed: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(self, shuffle_seed: int | None) -> Iterator[Part]:
         """Yield (ids int64 [n], images uint8 [n, H, W, 3]), one window at a time, as `FileStream` does.
 
         Raises `UserError` where no CPU is left for the pipeline, `DataError` for images that cannot be read.
         """
         sizes = [len(self.work.numbered(rows)) for rows in self.work.clean.windows.order(shuffle_seed)]
-        parts = self._parts(len(sizes), shuffle_seed)
-        for size in filter(None, sizes):
-            yield _take(parts, size)
+        yield from _cut(self._parts(len(sizes), shuffle_seed), [size for size in sizes if size])
 
     @cached_property
     def _shared(self) -> ray.ObjectRef:
+        module = sys.modules[type(self.work.stamps).__module__]
+        if module.__name__.startswith("bdtune_plugins."):  # a user's own file, which workers cannot import
+            ray.cloudpickle.register_pickle_by_value(module)
         return ray.put(self.work)
 
-    def _parts(self, windows: int, seed: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _parts(self, windows: int, seed: int | None) -> Iterator[Part]:
         group = require_cpu()
         numbers = [{"window": index} for index in range(windows)]
         blocks = min(windows, self.block_count or windows)
@@ -151,7 +155,7 @@ class PoisonedStream:
                 _MakeWindow(self._shared, seed),
                 batch_size=1,
                 batch_format="numpy",
-                concurrency=self.workers,
+                compute=ray.data.TaskPoolStrategy(size=self.workers),
             )
         try:
             for batch in images.iter_batches(batch_size=None, batch_format="numpy"):
@@ -240,14 +244,17 @@ def _context(group: PlacementGroup | None) -> ray.data.DataContext:
     return context
 
 
-def _take(parts: Iterator[tuple[np.ndarray, np.ndarray]], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the next window of `size` rows, put together from as many parts as Ray made of it."""
-    ids, images = next(parts)
-    while len(ids) < size:
-        more_ids, more_images = next(parts)
-        ids, images = np.concatenate([ids, more_ids]), np.concatenate([images, more_images])
-    assert len(ids) == size, "Ray Data joined two windows"
-    return ids, images
+def _cut(parts: Iterator[Part], sizes: list[int]) -> Iterator[Part]:
+    """Yield windows of the given sizes out of what Ray made of them: it joins small ones, splits others."""
+    held: list[Part] = []
+    count = 0
+    for size in sizes:
+        while count < size:
+            held.append(next(parts))
+            count += len(held[-1][0])
+        ids, images = held[0] if len(held) == 1 else map(np.concatenate, zip(*held, strict=True))
+        yield ids[:size], images[:size]
+        held, count = ([(ids[size:], images[size:])], count - size) if count > size else ([], 0)
 
 
 def _own_error(error: BaseException) -> BaseException:

@@ -197,6 +197,8 @@ class Dataset(Plugin):
 
     def download(self, root: Path) -> None:
         """Fetch the data set into `root`; raises `DataError` that says how to get it where that cannot be."""
+        if not self.accepted():
+            return
         expected = f"to be given {self.title}, which cannot be fetched automatically"
         raise DataError(Problem("data_root", expected, where=str(root), hint=self.obtain))
 

@@ -28,7 +28,8 @@ def write_parquet(file, labels, *, sides=8, names=None, row_group=7, first=0, ki
     """Write a Parquet file in the Hugging Face layout, one picture per label."""
     sides = np.broadcast_to(sides, len(labels))
     images = [
-        {"bytes": encoded(first + row, int(side), kind), "path": f"{row}.png"} for row, side in enumerate(sides)
+        {"bytes": encoded(first + row, int(side), kind), "path": f"{row}.png"}
+        for row, side in enumerate(sides)
     ]
     table = pa.table({"image": images, label: pa.array(labels)})
     if names is not None:

@@ -48,7 +48,9 @@ def test_limits_choose_the_same_rows_whatever_the_other_split_does(tmp_path):
     knobs = small_parquet(tmp_path)
     whole = registry.load("datasets", "parquet")(**knobs).load("train", tmp_path)
     first = registry.load("datasets", "parquet")(**knobs, train_limit=10).load("train", tmp_path)
-    other = registry.load("datasets", "parquet")(**knobs, train_limit=10, test_limit=5).load("train", tmp_path)
+    other = registry.load("datasets", "parquet")(**knobs, train_limit=10, test_limit=5).load(
+        "train", tmp_path
+    )
     assert np.bincount(first.labels).tolist() == [4, 3, 3]
     assert np.array_equal(first.images, other.images)
     rows = class_balanced(whole.labels, 10, 3)
