@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,19 @@ from bdtune.training._flowbank import LOG_TWO_PI, FlowBank, FlowShape, initial_w
 from bdtune.training.data import ImageSet
 from bdtune.training.flows import Density, Flows
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 CPU = Numerics(device="cpu", precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only get in each other's way on batches this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def bank(features: int, flows: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> FlowBank:
