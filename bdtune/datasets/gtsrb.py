@@ -76,5 +76,7 @@ def _test_folder(folder: Path) -> Records | None:
         return None
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter=";"))
+    if not rows:
+        return None
     labels = np.array([int(row["ClassId"]) for row in rows], np.int64)
     return Records(labels, paths=tuple(images / row["Filename"] for row in rows), files=(table, images))

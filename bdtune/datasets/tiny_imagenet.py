@@ -48,7 +48,7 @@ class TinyImagenet(Dataset):
 
 def _validation(folder: Path, classes: list[str]) -> Records | None:
     table = folder / "val_annotations.txt"
-    if not table.is_file():
+    if not table.is_file() or not table.stat().st_size:
         return None
     rows = [line.split("\t")[:2] for line in table.read_text(encoding="utf-8").splitlines()]
     number = {name: label for label, name in enumerate(classes)}
