@@ -1,0 +1,246 @@
+"""What every defense file must satisfy by being there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+import bdtune
+from bdtune import registry
+from bdtune.defenses._base import Defense, Given, diagnosis
+from bdtune.engine.key import digest_of
+from bdtune.engine.numerics import Numerics
+from bdtune.engine.stage import Artefact, Context, Node, Source, Stage
+from bdtune.knobs import Knobs
+from bdtune.training.data import ImageSet, LabelSet, Truth
+from bdtune.training.supervised import Supervised
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFENSES = registry.names("defenses")
+CPU = Numerics(device="cpu", precision="fp32")
+CLASSES, EACH = 3, 16
+
+
+class Is(Source):
+    """A source that is the value it was made of, named by a word."""
+
+    word: str
+    value: Any
+
+    def identity(self) -> dict[str, Any]:
+        return {"test": self.word}
+
+    def load(self, resident: object, artefacts: object) -> Any:
+        return self.value
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def short(cls: type[Knobs]) -> dict[str, Any]:
+    """Knobs of a defense with every training cut to one epoch and small batches."""
+    knobs: dict[str, Any] = {}
+    for name, field in cls.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Knobs):
+            knobs[name] = short(field.annotation)
+        elif name == "epochs":
+            knobs[name] = 1
+        elif name == "batch_size":
+            knobs[name] = 16
+    return knobs
+
+
+def make(name: str) -> Defense:
+    cls = registry.load("defenses", name)
+    return cls(**short(cls))
+
+
+def observed_set() -> ImageSet:
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(CLASSES), EACH))
+    images = rng.integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
+    images[np.arange(len(labels)), labels] = 255  # a row of white that gives the class away
+    return ImageSet(images, labels, CLASSES, (0.5,) * 3, (0.25,) * 3)
+
+
+def given() -> Given:
+    data = observed_set()
+    labels = LabelSet(data.labels, data.num_classes)
+    model = bdtune.model("resnet18", width=2)
+    fit, names, network = (Is(word=type(value).__name__, value=value) for value in (data, labels, model))
+    return Given(fit, names, network, seed=5, numerics=CPU)
+
+
+def truth(seed: int) -> Truth:
+    """A truth that fits the observed set; another seed, another truth."""
+    rng = np.random.default_rng(seed)
+    observed = observed_set().labels
+    return Truth(
+        rng.permutation(observed),
+        observed,
+        rng.integers(0, 2, len(observed)).astype(np.uint8),
+        seed % CLASSES,
+    )
+
+
+class Run:
+    """Computes nodes once each, in this process, and keeps what came in and out."""
+
+    def __init__(self) -> None:
+        self.done: dict[Node, tuple[dict[str, Any], Artefact]] = {}
+
+    def __call__(self, node: Node) -> Artefact:
+        if node not in self.done:
+            inputs = {
+                name: self(each) if isinstance(each, Node) else each.load(None, {})  # type: ignore[arg-type]
+                for name, each in node.inputs.items()
+            }
+            self.done[node] = inputs, node.stage.run(inputs, Context(node.seed, node.numerics))
+        return self.done[node][1]
+
+
+def values_of(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield a value and what its fields, items and attributes hold."""
+    yield value
+    if depth < 4 and hasattr(value, "__dict__"):
+        for each in vars(value).values():
+            yield from values_of(each, depth + 1)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_describes_itself(name: str) -> None:
+    assert issubclass(registry.load("defenses", name), Defense)
+    description = registry.describe("defenses", name)
+    assert description.summary
+    assert description.source
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_chain_is_named_and_ends_in_a_classifier(name: str) -> None:
+    defense = make(name)
+    chain = defense.build(given())
+    assert chain["classifier"].stage.classifier
+    assert set(defense.evidence) <= set(chain)
+    assert type(defense.reference()) is Supervised
+    assert {node.recipe for node in chain.values()} >= {node.recipe for node in chain["classifier"].walk()}
+    for node in chain.values():
+        assert isinstance(node.stage, Stage)
+        assert (node.master_seed, node.numerics) == (5, CPU)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_equal_knobs_give_equal_recipes(name: str) -> None:
+    first, second = make(name).build(given()), make(name).build(given())
+    assert {key: node.recipe for key, node in first.items()} == {
+        key: node.recipe for key, node in second.items()
+    }
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_chain_reads_nothing_but_what_it_was_given(name: str) -> None:
+    have = given()
+    allowed = {id(have.fit), id(have.labels), id(have.model)}
+    for node in make(name).build(have).values():
+        for before in node.walk():
+            for value in before.inputs.values():
+                assert isinstance(value, Node) or id(value) in allowed
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_no_stage_changes_when_the_truth_is_shuffled(name: str) -> None:
+    """Images and observed labels stay; true labels, poison flags and target change."""
+    defense = make(name)
+    digests = []
+    for seed in (0, 1):
+        run = Run()
+        chain = defense.build(given())
+        judge = diagnosis(defense, chain, Is(word="truth", value=truth(seed)))
+        if judge is not None:
+            run(judge)  # before the rest, so that it could do its harm
+        for node in chain.values():
+            run(node)
+        for node, (inputs, _) in run.done.items():
+            if node is not judge:
+                assert not any(
+                    isinstance(each, Truth) for value in inputs.values() for each in values_of(value)
+                )
+        digests.append({key: digest_of(run(node).arrays, run(node).info) for key, node in chain.items()})
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_diagnosis_and_figure(name: str) -> None:
+    defense, run = make(name), Run()
+    chain = defense.build(given())
+    judge = diagnosis(defense, chain, Is(word="truth", value=truth(0)))
+    assert (judge is None) == (not defense.evidence)
+    if judge is None:
+        return
+    assert judge.stage.kind == "derive"
+    found = run(judge)
+    assert not found.arrays
+    assert found.info
+    assert all(key.startswith(f"{name}/") and np.isfinite(value) for key, value in found.info.items())
+    evidence = {key: run(chain[key]) for key in defense.evidence}
+    picture = defense.figure(evidence, truth(0))
+    assert picture is None or picture.axes
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_derived_stages_need_no_torch_and_no_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver runs them: it has no images at hand, and no time to import torch."""
+    run = Run()
+    defense = make(name)
+    chain = defense.build(given())
+    judge = diagnosis(defense, chain, Is(word="truth", value=truth(0)))
+    for node in [*chain.values(), *([judge] if judge else [])]:
+        run(node)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for node, (inputs, before) in run.done.items():
+        if node.stage.kind == "derive":
+            assert not any(isinstance(value, ImageSet) for value in inputs.values())
+            again = node.stage.run(inputs, Context(node.seed, node.numerics))
+            assert digest_of(again.arrays, again.info) == digest_of(before.arrays, before.info)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_subsets_hold_ids_and_labels_only(name: str) -> None:
+    """Equal content must give an equal digest, whoever made it."""
+    run = Run()
+    chain = make(name).build(given())
+    for node in [*chain.values()]:
+        run(node)
+    for inputs, _ in run.done.values():
+        if "subset" in inputs:
+            subset = inputs["subset"]
+            assert {key: value.dtype for key, value in subset.arrays.items()} == {
+                "ids": np.int64,
+                "labels": np.int64,
+            }
+            assert not subset.info
+
+
+def test_making_defenses_and_chains_loads_no_torch() -> None:
+    code = (
+        "import sys, bdtune; from bdtune import registry; from bdtune.defenses._base import Given\n"
+        "from bdtune.engine.stage import Given as Plain\n"
+        "model = Plain(plugin=bdtune.model('resnet18'))\n"
+        "for name in registry.names('defenses'):\n"
+        "    bdtune.defense(name).build(Given(model, model, model))\n"
+        "heavy = {'torch', 'matplotlib', 'ray', 'mlflow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
