@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bdtune.config.graph import TrialGraph, trial_graph
 from bdtune.config.outcome import result_of
@@ -41,10 +41,16 @@ class Ledger:
 
     sweep: str
     resolver: Resolver
+    device: Literal["cpu", "cuda"] | None = None
+    """Where trials will compute whose numerics leave it open; None: on this machine's best device."""
     entries: dict[str, Entry] = field(default_factory=dict)
 
     def add(self, spec: TrialSpec, *, is_reference: bool = False) -> Entry:
-        """Take in a trial and its undefended twin; one that is there already is returned as it is."""
+        """Take in a trial and its undefended twin; one that is there already is returned as it is.
+
+        Its device and precision become explicit here: they are part of every key.
+        """
+        spec = spec.model_copy(update={"numerics": spec.numerics.resolved(self.device)})
         identity = trial_id(spec)
         known = self.entries.get(identity)
         if known is not None:

@@ -18,9 +18,9 @@ class Numerics(Knobs):
     deterministic: bool = True
     """Use deterministic algorithms only; on a CPU results are then repeatable bit for bit."""
 
-    def resolved(self) -> Numerics:
-        """Return a copy without "auto", for the machine this runs on."""
-        device = self.device if self.device != "auto" else _best_device()
+    def resolved(self, device: Literal["cpu", "cuda"] | None = None) -> Numerics:
+        """Return a copy without "auto": for the device that is given, else for this machine."""
+        device = self.device if self.device != "auto" else device or _best_device()
         precision = self.precision if self.precision != "auto" else _best_precision(device)
         return self.model_copy(update={"device": device, "precision": precision})
 
@@ -46,5 +46,7 @@ def _best_precision(device: str) -> Literal["fp32", "bf16"]:
     import torch
 
     if device == "cuda":
+        if not torch.cuda.is_available():  # a driver without a GPU: those it schedules on compute in bf16
+            return "bf16"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"

@@ -1,0 +1,112 @@
+"""A Ray session: started for a sweep or joined, and checked before anything waits on it for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdtune.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Of a session started here, besides what the resident data sets need."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one trial occupies: its own CPUs and GPUs, and CPUs beside them for a streaming pipeline."""
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+    helper_cpu: float = 0.0
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """The bundles of the trial's placement group."""
+        own = {"CPU": self.cpu, **({"GPU": self.gpu} if self.gpu else {})}
+        return [own, *([{"CPU": self.helper_cpu}] if self.helper_cpu else [])]
+
+
+@contextlib.contextmanager
+def session(
+    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, data_bytes: int = 0
+) -> Iterator[None]:
+    """Start a local Ray session, or join the cluster at `address`; a session that is on already is used.
+
+    `cpus` and `gpus` of a local session are those of the machine unless given (fake GPUs are accepted).
+    """
+    _quiet_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if address is not None:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                num_cpus=cpus or len(os.sched_getaffinity(0)),
+                num_gpus=gpus,
+                object_store_memory=OBJECT_STORE_BYTES + 2 * data_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except (ConnectionError, ValueError) as error:
+        hint = "Start one with `ray start --head`, or leave the address out for a session of this machine"
+        raise UserError(
+            Problem("--address", "a running Ray cluster", address or "none", hint=hint)
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet_environment() -> None:
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES of trials without a GPU
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the store is what a sweep resumes from, not Tune's snapshot
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }
+    if not os.access(Path.home(), os.W_OK):
+        defaults["RAY_AUTH_MODE"] = "disabled"  # its token could not be saved
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def slots(needs: Needs) -> int:
+    """Return how many trials fit at once; raises `UserError` when not even one ever will."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    total = sum(_fit(node, needs) for node in nodes)
+    if total == 0:
+        largest: dict[str, float] = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
+        has = f"{largest.get('CPU', 0):g} CPUs and {largest.get('GPU', 0):g} GPUs on the largest node"
+        helper = f" and {needs.helper_cpu:g} more CPUs for the streaming pipeline" if needs.helper_cpu else ""
+        expected = f"a node with {needs.cpu:g} CPUs and {needs.gpu:g} GPUs{helper} for one trial"
+        hint = "Lower resources.cpu or resources.gpu, or join a larger cluster with --address"
+        raise UserError(Problem("resources", expected, has, hint=hint))
+    return total
+
+
+def _fit(node: dict[str, float], needs: Needs) -> int:
+    cpus = node.get("CPU", 0.0) / (needs.cpu + needs.helper_cpu)
+    gpus = math.inf
+    if needs.gpu:
+        # A fraction lies on one GPU: three trials of 0.4 need two of them.
+        per_gpu = math.floor(1 / needs.gpu + 1e-9) if needs.gpu <= 1 else 1 / needs.gpu
+        gpus = node.get("GPU", 0.0) * per_gpu
+    return math.floor(min(cpus, gpus) + 1e-9)

@@ -1,0 +1,102 @@
+"""What the trials of a sweep share: the store, how they are judged, one copy of the data per node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+
+from bdtune.datasets._base import Split
+from bdtune.datasets._resident import must_stream
+from bdtune.engine.key import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from bdtune.config.trial import TrialSpec
+    from bdtune.datasets._base import Dataset, SplitName
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Handed to every trial; small, as images are references into Ray's object store."""
+
+    store: Path
+    sweep: str
+    live: Path
+    """Folder where running trials leave their progress."""
+    objective: str | None
+    """Metric reported at every tick for a scheduler; None without one."""
+    mode: str
+    gpu: float
+    environment: dict[str, str]
+    residents: dict[str, Any] = field(default_factory=dict)
+    """Object references of (images, labels) by `split_name`; a split that is not there is streamed."""
+
+
+@dataclass(frozen=True)
+class NodeResident:
+    """Resident splits in a trial: arrays in the node's shared memory, read-only and never copied."""
+
+    shared: Shared
+    root: Path | None
+
+    def split(self, dataset: Dataset, split: SplitName) -> Split:
+        reference = self.shared.residents.get(split_name(dataset, split))
+        if reference is not None:
+            images, labels = ray.get(reference)
+            return Split(images, labels)
+        from bdtune.cluster import pipeline
+
+        return Split(pipeline.stream(dataset, split, self.root), dataset.labels(split, self.root))
+
+    def labels(self, dataset: Dataset, split: SplitName) -> np.ndarray:
+        reference = self.shared.residents.get(split_name(dataset, split))
+        return dataset.labels(split, self.root) if reference is None else ray.get(reference)[1]
+
+
+def split_name(dataset: Dataset, split: SplitName) -> str:
+    """Return the name of a split among the residents."""
+    return key_of([dataset.identity(), split])
+
+
+def resident_bytes(specs: Iterable[TrialSpec]) -> int:
+    """Return how much object store the resident splits of these trials need, in bytes."""
+    return sum(
+        len(dataset.labels(split, root)) * int(np.prod(dataset.stream(split, root).images.shape[1:]))
+        for dataset, split, root, stream in _splits(specs)
+        if not stream
+    )
+
+
+def needs_stream(specs: Iterable[TrialSpec]) -> bool:
+    """Return whether any split is to be streamed inside the trials."""
+    return any(stream for *_, stream in _splits(specs))
+
+
+def load_residents(specs: Iterable[TrialSpec]) -> dict[str, Any]:
+    """Decode every split that fits with Ray Data, before any trial holds a CPU, and share it."""
+    from bdtune.cluster import pipeline
+
+    found: dict[str, Any] = {}
+    for dataset, split, root, stream in _splits(specs):
+        if not stream:
+            loaded = pipeline.resident(dataset, split, root)
+            found[split_name(dataset, split)] = ray.put((loaded.images, loaded.labels))
+    return found
+
+
+def _splits(specs: Iterable[TrialSpec]) -> list[tuple[Dataset, SplitName, Path | None, bool]]:
+    """Return each distinct split once: data set, split, root, and whether it is to be streamed."""
+    found: dict[str, tuple[Dataset, SplitName, Path | None, bool]] = {}
+    splits: tuple[SplitName, ...] = ("train", "test")
+    for spec in specs:
+        for split in splits:
+            name = split_name(spec.dataset, split)
+            if name not in found:
+                stream = must_stream(spec.dataset, split, spec.data_root, spec.pipeline)
+                found[name] = (spec.dataset, split, spec.data_root, stream)
+    return list(found.values())

@@ -1,0 +1,237 @@
+"""Running a sweep: settle what the store answers, start or join Ray for the rest, let Tune schedule it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+import uuid
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from bdtune.cluster.driver import Driver, Listener
+from bdtune.cluster.proposer import make_proposer
+from bdtune.cluster.session import Needs, session, slots
+from bdtune.config.expand import points
+from bdtune.config.ledger import Ledger
+from bdtune.datasets._resident import InProcess
+from bdtune.engine.execute import Executor
+from bdtune.engine.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bdtune.config.sweep import SweepSpec
+    from bdtune.config.trial import TrialSpec
+    from bdtune.engine.results import TrialResult
+
+POLL_S = 0.5
+"""Between two looks at what the running trials are doing."""
+FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
+"""Variables of the driver that trials on other nodes need too."""
+
+
+class Watcher(Listener, Protocol):
+    """A listener that also follows what running trials do."""
+
+    def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
+        """A trial is in a stage, after so many of its epochs."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run, as opposed to what it computes."""
+
+    address: str | None = None
+    """An existing Ray cluster; None starts a session on this machine."""
+    cpus: int | None = None
+    gpus: int | None = None
+    """CPUs and GPUs of that session; None: what the machine has."""
+    retry_failed: bool = False
+    concurrency: int | None = None
+    """Most trials at once; None: as many as fit."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a sweep came to."""
+
+    trials: list[TrialResult]
+    interrupted: bool
+    released: int
+    """Trials that were given to an actor."""
+
+
+def make_ledger(spec: SweepSpec, store: Store) -> tuple[Ledger, Executor]:
+    """Return the sweep's empty ledger and the executor of its derived stages in this process."""
+    executor = Executor(store, InProcess(spec.trial.data_root, spec.trial.pipeline))
+    device: Literal["cpu", "cuda"] = "cuda" if spec.resources.gpu else "cpu"
+    return Ledger(spec.name, executor.resolver, device), executor
+
+
+def run_sweep(spec: SweepSpec, run_dir: Path, watcher: Watcher, options: Options | None = None) -> Outcome:
+    """Run every trial of a sweep that is not in the store yet; returns all results.
+
+    Raises `UserError` before anything starts when no node can ever hold a trial.
+    """
+    options = options or Options()
+    folder = run_dir / "sweeps" / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store(run_dir / "store")
+    ledger, executor = make_ledger(spec, store)
+    driver = Driver(
+        spec,
+        ledger,
+        executor,
+        make_proposer(spec, folder),
+        watcher,
+        folder=folder,
+        retry_failed=options.retry_failed,
+    )
+    driver.answer()
+    interrupted = False
+    if not driver.finished:
+        interrupted = _run_on_ray(driver, watcher, options)
+    order = [driver.results[trial] for trial in ledger.entries if trial in driver.results]
+    return Outcome(order, interrupted, len(driver._started))
+
+
+def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
+    """Run what is left; returns whether it was interrupted."""
+    from bdtune.cluster import shared as sharing
+
+    trials = driver.ledger.entries.values()
+    specs = [entry.spec for entry in trials if entry.id not in driver.results]
+    folder, store = driver.folder, driver.executor.store
+    streaming = sharing.needs_stream(specs)
+    spec = driver.spec
+    needs = Needs(spec.resources.cpu, spec.resources.gpu, helper_cpu=1.0 if streaming else 0.0)
+    data_bytes = sharing.resident_bytes(specs)
+    with session(options.address, cpus=options.cpus, gpus=options.gpus, data_bytes=data_bytes):
+        driver.slots = min(slots(needs), options.concurrency or 10_000)
+        live = folder / "live"
+        shutil.rmtree(live, ignore_errors=True)
+        live.mkdir()
+        judged = spec.scheduler.name != "none"
+        metric, mode = spec.objectives[0]
+        common = sharing.Shared(
+            store=store.root,
+            sweep=spec.name,
+            live=live,
+            objective=metric.removeprefix("oracle_") if judged else None,
+            mode=mode,
+            gpu=spec.resources.gpu,
+            environment={name: os.environ[name] for name in FORWARDED if name in os.environ},
+            residents=sharing.load_residents(specs),
+        )
+        with _watching(live, watcher):
+            return _tune(driver, common, needs, folder)
+
+
+def _tune(driver: Driver, common: Any, needs: Needs, folder: Path) -> bool:
+    from ray import tune
+
+    from bdtune.cluster.schedulers import make_scheduler
+    from bdtune.cluster.searcher import HoldBack
+    from bdtune.cluster.trainable import Trial
+
+    spec = driver.spec
+    epochs = max((entry.graph.epochs for entry in driver.ledger.entries.values()), default=1)
+    trainable = tune.with_resources(
+        tune.with_parameters(Trial, shared=common), tune.PlacementGroupFactory(needs.bundles)
+    )
+    scratch = folder / "tune" / uuid.uuid4().hex
+    with _quiet(), _interruptible() as interrupted:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                metric="objective",
+                mode=common.mode,
+                search_alg=HoldBack(driver),
+                scheduler=make_scheduler(spec.scheduler, epochs),
+                num_samples=-1,
+                max_concurrent_trials=driver.slots,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=scratch.name,
+                storage_path=str(scratch.parent),
+                failure_config=tune.FailureConfig(max_failures=spec.retries),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(scratch.parent, ignore_errors=True)
+    return interrupted.is_set() or not driver.finished
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Note Ctrl-C and a scheduler's SIGTERM; Tune's own handler, set while it runs, ends the trials."""
+    seen = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield seen
+    except KeyboardInterrupt:
+        seen.set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Tune's remarks about itself off the screen; what concerns a trial is told by the driver."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _watching(live: Path, watcher: Watcher) -> Iterator[None]:
+    """Follow the notes that running trials leave."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(POLL_S):
+            for file in live.glob("*.json"):
+                with contextlib.suppress(OSError, ValueError):
+                    note = json.loads(file.read_text())
+                    watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
+
+    thread = threading.Thread(target=look, name="bdtune-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def planned_trials(spec: SweepSpec, preview: int) -> list[TrialSpec]:
+    """Return the trials of a finite sweep, or a sample of what a search may try."""
+    if spec.search is None:
+        return points(spec)
+    from bdtune.config.search import preview as drawn
+
+    return drawn(spec, min(preview, spec.search.trials))
