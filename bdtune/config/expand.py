@@ -293,6 +293,9 @@ class PointReader:
         if not inner:
             self._tell(fault)
             return
+        if fault.about_key:
+            self._tell(_moved(fault, inner[0].label.rpartition("[")[0]))
+            return
         alike = (fault.path, *(a.path for a in inner))
         hint = f"Here {', '.join(f'{a.path}={show(a.value)}' for a in inner)}"
         hint += "; 'exclude' leaves such points out" if len(inner) > 1 else ""

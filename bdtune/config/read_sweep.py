@@ -236,8 +236,12 @@ def _raw(document: Document, sections: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(key: str, value: Any) -> Any:
     if key in PLUGIN_KINDS:
-        return None if value is None else {"name": value.plugin_name(), **value.model_dump(mode="json")}
-    return value.model_dump(mode="json") if isinstance(value, Knobs) else value
+        return (
+            None
+            if value is None
+            else {"name": value.plugin_name(), **value.model_dump(mode="json", by_alias=True)}
+        )
+    return value.model_dump(mode="json", by_alias=True) if isinstance(value, Knobs) else value
 
 
 def _check_clashes(document: Document, space: Space, search: Search | None) -> None:

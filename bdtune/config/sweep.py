@@ -198,7 +198,7 @@ def sweep_to_dict(spec: SweepSpec) -> dict[str, Any]:
     """Return a sweep as JSON-able values that can be written as YAML and read again, every knob included."""
     values = spec.model_dump(mode="json", by_alias=True, exclude={"trial", "search"}, exclude_defaults=True)
     if spec.search is not None:
-        search = spec.search.model_dump(mode="json")
+        search = spec.search.model_dump(mode="json", by_alias=True)
         search["space"] = {path: {d["kind"]: d["values"]} for path, d in search["space"].items()}
         values["search"] = search
     return {"name": spec.name, "trial": spec_to_dict(spec.trial), **values}

@@ -148,9 +148,13 @@ def section_params(key: str, value: Any) -> dict[str, Scalar]:
     """Return one setting's knobs by dotted path; lists as JSON text, a plugin's own path is its name."""
     if key in PLUGIN_KINDS:
         params: dict[str, Scalar] = {key: "none" if value is None else value.plugin_name()}
-        return params if value is None else {**params, **_flat(f"{key}.", value.model_dump(mode="json"))}
+        return (
+            params
+            if value is None
+            else {**params, **_flat(f"{key}.", value.model_dump(mode="json", by_alias=True))}
+        )
     if isinstance(value, Knobs):
-        return _flat(f"{key}.", value.model_dump(mode="json"))
+        return _flat(f"{key}.", value.model_dump(mode="json", by_alias=True))
     return {key: str(value) if isinstance(value, Path) else value}
 
 
@@ -184,9 +188,9 @@ def spec_to_dict(spec: TrialSpec) -> dict[str, Any]:
     for key in TRIAL_KEYS:
         value = getattr(spec, key)
         if isinstance(value, Plugin):
-            result[key] = {"name": value.plugin_name(), **value.model_dump(mode="json")}
+            result[key] = {"name": value.plugin_name(), **value.model_dump(mode="json", by_alias=True)}
         elif isinstance(value, Knobs):
-            result[key] = value.model_dump(mode="json")
+            result[key] = value.model_dump(mode="json", by_alias=True)
         else:
             result[key] = str(value) if isinstance(value, Path) else value
     return result
@@ -206,7 +210,7 @@ def _absent(key: str) -> Any:
     if key == "data_root":
         return os.environ.get("BDTUNE_DATA") or None
     default = TrialSpec.model_fields[key].default
-    return default.model_dump(mode="json") if isinstance(default, Knobs) else default
+    return default.model_dump(mode="json", by_alias=True) if isinstance(default, Knobs) else default
 
 
 def _absolute(path: Path | None) -> Path | None:

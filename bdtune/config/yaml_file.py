@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 4_000_000
-MAX_VALUES = 200_000
+MAX_VALUES = 50_000
 """Values in one file after its aliases are written out: a real sweep has a few thousand at most."""
 MAX_DEPTH = 40
 

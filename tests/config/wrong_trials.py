@@ -53,7 +53,7 @@ FORM = [
             f"{n}: &{n} [{', '.join(f'*{p}' for _ in range(9))}]\n"
             for p, n in zip("abcde", "bcdef", strict=True)
         ),
-        "s.yaml:1: expected at most 200,000 values, got more (do its aliases repeat each other?)",
+        "s.yaml:1: expected at most 50,000 values, got more (do its aliases repeat each other?)",
     ),
     wrong(
         "unknown section",

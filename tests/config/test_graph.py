@@ -1,0 +1,91 @@
+"""A trial's graph: what it reports, what trials share, and the undefended twin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bdtune.config.graph import trial_graph
+from bdtune.config.trial import parse_trial, trial_id
+
+GSSD = {
+    "name": "gssd",
+    "simclr": {"epochs": 2},
+    "flows": {"epochs": 1},
+    "retrain": {"epochs": 3, "batch_size": 32},
+}
+
+
+def spec(**settings: Any) -> Any:
+    raw = {"dataset": "toy", "attack": "badnets", "defense": GSSD, "model": {"name": "resnet18", "width": 4}}
+    found, faults = parse_trial({**raw, **settings})
+    assert not faults
+    return found
+
+
+def recipes(**settings: Any) -> dict[str, str]:
+    """Recipe by stage name."""
+    return {node.name: recipe for recipe, node in trial_graph(spec(**settings)).stages.items()}
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+def test_equal_specs_give_equal_graphs() -> None:
+    assert recipes() == recipes()
+
+
+def test_a_later_knob_leaves_the_earlier_stages_shared() -> None:
+    changed = differing(recipes(), recipes(defense={**GSSD, "beta_nd": 2.0}))
+    assert {"simclr", "features", "flows", "density"}.isdisjoint(changed)
+    assert {"class_tests", "evaluate"} <= changed
+
+
+def test_seed_attack_and_holdout_change_everything() -> None:
+    base = recipes()
+    assert "simclr" in differing(base, recipes(seed=1))
+    assert "simclr" in differing(base, recipes(attack="blend"))
+    assert "simclr" in differing(base, recipes(holdout=0.2))
+
+
+def test_where_data_lie_and_how_they_are_read_changes_nothing() -> None:
+    assert recipes() == recipes(data_root="/elsewhere", pipeline="stream")
+
+
+def test_the_twin_has_the_same_data_and_training() -> None:
+    trial = spec()
+    graph = trial_graph(trial)
+    twin = graph.reference
+    assert twin is not None
+    assert twin.defense.plugin_name() == "none"
+    assert twin.defense.train.epochs == 3
+    assert twin.model_copy(update={"defense": trial.defense}) == trial
+    assert trial_graph(twin).reference is None
+    assert trial_id(twin) == trial_id(trial_graph(spec(defense={**GSSD, "beta_nd": 9})).reference)
+
+
+def test_evaluation_sees_what_there_is_to_see() -> None:
+    assert set(trial_graph(spec()).evaluate.inputs) == {"classifier", "model", "clean", "triggered"}
+    assert set(trial_graph(spec(attack=None, holdout=0.1)).evaluate.inputs) == {
+        "classifier",
+        "model",
+        "clean",
+        "select",
+    }
+
+
+def test_no_stage_of_the_chain_reads_the_truth() -> None:
+    graph = trial_graph(spec())
+    assert graph.diagnose is not None
+    for node in graph.chain["classifier"].walk():
+        for value in node.inputs.values():
+            assert type(value).__name__ not in {"TruthSource", "TriggeredTest", "CleanTest"}
+
+
+def test_goals_come_last() -> None:
+    graph = trial_graph(spec())
+    assert [node.name for node in graph.goals] == ["evaluate", "diagnose"]
+    seen: set[str] = set()
+    for recipe, node in graph.stages.items():
+        assert all(parent.recipe in seen for parent in node.parents)
+        seen.add(recipe)

@@ -1,0 +1,128 @@
+"""What the command line changes in a file's sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bdtune.config.expand import points
+from bdtune.config.load import load_sweep, load_trial, split_words
+from bdtune.config.trial import to_params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bdtune.config.sweep import SweepSpec
+
+FILE = """
+trial:
+  dataset: {name: toy, size: 6}
+  attack: {name: badnets, rate: 0.2}
+  defense: {name: tiny, beta: 0.5, warmup.epochs: 7}
+grid:
+  defense.beta: [0.1, 0.2]
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def load(write: Callable[[str], str]) -> Callable[..., SweepSpec]:
+    file = write(FILE)
+    return lambda *words: load_sweep(file, words)
+
+
+def params(spec: SweepSpec, path: str) -> list[object]:
+    return [to_params(trial)[path] for trial in points(spec)]
+
+
+def test_a_value_takes_the_place_of_an_axis(load: Callable[..., SweepSpec]) -> None:
+    spec = load("defense.beta=0.7", "seed=3")
+    assert spec.axis_paths() == []
+    assert params(spec, "defense.beta") == [0.7]
+    assert params(spec, "seed") == [3]
+
+
+def test_a_comma_makes_an_axis(load: Callable[..., SweepSpec]) -> None:
+    spec = load("defense.steps=1,2,3", "seed=4,5")
+    assert spec.grid == {"defense.beta": (0.1, 0.2), "defense.steps": (1, 2, 3), "seed": (4, 5)}
+    assert spec.seeds == ()
+    assert len(points(spec)) == 12
+
+
+def test_a_list_is_one_value_until_a_comma_follows(load: Callable[..., SweepSpec]) -> None:
+    assert load("defense.milestones=[0.1,0.2]").trial.defense.milestones == (0.1, 0.2)
+    assert load("defense.milestones=[0.1],[0.2,0.3]").grid["defense.milestones"] == ([0.1], [0.2, 0.3])
+
+
+def test_axes_by_name_of_their_section(load: Callable[..., SweepSpec]) -> None:
+    assert load("grid.defense.beta=0.3,0.4").grid["defense.beta"] == (0.3, 0.4)
+    assert load("grid.defense.beta=[0.3,0.4]").grid["defense.beta"] == (0.3, 0.4)
+    assert load("vary.defense.beta=0.3").vary == {"defense.beta": (0.3,)}
+    assert load("vary.defense.beta=0.3").grid == {}
+    assert load("seeds=7,8,9").seeds == (7, 8, 9)
+    assert load("seeds=7").seeds == (7,)
+
+
+def test_another_plugin_starts_from_its_defaults_and_the_same_keeps_its_knobs(
+    load: Callable[..., SweepSpec],
+) -> None:
+    assert load("dataset=toy").trial.dataset.size == 6
+    assert load("attack=badnets").trial.attack.rate == 0.2
+    assert load("attack=blend").trial.attack.rate == 0.1
+    assert load("attack.name=blend").trial.attack.plugin_name() == "blend"
+    assert load("attack={name: badnets, target: 1}").trial.attack.rate == 0.1
+    assert load("attack=none").trial.attack is None
+    assert load("attack.preset=lfd/bn_g").trial.attack.pattern == "grid"
+
+
+def test_a_knob_of_a_swept_plugin_holds_for_each(load: Callable[..., SweepSpec]) -> None:
+    spec = load("attack=badnets,blend", "attack.rate=0.3")
+    assert params(spec, "attack.rate") == [0.3] * 8
+    assert set(params(spec, "attack")) == {"badnets", "blend"}
+
+
+def test_a_searched_setting_may_be_fixed(write: Callable[[str], str]) -> None:
+    text = "trial: {dataset: toy, defense: tiny}\nsearch:\n  trials: 3\n  space:\n    seed: {int: [0, 9]}\n"
+    file = write(text + "    defense.beta: {log_uniform: [0.1, 1]}\n")
+    spec = load_sweep(file, ["seed=5", "search.trials=7", "search.metric=oracle_acc,oracle_asr"])
+    assert spec.search is not None
+    assert list(spec.search.space) == ["defense.beta"]
+    assert spec.search.trials == 7
+    assert spec.objectives == (("oracle_acc", "max"), ("oracle_asr", "min"))
+    assert spec.trial.seed == 5
+    other = load_sweep(file, ["search.space.defense.beta={uniform: [0, 1]}"])
+    assert other.search is not None
+    assert other.search.space["defense.beta"].kind == "uniform"
+
+
+def test_settings_of_the_sweep(load: Callable[..., SweepSpec]) -> None:
+    spec = load("name=other", "resources.gpu=0.5", "retries=0", "scheduler=asha", "trial.holdout=0.25")
+    assert (spec.name, spec.resources.gpu, spec.retries, spec.scheduler.name) == ("other", 0.5, 0, "asha")
+    assert spec.trial.holdout == 0.25
+
+
+def test_a_trial_from_overrides_alone() -> None:
+    trial = load_trial(None, ["dataset=toy", "defense=tiny", "model.width=16", "data_root=data"])
+    assert trial.model.plugin_name() == "resnet18"
+    assert trial.model.width == 16
+    assert trial.attack is None
+    assert trial.data_root == Path.cwd() / "data"
+
+
+def test_a_sweep_from_overrides_alone() -> None:
+    spec = load_sweep(None, ["dataset=toy", "defense=tiny", "seed=0,1"])
+    assert spec.name == "sweep"
+    assert len(points(spec)) == 2
+
+
+def test_the_base_trial_of_a_sweep_runs_alone(write: Callable[[str], str]) -> None:
+    trial = load_trial(write(FILE), ["seed=4", "defense.beta=0.9"])
+    assert (trial.seed, trial.defense.beta, trial.defense.warmup.epochs) == (4, 0.9, 7)
+
+
+def test_the_first_word_may_be_a_file() -> None:
+    assert split_words(["a.yaml", "seed=1"]) == ("a.yaml", ["seed=1"])
+    assert split_words(["seed=1", "a.yaml"]) == (None, ["seed=1", "a.yaml"])
+    assert split_words([]) == (None, [])

@@ -1,0 +1,83 @@
+"""Every shipped search space loads, expands, and has a graph for each of its trials."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bdtune.config.expand import points
+from bdtune.config.graph import trial_graph
+from bdtune.config.load import load_sweep, search_spaces
+from bdtune.config.search import preview
+from bdtune.config.trial import spec_from_dict, spec_to_dict, to_params, trial_id
+from bdtune.datasets._base import Dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bdtune.config.sweep import SweepSpec
+    from bdtune.config.trial import TrialSpec
+
+NAMES = [space.name for space in search_spaces()]
+
+
+@pytest.fixture
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan data sets that are not on this machine: the fingerprint stands for their files."""
+    monkeypatch.setattr(
+        Dataset, "fingerprint", lambda self, root=None, split=None: f"{self.plugin_name()}-{split}"
+    )
+
+
+def trials(spec: SweepSpec) -> Sequence[TrialSpec]:
+    return points(spec) if spec.search is None else preview(spec, 20)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_loads_and_says_what_it_is_for(name: str) -> None:
+    spec = load_sweep(name, check_data=False)
+    assert name.rpartition("/")[2] == spec.name
+    assert spec.description
+    found = trials(spec)
+    assert len({trial_id(trial) for trial in found}) == len(found) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_graphs_build_and_share_their_beginning(name: str, no_files: None) -> None:
+    found = trials(load_sweep(name, check_data=False))
+    stages: Counter[str] = Counter()
+    distinct: dict[str, str] = {}
+    for trial in found:
+        graph = trial_graph(trial)
+        stages.update(node.name for node in graph.stages.values())
+        distinct |= {recipe: node.name for recipe, node in graph.stages.items()}
+        assert graph.stages.keys() == trial_graph(spec_from_dict(spec_to_dict(trial))).stages.keys()
+    assert len(distinct) < sum(stages.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_reference_numbers_have_trials(name: str) -> None:
+    spec = load_sweep(name, check_data=False)
+    rows = [to_params(trial) for trial in trials(spec)]
+    for entry in spec.reference:
+        assert any(entry.params.items() <= row.items() for row in rows), entry
+
+
+def test_the_default_sweep_needs_no_files() -> None:
+    spec = load_sweep("gssd", ["dataset=digits"])
+    assert spec.trial.dataset.plugin_name() == "digits"
+    seeds = Counter(trial.seed for trial in points(spec))
+    assert len(seeds) >= 2
+    assert len(set(seeds.values())) == 1
+    assert {"beta_nd", "beta_d", "lambda", "alpha_c", "alpha_p"} <= {
+        path.removeprefix("defense.") for path in spec.axis_paths()
+    }
+
+
+def test_the_default_sweep_runs_on_another_data_set(no_files: None) -> None:
+    words = ["dataset=cifar10", "dataset.train_limit=10000", "data_root=nowhere"]
+    spec = load_sweep("gssd", words, check_data=False)
+    assert spec.trial.dataset.train_limit == 10000
+    assert trial_graph(points(spec)[0]).evaluate.recipe
