@@ -87,6 +87,11 @@ def server_environment() -> dict[str, str]:
     return {**os.environ, **small}
 
 
+def page_address(port: int) -> str:
+    """Return the page's address; its last part asks for training runs instead of language-model traces."""
+    return f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+
+
 def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None:
     """Deliver what is pending, then become `mlflow server` on 127.0.0.1; does not return.
 
@@ -98,6 +103,7 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
     sync(run_dir, tracking_uri)
     if not store.exists:
         raise UserError(f"no MLflow store at {store.database} yet; run a sweep first, or give its --out")
+    print(f"open {page_address(port)} (Ctrl-C stops the server)", file=sys.stderr, flush=True)
     # exec: the server is this process, so Ctrl-C and signals reach it and nothing is left behind
     os.execve(sys.executable, server_command(store, port), server_environment())  # noqa: S606
 

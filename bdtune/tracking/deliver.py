@@ -104,14 +104,12 @@ class Delivery:
     def _experiment(self, study: str) -> str:
         if study not in self._experiments:
             found = self.client.get_experiment_by_name(study)
-            self._experiments[study] = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(
-                    study, artifact_location=self.store.artifact_location(study)
-                )
-            )
+            self._experiments[study] = found.experiment_id if found else self._new_experiment(study)
         return self._experiments[study]
+
+    def _new_experiment(self, study: str) -> str:
+        location = self.store.artifact_location(study)
+        return self.client.create_experiment(study, artifact_location=location, tags=values.EXPERIMENT_TAGS)
 
     def _known(self, body: Mapping[str, Any]) -> dict[str, str]:
         """Return the runs that the store has of this sweep, asked for once."""

@@ -26,6 +26,9 @@ _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "stopped": "KILLED"}
 SWEEP_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens the page on training runs; it would show traces of language models else."""
+
 Metric = tuple[str, float, int]
 """Name, finite value, step."""
 
