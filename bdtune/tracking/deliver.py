@@ -42,7 +42,22 @@ def connect(store: Store) -> MlflowClient:
     from mlflow import MlflowClient
 
     with store.creation_lock():
+        if not store.exists:
+            _create(store.database)
         return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+
+
+def _create(database: Path | None) -> None:
+    """Make a SQLite file beside its place and move it there: one killed meanwhile leaves no half schema."""
+    from mlflow import MlflowClient
+
+    assert database is not None
+    building = database.with_name(f".{database.name}.new")
+    for leftover in building.parent.glob(f"{building.name}*"):
+        leftover.unlink()
+    uri = f"sqlite:///{building}"
+    MlflowClient(tracking_uri=uri, registry_uri=uri)
+    building.replace(database)
 
 
 class Delivery:

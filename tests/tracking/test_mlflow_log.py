@@ -281,3 +281,11 @@ assert tracker.close().waiting == 0
 assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_database_whose_making_was_killed_is_made_again(tmp_path, make_trial):
+    (tmp_path / ".mlflow.db.new").write_bytes(b"half a schema")
+    (tmp_path / ".mlflow.db.new-journal").write_bytes(b"half")
+    assert tracked(tmp_path, [make_trial(1)], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").waiting == 0
+    assert sorted(path.name for path in tmp_path.glob("*mlflow*")) == [".mlflow.db.lock", "mlflow.db"]
+    assert len(runs(tmp_path)[1]) == 1
