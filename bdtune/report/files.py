@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bdtune.report.table import PaperNumber, Table
+    from bdtune.config.sweep import Reference
+    from bdtune.report.table import Table
 
 TERMINAL_ROWS = 60  # what a person scrolls through; the files have every row
 
@@ -24,7 +25,7 @@ def write(
     folder: Path,
     result: SweepResult,
     *,
-    paper: Sequence[PaperNumber] = (),
+    paper: Sequence[Reference] = (),
     diagnostics: Sequence[str] = (),
     figure: bool = True,
 ) -> list[Path]:

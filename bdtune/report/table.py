@@ -15,29 +15,17 @@ from bdtune.report.groups import Group, grouped, order_of, rank, varying
 from bdtune.report.selection import is_oracle, metric_of, ranking, rule_title
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rich.table import Table as RichTable
 
+    from bdtune.config.sweep import Reference
     from bdtune.engine.results import SweepResult
 
 METRICS = ("acc", "asr", "ra", "der")
 OPTIONAL_METRICS = ("robust_acc", "select_acc")  # shown where a trial has them
 NOT_TAKEN = "attack did not take"
 EMPTY = "-"
-
-
-@dataclass(frozen=True)
-class PaperNumber:
-    """A published result: the parameters it was measured under, its metrics as fractions, where it stands."""
-
-    where: Mapping[str, Scalar]
-    metrics: Mapping[str, float]
-    source: str = ""
-
-    def fits(self, group: Group) -> bool:
-        """Return whether the group has every parameter that the paper's setting names."""
-        return all(name in group.params and group.params[name] == value for name, value in self.where.items())
 
 
 @dataclass(frozen=True)
@@ -102,13 +90,13 @@ class _Layout:
     vital: set[str]
     diagnostics: list[str]
     paper: list[str]
-    numbers: Sequence[PaperNumber] = field(default_factory=list)
+    numbers: Sequence[Reference] = field(default_factory=list)
 
 
 def build(
     result: SweepResult,
     *,
-    paper: Sequence[PaperNumber] = (),
+    paper: Sequence[Reference] = (),
     diagnostics: Sequence[str] = (),
     limit: int | None = None,
 ) -> Table:
@@ -128,16 +116,28 @@ def build(
     return Table(_title(result, groups, layout), _columns(layout, groups), rows, notes)
 
 
+def _fits(number: Reference, group: Group) -> bool:
+    """Return whether a published number was measured under the group's settings.
+
+    It stands beside defended trials, unless it names a defense itself.
+    """
+    if group.reference and not any(name.split(".")[0] == "defense" for name in number.params):
+        return False
+    return all(name in group.params and group.params[name] == value for name, value in number.params.items())
+
+
 def _layout(
-    groups: list[Group], paper: Sequence[PaperNumber], diagnostics: Sequence[str], rule: str
+    groups: list[Group], paper: Sequence[Reference], diagnostics: Sequence[str], rule: str
 ) -> _Layout:
     present = {name for group in groups for trial in group.trials for name in trial.metrics}
     wanted = dict.fromkeys([*METRICS, *OPTIONAL_METRICS, metric_of(rule)])
     metrics = [name for name in wanted if name in METRICS or name in present]
     axes = varying(groups)
-    fitting = [number for number in paper if any(number.fits(group) for group in groups)]
-    paper_metrics = [name for name in metrics if any(name in number.metrics for number in fitting)]
-    diagnostics = [name for name in diagnostics if name in present and name not in metrics]
+    fitting = [number for number in paper if any(_fits(number, group) for group in groups)]
+    published = dict.fromkeys(name for number in fitting for name in number.metrics)
+    wanted = dict.fromkeys([*diagnostics, *published])
+    diagnostics = [name for name in wanted if name in present and name not in metrics]
+    paper_metrics = [name for name in (*metrics, *diagnostics) if name in published]
     vital = {"acc", "asr", "der", metric_of(rule)}
     return _Layout(axes, short_names(axes), metrics, vital, diagnostics, paper_metrics, fitting)
 
@@ -166,7 +166,7 @@ def _columns(layout: _Layout, groups: list[Group]) -> tuple[Column, ...]:
 def _row(group: Group, layout: _Layout, best: Group | None) -> Row:
     axes = [show(group.params[axis]) if axis in group.params else EMPTY for axis in layout.axes]
     stats = [group.stat(name) for name in (*layout.metrics, *layout.diagnostics)]
-    published = next((number.metrics for number in layout.numbers if number.fits(group)), {})
+    published = next((number.metrics for number in layout.numbers if _fits(number, group)), {})
     paper = [f"{published[name]:.3f}" if name in published else EMPTY for name in layout.paper]
     numbers = [stat.text() if stat else EMPTY for stat in stats]
     cells = (*axes, _status(group, best), str(len(group.done)), *numbers, *paper)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from bdtune.config.sweep import Reference
 from bdtune.engine.results import SweepResult
 from bdtune.report import table
-from bdtune.report.table import PaperNumber, build
+from bdtune.report.table import build
 
 
 def cells(shown, row):
@@ -52,15 +53,28 @@ def test_an_attack_that_did_not_take_is_said(sweep, make_reference):
 
 
 def test_the_papers_numbers_stand_beside_ours(sweep):
-    number = PaperNumber(
-        {"defense.beta_nd": 0.6, "attack.name": "badnets"}, {"acc": 0.943, "asr": 0.003}, "T1"
+    beside = Reference(
+        params={"defense.beta_nd": 0.6, "attack.name": "badnets"},
+        metrics={"acc": 0.943, "asr": 0.003},
+        source="T1",
     )
-    shown = build(sweep, paper=[number, PaperNumber({"defense.beta_nd": 7.0}, {"der": 0.5}, "T2")])
+    elsewhere = Reference(params={"defense.beta_nd": 7.0}, metrics={"der": 0.5}, source="T2")
+    shown = build(sweep, paper=[beside, elsewhere])
     assert cells(shown, 1)["paper acc"] == "0.943"
     assert cells(shown, 3)["paper asr"] == "-"
     assert "paper der" not in [column.name for column in shown.columns]
     assert "paper: T1" in shown.notes
     assert "paper: T2" not in shown.notes
+
+
+def test_a_number_without_settings_stands_beside_every_defended_row(sweep):
+    trials = tuple(replace(t, metrics={**t.metrics, "gssd/found": 1.0}) for t in sweep.trials)
+    everywhere = Reference(metrics={"gssd/found": 1.0}, source="K.6")
+    shown = build(replace(sweep, trials=trials), paper=[everywhere])
+    assert [cells(shown, row)["paper gssd/found"] for row in range(4)] == ["-", "1.000", "1.000", "1.000"]
+    assert cells(shown, 3)["gssd/found"] == "1.000±0.000"
+    undefended = Reference(params={"defense.name": "none"}, metrics={"acc": 0.95}, source="T")
+    assert cells(build(sweep, paper=[undefended]), 0)["paper acc"] == "0.950"
 
 
 def test_diagnostics_and_the_rules_own_metric_are_shown_where_present(sweep):
