@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import textwrap
+from functools import cache
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,3 +48,19 @@ def identity_of(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): identity_of(item) for key, item in value.items()}
     return value
+
+
+@cache
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the sentence below each field of a class's own body, read from its source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    body = tree.body[0].body if tree.body and isinstance(tree.body[0], ast.ClassDef) else []
+    found = {}
+    for field, text in itertools.pairwise(body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(about))):
+                found[name] = " ".join(about.split())
+    return found

@@ -21,7 +21,6 @@ from bdtune.config.expand import points
 from bdtune.config.ledger import Ledger
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
-from bdtune.engine.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from bdtune.config.sweep import SweepSpec
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.results import TrialResult
+    from bdtune.engine.store import Store
 
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
@@ -75,16 +75,20 @@ def make_ledger(spec: SweepSpec, store: Store) -> tuple[Ledger, Executor]:
     return Ledger(spec.name, executor.resolver, device), executor
 
 
-def run_sweep(spec: SweepSpec, run_dir: Path, watcher: Watcher, options: Options | None = None) -> Outcome:
+def run_sweep(
+    spec: SweepSpec,
+    folder: Path,
+    ledger: Ledger,
+    executor: Executor,
+    *,
+    watcher: Watcher,
+    options: Options | None = None,
+) -> Outcome:
     """Run every trial of a sweep that is not in the store yet; returns all results.
 
-    Raises `UserError` before anything starts when no node can ever hold a trial.
+    `folder` is the sweep's own. Raises `UserError` when no node can ever hold a trial.
     """
     options = options or Options()
-    folder = run_dir / "sweeps" / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
-    store = Store(run_dir / "store")
-    ledger, executor = make_ledger(spec, store)
     driver = Driver(
         spec,
         ledger,
@@ -94,10 +98,11 @@ def run_sweep(spec: SweepSpec, run_dir: Path, watcher: Watcher, options: Options
         folder=folder,
         retry_failed=options.retry_failed,
     )
-    driver.answer()
     interrupted = False
-    if not driver.finished:
-        interrupted = _run_on_ray(driver, watcher, options)
+    with executor.store.pins.held():
+        driver.answer()
+        if not driver.finished:
+            interrupted = _run_on_ray(driver, watcher, options)
     order = [driver.results[trial] for trial in ledger.entries if trial in driver.results]
     return Outcome(order, interrupted, len(driver._started))
 

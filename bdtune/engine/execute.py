@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class StageFailed(BdtuneError):  # noqa: N818 - reads as what happened
     """A stage raised; the store's `failed/` holds the traceback."""
 
-    def __init__(self, node: Node, key: str, status: str, error: str) -> None:
+    def __init__(self, node: Node, key: str, status: Literal["failed", "diverged"], error: str) -> None:
         super().__init__(f"stage {node.name} ({key}) {status}: {error}")
         self.node, self.key, self.status, self.error = node, key, status, error
 

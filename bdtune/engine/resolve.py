@@ -37,6 +37,7 @@ class Resolver:
         except Unresolved:
             return None
         self._keys[node.recipe] = key
+        self.store.pins.add(key)
         return key
 
     def preimage(self, node: Node) -> dict[str, Any]:

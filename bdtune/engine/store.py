@@ -3,6 +3,7 @@
     objects/ab/<key>/   manifest.json, arrays.safetensors, curve.jsonl; immutable
     tmp/                entries being written, checkpoints of running stages
     leases/             who works on what
+    pins/               what running sweeps use
     failed/             errors of failed attempts
     quarantine/         entries whose size or digest is wrong
     costs.jsonl         seconds per stage, for predictions
@@ -20,7 +21,7 @@ import time
 import traceback
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -30,6 +31,7 @@ from bdtune.engine.files import append_line, replace_file, sync_folder, write_sy
 from bdtune.engine.key import digest_of, key_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
+from bdtune.engine.pins import Pins
 from bdtune.engine.stage import Artefact
 from bdtune.errors import Diverged, StoreError
 
@@ -47,7 +49,7 @@ class Failure:
     """A failed attempt at a key."""
 
     stage: str
-    status: str  # "failed" or "diverged"
+    status: Literal["failed", "diverged"]
     error: str
     traceback: str
     attempts: int
@@ -65,6 +67,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot make a store at {self.root}: {error}") from error
         self.leases = Leases(self.root / "leases")
+        self.pins = Pins(self.root / "pins")
         self._manifests: dict[str, Manifest] = {}
         self._verified: set[str] = set()
 

@@ -1,0 +1,65 @@
+"""Pins: the keys that running sweeps use, so that `cache gc` leaves them alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STALE_S = 7 * 24 * 3600.0
+"""Pins of other hosts are believed for so long: gc is rare, a sweep's work is dear."""
+
+
+class Pins:
+    """The pins of one store; each sweep that runs has a file of the keys it uses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file: Path | None = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a file of pins while the block runs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = self.folder / f"{uuid.uuid4().hex}.jsonl"
+        holder = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._file.write_text(json.dumps(holder) + "\n")
+        try:
+            yield
+        finally:
+            self._file.unlink(missing_ok=True)
+            self._file = None
+
+    def add(self, key: str) -> None:
+        """Pin a key, where pins are held."""
+        if self._file is not None:
+            with self._file.open("a") as file:
+                file.write(f"{json.dumps(key)}\n")
+
+    def keys(self) -> set[str]:
+        """Return the keys that running sweeps use; files of sweeps that are gone are removed."""
+        found: set[str] = set()
+        for file in self.folder.glob("*.jsonl"):
+            with contextlib.suppress(OSError, ValueError):
+                holder, *keys = (json.loads(line) for line in file.read_text().splitlines())
+                if _gone(holder, time.time() - file.stat().st_mtime):
+                    file.unlink(missing_ok=True)
+                else:
+                    found.update(keys)
+        return found
+
+
+def _gone(holder: dict[str, str | int], age_s: float) -> bool:
+    if holder["host"] == socket.gethostname():
+        return not psutil.pid_exists(int(holder["pid"]))
+    return age_s > STALE_S

@@ -1,0 +1,93 @@
+"""The pictures that go with a trial: its attack, and what its defense saw. Each is drawn once."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from bdtune.attacks._sources import TruthSource
+from bdtune.datasets._resident import InProcess
+from bdtune.engine.key import key_of
+from bdtune.engine.stage import Source
+from bdtune.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from bdtune.config.ledger import Entry
+    from bdtune.engine.resolve import Resolver
+    from bdtune.engine.stage import Artefact, Node
+
+MOST_FIGURES = 200
+"""Defense figures of one sweep: beyond, they would cost more than they tell."""
+
+log = logging.getLogger(__name__)
+
+
+class Gallery:
+    """Draws into a folder of the sweep; a picture that is there already is not drawn again."""
+
+    def __init__(self, folder: Path, resolver: Resolver) -> None:
+        self.folder, self.resolver = folder, resolver
+
+    def of_trial(self, entry: Entry) -> list[tuple[Path, str]]:
+        """Return the trial's pictures with the folder they go to among its artifacts."""
+        found = [picture for draw in (self._attack, self._defense) if (picture := self._try(draw, entry))]
+        return [(path, "pictures") for path in found]
+
+    def _try(self, draw: Callable[[Entry], Path | None], entry: Entry) -> Path | None:
+        try:
+            return draw(entry)
+        except Exception as error:  # a picture that cannot be drawn must not cost the trial its record
+            log.warning("no picture of trial %s: %s", entry.id, error)
+            return None
+
+    def _attack(self, entry: Entry) -> Path | None:
+        spec = entry.spec
+        triggered = entry.graph.evaluate.inputs.get("triggered")
+        if spec.attack is None or not isinstance(triggered, Source):
+            return None
+        path = self.folder / f"attack-{entry.graph.data_digest}.png"
+        if not path.exists():
+            from bdtune.report.pictures import dataset_picture
+
+            attack = spec.attack.equip(self._open(triggered.upstream))
+            dataset_picture(spec.dataset, attack, path, root=spec.data_root, seed=spec.seed)
+        return path
+
+    def _defense(self, entry: Entry) -> Path | None:
+        diagnose = entry.graph.diagnose
+        if diagnose is None:
+            return None
+        nodes = {
+            name: node for name, node in entry.graph.chain.items() if name in entry.spec.defense.evidence
+        }
+        keys = {name: self.resolver.key(node) for name, node in nodes.items()}
+        if None in keys.values():  # the trial failed before
+            return None
+        name = entry.spec.defense.plugin_name()
+        path = self.folder / f"{name}-{key_of(keys)}.png"
+        if path.exists():
+            return path
+        if len(list(self.folder.glob(f"{name}-*.png"))) >= MOST_FIGURES:
+            return None
+        source = diagnose.inputs["truth"]
+        assert isinstance(source, TruthSource)
+        truth = source.load(InProcess(entry.spec.data_root), {})
+        figure = entry.spec.defense.figure(self._open(nodes), truth)
+        if figure is None:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+        return path
+
+    def _open(self, nodes: Mapping[str, Node]) -> dict[str, Artefact]:
+        found = {}
+        for name, node in nodes.items():
+            key = self.resolver.key(node)
+            artefact = self.resolver.store.open(key) if key else None
+            if artefact is None:
+                raise StoreError(f"the result of stage {node.name} is not in the store")
+            found[name] = artefact
+        return found

@@ -1,0 +1,58 @@
+"""`bdtune run`: one trial and its undefended twin in this process, without ray or mlflow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bdtune.config.ledger import Ledger
+from bdtune.config.load import load_trial
+from bdtune.datasets._resident import InProcess
+from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.results import SweepResult
+from bdtune.engine.store import Store
+from bdtune.report.live import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bdtune.config.ledger import Entry
+    from bdtune.engine.results import TrialResult
+
+NAME = "run"
+"""What single trials are recorded under in manifests."""
+
+
+def run(file: str | None, overrides: Sequence[str], run_dir: Path, *, quiet: bool = False) -> SweepResult:
+    """Compute one trial, or take it from the store; the result holds its undefended twin too."""
+    spec = load_trial(file, overrides)
+    executor = Executor(Store(run_dir / "store"), InProcess(spec.data_root, spec.pipeline))
+    ledger = Ledger(NAME, executor.resolver)
+    wanted = ledger.add(spec)
+    plan = ledger.plan()
+    with Progress(quiet=quiet) as progress:
+        progress.planned(
+            len(ledger.entries),
+            unique=sum(count.unique for count in plan.stages.values()),
+            cached=sum(count.cached for count in plan.stages.values()),
+            seconds=None if plan.unpredicted else plan.seconds_shared,
+        )
+        results = []
+        for entry in ledger.entries.values():
+            results.append(_walk(entry, ledger, executor, progress))
+            progress.trial_done(results[-1])
+    return SweepResult(NAME, tuple(results), wanted.id)
+
+
+def _walk(entry: Entry, ledger: Ledger, executor: Executor, progress: Progress) -> TrialResult:
+    executor.made_for = f"{NAME}/{entry.id}"
+    try:
+        for event in executor.walk(entry.graph.goals):
+            tick = event.tick
+            length = event.node.stage.length()
+            progress.stage(entry.id, event.node.name, tick.epoch if tick else 0, length)
+    except StageFailed as failure:
+        stored = executor.store.failure(failure.key)
+        trace = f"\n{stored.traceback}" if stored and failure.status == "failed" else ""
+        return ledger.result(entry, failure.status, f"{failure}{trace}")
+    return ledger.result(entry)

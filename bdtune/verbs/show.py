@@ -1,0 +1,114 @@
+"""`bdtune list` and `bdtune show`: what there is, and the knobs of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from bdtune import registry
+from bdtune.errors import ConfigError, Problem, nearest
+from bdtune.knobs import Knobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pydantic.fields import FieldInfo
+
+SPACES = "search-spaces"
+KINDS = (*registry.KINDS, SPACES)
+SINGULAR = {"attack": "attacks", "defense": "defenses", "dataset": "datasets", "model": "models"}
+
+
+def kind_of(word: str) -> str:
+    """Return the kind that a word means; raises `ConfigError` with the nearest one."""
+    kind = SINGULAR.get(word, word)
+    if kind in KINDS:
+        return kind
+    expected = f"expected one of {', '.join(KINDS)}"
+    raise ConfigError(Problem("", expected, f"'{word}'", hint=nearest(word, KINDS)))
+
+
+def describe_all(kind: str) -> list[registry.Description]:
+    """Return name, summary and source of everything of a kind, without importing any plugin."""
+    if kind == SPACES:
+        from bdtune.config.load import search_spaces
+
+        return search_spaces()
+    return [registry.describe(kind, name) for name in registry.names(kind)]
+
+
+@dataclass(frozen=True)
+class KnobRow:
+    """One knob as `bdtune show` prints it."""
+
+    path: str
+    type: str
+    default: Any
+    allowed: str
+    about: str
+
+
+def knobs_of(kind: str, name: str) -> list[KnobRow]:
+    """Return every knob of a plugin by its dotted path, nested ones included."""
+    return list(_rows(registry.load(kind, name), ""))
+
+
+def _rows(cls: type[Knobs], prefix: str) -> Iterator[KnobRow]:
+    from bdtune.config.checking import show
+
+    for name, info in cls.model_fields.items():
+        path = f"{prefix}{info.alias or name}"
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Knobs):
+            yield from _rows(info.annotation, f"{path}.")
+            continue
+        default = "required" if info.is_required() else show(info.get_default(call_default_factory=True))
+        yield KnobRow(path, _type_name(info.annotation), default, _limits(info), _about(cls, name))
+
+
+def _type_name(annotation: Any) -> str:
+    options = get_args(annotation)
+    if options and all(isinstance(option, str) for option in options):
+        return " | ".join(options)
+    if options and get_origin(annotation) is not tuple:
+        return " | ".join("none" if option is type(None) else _type_name(option) for option in options)
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _limits(info: FieldInfo) -> str:
+    words = {
+        "ge": ">=",
+        "gt": ">",
+        "le": "<=",
+        "lt": "<",
+        "min_length": "length >=",
+        "max_length": "length <=",
+    }
+    found = [
+        f"{words[word]} {getattr(limit, word):g}"
+        for limit in info.metadata
+        for word in words
+        if getattr(limit, word, None) is not None
+    ]
+    return ", ".join(found)
+
+
+def _about(cls: type[Knobs], name: str) -> str:
+    """Return the sentence that stands below a field."""
+    from bdtune.knobs import field_docs
+
+    for base in cls.__mro__:
+        if name in field_docs(base):
+            return field_docs(base)[name]
+    return ""
+
+
+def draw_attack(name: str, overrides: Sequence[str], path: Path) -> Path:
+    """Draw an attack on a data set: clean, poisoned, and their difference times ten."""
+    from bdtune.config.load import load_trial
+    from bdtune.report.pictures import dataset_picture
+
+    spec = load_trial(None, [f"attack={name}", *overrides])
+    if spec.attack is None:
+        raise ConfigError(f"'{name}' is no attack")
+    return dataset_picture(spec.dataset, spec.attack, path, root=spec.data_root, seed=spec.seed)

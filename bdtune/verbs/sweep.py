@@ -1,0 +1,178 @@
+"""`bdtune sweep` and `bdtune plan`."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
+from bdtune.config.load import load_sweep
+from bdtune.config.sweep import SweepSpec, sweep_to_dict
+from bdtune.config.trial import to_params
+from bdtune.engine.files import replace_file
+from bdtune.engine.results import SweepResult, TrialResult
+from bdtune.engine.store import Store
+from bdtune.report import files, table
+from bdtune.report.live import Progress
+from bdtune.report.selection import choose
+from bdtune.tracking.mlflow_log import Tracker
+from bdtune.verbs.pictures import Gallery
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bdtune.config.ledger import Ledger
+    from bdtune.engine.plan import Plan
+
+PREVIEWED = 50
+"""Trials drawn from a search's space to say what it may cost."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep came to, for the command line to print."""
+
+    spec: SweepSpec
+    result: SweepResult
+    interrupted: bool
+    tracking: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 3 if any(trial.status in ("failed", "diverged") for trial in self.result.trials) else 0
+
+
+class Recorder:
+    """Draws a finished trial's pictures and tells the tracker, in a thread: the driver must not wait."""
+
+    def __init__(self, tracker: Tracker, gallery: Gallery, ledger: Ledger) -> None:
+        self.tracker, self.gallery, self.ledger = tracker, gallery, ledger
+        self._queue: queue.SimpleQueue[TrialResult | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
+        self._thread.start()
+
+    def trial_done(self, result: TrialResult) -> None:
+        """Take in a finished trial."""
+        self._queue.put(result)
+
+    def close(self) -> None:
+        """Wait until all that was taken in is recorded."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (result := self._queue.get()) is not None:
+            pictures = self.gallery.of_trial(self.ledger.entries[result.id])
+            self.tracker.finished(result, pictures)
+
+
+class Watcher:
+    """Passes on what happens in a sweep: to the display and to the recorder."""
+
+    def __init__(self, progress: Progress, recorder: Recorder) -> None:
+        self.progress, self.recorder = progress, recorder
+
+    def trial_done(self, result: TrialResult) -> None:
+        """A trial ended."""
+        self.progress.trial_done(result)
+        self.recorder.trial_done(result)
+
+    def held(self, count: int) -> None:
+        """So many trials wait for others."""
+        self.progress.held(count)
+
+    def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
+        """A trial is in a stage."""
+        self.progress.stage(trial, stage, epoch, epochs)
+
+
+def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
+    """Load a sweep and count what it needs; writes nothing but an empty store."""
+    spec = load_sweep(file, overrides)
+    return spec, plan_of(spec, run_dir)
+
+
+def plan_of(spec: SweepSpec, run_dir: Path) -> Plan:
+    """Return the plan of a loaded sweep; of a search, that of a sample of its space."""
+    ledger, _ = make_ledger(spec, Store(run_dir / "store"))
+    ledger.extend(planned_trials(spec, PREVIEWED))
+    return ledger.plan()
+
+
+def sweep(
+    file: str | None,
+    overrides: Sequence[str],
+    run_dir: Path,
+    options: Options,
+    *,
+    quiet: bool = False,
+) -> Swept:
+    """Run a sweep to its end, or go on with it; leaves its report beside it."""
+    spec = load_sweep(file, overrides)
+    folder = run_dir / "sweeps" / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = folder / "sweep.yaml"
+    replace_file(resolved, yaml.safe_dump(sweep_to_dict(spec), sort_keys=False).encode())
+    store = Store(run_dir / "store")
+    ledger, executor = make_ledger(spec, store)
+    tracker = Tracker(
+        run_dir,
+        spec.name,
+        axes=spec.axis_paths(),
+        params=to_params(spec.trial),
+        artifacts=[(resolved, "")],
+    )
+    with Progress(quiet=quiet) as progress:
+        expected = plan_of(spec, run_dir)
+        counts = expected.stages.values()
+        progress.planned(
+            expected.trials + expected.references,
+            unique=sum(count.unique for count in counts),
+            cached=sum(count.cached for count in counts),
+            seconds=None if expected.unpredicted else expected.seconds_shared,
+        )
+        tracker.start()
+        recorder = Recorder(tracker, Gallery(folder / "pictures", executor.resolver), ledger)
+        try:
+            outcome = run_sweep(
+                spec, folder, ledger, executor, watcher=Watcher(progress, recorder), options=options
+            )
+        finally:
+            recorder.close()
+    result = _result(spec, outcome.trials)
+    written = files.write(folder, result, paper=spec.reference)
+    status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
+    tracker.end(result, status, artifacts=[(path, "") for path in written])
+    return Swept(spec, result, outcome.interrupted, tracker.close().line())
+
+
+def report(name: str, run_dir: Path) -> Swept:
+    """Return a sweep's report as the store has it now: nothing is computed."""
+    file = run_dir / "sweeps" / name / "sweep.yaml"
+    spec = load_sweep(file, check_data=False) if file.exists() else load_sweep(name, check_data=False)
+    ledger, _ = make_ledger(spec, Store(run_dir / "store"))
+    if spec.search is not None:
+        return Swept(spec, files.read(file.parent), False, "")
+    ledger.extend(planned_trials(spec, PREVIEWED))
+    result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
+    files.write(run_dir / "sweeps" / spec.name, result, paper=spec.reference)
+    return Swept(spec, result, False, "")
+
+
+def table_of(swept: Swept) -> table.Table:
+    """Return the table that a person reads."""
+    return table.build(swept.result, paper=swept.spec.reference, limit=files.TERMINAL_ROWS)
+
+
+def _result(spec: SweepSpec, trials: Sequence[TrialResult]) -> SweepResult:
+    select: Any = spec.select
+    best = choose(trials, select.metric, select.mode)
+    return SweepResult(spec.name, tuple(trials), best, select.metric, select.mode)

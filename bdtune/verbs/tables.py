@@ -1,0 +1,104 @@
+"""The tables of all verbs but `sweep`, in the neutral form that the report prints anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bdtune.report.table import Column, Row, Table, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from bdtune.engine.plan import Plan
+    from bdtune.engine.results import SweepResult
+    from bdtune.registry import Description
+    from bdtune.verbs.doctor import Finding
+    from bdtune.verbs.show import KnobRow
+
+
+def plain_table(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> Table:
+    """Return a table of rows that all have the same keys."""
+    names = list(rows[0]) if rows else ["nothing"]
+    numeric = {name: bool(rows) and all(isinstance(row[name], int | float) for row in rows) for name in names}
+    columns = tuple(Column(name, numeric[name], spare=0) for name in names)
+    cells = tuple(Row(tuple(_text(row[name]) for name in names)) for row in rows)
+    return Table(title, columns, cells, tuple(notes))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plan_table(name: str, plan: Plan) -> Table:
+    """Return what a sweep needs, stage by stage."""
+    rows = [
+        {
+            "stage": stage,
+            "to compute": ("" if count.exact else "<= ") + str(count.unique - count.cached),
+            "in the store": count.cached,
+            "without sharing": count.without_sharing,
+        }
+        for stage, count in plan.stages.items()
+    ]
+    notes = []
+    if any(not count.exact for count in plan.stages.values()):
+        notes.append("<=: known exactly once the stages before have run; equal results are computed on once")
+    if plan.unpredicted:
+        notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}")
+    else:
+        shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
+        notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")
+    title = f"{name}: {plan.trials} trials and {plan.references} undefended references"
+    table = plain_table(title, rows, notes)
+    columns = tuple(Column(column.name, column.name != "stage") for column in table.columns)
+    return Table(table.title, columns, table.rows, table.notes)
+
+
+def trial_table(result: SweepResult) -> Table:
+    """Return the metrics of a trial beside those of its undefended twin."""
+    ordered = sorted(result.trials, key=lambda trial: trial.id == result.best)
+    names = list(dict.fromkeys(name for trial in reversed(ordered) for name in trial.metrics))
+    heads = ["undefended" if trial.reference else str(trial.params["defense"]) for trial in ordered]
+    rows = [
+        {
+            "metric": name,
+            **{head: trial.metrics.get(name) for head, trial in zip(heads, ordered, strict=True)},
+        }
+        for name in names
+        if not name.startswith("undefended/")
+    ]
+    notes = [f"{head}: {trial.status}" for head, trial in zip(heads, ordered, strict=True)]
+    uses = [use for trial in ordered for use in trial.stages.values()]
+    computed = sum(use.computed for use in uses)
+    notes.append(f"{computed} stages computed for these trials, {len(uses) - computed} taken from others")
+    rows = rows or [{"metric": "none", **dict.fromkeys(heads)}]
+    return plain_table("trial " + str(result.best), rows, ["; ".join(notes)])
+
+
+def list_table(kind: str, found: Iterable[Description]) -> Table:
+    """Return names with a sentence and the source of each."""
+    rows = [{"name": entry.name, "what it is": entry.summary, "source": entry.source} for entry in found]
+    return plain_table(kind, rows)
+
+
+def knob_table(title: str, rows: Iterable[KnobRow]) -> Table:
+    """Return the knobs of a plugin."""
+    return plain_table(title, [vars(row) for row in rows])
+
+
+def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the entries of a store."""
+    size = sum(row["bytes"] for row in rows)
+    seconds = sum(row["seconds"] for row in rows)
+    note = f"{len(rows)} artefacts, {size / 1e6:.1f} MB, {duration(seconds)} of computing"
+    return plain_table("store", rows, [note])
+
+
+def doctor_table(found: Iterable[Finding]) -> Table:
+    """Return what was found."""
+    rows = [{"": "ok" if f.good else "--", "about": f.about, "found": f.text} for f in found]
+    return plain_table("doctor", rows)
