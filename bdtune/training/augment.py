@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -46,7 +47,7 @@ class Augmentation:
     @staticmethod
     def of(kind: Kind, data: ImageSet, dtype: torch.dtype = torch.float32) -> Augmentation:
         """Return the augmentation with a data set's mean and standard deviation."""
-        return Augmentation(kind, data.mean, data.std, dtype)
+        return Augmentation(kind, tuple(data.mean), tuple(data.std), dtype)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return the batch as the network sees it; `generator` may be missing for kind "none" only."""
@@ -71,11 +72,14 @@ def to_input(
     return torch.addcmul(shift, images.float(), scale).to(dtype).permute(0, 3, 1, 2)
 
 
+@cache
 def _affine(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, white: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    mean_C, std_C = torch.tensor(mean, device=device), torch.tensor(std, device=device)
-    return 1 / (std_C * white), -mean_C / std_C
+    """Return scale and shift [C]; kept, since making them anew would have a GPU wait at every batch."""
+    with torch.inference_mode(False):
+        mean_C, std_C = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+        return 1 / (std_C * white), -mean_C / std_C
 
 
 def _normalise_planes(
@@ -184,7 +188,7 @@ def rotate_hue(planes: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     safe = torch.where(chroma == 0, 1.0, chroma)
     hue = torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
     hue = torch.where(value == red, (green - blue) / safe, hue) + 6 * turn
-    corners = torch.tensor([5.0, 3.0, 1.0], device=planes.device)[:, None, None]
+    corners = torch.arange(5, 0, -2, device=planes.device)[:, None, None]  # of red, green and blue
     sector = (hue + corners).remainder_(6)
     weight = torch.minimum(sector, 4 - sector).clamp_(0, 1)
     return value - chroma * weight

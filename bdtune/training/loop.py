@@ -128,7 +128,7 @@ class Training:
             done += 1
             self.curve.append({"epoch": done, **row, "seconds": time.perf_counter() - began})
             if ctx.checkpoint.due():
-                ctx.checkpoint.save(self._arrays(), {"done": done, "curve": self.curve})
+                ctx.checkpoint.save(self._arrays(), {"done": done, "curve": list(self.curve)})
             yield Tick(done, self.epochs, row, lambda epoch=done: self._artefact(epoch))  # type: ignore[misc]
         return self._artefact(done)
 

@@ -97,7 +97,7 @@ class SimCLR(Stage):
                 f"{self.name} compares images with one another and needs at least 2, got {samples}"
             )
         if samples < self.batch_size:
-            ctx.log.info(
+            ctx.log.warning(
                 "%s: batch_size %d is more than the %d images; using these",
                 self.name,
                 self.batch_size,

@@ -27,7 +27,7 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
     """Return a tensor that shares the array's memory; nobody may write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.asarray(array, order="C"))
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:

@@ -3,8 +3,8 @@
     python tests/benchmarks/training.py --images 10000 --width 16
 
 The plain loop is fp32, channels first, without augmentation, from normalised float images in memory. Epochs
-of all loops alternate, so that a busy machine slows each alike; the first epoch of each is not counted. Give it
-cores of its own: two threads that share a core with other work wait for each other at every layer.
+of all loops alternate, so that a busy machine slows each alike; the first epoch of each is not counted. Give
+it cores of its own: two threads that share a core with other work wait for each other at every layer.
 """
 
 from __future__ import annotations

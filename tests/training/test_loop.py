@@ -84,3 +84,7 @@ def test_read_only_arrays_become_tensors_without_a_copy():
     array = np.arange(3.0)
     array.flags.writeable = False
     assert as_tensor(array).data_ptr() == array.ctypes.data
+
+
+def test_scalars_stay_scalars():
+    assert as_tensor(np.array(3)).shape == ()

@@ -80,7 +80,7 @@ def test_resumes_to_the_same_bits(make_set, tiny, memory, precision):
 
 
 def test_a_small_set_makes_one_batch_and_says_so(make_set, tiny, caplog):
-    with caplog.at_level(logging.INFO, "bdtune"):
+    with caplog.at_level(logging.WARNING, "bdtune"):
         result = SimCLR(epochs=1, projection=4).run({"data": make_set(10), "model": tiny}, CTX)
     assert result.info["batch_size"] == 10
     assert "batch_size 256 is more than the 10 images" in caplog.text
