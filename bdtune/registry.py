@@ -114,5 +114,5 @@ def describe(kind: str, name: str) -> Description:
     """Read the first sentence and the `Source:` paragraph of a plugin file's docstring."""
     text = ast.get_docstring(ast.parse(_files(kind)[name].read_text(encoding="utf-8"))) or ""
     summary = " ".join(text.partition("\n\n")[0].split())
-    source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\nDepartures?:|\Z)", text, re.MULTILINE | re.DOTALL)
+    source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\s+Departures?:|\Z)", text, re.MULTILINE | re.DOTALL)
     return Description(name, summary, " ".join(source[1].split()) if source else "")
