@@ -150,7 +150,8 @@ def sweep(
     result = _result(spec, outcome.trials)
     written = files.write(folder, result, paper=spec.reference)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
-    tracker.end(result, status, artifacts=[(path, "") for path in written])
+    note = table.markdown(table.build(result, paper=spec.reference))
+    tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
     return Swept(spec, result, outcome.interrupted, tracker.close().line())
 
 
