@@ -177,6 +177,12 @@ class FitSet(TrainSource):
 
     role: ClassVar[str] = "fit"
 
+    stream: bool = False
+    """Whether images come in blocks: training then sees them in another order, which is another result."""
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **({"stream": True} if self.stream else {})}
+
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
         return self._part(resident, artefacts, held_out=False)
 

@@ -88,6 +88,7 @@ def _sources(
     seed: int,
     numerics: Numerics,
     holdout: float,
+    stream: bool,
 ) -> _Sources:
     """Make the sources once for all trials that share them: each reads its fingerprint once."""
     attacked = {
@@ -98,7 +99,7 @@ def _sources(
         "numerics": numerics,
     }
     return _Sources(
-        fit=FitSet(**attacked, holdout=holdout),
+        fit=FitSet(**attacked, holdout=holdout, stream=stream),
         labels=FitLabels(**attacked, holdout=holdout),
         select=SelectSet(**attacked, holdout=holdout) if holdout > 0 else None,
         clean=_clean_test(dataset, root),
@@ -121,6 +122,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         seed=spec.seed,
         numerics=spec.numerics,
         holdout=spec.holdout,
+        stream=spec.pipeline == "stream",
     )
     model = Given(plugin=spec.model)
     given = defenses.Given(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from bdtune.config.graph import TrialGraph, trial_graph
 from bdtune.config.outcome import result_of
 from bdtune.config.trial import TrialSpec, trial_id
+from bdtune.datasets._resident import must_stream
 from bdtune.engine.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -48,9 +49,12 @@ class Ledger:
     def add(self, spec: TrialSpec, *, is_reference: bool = False) -> Entry:
         """Take in a trial and its undefended twin; one that is there already is returned as it is.
 
-        Its device and precision become explicit here: they are part of every key.
+        Device, precision and pipeline become explicit here: they are part of keys.
         """
-        spec = spec.model_copy(update={"numerics": spec.numerics.resolved(self.device)})
+        stream = must_stream(spec.dataset, "train", spec.data_root, spec.pipeline)
+        numerics = spec.numerics.resolved(self.device)
+        pipeline = "stream" if stream else "resident"
+        spec = spec.model_copy(update={"numerics": numerics, "pipeline": pipeline})
         identity = trial_id(spec)
         known = self.entries.get(identity)
         if known is not None:

@@ -36,7 +36,7 @@ Scalar = str | int | float | bool | None
 class TrialSpec(Knobs):
     """A trial with all knobs fixed. Equal specs give equal results, whatever `no_effect` holds."""
 
-    no_effect: ClassVar[frozenset[str]] = frozenset({"data_root", "pipeline"})
+    no_effect: ClassVar[frozenset[str]] = frozenset({"data_root"})
 
     dataset: Dataset
     """Where images come from."""
@@ -55,7 +55,7 @@ class TrialSpec(Knobs):
     data_root: Path | None = None
     """Folder that holds the data sets; by default the variable BDTUNE_DATA."""
     pipeline: Literal["auto", "resident", "stream"] = "auto"
-    """resident: all images in memory; stream: read in blocks; auto: resident while it fits."""
+    """resident: all images in memory; stream: read in blocks, so in another order; auto: resident if it fits."""
 
 
 _PLAIN: dict[str, type[Knobs]] = {

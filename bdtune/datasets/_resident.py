@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import psutil
@@ -36,6 +37,7 @@ class InProcess:
         return dataset.labels(split, self.root)
 
 
+@lru_cache(maxsize=64)
 def must_stream(dataset: Dataset, split: SplitName, root: Path | None, pipeline: Pipeline) -> bool:
     """Return whether a split is to be read in blocks: on request, or because it does not fit."""
     if pipeline != "auto":

@@ -12,7 +12,7 @@ import yaml
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
 from bdtune.config.sweep import SweepSpec, sweep_to_dict
-from bdtune.config.trial import to_params
+from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import replace_file
 from bdtune.engine.results import SweepResult, TrialResult
 from bdtune.engine.store import Store
@@ -77,13 +77,19 @@ class Recorder:
 class Watcher:
     """Passes on what happens in a sweep: to the display and to the recorder."""
 
-    def __init__(self, progress: Progress, recorder: Recorder) -> None:
-        self.progress, self.recorder = progress, recorder
+    def __init__(self, progress: Progress, recorder: Recorder, folder: Path) -> None:
+        self.progress, self.recorder, self.folder = progress, recorder, folder
 
     def trial_done(self, result: TrialResult) -> None:
-        """A trial ended."""
+        """A trial ended; of one that failed, say how to repeat it in one process."""
         self.progress.trial_done(result)
         self.recorder.trial_done(result)
+        if result.status == "failed":
+            file = self.folder / "failed" / f"{result.id}.yaml"
+            spec = spec_to_dict(self.recorder.ledger.entries[result.id].spec)
+            replace_file(file, yaml.safe_dump(spec, sort_keys=False).encode())
+            run_dir = self.folder.parent.parent
+            self.progress.message(f"repeat it with: bdtune run {file} --out {run_dir}", always=True)
 
     def held(self, count: int) -> None:
         """So many trials wait for others."""
@@ -143,7 +149,7 @@ def sweep(
         recorder = Recorder(tracker, Gallery(folder / "pictures", executor.resolver), ledger)
         try:
             outcome = run_sweep(
-                spec, folder, ledger, executor, watcher=Watcher(progress, recorder), options=options
+                spec, folder, ledger, executor, watcher=Watcher(progress, recorder, folder), options=options
             )
         finally:
             recorder.close()

@@ -48,8 +48,14 @@ def test_seed_attack_and_holdout_change_everything() -> None:
     assert "simclr" in differing(base, recipes(holdout=0.2))
 
 
-def test_where_data_lie_and_how_they_are_read_changes_nothing() -> None:
-    assert recipes() == recipes(data_root="/elsewhere", pipeline="stream")
+def test_where_data_lie_changes_nothing() -> None:
+    assert recipes() == recipes(data_root="/elsewhere")
+
+
+def test_a_stream_trains_in_another_order_so_it_is_another_result() -> None:
+    changed = differing(recipes(), recipes(pipeline="stream"))
+    assert {"simclr", "evaluate"} <= changed
+    assert recipes(pipeline="auto") == recipes(pipeline="resident")
 
 
 def test_the_twin_has_the_same_data_and_training() -> None:

@@ -65,7 +65,8 @@ def test_params_hold_every_knob_flat_and_no_place() -> None:
 def test_the_id_follows_what_can_change_the_result() -> None:
     base = trial_id(spec())
     assert len(base) == 16
-    assert trial_id(spec(data_root="/elsewhere", pipeline="stream")) == base
+    assert trial_id(spec(data_root="/elsewhere")) == base
+    assert trial_id(spec(pipeline="stream")) != base
     assert trial_id(spec(defense={"name": "tiny", "beta": 5e-1, "steps": 10})) == base
     changed = [
         spec(seed=1),
