@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
+from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_sweep
 from bdtune.config.sweep import SweepSpec, sweep_to_dict
 from bdtune.config.trial import spec_to_dict, to_params
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bdtune.config.ledger import Ledger
     from bdtune.engine.plan import Plan
 
 PREVIEWED = 50
@@ -103,12 +103,14 @@ class Watcher:
 def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
     """Load a sweep and count what it needs; writes nothing but an empty store."""
     spec = load_sweep(file, overrides)
-    return spec, plan_of(spec, run_dir)
-
-
-def plan_of(spec: SweepSpec, run_dir: Path) -> Plan:
-    """Return the plan of a loaded sweep; of a search, that of a sample of its space."""
     ledger, _ = make_ledger(spec, Store(run_dir / "store"))
+    return spec, _plan(spec, ledger)
+
+
+def _plan(spec: SweepSpec, ledger: Ledger) -> Plan:
+    """Enter a sweep's trials into an empty ledger and plan them; of a search, a sample of its space."""
+    if spec.search is not None:
+        ledger = Ledger(ledger.sweep, ledger.resolver, ledger.device)  # a search enters what it asks for
     ledger.extend(planned_trials(spec, PREVIEWED))
     return ledger.plan()
 
@@ -137,7 +139,7 @@ def sweep(
         artifacts=[(resolved, "")],
     )
     with Progress(quiet=quiet) as progress:
-        expected = plan_of(spec, run_dir)
+        expected = _plan(spec, ledger)
         counts = expected.stages.values()
         progress.planned(
             expected.trials + expected.references,
