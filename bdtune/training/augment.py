@@ -61,7 +61,7 @@ class Augmentation:
         crops = resized_crop(images, generator, flip=True)
         if self.kind == "simclr" and images.shape[3] == 3:
             crops = grayscale(colour_jitter(crops, generator), generator)
-        return _normalise_planes(crops, self.mean, self.std, self.dtype)
+        return normalise_planes(crops, self.mean, self.std, self.dtype)
 
 
 def to_input(
@@ -82,9 +82,10 @@ def _affine(
         return 1 / (std_C * white), -mean_C / std_C
 
 
-def _normalise_planes(
+def normalise_planes(
     planes: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
 ) -> torch.Tensor:
+    """Normalise float [B, C, H, W] in [0, 1] into `dtype`, channels last."""
     scale, shift = _affine(mean, std, planes.device, 1.0)
     out = torch.addcmul(shift[:, None, None], planes, scale[:, None, None])
     return out.to(dtype=dtype, memory_format=torch.channels_last)

@@ -16,12 +16,15 @@ from bdtune.knobs import Rate
 from bdtune.training.choices import Augment, OptimizerName, Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from typing import Any
 
     import torch
 
+    from bdtune.models._network import Network
     from bdtune.training.batches import Batch
+
+    Preparation = Callable[[Batch, torch.Generator], torch.Tensor]
 
 
 class Supervised(Stage):
@@ -67,8 +70,37 @@ class Supervised(Stage):
 
         return cross_entropy(logits, batch.labels)
 
+    def preparation(self, network: Network, inputs: Inputs, ctx: Context) -> Preparation:
+        """Return what makes the network's input of a batch; defenses that change images override this."""
+        from bdtune.training import augment, session
+
+        augmentation = augment.Augmentation.of(self.augment, inputs["data"], session.dtype_of(ctx.numerics))
+        return lambda batch, draws: augmentation(batch.images, draws)
+
+    def new_optimizer(self, network: Network) -> torch.optim.Optimizer:
+        """Return the optimizer of the network's weights."""
+        from bdtune.training.loop import make_optimizer
+
+        rule: dict[str, Any] = {"momentum": self.momentum, "weight_decay": self.weight_decay}
+        return make_optimizer(network.parameters(), self.optimizer, self.lr, **rule)
+
+    def companions(self, inputs: Inputs, device: torch.device) -> dict[str, torch.nn.Module]:
+        """Return modules that are kept, saved and stored beside the network, each under its own name.
+
+        The other hooks find them in `inputs`; what they keep in buffers survives an interruption.
+        """
+        return {}
+
+    def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
+        """Put the network into the mode in which it is trained, `done` epochs being over."""
+        network.train()
+
+    def after_epoch(self, row: dict[str, float], network: Network, inputs: Inputs) -> dict[str, float]:
+        """Return the curve's row of the epoch just trained; a "stopped" in it ends the training there."""
+        return row
+
     def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
-        from bdtune.training import augment, batches, loop, session, weights
+        from bdtune.training import batches, loop, session, weights
 
         subset, init = inputs["subset"].arrays, inputs.get("init")
         samples = len(subset["ids"])
@@ -76,24 +108,20 @@ class Supervised(Stage):
             return self._untouched(init)
         device = session.device_of(ctx.numerics)
         network = weights.new_network(inputs["model"], inputs["data"], ctx.seed, ctx.numerics, init)
-        optimizer = loop.make_optimizer(
-            network.parameters(),
-            self.optimizer,
-            self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
+        optimizer = self.new_optimizer(network)
+        companions = self.companions(inputs, device)
+        inputs = {**inputs, **companions}
         images = batches.DeviceSet(inputs["data"], device, subset["ids"], subset["labels"])
-        augmentation = augment.Augmentation.of(self.augment, inputs["data"], session.dtype_of(ctx.numerics))
+        see = self.preparation(network, inputs, ctx)
 
         def epoch(done: int) -> dict[str, float]:
             lr = self._rate(done)
             loop.set_learning_rate(optimizer, lr)
-            network.train()
+            self.before_epoch(done, network, inputs)
             meter = loop.Meter(f"{self.name}: epoch {done + 1} of {self.epochs}, lr {lr:g}", device)
             draws = session.generator(ctx.seed, "augment", done)
             for batch in images.shuffled(self.batch_size, ctx.seed, done):
-                seen = augmentation(batch.images, draws)
+                seen = see(batch, draws)
                 with session.autocast(ctx.numerics):
                     logits = network(seen)
                 loss = self.batch_loss(logits.float(), batch, inputs)
@@ -102,12 +130,12 @@ class Supervised(Stage):
                 optimizer.step()
                 meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
             mean_loss, accuracy = meter.means()
-            return {"loss": mean_loss, "acc": accuracy, "lr": lr}
+            return self.after_epoch({"loss": mean_loss, "acc": accuracy, "lr": lr}, network, inputs)
 
         def result(done: int) -> tuple[dict[str, Any], dict[str, Any]]:
-            return weights.module_arrays(network), {"epochs": done, "samples": samples}
+            return weights.modules_arrays(modules), {"epochs": done, "samples": samples}
 
-        modules = {"model": network}
+        modules = {"model": network, **companions}
         return (yield from loop.Training(self.name, self.epochs, modules, optimizer, epoch, result).run(ctx))
 
     def _rate(self, done: int) -> float:
