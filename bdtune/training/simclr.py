@@ -76,8 +76,8 @@ class SimCLR(Stage):
             for batch in images.shuffled(batch_size, ctx.seed, done, drop_last=True):
                 both: torch.Tensor = views(batch.images.repeat(2, 1, 1, 1), draws)
                 with session.autocast(ctx.numerics):
-                    projections = head(network.features(both))
-                loss = nt_xent.nt_xent(projections, self.temperature)
+                    features = network.features(both)
+                loss = nt_xent.nt_xent(head(features.float()), self.temperature)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
