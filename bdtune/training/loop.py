@@ -12,7 +12,7 @@ import torch
 from bdtune.engine.stage import Artefact, Tick
 from bdtune.errors import Diverged
 from bdtune.training.session import deterministic, seeded
-from bdtune.training.weights import load_module, load_optimizer, module_arrays, optimizer_state
+from bdtune.training.weights import load_module, load_optimizer, modules_arrays, optimizer_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
@@ -33,11 +33,13 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
+    nesterov: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return an optimizer with fused kernels; `momentum` is SGD's (not Nesterov's), `betas` the others'."""
+    """Return an optimizer with fused kernels; `momentum` and `nesterov` are SGD's, `betas` the others'."""
     weights = list(weights)
     if name == "sgd":
-        return torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+        rule = {"momentum": momentum, "weight_decay": weight_decay}
+        return torch.optim.SGD(weights, lr=lr, nesterov=nesterov and momentum > 0, fused=True, **rule)
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     return kind(weights, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 
@@ -117,10 +119,11 @@ class Training:
     def run(self, ctx: Context) -> Generator[Tick, None, Artefact]:
         """Train from the last checkpoint, if any, to the end; yields a `Tick` after each epoch.
 
-        Random numbers depend on the stage's seed and the epoch alone: resumed, it ends with the same bits.
+        An epoch whose row holds "stopped" is the last one. Random numbers depend on the stage's seed and the
+        epoch alone: resumed, it ends with the same bits.
         """
         done = self._resume(ctx)
-        while done < self.epochs:
+        while done < self.epochs and not (self.curve and "stopped" in self.curve[-1]):
             began = time.perf_counter()
             with seeded(ctx.seed, "epoch", done), deterministic(ctx.numerics):
                 row = self.epoch(done)
@@ -137,10 +140,7 @@ class Training:
         return Artefact(arrays, info, tuple(dict(row) for row in self.curve))
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        arrays = optimizer_state(self.optimizer)
-        for name, module in self.modules.items():
-            arrays |= module_arrays(module, f"{name}.")
-        return arrays
+        return {**optimizer_state(self.optimizer), **modules_arrays(self.modules)}
 
     def _resume(self, ctx: Context) -> int:
         saved = ctx.checkpoint.load()

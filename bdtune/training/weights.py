@@ -41,6 +41,14 @@ def module_arrays(module: torch.nn.Module, prefix: str = PREFIX, skip: str = "\0
     return {name: as_array(value) for name, value in state.items() if not name.startswith(skip)}
 
 
+def modules_arrays(modules: Mapping[str, torch.nn.Module]) -> dict[str, np.ndarray]:
+    """Return the weights and buffers of several modules, each under its own name."""
+    found: dict[str, np.ndarray] = {}
+    for name, module in modules.items():
+        found |= module_arrays(module, f"{name}.")
+    return found
+
+
 def load_module(module: torch.nn.Module, arrays: Mapping[str, np.ndarray], prefix: str = PREFIX) -> None:
     """Copy weights and buffers under `prefix` into a module; only a network's head may be missing."""
     state = {

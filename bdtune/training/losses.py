@@ -1,0 +1,72 @@
+"""SampleLosses: how well a classifier fits each training sample; Trace: the same while it is trained.
+
+Source: the scoring step that LfD, ABL and A-ABL share: cross-entropy of the observed label, in evaluation
+mode, without augmentation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.errors import Diverged
+
+if TYPE_CHECKING:
+    from bdtune.engine.numerics import Numerics
+    from bdtune.models._network import Network
+    from bdtune.training.data import ImageSet
+
+
+def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the cross-entropy float64 [N] of logits [N, K] with labels int64 [N].
+
+    Written so that losses far below the precision of 1 stay apart: many samples of a trained network have
+    losses that are all 0 when they come out of a float32 softmax, and their order would be chance.
+    """
+    rows = np.arange(len(labels))
+    logits = logits.astype(np.float64)
+    top = logits.argmax(1)
+    margins = logits[rows, top][:, None] - logits  # 0 for the top class, positive for the others
+    tails = np.exp(-margins)
+    tails[rows, top] = 0.0
+    return margins[rows, labels] + np.log1p(tails.sum(1))
+
+
+def sample_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
+    """Return logits float32 [N, K] in id order, in evaluation mode and without augmentation.
+
+    The last layer computes in float32 whatever the precision: bf16 logits have too few different values.
+    """
+    import torch
+
+    from bdtune.training.predict import predict_features
+    from bdtune.training.weights import as_array, as_tensor
+
+    features = predict_features(network, data, numerics)
+    weight, bias = network.head.weight.detach().cpu(), network.head.bias.detach().cpu()
+    with torch.inference_mode():
+        return as_array(torch.nn.functional.linear(as_tensor(features), weight, bias))
+
+
+class SampleLosses(Stage):
+    """Score every sample by a classifier's cross-entropy on its observed label.
+
+    Inputs: data (ImageSet), model (Model), classifier (artefact with weights). Arrays: losses float64 [N],
+    predictions int64 [N]. Raises `Diverged` when logits are not finite.
+    """
+
+    name: ClassVar[str] = "sample_losses"
+    kind: ClassVar[Kind] = "train"
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        from bdtune.training.predict import trained_network
+
+        data = inputs["data"]
+        network = trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
+        logits = sample_logits(network, data, ctx.numerics)
+        if not np.isfinite(logits).all():
+            raise Diverged(f"{self.name}: the network's output is not finite")
+        losses = cross_entropies(logits, np.asarray(data.labels))
+        return Artefact({"losses": losses, "predictions": logits.argmax(1).astype(np.int64)})
