@@ -12,7 +12,10 @@ from bdtune.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRIAL_KEYS = ("dataset", "attack", "defense", "model", "seed", "holdout", "numerics", "data_root", "pipeline")
+TRIAL_KEYS = (
+    "dataset", "attack", "defense", "model", "seed", "holdout", "evaluation", "numerics", "data_root",
+    "pipeline",
+)  # fmt: skip
 SWEEP_KEYS = (
     "name", "description", "grid", "zip", "vary", "seeds", "when", "exclude", "search", "select", "scheduler",
     "resources", "retries", "reference",
@@ -182,5 +185,6 @@ def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
 def _assign_nested(current: Any, parts: list[str], value: Any) -> Any:
     if not parts:
         return value
-    inner = current if isinstance(current, dict) else {}
+    named = {"name": current} if isinstance(current, str) else {}  # a network inside a defense
+    inner = current if isinstance(current, dict) else named
     return {**inner, parts[0]: _assign_nested(inner.get(parts[0]), parts[1:], value)}

@@ -10,7 +10,6 @@ from bdtune import registry
 from bdtune.attacks._sources import CleanTest, FitLabels, FitSet, SelectSet, TriggeredTest, TruthSource
 from bdtune.defenses import _base as defenses
 from bdtune.engine.stage import Given, Node
-from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +137,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         inputs["triggered"] = data.triggered
     if data.select is not None:
         inputs["select"] = data.select
-    evaluate = Node(Evaluate(), inputs, spec.seed, spec.numerics)
+    evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
     return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest)
 

@@ -19,6 +19,7 @@ from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import Knobs
 from bdtune.registry import Plugin
+from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,8 @@ class TrialSpec(Knobs):
     """Master seed: of the poison plan, of the split that is held out, and of every stage."""
     holdout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training set that is held out, with observed labels, to choose settings honestly."""
+    evaluation: Evaluate = Evaluate()
+    """What is measured of the classifier, of its undefended twin's as well."""
     numerics: Numerics = Numerics()
     """Device and precision."""
     data_root: Path | None = None
@@ -267,7 +270,10 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(f"{prefix}{name}.", value)
+            inner = dict(value)
+            if "name" in inner:  # a network inside a defense, written as one of its own would be
+                flat[prefix + name] = inner.pop("name")
+            flat |= _flat(f"{prefix}{name}.", inner)
         else:
             flat[prefix + name] = json.dumps(value) if isinstance(value, list) else value
     return flat

@@ -1,11 +1,12 @@
-"""Evaluate: what a classifier does on clean and on triggered test images."""
+"""Evaluate: what a classifier does on clean, on triggered and on attacked test images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bdtune import metrics
 from bdtune.engine.stage import Artefact, Context, Inputs, Stage
+from bdtune.training.adversarial import PGD
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,12 +19,24 @@ class Evaluate(Stage):
 
     Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
     (TriggeredSet) and select (ImageSet held out of the training set, observed labels).
-    Result: no arrays; info holds acc, asr, asr_all, ra and select_acc, fractions in [0, 1], as far as there
-    are images to count them on, and n_clean, n_triggered.
+    Result: no arrays; info holds acc, asr, asr_all, ra, robust_acc and select_acc, fractions in [0, 1], as
+    far as there are images to count them on, and n_clean, n_triggered. robust_acc is the accuracy on clean
+    images under an untargeted attack on the classifier itself: A-ABL's "RA", where BackdoorBench's is `ra`.
     """
 
     name: ClassVar[str] = "evaluate"
     kind: ClassVar = "train"
+
+    robust: Literal["none", "pgd"] = "none"
+    """pgd: count robust_acc too; costs `pgd.steps` passes over the clean test images, forward and back."""
+    pgd: PGD = PGD()
+    """The attack of robust_acc; without it, it counts for nothing."""
+
+    def identity(self) -> dict[str, Any]:
+        knobs = super().identity()
+        if self.robust == "none":
+            knobs["knobs"].pop("pgd")
+        return knobs
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         from bdtune.training.predict import predict_logits, trained_network
@@ -42,5 +55,10 @@ class Evaluate(Stage):
             found["ra"] = metrics.robust_classification(classes, truth, goals)
         if (select := inputs.get("select")) is not None:
             found["select_acc"] = metrics.accuracy(predicted(select), select.labels)
+        if self.robust == "pgd":
+            from bdtune.training.pgd import robust_predictions
+
+            attacked = robust_predictions(network, clean, self.pgd, ctx.seed, ctx.numerics)
+            found["robust_acc"] = metrics.accuracy(attacked, clean.labels)
         counts = {"n_clean": len(clean), "n_triggered": 0 if triggered is None else len(triggered)}
         return Artefact(info={**metrics.defined(found), **counts})

@@ -95,3 +95,21 @@ def test_goals_come_last() -> None:
     for recipe, node in graph.stages.items():
         assert all(parent.recipe in seen for parent in node.parents)
         seen.add(recipe)
+
+
+def test_robust_accuracy_is_asked_for_by_the_trial_and_measured_of_the_twin_too() -> None:
+    robust = spec(evaluation={"robust": "pgd", "pgd": {"eps": "4/255"}})
+    graph = trial_graph(robust)
+    assert graph.evaluate.stage == robust.evaluation
+    assert robust.evaluation.pgd.eps == 4 / 255
+    assert graph.reference is not None
+    assert graph.reference.evaluation == robust.evaluation
+    assert differing(recipes(), recipes(evaluation={"robust": "pgd"})) == {"evaluate"}
+
+
+def test_an_attack_that_is_not_made_is_not_in_the_key() -> None:
+    assert recipes() == recipes(evaluation={"pgd": {"steps": 3}})
+    evaluations = [
+        recipes(evaluation={"robust": "pgd", "pgd": {"steps": steps}})["evaluate"] for steps in (3, 4)
+    ]
+    assert evaluations[0] != evaluations[1]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 HEAD = "trial: {dataset: toy, defense: tiny}\n"
-SETTINGS = "attack, data_root, dataset, defense, holdout, model, numerics, pipeline, seed"
+SETTINGS = "attack, data_root, dataset, defense, evaluation, holdout, model, numerics, pipeline, seed"
 KNOBS = "alpha_c, alpha_p, beta, limit, milestones, mode, on, steps, warmup"
 
 
