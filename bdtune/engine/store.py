@@ -56,20 +56,24 @@ class Failure:
 
 
 class Store:
-    """One store; `root` is created when missing."""
+    """One store; `root` is created when missing, unless `create` is False: then it is only read."""
 
-    def __init__(self, root: Path, checkpoint_interval_s: float = 30.0) -> None:
+    def __init__(self, root: Path, checkpoint_interval_s: float = 30.0, *, create: bool = True) -> None:
         self.root = root.absolute()
         self.checkpoint_interval_s = checkpoint_interval_s
+        if create:
+            self._make_folders()
+        self.leases = Leases(self.root / "leases")
+        self.pins = Pins(self.root / "pins")
+        self._manifests: dict[str, Manifest] = {}
+        self._verified: set[str] = set()
+
+    def _make_folders(self) -> None:
         try:
             for name in ("objects", "tmp/checkpoints", "leases", "failed", "quarantine"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make a store at {self.root}: {error}") from error
-        self.leases = Leases(self.root / "leases")
-        self.pins = Pins(self.root / "pins")
-        self._manifests: dict[str, Manifest] = {}
-        self._verified: set[str] = set()
 
     def folder(self, key: str) -> Path:
         """Return where the entry of a key lies, or would lie."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bdtune.report.table import Table
 
 TERMINAL_ROWS = 60  # what a person scrolls through; the files have every row
+PLAIN_WIDTH = 120  # characters of a line where there is no terminal to ask
 
 
 def write(
@@ -62,10 +64,11 @@ def read(folder: Path) -> SweepResult:
 
 
 def show(shown: Table, stream: TextIO | None = None) -> None:
-    """Print a table: with colours on a terminal, as plain aligned text elsewhere."""
+    """Print a table: with colours on a terminal, as plain aligned text elsewhere; long texts are wrapped."""
     stream = stream or sys.stdout
     if not stream.isatty():
-        print(table.plain(shown), file=stream)
+        width = shutil.get_terminal_size((PLAIN_WIDTH, 0)).columns  # obeys COLUMNS
+        print(table.plain(shown.wrapped(width)), file=stream)
         return
     from rich.console import Console
 

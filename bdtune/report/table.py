@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import textwrap
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ METRICS = ("acc", "asr", "ra", "der")
 OPTIONAL_METRICS = ("robust_acc", "select_acc")  # shown where a trial has them
 NOT_TAKEN = "attack did not take"
 EMPTY = "-"
+LONGEST_WORD = 30  # longer words are broken when their column is wrapped
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,29 @@ class Table:
     def widths(self) -> list[int]:
         """Return each column's width in characters."""
         cells = [[column.name, *(row.cells[i] for row in self.rows)] for i, column in enumerate(self.columns)]
-        return [max(map(len, texts)) for texts in cells]
+        lines = [[line for text in texts for line in text.split("\n")] for texts in cells]
+        return [max(map(len, texts)) for texts in lines]
+
+    def wrapped(self, width: int, gap: int = 2) -> Table:
+        """Return the table with its widest columns of text wrapped, as far as it takes to fit `width`."""
+        widths, least = self.widths(), self._least_widths()
+        while sum(widths) + gap * (len(widths) - 1) > width:
+            wide = [i for i in range(len(widths)) if widths[i] > least[i]]
+            if not wide:
+                break
+            widths[max(wide, key=lambda i: widths[i])] -= 1
+        rows = tuple(replace(row, cells=_wrapped(row.cells, widths)) for row in self.rows)
+        notes = tuple("\n".join(textwrap.wrap(note, width)) for note in self.notes)
+        return replace(self, rows=rows, notes=notes)
+
+    def _least_widths(self) -> list[int]:
+        """Return how narrow each column may become: numbers keep theirs, texts that of their longest word."""
+        widths = self.widths()
+        for i, column in enumerate(self.columns):
+            if not column.numeric:
+                longest = max((len(word) for row in self.rows for word in row.cells[i].split()), default=0)
+                widths[i] = max(len(column.name), min(longest, LONGEST_WORD))
+        return widths
 
     def narrowed(self, width: int, gap: int = 3) -> Table:
         """Return the table with as many columns left out as it takes to fit `width` characters."""
@@ -78,6 +103,13 @@ class Table:
 
 def _without(values: tuple[Any, ...], index: int) -> tuple[Any, ...]:
     return values[:index] + values[index + 1 :]
+
+
+def _wrapped(cells: Sequence[str], widths: Sequence[int]) -> tuple[str, ...]:
+    return tuple(
+        cell if len(cell) <= width else "\n".join(textwrap.wrap(cell, width, break_on_hyphens=False))
+        for cell, width in zip(cells, widths, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -242,10 +274,14 @@ def duration(seconds: float) -> str:
 
 
 def plain(table: Table) -> str:
-    """Return a table as aligned text."""
+    """Return a table as aligned text; a cell may have several lines."""
     widths = table.widths()
 
     def aligned(cells: Sequence[str]) -> str:
+        lines = itertools.zip_longest(*(cell.split("\n") for cell in cells), fillvalue="")
+        return "\n".join(map(aligned_line, lines))
+
+    def aligned_line(cells: Sequence[str]) -> str:
         padded = [
             cell.rjust(width) if column.numeric else cell.ljust(width)
             for cell, width, column in zip(cells, widths, table.columns, strict=True)
@@ -267,7 +303,7 @@ def rich_table(table: Table, width: int) -> RichTable:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    table = table.narrowed(width)
+    table = table.narrowed(width).wrapped(width - 2, gap=3)
     caption = escape("\n".join(table.notes))
     style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "caption_justify": "left"}
     shown = RichTable(title=escape(table.title), caption=caption, caption_style="", box=SIMPLE_HEAD, **style)
