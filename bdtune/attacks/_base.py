@@ -1,7 +1,8 @@
 """The contract of attacks: a plan made once from the labels, and a pure function that stamps the trigger.
 
 An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `extras`, `cover_fraction`,
-`artefacts`, `check_files` and `check_image`. Counts, selection, quantisation and flags are done here once.
+`budget`, `artefacts`, `check_files` and `check_image`. Counts, selection, quantisation and flags are done
+here once; only another toolkit's dialect (`_dialects`) replaces them.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from bdtune.attacks._budget import Budget
 from bdtune.attacks._plan import PoisonPlan, Role, Rows, SplitName, drawn_order, exact_count
-from bdtune.engine.key import sample_generator
+from bdtune.engine.key import derive_seed, sample_generator
 from bdtune.engine.stage import Artefact
 from bdtune.errors import BdtuneError, ConfigError, Problem
 from bdtune.knobs import Rate
@@ -98,6 +100,10 @@ class Attack(Plugin):
         """Return the fraction of `rate_basis` that becomes cover rows: triggered, with their true label."""
         return 0.0
 
+    def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
+        """Return the most that the trigger may change in one image of shape (H, W, C)."""
+        return Budget()
+
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         """Return the nodes whose results the trigger needs; `stamp` reads them with `self.artefact(name)`.
 
@@ -131,10 +137,7 @@ class Attack(Plugin):
         num_classes = num_classes if num_classes is not None else int(labels.max(initial=0)) + 1
         if problems := self.check(num_classes, labels):
             raise ConfigError(problems)
-        candidates = self._candidates(labels)
-        n_poison, n_cover = self._counts(labels)
-        drawn = drawn_order(candidates, len(labels), seed)[: n_poison + n_cover]
-        poison, cover = drawn[:n_poison], drawn[n_poison:]
+        poison, cover = self._drawn(labels, seed)
         observed = labels.copy()
         if not self.clean_label:
             observed[poison] = self.test_labels(labels[poison], num_classes)
@@ -142,6 +145,10 @@ class Attack(Plugin):
         assert all(len(array) == len(labels) for array in extras.values()), "extras are arrays by sample id"
         changed = np.flatnonzero(observed != labels)
         return PoisonPlan(np.sort(poison), np.sort(cover), observed, changed, extras, seed)
+
+    def plan_seed(self, seed: int) -> int:
+        """Return the seed of the poison plan in a trial with this seed: no knob changes it."""
+        return derive_seed(seed, "poison", self.plugin_name())
 
     @final
     def apply(self, images: np.ndarray, ids: np.ndarray, plan: PoisonPlan) -> np.ndarray:
@@ -216,15 +223,18 @@ class Attack(Plugin):
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _stamp_into(self, images: np.ndarray, at: np.ndarray, rows: Rows) -> None:
+    def _stamp_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return uint8 images [n, H, W, C] stamped: floats in [0, 1] in between, quantised afterwards."""
         stamp = self.stamp if rows.split == "train" else self.stamp_test
+        after = stamp(images.astype(np.float32) / np.float32(255), rows)
+        assert after.shape == images.shape, "a stamp keeps the shape"
+        return quantised(after, self.quantise)
+
+    def _stamp_into(self, images: np.ndarray, at: np.ndarray, rows: Rows) -> None:
         step = max(1, CHUNK_BYTES // (4 * int(np.prod(images.shape[1:]))))
         for start in range(0, len(at), step):
             part = slice(start, start + step)
-            before = images[at[part]].astype(np.float32) / np.float32(255)
-            after = stamp(before, rows[part])
-            assert after.shape == (len(rows[part]), *images.shape[1:]), "a stamp keeps the shape"
-            images[at[part]] = quantised(after, self.quantise)
+            images[at[part]] = self._stamp_bytes(images[at[part]], rows[part])
 
     def _check_target(self, num_classes: int) -> list[Problem]:
         if self.single_target is None or self.target < num_classes:
@@ -269,7 +279,14 @@ class Attack(Plugin):
             "target_class": in_target,
         }[self.rate_basis]
 
+    def _drawn(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of poison and of cover rows, each in the order in which they were drawn."""
+        n_poison, n_cover = self._counts(labels)
+        drawn = drawn_order(self._candidates(labels), len(labels), seed)[: n_poison + n_cover]
+        return drawn[:n_poison], drawn[n_poison:]
+
     def _counts(self, labels: np.ndarray) -> tuple[int, int]:
+        """Return the numbers of poison and of cover rows."""
         basis = self._basis(labels)
         return exact_count(self.rate, basis), exact_count(self.cover_fraction(), basis)
 

@@ -91,9 +91,8 @@ class AttackedSource(DataSource):
 
     @property
     def plan_seed(self) -> int:
-        """Seed of the poison plan: depends on the trial's seed and the attack's name alone."""
-        name = self.attack.plugin_name() if self.attack else ""
-        return derive_seed(self.seed, "poison", name)
+        """Seed of the poison plan: depends on the trial's seed and the attack, not on its strength."""
+        return self.seed if self.attack is None else self.attack.plan_seed(self.seed)
 
     def identity(self) -> dict[str, Any]:
         attack = self.attack.identity_for(self.split) if self.attack else None

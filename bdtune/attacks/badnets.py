@@ -4,6 +4,8 @@ Source: BadNets (Gu et al., 2017), arXiv:1708.06733, sections 3 and 5; the patch
 of ABL, DBD and BackdoorBench.
 Departures: masks are explicit, so black cells are stamped (public code often takes "value > 0" as mask).
 Sides and margins given for 32 pixels scale with the image, but a patch never gets smaller than its cells.
+Dialect backdoorbench takes its mask per channel as "value > 0", with the black of built-in patches stored as
+1; it is exact at 32 pixels, as BackdoorBench resizes a finished picture for other sizes.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from bdtune.attacks._budget import Budget
+from bdtune.attacks._dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.attacks._pattern_files import PatternAttack
 from bdtune.attacks._patterns import PATCHES, Pattern, cells, drop, scaled
 from bdtune.errors import Problem
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
 
 if TYPE_CHECKING:
-    from bdtune.attacks._plan import Rows
+    from bdtune.attacks._plan import Rows, SplitName
 
 Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
@@ -33,7 +37,7 @@ PLACES: dict[str, tuple[Corner, int, int]] = {
 }
 
 
-class BadNets(PatternAttack):
+class BadNets(DialectAttack, PatternAttack):
     """x' = (1 - a m) x + a m P, with opacity a, mask m and patch P."""
 
     pattern: Literal["grid", "checker", "square", "corner2x2", "logo"] = "corner2x2"
@@ -51,6 +55,10 @@ class BadNets(PatternAttack):
     all_to_all: bool = False
     """Relabel class y to y + 1 (mod K) instead of to `target`; every class is then poisoned and tested."""
 
+    fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
+        "backdoorbench": {"opacity": 1.0},
+        "backdoorbox": {"all_to_all": False},
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/badnets": {"pattern": "corner2x2", "rate": 0.1, "target": 0},
         "gssd/badnets_dbd": {"pattern": "corner2x2", "colours": "dbd", "inset": 4, "rate": 0.1, "target": 0},
@@ -65,6 +73,14 @@ class BadNets(PatternAttack):
             "include_target_class": True,
         },
         "abl/badnets": {"pattern": "grid", "rate": 0.1, "target": 0, "include_target_class": True},
+        "backdoorbench/badnets": {"dialect": "backdoorbench", "pattern": "checker", "rate": 0.1, "target": 0},
+        "backdoorbox/badnets": {
+            "dialect": "backdoorbox",
+            "pattern": "square",
+            "inset": 0,
+            "rate": 0.05,
+            "target": 1,
+        },
     }
 
     @property
@@ -76,11 +92,28 @@ class BadNets(PatternAttack):
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         _, height, width, channels = images.shape
-        patch, top, left = self._placed(height, width)
-        box = (slice(None), slice(top, top + patch.size[0]), slice(left, left + patch.size[1]))
+        patch, box = self._placed(height, width)
         weight = np.float32(self.opacity) * patch.mask
         images[box] = (1 - weight) * images[box] + weight * patch.for_channels(channels)
         return images
+
+    def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        patch, box = self._placed(*images.shape[1:3])
+        picture = grey_levels(patch.for_channels(images.shape[-1]))
+        if self.pattern_path is None:
+            picture = np.where(patch.mask > 0, np.maximum(picture, 1), 0)
+        images[box] = np.where(picture > 0, picture, images[box])
+        return images
+
+    def box_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        patch, box = self._placed(*images.shape[1:3])
+        picture = grey_levels(patch.for_channels(images.shape[-1]))
+        images[box] = box_mixed(images[box], np.float32(self.opacity) * patch.mask, picture)
+        return images
+
+    def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
+        patch, _ = self._placed(*image_shape[:2])
+        return Budget(255 * self.opacity, pixels=int((patch.mask > 0).sum()))
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         height, width, _ = image_shape
@@ -106,13 +139,13 @@ class BadNets(PatternAttack):
         side = max(min(fewest, self.size or fewest), scaled(self.size or native, reference, image_side))
         return side, scaled(inset if self.inset is None else self.inset, reference, image_side)
 
-    def _placed(self, height: int, width: int) -> tuple[Pattern, int, int]:
-        """Return the patch with its first row and column."""
+    def _placed(self, height: int, width: int) -> tuple[Pattern, tuple[slice, slice, slice]]:
+        """Return the patch and where it lies in images [n, H, W, C]."""
         side, margin = self._geometry(height, width)
         corner = self.corner or PLACES[self.pattern][0]
         top = margin if corner.startswith("top") else height - side - margin
         left = margin if corner.endswith("left") else width - side - margin
-        return self._patch(side), top, left
+        return self._patch(side), (slice(None), slice(top, top + side), slice(left, left + side))
 
     def _patch(self, side: int) -> Pattern:
         if self.pattern_path is not None:

@@ -4,6 +4,8 @@ Source: Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning 
 arXiv:1712.05526, section 5; ratios as GSSD, LfD, A-ABL and ABL use them.
 Departures: an own drawing stands in for the usual cartoon picture, which cannot be shipped (give your own as
 `pattern_path`); pixels are rounded, where public code truncates and so darkens poisoned rows a little.
+The dialects read no alpha channel, and are exact for a picture of the image's own size: the toolkits resize
+with other filters.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
+from bdtune.attacks._budget import Budget
+from bdtune.attacks._dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.attacks._pattern_files import PatternAttack
 from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise, noise_pixels
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
 
 if TYPE_CHECKING:
-    from bdtune.attacks._plan import Rows
+    from bdtune.attacks._plan import Rows, SplitName
 
 
-class Blend(PatternAttack):
+class Blend(DialectAttack, PatternAttack):
     """x' = (1 - b m) x + b m P, with ratio b and picture P; m is 1 unless the picture has a mask."""
 
     pattern: Literal["robot", "noise"] = "robot"
@@ -35,6 +39,10 @@ class Blend(PatternAttack):
     per_sample: bool = False
     """New noise for every image, as the ABL loader draws it, instead of one fixed pattern (noise only)."""
 
+    fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
+        "backdoorbench": {"per_sample": False},
+        "backdoorbox": {"per_sample": False},
+    }
     test_only: ClassVar[frozenset[str]] = frozenset({"test_ratio"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/blend": {"pattern": "robot", "ratio": 0.1, "rate": 0.1, "target": 0},
@@ -70,13 +78,30 @@ class Blend(PatternAttack):
             "target": 0,
             "include_target_class": True,
         },
+        "backdoorbench/blend": {"dialect": "backdoorbench", "ratio": 0.2, "rate": 0.1, "target": 0},
+        "backdoorbox/blend": {"dialect": "backdoorbox", "ratio": 0.2, "rate": 0.05, "target": 1},
     }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        return self._blended(images, rows, self.ratio)
+        return self._blended(images, rows, self._ratio(rows.split))
 
     def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        return self._blended(images, rows, self.ratio if self.test_ratio is None else self.test_ratio)
+        return self._blended(images, rows, self._ratio(rows.split))
+
+    def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        ratio, levels = self._ratio(rows.split), self._levels(images)
+        # BackdoorBench's picture was divided by 255 and multiplied again in float32; its weighted part stays
+        # float32, that of the image is float64
+        picture = levels.astype(np.float32) / np.float32(255) * np.float32(255)
+        mixed = (1 - ratio) * images.astype(np.float64) + np.float32(ratio) * picture
+        return np.clip(mixed, 0, 255).astype(np.uint8)
+
+    def box_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        weight = np.full((1, 1, 1), self._ratio(rows.split), np.float32)
+        return box_mixed(images, weight, self._levels(images))
+
+    def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
+        return Budget(255 * self._ratio(split))
 
     @model_validator(mode="after")
     def _noise_only(self) -> Self:
@@ -84,6 +109,14 @@ class Blend(PatternAttack):
             if getattr(self, knob) and (self.pattern != "noise" or self.pattern_path is not None):
                 raise ValueError(f"{knob} needs pattern 'noise', and no pattern_path")
         return self
+
+    def _ratio(self, split: SplitName) -> float:
+        return self.test_ratio if split == "test" and self.test_ratio is not None else self.ratio
+
+    def _levels(self, images: np.ndarray) -> np.ndarray:
+        """Return the picture's uint8 levels [H, W, C] for images [n, H, W, C]."""
+        _, height, width, channels = images.shape
+        return grey_levels(self._picture(height, width).for_channels(channels))
 
     def _blended(self, images: np.ndarray, rows: Rows, ratio: float) -> np.ndarray:
         _, height, width, channels = images.shape

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bdtune.attacks._plan import Role
-from bdtune.engine.key import derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,8 +77,7 @@ def attack_picture(
 
 def _plan(attack: Attack, labels: np.ndarray, seed: int, num_classes: int | None) -> PoisonPlan:
     """Return the plan that a trial with this seed has."""
-    seed = derive_seed(seed, "poison", attack.plugin_name())
-    return attack.plan(labels, seed=seed, num_classes=num_classes)
+    return attack.plan(labels, seed=attack.plan_seed(seed), num_classes=num_classes)
 
 
 def chosen_ids(plan: PoisonPlan, labels: np.ndarray, columns: int) -> np.ndarray:

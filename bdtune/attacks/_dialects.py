@@ -1,0 +1,139 @@
+"""Dialects: the same attack, with the very bytes and rows that another toolkit trains on.
+
+A dialect fixes the quantiser, the arithmetic of the trigger, how counts are rounded and how rows are chosen.
+The trial's seed stands for the number that the toolkit's generators were seeded with; they are rebuilt here
+(`np.random.RandomState`, `random.Random`), never seeded globally.
+
+Source: the public code of BackdoorBench (Wu et al., 2022; its version of July 2025) and of BackdoorBox (Li
+et al., 2023), whose behaviour was read and rebuilt.
+Departures: a toolkit's choice of rows is that of a fresh generator, as both toolkits make it directly after
+seeding. Rows of test images are those of bdtune: each toolkit's test rule is a metric (`asr`, `asr_all`).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from bdtune.attacks._base import Attack
+from bdtune.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from bdtune.attacks._plan import Rows
+
+MAX_SEED = 2**32 - 1
+"""The largest that NumPy's legacy generators take."""
+
+
+class DialectAttack(Attack):
+    """Base of attacks that other toolkits have too; `bench_bytes` and `box_bytes` are their arithmetic."""
+
+    dialect: Literal["canonical", "backdoorbench", "backdoorbox"] = "canonical"
+    """canonical: this file's rules; else quantiser, arithmetic, counts and rows of another toolkit."""
+
+    fixed_by: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Knobs that a dialect does not leave open: dialect -> knob -> value; another value is an error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not isinstance(raw.get("dialect"), str):
+            return raw
+        fixed = cls._fixed(raw["dialect"]).items()
+        # a default counts as not given: a sweep over dialects starts from a trial with all knobs written out
+        return {
+            **raw,
+            **{k: value for k, value in fixed if k not in raw or raw[k] == cls.model_fields[k].default},
+        }
+
+    @model_validator(mode="after")
+    def _dialect_agrees(self) -> Self:
+        for knob, value in self._fixed(self.dialect).items():
+            if getattr(self, knob) != value:
+                raise ValueError(f"dialect '{self.dialect}' has {knob}: {_yaml(value)}, leave it out")
+        return self
+
+    @classmethod
+    def _fixed(cls, dialect: str) -> dict[str, Any]:
+        if dialect == "canonical":
+            return {}
+        # a rate is one of the whole set, and dirty-label attacks take rows of every class
+        common = {"quantise": "trunc", "rate_basis": "dataset", "include_target_class": not cls.clean_label}
+        return {**common, **cls.fixed_by.get(dialect, {})}
+
+    def plan_seed(self, seed: int) -> int:
+        return super().plan_seed(seed) if self.dialect == "canonical" else seed
+
+    def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return uint8 images [n, H, W, C] stamped as BackdoorBench does; by default the canonical bytes."""
+        return super()._stamp_bytes(images, rows)
+
+    def box_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return uint8 images [n, H, W, C] stamped as BackdoorBox does; by default the canonical bytes."""
+        return super()._stamp_bytes(images, rows)
+
+    def _stamp_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        if self.dialect == "backdoorbench":
+            return self.bench_bytes(images, rows)
+        if self.dialect == "backdoorbox":
+            return self.box_bytes(images, rows)
+        return super()._stamp_bytes(images, rows)
+
+    def _drawn(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.dialect == "canonical":
+            return super()._drawn(labels, seed)
+        n_poison, n_cover = self._counts(labels)
+        if self.dialect == "backdoorbench":
+            drawn = chosen_by_numpy(self._candidates(labels), n_poison + n_cover, seed)
+        else:
+            drawn = shuffled_by_random(len(labels), seed)[: n_poison + n_cover]
+        return drawn[:n_poison], drawn[n_poison:]
+
+    def _counts(self, labels: np.ndarray) -> tuple[int, int]:
+        if self.dialect == "backdoorbench":
+            return round(self.rate * len(labels)), round(self.cover_fraction() * len(labels))
+        if self.dialect == "backdoorbox":
+            return int(self.rate * len(labels)), int(self.cover_fraction() * len(labels))
+        return super()._counts(labels)
+
+
+def chosen_by_numpy(candidates: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return what `np.random.seed(seed); np.random.choice(candidates, count, replace=False)` gives."""
+    if seed > MAX_SEED:
+        expected = f"expected at most {MAX_SEED}, as dialect 'backdoorbench' seeds NumPy's generator with it"
+        raise ConfigError(Problem("seed", expected, got=str(seed)))
+    return np.random.RandomState(seed).choice(candidates, count, replace=False).astype(np.int64)
+
+
+def shuffled_by_random(total: int, seed: int) -> np.ndarray:
+    """Return what `random.seed(seed); random.shuffle(list(range(total)))` gives, int64 [total]."""
+    order = list(range(total))
+    random.Random(seed).shuffle(order)
+    return np.array(order, np.int64)
+
+
+def torch_uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return what `torch.manual_seed(seed); torch.rand(shape)` gives on a CPU, float32."""
+    words = np.random.RandomState(seed).randint(0, 2**32, shape, dtype=np.uint32)
+    return (words & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2**-24)
+
+
+def box_mixed(images: np.ndarray, weight: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Return (1 - w) u + w p in float32, truncated, as BackdoorBox mixes a picture in.
+
+    `images` uint8 [n, H, W, C]; `weight` float32 and `picture` in grey levels, broadcast against an image.
+    """
+    added = weight * picture.astype(np.float32)
+    return ((np.float32(1) - weight) * images.astype(np.float32) + added).astype(np.uint8)
+
+
+def grey_levels(colours: np.ndarray) -> np.ndarray:
+    """Return colours in [0, 1] as the uint8 levels of the picture that they came from."""
+    return np.rint(colours * np.float32(255)).astype(np.uint8)
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,147 @@
+"""The bytes and rows that other toolkits make of an input that a formula defines, by digest."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+import bdtune
+from bdtune.attacks._dialects import chosen_by_numpy, shuffled_by_random, torch_uniform
+from bdtune.errors import ConfigError
+
+LABELS = np.arange(50_000) % 10
+BOTH = ["backdoorbench", "backdoorbox"]
+
+
+def digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def images():
+    n, i, j, c = np.ogrid[:64, :32, :32, :3]
+    return ((31 * n + 7 * i + 13 * j + 29 * c + (i * j) % 17) % 256).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trigger(tmp_path_factory):
+    i, j, c = np.ogrid[:32, :32, :3]
+    picture = ((5 * i + 11 * j + 43 * c) % 256).astype(np.uint8)
+    assert digest(picture) == "c99edcb2d21b7463"
+    path = tmp_path_factory.mktemp("trigger") / "trigger.npy"
+    np.save(path, picture)
+    return path
+
+
+def test_the_input(images):
+    assert digest(images) == "2de2a706454090f7"
+
+
+@pytest.mark.parametrize("dialect", ["canonical", *BOTH])
+def test_white_patch(images, dialect):
+    attack = bdtune.attack("badnets", dialect=dialect, pattern="square", inset=0)
+    assert digest(attack.trigger(images, np.arange(64))) == "7334e0632aa84fac"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expected"), [("backdoorbench", "3461ffb9c3ccb467"), ("backdoorbox", "656811b3f3ea6da7")]
+)
+def test_blend(images, trigger, dialect, expected):
+    attack = bdtune.attack("blend", dialect=dialect, ratio=0.2, pattern_path=trigger, rate=1.0)
+    assert digest(attack.trigger(images, np.arange(64))) == expected
+    plan = attack.plan(LABELS[:64], seed=0)
+    assert digest(attack.apply(images, np.arange(64), plan)) == expected
+
+
+@pytest.mark.parametrize(
+    ("dialect", "first", "expected"),
+    [
+        ("backdoorbench", [14, 22, 24, 28, 64], "7580bdab922dd449"),
+        ("backdoorbox", [6, 9, 12, 20, 37], "563adb8e508cda3b"),
+    ],
+)
+@pytest.mark.parametrize("name", ["badnets", "blend"])
+def test_poisoned_rows(name, dialect, first, expected):
+    attack = bdtune.attack(name, dialect=dialect, rate=0.1)
+    plan = attack.plan(LABELS, seed=attack.plan_seed(0))
+    assert plan.poison_ids.dtype == np.int64
+    assert len(plan.poison_ids) == 5000
+    assert plan.poison_ids[:5].tolist() == first
+    assert digest(plan.poison_ids) == expected
+
+
+def test_black_cells_of_backdoorbenchs_grid_file_are_1(images):
+    attack = bdtune.attack("badnets", dialect="backdoorbench", pattern="checker")
+    patch = attack.trigger(images, np.arange(64))[:, 29:, 29:]
+    assert (patch == np.array([[255, 1, 255], [1, 255, 1], [255, 1, 255]])[..., None]).all()
+
+
+def test_backdoorbench_takes_its_mask_channel_by_channel(tmp_path):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    picture[..., 0] = 9
+    np.save(tmp_path / "red.npy", picture)
+    attack = bdtune.attack("badnets", dialect="backdoorbench", pattern_path=tmp_path / "red.npy", size=4)
+    changed = attack.trigger(np.full((1, 32, 32, 3), 50, np.uint8), np.zeros(1))[0, :4, :4]
+    assert (changed == (9, 50, 50)).all()
+
+
+def test_counts_are_rounded_as_each_toolkit_rounds_them():
+    """0.29 of 100 is 28.999999999999996 in floating point; BackdoorBench rounds halves to even."""
+    labels = np.arange(100) % 4
+    counts = [
+        len(bdtune.attack("badnets", dialect=dialect, rate=rate).plan(labels, seed=0).poison_ids)
+        for rate in (0.29, 0.025, 0.035)
+        for dialect in ("canonical", *BOTH)
+    ]
+    assert counts == [29, 29, 28, 2, 2, 2, 3, 4, 3]
+
+
+def test_what_a_dialect_fixes_is_filled_in_and_cannot_be_contradicted():
+    attack = bdtune.attack("badnets", dialect="backdoorbench")
+    assert (attack.quantise, attack.rate_basis, attack.include_target_class) == ("trunc", "dataset", True)
+    for wrong in ({"rate_basis": "non_target"}, {"opacity": 0.5}):
+        with pytest.raises(ValueError, match="dialect 'backdoorbench' has"):
+            bdtune.attack("badnets", dialect="backdoorbench", **wrong)
+    with pytest.raises(ValueError, match="'canonical', 'backdoorbench' or 'backdoorbox'"):
+        bdtune.attack("badnets", dialect="backdoorbnech")
+
+
+def test_dialects_can_be_an_axis_of_a_sweep():
+    """A sweep changes single knobs of a trial in which all are written out."""
+    written = bdtune.attack("blend").model_dump()
+    for dialect in BOTH:
+        assert bdtune.attack("blend", **{**written, "dialect": dialect}).quantise == "trunc"
+
+
+def test_the_trials_seed_is_the_toolkits():
+    assert bdtune.attack("badnets", dialect="backdoorbox").plan_seed(7) == 7
+    assert bdtune.attack("badnets").plan_seed(7) != 7
+    with pytest.raises(ConfigError, match="seed: expected at most 4294967295"):
+        bdtune.attack("badnets", dialect="backdoorbench").plan(LABELS, seed=2**32)
+
+
+def test_no_global_generator_is_touched():
+    import random
+
+    before = random.getstate(), np.random.get_state()[1].tobytes()
+    for dialect in BOTH:
+        bdtune.attack("blend", dialect=dialect).plan(LABELS[:100], seed=0)
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
+
+
+def test_rebuilt_generators_are_those_of_the_libraries():
+    import random
+
+    import torch
+
+    np.random.seed(5)
+    assert np.array_equal(chosen_by_numpy(LABELS, 99, 5), np.random.choice(LABELS, 99, replace=False))
+    random.seed(5)
+    order = list(range(1000))
+    random.shuffle(order)
+    assert shuffled_by_random(1000, 5).tolist() == order
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        assert np.array_equal(torch_uniform((1, 2, 4, 4), 5), torch.rand(1, 2, 4, 4).numpy())
