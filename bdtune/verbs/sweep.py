@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import replace_file
 from bdtune.engine.results import SweepResult, TrialResult
 from bdtune.engine.store import Store
+from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
 from bdtune.report.live import Progress
 from bdtune.report.selection import choose
@@ -101,9 +103,9 @@ class Watcher:
 
 
 def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
-    """Load a sweep and count what it needs; writes nothing but an empty store."""
+    """Load a sweep and count what it needs; writes nothing."""
     spec = load_sweep(file, overrides)
-    ledger, _ = make_ledger(spec, Store(run_dir / "store"))
+    ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     return spec, _plan(spec, ledger)
 
 
@@ -164,16 +166,31 @@ def sweep(
 
 
 def report(name: str, run_dir: Path) -> Swept:
-    """Return a sweep's report as the store has it now: nothing is computed."""
-    file = run_dir / "sweeps" / name / "sweep.yaml"
-    spec = load_sweep(file, check_data=False) if file.exists() else load_sweep(name, check_data=False)
-    ledger, _ = make_ledger(spec, Store(run_dir / "store"))
+    """Return a sweep's report as the store has it now: nothing is computed.
+
+    Raises `UserError` when no such sweep was run.
+    """
+    file = _resolved(name, run_dir)
+    spec = load_sweep(file, check_data=False)
+    ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     if spec.search is not None:
         return Swept(spec, files.read(file.parent), False, "")
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
     files.write(run_dir / "sweeps" / spec.name, result, paper=spec.reference)
     return Swept(spec, result, False, "")
+
+
+def _resolved(name: str, run_dir: Path) -> Path:
+    """Return what a sweep of this name, or of this YAML file, was last run with."""
+    ran = {file.parent.name: file for file in sorted(run_dir.glob("sweeps/*/sweep.yaml"))}
+    if name not in ran:
+        with contextlib.suppress(ConfigError):
+            name = load_sweep(name, check_data=False).name
+    if name not in ran:
+        expected = f"expected a sweep that was run in {run_dir}: {', '.join(ran) or 'there is none yet'}"
+        raise UserError(Problem("", expected, f"'{name}'", hint=nearest(name, ran)))
+    return ran[name]
 
 
 def table_of(swept: Swept) -> table.Table:
