@@ -15,6 +15,7 @@ from pydantic import SerializeAsAny, SkipValidation
 
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
+from bdtune.engine.stage import Given as Plain
 from bdtune.metrics import defined
 from bdtune.registry import Plugin
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bdtune.errors import Problem
+    from bdtune.models._base import Model
     from bdtune.training.data import Truth
     from bdtune.training.supervised import Supervised
 
@@ -42,6 +44,10 @@ class Given:
     def node(self, stage: Stage, **inputs: Node | Source) -> Node:
         """Return a node of the chain: the stage with its inputs, under the trial's seed and numerics."""
         return Node(stage, inputs, self.seed, self.numerics, self.replicate)
+
+    def network(self, model: Model) -> Source:
+        """Return another network than the trial's: one that the defense trains for its own use."""
+        return Plain(plugin=model)
 
 
 class Defense(Plugin):

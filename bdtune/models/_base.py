@@ -6,8 +6,12 @@ Describing a network imports no torch; building one does.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
+
+from bdtune import registry
+from bdtune.errors import ConfigError
 from bdtune.registry import Plugin
 
 if TYPE_CHECKING:
@@ -29,6 +33,37 @@ class Model(Plugin):
 
         Weights come from torch's global generator: the caller seeds it.
         """
+
+
+def _read(value: Any) -> Model:
+    """Turn a name, or a mapping with a name and knobs, into a model."""
+    if isinstance(value, Model):
+        return value
+    knobs = {"name": value} if isinstance(value, str) else value
+    if not isinstance(knobs, dict) or not isinstance(knobs.get("name"), str):
+        expected = "expected a network's name, or a mapping such as {name: resnet_s, ...}"
+        raise ValueError(f"{expected}, got {value!r}")
+    try:
+        cls = registry.load("models", knobs["name"])
+        model = cls.model_validate({k: v for k, v in knobs.items() if k != "name"}, strict=True)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        raise ValueError(f"expected knobs of {knobs['name']}; {'; '.join(wrong)}") from None
+    assert isinstance(model, Model)
+    return model
+
+
+def _write(model: Model) -> dict[str, Any]:
+    return {"name": model.plugin_name(), **model.model_dump(mode="json", by_alias=True)}
+
+
+if TYPE_CHECKING:
+    ModelKnob = Model
+else:
+    ModelKnob = Annotated[Any, BeforeValidator(_read), PlainSerializer(_write)]
+    """A network as a knob of a defense: written as its name, or as a mapping with a name and its knobs."""
 
 
 def small_images(stem: Stem, image_shape: tuple[int, int, int]) -> bool:
