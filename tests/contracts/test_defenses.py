@@ -15,12 +15,13 @@ from bdtune import registry
 from bdtune.defenses._base import Defense, Given, diagnosis
 from bdtune.engine.key import digest_of
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Context, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Node, Stage
 from bdtune.engine.stage import Given as Plain
 from bdtune.knobs import Knobs
 from bdtune.models._base import Model
 from bdtune.training.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
+from tests.defenses.toys import Is
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,19 +29,6 @@ if TYPE_CHECKING:
 DEFENSES = registry.names("defenses")
 CPU = Numerics(device="cpu", precision="fp32")
 CLASSES, EACH = 3, 16
-
-
-class Is(Source):
-    """A source that is the value it was made of, named by a word."""
-
-    word: str
-    value: Any
-
-    def identity(self) -> dict[str, Any]:
-        return {"test": self.word}
-
-    def load(self, resident: object, artefacts: object) -> Any:
-        return self.value
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from bdtune.engine.stage import Artefact, Context, Node, Source
 from bdtune.engine.store import Store
 from bdtune.training.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
+from tests.defenses.toys import Is
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,19 +30,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Is(Source):
-    """A source that is the value it was made of, named by a word."""
-
-    word: str
-    value: Any
-
-    def identity(self) -> dict[str, Any]:
-        return {"test": self.word}
-
-    def load(self, resident: object, artefacts: object) -> Any:
-        return self.value
 
 
 def mixture(poison: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Truth]:
