@@ -33,7 +33,7 @@ def _of_fraction(value: Any) -> Any:
         return value
 
 
-Pixels = Annotated[float, BeforeValidator(_of_fraction), Field(ge=0.0, le=1.0)]
+Pixels = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_of_fraction)]
 """A length in pixel space, where black is 0 and white is 1; may be written as a fraction, `8/255`."""
 
 
