@@ -1,0 +1,89 @@
+"""What A-ABL's split got right and wrong, and a picture of its scores. The truth is read after the fact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bdtune import metrics
+from bdtune.defenses._aabl_split import bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
+    from bdtune.engine.stage import Artefact
+    from bdtune.training.data import Truth
+
+BINS = 60
+
+
+def diagnose(
+    artefacts: Mapping[str, Artefact], truth: Truth, clamp: tuple[float, float] | None
+) -> dict[str, float]:
+    """Return how much is kept, how much of it is poison, and how the perturbation did.
+
+    gamma: kept share of all samples; rho_vul: share of poison in what is kept; kept_poison, kept_clean: kept
+    shares of poison and of the rest; isolation_precision, isolation_recall: of poison in what is left out;
+    smallest_class: least kept share of an observed class; auroc: chance that a poisoned sample scores below
+    another; flipped_poison, flipped_clean: shares whose prediction the perturbation changes; unmoved: share
+    without any gradient; with Otsu also threshold, separability and clamped (1 where the clamp decided).
+    """
+    losses, scores = artefacts["losses"].arrays, artefacts["scores"].arrays["scores"]
+    poison = truth.is_poison
+    kept = np.zeros(len(poison), bool)
+    kept[artefacts["split"].arrays["ids"]] = True
+    flipped = losses["predictions"] != losses["clean_predictions"]
+    isolated = metrics.detection(~kept, poison)
+    found = {
+        "gamma": _share(kept),
+        "rho_vul": _share(poison[kept]),
+        "kept_poison": _share(kept[poison]),
+        "kept_clean": _share(kept[~poison]),
+        "smallest_class": min(_share(kept[truth.observed == c]) for c in np.unique(truth.observed)),
+        "auroc": metrics.auroc(-scores, poison),
+        "flipped_poison": _share(flipped[poison]),
+        "flipped_clean": _share(flipped[~poison]),
+        "unmoved": _share(losses["unmoved"]),
+        **{f"isolation_{name}": isolated[name] for name in ("precision", "recall") if name in isolated},
+    }
+    if "threshold" in artefacts:
+        limit = artefacts["threshold"].arrays
+        low, high = bounds(len(scores), clamp)
+        above = np.count_nonzero(scores > limit["threshold"][0])
+        found["threshold"], found["separability"] = limit["threshold"][0], limit["separability"][0]
+        found["clamped"] = float(not low <= above <= high)
+    return metrics.defined(found)
+
+
+def _share(hits: np.ndarray) -> float:
+    return float(np.mean(hits)) if len(hits) else np.nan
+
+
+def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
+    """Draw the scores of images as they are and perturbed, clean and poisoned samples stacked.
+
+    The dashed line is the lowest score that is kept.
+    """
+    from matplotlib.figure import Figure
+
+    scores = artefacts["scores"].arrays
+    both = [scores["clean_scores"], scores["scores"]]
+    edges = np.linspace(min(v.min(initial=0.0) for v in both), max(v.max(initial=1e-9) for v in both), BINS)
+    picture = Figure(figsize=(7.2, 2.8), layout="constrained")
+    titles = ("images as they are", "perturbed images")
+    for ax, values, title in zip(picture.subplots(1, 2, sharey=True), both, titles, strict=True):
+        parts = [values[~truth.is_poison], values[truth.is_poison]]
+        ax.hist(parts, edges, stacked=True, color=["tab:blue", "tab:red"], label=["clean", "poisoned"])
+        ax.set_yscale("symlog", linthresh=10)
+        ax.set_title(title, fontsize="small")
+        ax.tick_params(labelsize="x-small")
+    kept = scores["scores"][artefacts["split"].arrays["ids"]]
+    if len(kept):
+        picture.axes[1].axvline(kept.min(), color="black", linestyle="--", linewidth=0.8)
+    picture.axes[0].legend(fontsize="x-small")
+    picture.axes[0].set_ylabel("samples", fontsize="small")
+    picture.supxlabel("score; low: the label is predicted firmly", fontsize="small")
+    return picture
