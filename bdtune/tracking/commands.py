@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from bdtune.errors import UserError
@@ -108,19 +107,17 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
     os.execve(sys.executable, server_command(store, port), server_environment())  # noqa: S606
 
 
-def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[str]:
-    """Return what `bdtune doctor` says of MLflow, without importing it."""
+def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[tuple[bool, str]]:
+    """Return what `bdtune doctor` says of MLflow, without importing it: whether it is well, and the words."""
     store = Store.of(run_dir, tracking_uri)
-    try:
-        lines = [f"mlflow {metadata.version('mlflow')}"]
-    except metadata.PackageNotFoundError:
-        lines = ["mlflow is not installed; sweeps keep their events in the outbox"]
     if store.database is not None:
         size = f"{store.database.stat().st_size / 1e6:.1f} MB" if store.exists else "made by the first sweep"
-        lines.append(f"store {store.database} ({size})")
+        lines = [(True, f"{store.database} ({size})")]
     else:
-        lines.append(f"store {store.unreachable() or store.key + ' (answers)'}")
+        trouble = store.unreachable()
+        lines = [(trouble is None, trouble or f"{store.key} (answers)")]
     for courier in _couriers(store):
         if waiting := len(courier.outbox.pending(store.key)):
-            lines.append(f"sweep {courier.sweep}: {waiting} events wait; `bdtune sync` delivers them")
+            said = f"sweep {courier.sweep}: {waiting} events wait; `bdtune sync` delivers them"
+            lines.append((False, said))
     return lines

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from bdtune import registry
-from bdtune.errors import ConfigError, Problem, nearest
+from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ def kind_of(word: str) -> str:
     raise ConfigError(Problem("", expected, f"'{word}'", hint=nearest(word, KINDS)))
 
 
+def plugin_kind_of(word: str) -> str:
+    """Return the kind of plugin that a word means; search spaces are files and have no knobs."""
+    kind = kind_of(word)
+    if kind == SPACES:
+        raise ConfigError(Problem("", f"expected one of {', '.join(SINGULAR)}", f"'{word}'"))
+    return kind
+
+
 def describe_all(kind: str) -> list[registry.Description]:
     """Return name, summary and source of everything of a kind, without importing any plugin."""
     if kind == SPACES:
@@ -47,6 +55,30 @@ class KnobRow:
     default: Any
     allowed: str
     about: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A plugin as `bdtune show` prints it."""
+
+    name: str
+    summary: str
+    source: str
+    knobs: tuple[KnobRow, ...]
+    presets: tuple[str, ...]
+    """Of an attack: names of its papers' conventions, as in `attack={preset: gssd/badnets}`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def shown(kind: str, name: str) -> Shown:
+    """Return all that is to be said of a plugin; raises `ConfigError` when there is none of that name."""
+    rows = tuple(knobs_of(kind, name))
+    about = registry.describe(kind, name)
+    presets = tuple(getattr(registry.load(kind, name), "presets", {}))
+    return Shown(name, about.summary, about.source, rows, presets)
 
 
 def knobs_of(kind: str, name: str) -> list[KnobRow]:
@@ -104,11 +136,17 @@ def _about(cls: type[Knobs], name: str) -> str:
 
 
 def draw_attack(name: str, overrides: Sequence[str], path: Path) -> Path:
-    """Draw an attack on a data set: clean, poisoned, and their difference times ten."""
+    """Draw an attack on a data set: clean, poisoned, and their difference times ten.
+
+    Raises `UserError` for wrong settings and where the picture cannot be written.
+    """
     from bdtune.config.load import load_trial
     from bdtune.report.pictures import dataset_picture
 
     spec = load_trial(None, [f"attack={name}", *overrides])
     if spec.attack is None:
         raise ConfigError(f"'{name}' is no attack")
-    return dataset_picture(spec.dataset, spec.attack, path, root=spec.data_root, seed=spec.seed)
+    try:
+        return dataset_picture(spec.dataset, spec.attack, path, root=spec.data_root, seed=spec.seed)
+    except OSError as error:
+        raise UserError(f"the picture cannot be written: {error}") from error

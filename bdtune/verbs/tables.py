@@ -13,16 +13,24 @@ if TYPE_CHECKING:
     from bdtune.engine.results import SweepResult
     from bdtune.registry import Description
     from bdtune.verbs.doctor import Finding
-    from bdtune.verbs.show import KnobRow
+    from bdtune.verbs.show import Shown
+
+MARKS = {"ok": "ok", "info": "--", "problem": "!!"}
+"""How `bdtune doctor` marks what it found."""
 
 
 def plain_table(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> Table:
     """Return a table of rows that all have the same keys."""
-    names = list(rows[0]) if rows else ["nothing"]
+    names = list(rows[0]) if rows else ["none"]
     numeric = {name: bool(rows) and all(isinstance(row[name], int | float) for row in rows) for name in names}
     columns = tuple(Column(name, numeric[name], spare=0) for name in names)
     cells = tuple(Row(tuple(_text(row[name]) for name in names)) for row in rows)
     return Table(title, columns, cells, tuple(notes))
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun: "1 trial", "2 trials"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _text(value: Any) -> str:
@@ -52,7 +60,7 @@ def plan_table(name: str, plan: Plan) -> Table:
     else:
         shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
         notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")
-    title = f"{name}: {plan.trials} trials and {plan.references} undefended references"
+    title = f"{name}: {counted(plan.trials, 'trial')} and {counted(plan.references, 'undefended reference')}"
     table = plain_table(title, rows, notes)
     columns = tuple(Column(column.name, column.name != "stage") for column in table.columns)
     return Table(table.title, columns, table.rows, table.notes)
@@ -85,20 +93,32 @@ def list_table(kind: str, found: Iterable[Description]) -> Table:
     return plain_table(kind, rows)
 
 
-def knob_table(title: str, rows: Iterable[KnobRow]) -> Table:
-    """Return the knobs of a plugin."""
-    return plain_table(title, [vars(row) for row in rows])
+def shown_table(kind: str, shown: Shown) -> Table:
+    """Return the knobs of a plugin, and where it is from."""
+    rows = [
+        {"knob": k.path, "default": k.default, "values": f"{k.type} {k.allowed}".strip(), "meaning": k.about}
+        for k in shown.knobs
+    ]
+    notes = [f"source: {shown.source}"] if shown.source else []
+    notes += [f"presets: {', '.join(shown.presets)}"] if shown.presets else []
+    if not rows:
+        return Table(
+            f"{kind} {shown.name}", (Column("no knobs", numeric=False),), (), (shown.summary, *notes)
+        )
+    return plain_table(f"{kind} {shown.name}", rows, [shown.summary, *notes])
 
 
 def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the entries of a store."""
     size = sum(row["bytes"] for row in rows)
     seconds = sum(row["seconds"] for row in rows)
-    note = f"{len(rows)} artefacts, {size / 1e6:.1f} MB, {duration(seconds)} of computing"
+    note = f"{counted(len(rows), 'artefact')}, {size / 1e6:.1f} MB, {duration(seconds)} of computing"
     return plain_table("store", rows, [note])
 
 
 def doctor_table(found: Iterable[Finding]) -> Table:
     """Return what was found."""
-    rows = [{"": "ok" if f.good else "--", "about": f.about, "found": f.text} for f in found]
-    return plain_table("doctor", rows)
+    rows = [{"": MARKS[f.severity], "about": f.about, "found": f.text} for f in found]
+    problems = sum(f.severity == "problem" for f in found)
+    note = f"{counted(problems, 'problem')} (!!)" if problems else "no problem; what is marked -- is optional"
+    return plain_table("doctor", rows, [note])

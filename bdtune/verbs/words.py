@@ -1,21 +1,37 @@
-"""The words of a command line: a file, settings, and data sets to be fetched first."""
+"""The words of a command line: a file and settings; and data sets to be fetched before they are needed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.config.load import load_trial, split_words
+from bdtune.config.load import load_sweep, load_trial, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from bdtune.config.trial import TrialSpec
 
 
-def split(words: Sequence[str] | None, *, download: bool = False) -> tuple[str | None, list[str]]:
-    """Return the file, if any, and the settings; with `download` the data set is fetched if it is missing."""
-    file, overrides = split_words(words or [])
-    if download:
-        single = [word for word in overrides if "," not in word]
-        spec = load_trial(file, single, check_data=False)
-        if spec.data_root is not None and spec.dataset.check(spec.data_root):
-            spec.dataset.download(spec.data_root)
-    return file, overrides
+def split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """Return the file, if any, and the settings."""
+    return split_words(words or [])
+
+
+def fetch_for_sweep(file: str | None, overrides: Sequence[str]) -> None:
+    """Fetch missing data sets of a sweep's trials; raises `UserError` where that is impossible."""
+    from bdtune.cluster.sweep import planned_trials
+
+    spec = load_sweep(file, overrides, check_data=False)
+    _fetch([spec.trial, *planned_trials(spec, 50)])
+
+
+def fetch_for_trial(file: str | None, overrides: Sequence[str]) -> None:
+    """Fetch a trial's data set if it is missing; raises `UserError` where that is impossible."""
+    _fetch([load_trial(file, overrides, check_data=False)])
+
+
+def _fetch(specs: Iterable[TrialSpec]) -> None:
+    wanted = {(spec.dataset, spec.data_root) for spec in specs}
+    for dataset, root in sorted(wanted, key=str):
+        if root is not None and dataset.check(root):
+            dataset.download(root)

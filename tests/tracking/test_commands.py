@@ -56,11 +56,13 @@ def test_ui_becomes_the_server(run_dir, monkeypatch):
 
 
 def test_doctor_tells_of_the_store_and_of_what_waits(run_dir, make_trial, monkeypatch):
-    assert "MB" in "\n".join(commands.doctor_lines(run_dir))
+    assert "MB" in "\n".join(line for _, line in commands.doctor_lines(run_dir))
     tracker = Tracker(run_dir, "small", tracking_uri="http://127.0.0.1:9")
     tracker.finished(make_trial(1))
     tracker.close()
-    lines = "\n".join(commands.doctor_lines(run_dir, "http://127.0.0.1:9"))
+    found = commands.doctor_lines(run_dir, "http://127.0.0.1:9")
+    assert not any(good for good, _ in found)
+    lines = "\n".join(line for _, line in found)
     assert "refused" in lines
     assert "sweep small: 2 events wait" in lines
 

@@ -1,0 +1,99 @@
+"""`bdtune cache`: its commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdtune.errors import UserError
+from bdtune.verbs.console import AsJson, Out, show_result
+from bdtune.verbs.place import run_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bdtune.engine.store import Store
+
+app = typer.Typer(help="What the store holds: ls, why, verify, gc.", no_args_is_help=True)
+
+
+@app.command("ls")
+def ls(out: Out = None, as_json: AsJson = False) -> None:
+    """List all artefacts, newest last.
+
+    Example:
+
+    bdtune cache ls --json
+    """
+    from bdtune.verbs import cache as verb
+    from bdtune.verbs import tables
+
+    rows = verb.listing(_store(out))
+    show_result(rows, tables.cache_table(rows), as_json)
+
+
+@app.command("why")
+def why(
+    first: Annotated[str, typer.Argument(metavar="KEY", help="A key as 'cache ls' prints it, or its start.")],
+    second: Annotated[str, typer.Argument(metavar="KEY", help="Another one.")],
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between the recipes of two artefacts.
+
+    Example:
+
+    bdtune cache why 3b53c605 b310f79c
+    """
+    from bdtune.verbs import cache as verb
+    from bdtune.verbs import tables
+
+    rows = [vars(difference) for difference in verb.why(_store(out), first, second)]
+    show_result(rows, tables.plain_table(f"{first} and {second}", rows), as_json)
+
+
+@app.command("verify")
+def verify(out: Out = None, as_json: AsJson = False) -> None:
+    """Check sizes and digests of all artefacts; damaged ones go to quarantine.
+
+    Exit status 3 when there were any. Example:
+
+    bdtune cache verify
+    """
+    from bdtune.verbs import cache as verb
+    from bdtune.verbs import tables
+
+    whole, damaged = verb.verify(_store(out))
+    rows = [{"whole": whole, "damaged": len(damaged), "keys": " ".join(damaged)}]
+    show_result({"whole": whole, "damaged": damaged}, tables.plain_table("store", rows), as_json)
+    raise typer.Exit(3 if damaged else 0)
+
+
+@app.command("gc")
+def gc(
+    keep: Annotated[float, typer.Option("--keep", min=0, help="Gigabytes that may stay.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove artefacts, cheapest to compute per byte first, until at most so much is left.
+
+    What a running sweep uses stays. Example:
+
+    bdtune cache gc --keep 20 --dry-run
+    """
+    from bdtune.verbs import cache as verb
+    from bdtune.verbs import tables
+
+    row = vars(verb.collect(_store(out), int(keep * 1e9), dry_run=dry_run))
+    show_result(row, tables.plain_table("would remove" if dry_run else "removed", [row]), as_json)
+
+
+def _store(out: Path | None) -> Store:
+    from bdtune.engine.store import Store
+
+    root = run_directory(out) / "store"
+    if not root.exists():
+        raise UserError(f"no store at {root}; run a sweep first, or give its --out")
+    return Store(root, create=False)
