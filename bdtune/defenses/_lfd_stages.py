@@ -10,21 +10,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from bdtune.defenses._isolation import count_of, lowest
 from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
 from bdtune.errors import Diverged
 
 Mode = Literal["weighted", "ascent_means", "ascent_sum", "drop", "positive_only", "plain"]
 Ties = Literal["all", "strict"]
-
-
-def count_of(fraction: float, samples: int) -> int:
-    """Return floor(fraction * samples); 0.29 of 100 is 29, though 0.29 * 100 is a little less in binary."""
-    return int(np.floor(fraction * samples + 1e-9))
-
-
-def lowest(losses: np.ndarray, count: int) -> np.ndarray:
-    """Return the ids int64 [count] of the lowest losses, lowest first, ties by id."""
-    return np.argsort(losses, kind="stable")[:count].astype(np.int64)
 
 
 class Threshold(Stage):

@@ -1,0 +1,84 @@
+"""ABL: what a network learns first is isolated as poison, then unlearned by gradient ascent.
+
+Source: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data" (Li et al., NeurIPS 2021),
+arXiv:2110.11571, section 3 (form `joint`), and the authors' released code (form `recover`).
+
+Departures: recovery augments by crop and flip, without the code's cutout; unlearning starts with fresh
+momentum, shuffles its batches, and by default stops at a bound on its loss and on the accuracy it may cost,
+which the code does not; losses are taken in float64 with ties by id, where the code leaves ties to chance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from bdtune.defenses._abl_stages import Isolated, Reading, Rest, Signs
+from bdtune.defenses._abl_training import Isolate, Joint, Recover, Unlearn
+from bdtune.defenses._base import Defense
+from bdtune.knobs import Rate
+from bdtune.training.everything import AllSamples
+from bdtune.training.losses import SampleLosses
+from bdtune.training.supervised import Supervised
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
+    from bdtune.defenses._base import Given
+    from bdtune.engine.stage import Artefact, Node
+    from bdtune.training.data import Truth
+
+
+class ABL(Defense):
+    """Anti-backdoor learning."""
+
+    evidence: ClassVar[tuple[str, ...]] = ("isolate", "losses", "isolated")
+
+    isolate: Isolate = Isolate()
+    """Training in which the trigger is learned and the rest is not."""
+    p: Rate = 0.01
+    """Isolation rate: fraction of samples, those of lowest loss, that is taken for poison."""
+    form: Literal["recover", "joint"] = "recover"
+    """recover: descend on the rest, then ascend on the isolated (code); joint: both at once (paper)."""
+    recover: Recover = Recover()
+    """Training on the rest, in form recover."""
+    unlearn: Unlearn = Unlearn()
+    """Ascent on the isolated samples, in form recover."""
+    joint: Joint = Joint()
+    """Training of form joint."""
+    reading: Reading = "means"
+    """Form joint: means: the two parts' means weigh the same; batch: all samples do."""
+
+    def build(self, given: Given) -> dict[str, Node]:
+        data, labels, model = given.fit, given.labels, given.model
+        everything = given.node(AllSamples(), data=labels)
+        isolate = given.node(self.isolate.canonical(), data=data, subset=everything, model=model)
+        losses = given.node(SampleLosses(), data=data, model=model, classifier=isolate)
+        isolated = given.node(Isolated(p=self.p), losses=losses, data=labels)
+        chain = {"subset": everything, "isolate": isolate, "losses": losses, "isolated": isolated}
+        if self.form == "joint":
+            signs = given.node(Signs(reading=self.reading), isolated=isolated, data=labels)
+            last = given.node(
+                self.joint, data=data, subset=everything, model=model, init=isolate, weights=signs
+            )
+            return {**chain, "signs": signs, "classifier": last}
+        rest = given.node(Rest(p=self.p), losses=losses, data=labels)
+        recover = given.node(self.recover, data=data, subset=rest, model=model, init=isolate)
+        last = given.node(self.unlearn, data=data, subset=isolated, model=model, init=recover, rest=rest)
+        return {**chain, "rest": rest, "recover": recover, "classifier": last}
+
+    def reference(self) -> Supervised:
+        training = self.joint if self.form == "joint" else self.recover
+        knobs = {name: getattr(training, name) for name in Supervised.model_fields}
+        return Supervised(**{**knobs, "epochs": max(1, training.epochs)})
+
+    def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
+        from bdtune.defenses._abl_report import diagnose
+
+        return diagnose(artefacts, truth)
+
+    def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
+        from bdtune.defenses._abl_report import figure
+
+        return figure(artefacts, truth)
