@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdtune.defenses._gssd_stages import Verdict, best_foreign
+from bdtune.defenses._gssd_stages import Verdict, foreign_densities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,11 +90,8 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth, bins: int, trim: flo
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
     for ax, label in zip(axes, shown.tolist(), strict=False):
-        own = labels == label
-        values = np.exp(best_foreign(L[own].astype(np.float64), label))
-        if trim > 0 and len(values):
-            values = np.clip(values, *np.percentile(values, [trim, 100 - trim]))
-        poison = truth.is_poison[own]
+        values = foreign_densities(L, labels, label, trim)
+        poison = truth.is_poison[labels == label]
         ax.hist(
             [values[~poison], values[poison]],
             bins,

@@ -44,17 +44,15 @@ def own_score(L: np.ndarray, label: int) -> np.ndarray:
     return L[:, label] - best_foreign(L, label)
 
 
-def foreign_histogram(
-    L: np.ndarray, labels: np.ndarray, label: int, bins: int, trim: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return counts [bins] and edges [bins + 1] of the best foreign density q over the class's samples.
+def foreign_densities(L: np.ndarray, labels: np.ndarray, label: int, trim: float) -> np.ndarray:
+    """Return the best foreign density q of each of the class's samples, float64 [n].
 
-    `trim` percent at each end are moved to the ends of the range, so that one outlier cannot stretch it.
+    `trim` percent at each end are moved to the ends of what is left, so that one outlier cannot stretch it.
     """
     values = np.exp(best_foreign(L[labels == label].astype(np.float64), label))
     if trim > 0 and len(values):
         values = np.clip(values, *np.percentile(values, [trim, 100 - trim]))
-    return np.histogram(values, bins)
+    return values
 
 
 def valley(counts: np.ndarray, edges: np.ndarray, lambda_: float) -> tuple[int, int]:
@@ -134,7 +132,7 @@ class ClassTests(Stage):
             return bool(energy[label] < self.beta_nd)
 
         def disruptive(label: int) -> bool:
-            counts, edges = foreign_histogram(L, labels, label, self.bins, self.trim)
+            counts, edges = np.histogram(foreign_densities(L, labels, label, self.trim), self.bins)
             return is_disruptive(counts, edges, self.beta_d, self.lambda_)
 
         tests: list[tuple[Verdict, Callable[[int], bool]]] = [
