@@ -20,7 +20,7 @@ class Budget:
     """L2 norm of the change of all values on the scale [0, 1]; None: what the other two allow."""
 
     def excess(self, before: np.ndarray, after: np.ndarray) -> list[str]:
-        """Return what of images uint8 [n, H, W, C] goes beyond the budget, in words; one level may be rounding."""
+        """Return what of images uint8 [n, H, W, C] goes beyond the budget; one level may be rounding."""
         change = np.abs(after.astype(np.float64) - before)
         _, height, width, channels = change.shape
         pixels = height * width if self.pixels is None else self.pixels

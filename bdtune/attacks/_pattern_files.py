@@ -96,6 +96,15 @@ def _stamp_of(path: Path, knob: str) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
+def stored_array(path: Path, knob: str) -> np.ndarray:
+    """Return what an NPY file holds; raises `ConfigError` when it cannot be read, or only by unpickling."""
+    _stamp_of(path, knob)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ConfigError(Problem(knob, "expected an .npy array", got=f"{path} ({error})")) from error
+
+
 def _stored(path: Path, knob: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         return _read(path, *_stamp_of(path, knob), height, width)

@@ -1,0 +1,155 @@
+"""WaNet: a smooth warp that is the same for every image, relabelled to one target class.
+
+Source: WaNet - Imperceptible Warping-Based Backdoor Attack (Nguyen and Tran, 2021), arXiv:2102.10369,
+section 3; the warp used directly as a trigger, as in GSSD, and with cover rows ("noise mode"), as in A-ABL.
+Departures: the paper poisons a new part of every batch while it trains; here the poisoned rows are fixed, and
+so is each cover row's disturbance, which its sample id decides. Pixels are uint8, so a part of a sub-pixel
+warp is rounded away. The grid is made in float64, so about one of 10,000 values differs by one grey level
+from PyTorch's float32, in the dialects too (backdoorbench: a few more, as it passes through normalised
+floats). Nor has a dialect the toolkits' cover disturbances, which depend on all that was drawn before.
+BackdoorBench builds its network before it draws the field: give its saved `noise_grid` as `control_field`.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path  # noqa: TC003  pydantic reads it
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from bdtune.attacks._base import Attack
+from bdtune.attacks._dialects import DialectAttack, torch_uniform
+from bdtune.attacks._pattern_files import file_digest, stored_array
+from bdtune.attacks._plan import Role
+from bdtune.attacks._warp import identity_grid, sampled, upsampled
+from bdtune.engine.key import sample_generator
+from bdtune.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from bdtune.attacks._plan import Rows
+
+BENCH_BATCH = 128
+"""Rows of one batch of BackdoorBench, of which it poisons the first."""
+
+
+class WaNet(DialectAttack):
+    """x' = x read at clip(gr (b + s n / side)), with identity grid b and an upsampled control field n."""
+
+    strength: float = Field(0.5, ge=0.0)
+    """s; at 0.5 the mean displacement is 0.19 pixels on each axis, at every image size."""
+    control_points: int = Field(4, ge=2, le=1024)
+    """k, the points of the random control field on each side; with k = 224, s = 1 is usual for 224 pixels."""
+    grid_rescale: float = Field(1.0, gt=0.0)
+    """gr, scales the whole grid; below 1 the border is cut off, so that nothing needs clipping."""
+    cross_ratio: float = Field(0.0, ge=0.0)
+    """Cover rows for each poisoned row (noise mode; the paper: 2): disturbed warp, true label."""
+    noise_rescale: float = Field(2.0, ge=0.0, le=4.0)
+    """Cover rows are disturbed by (U noise_rescale - 1) / side, U from [0, 1) for each pixel and axis."""
+    control_field: Path | None = None
+    """NPY file of a field to use: control points [2, k, k], or upsampled [H, W, 2]; None: a drawn one."""
+
+    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cross_ratio", "noise_rescale"}
+    min_undefended_asr: ClassVar[float] = 0.85
+    fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbox": {"quantise": "round"}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "gssd/wanet": {"rate": 0.1, "target": 0},
+        "gssd/wanet_224": {"rate": 0.1, "target": 0, "control_points": 224, "strength": 1.0},
+        "aabl/wanet": {"rate": 0.1, "target": 0, "cross_ratio": 2.0, "include_target_class": True},
+        "backdoorbench/wanet": {"dialect": "backdoorbench", "rate": 0.1, "target": 0, "cross_ratio": 2.0},
+        "backdoorbox/wanet": {"dialect": "backdoorbox", "rate": 0.1, "target": 0, "cross_ratio": 2.0},
+    }
+
+    def identity(self) -> dict[str, Any]:
+        path = self.control_field
+        return {**super().identity(), "control_field": path and file_digest(path, "control_field")}
+
+    def cover_fraction(self) -> float:
+        return float(Decimal(repr(self.rate)) * Decimal(repr(self.cross_ratio)))  # 0.29 * 3 is 0.87
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        grid = self.grid(*images.shape[1:3])
+        cover = rows.role == Role.COVER
+        if not cover.any():
+            return sampled(images, grid)
+        images[~cover] = sampled(images[~cover], grid)
+        images[cover] = sampled(images[cover], np.clip(grid + self._disturbance(images, rows[cover]), -1, 1))
+        return images
+
+    def grid(self, height: int, width: int) -> np.ndarray:
+        """Return where the triggered image reads its pixels: float64 [H, W, 2] in [-1, 1], x and y."""
+        field = np.moveaxis(upsampled(self._field(), height, width), 0, -1)
+        moved = identity_grid(height, width) + self.strength * field / np.array([width, height])
+        return np.clip(self.grid_rescale * moved, -1, 1)
+
+    def check_files(self) -> list[Problem]:
+        if self.control_field is None:
+            return []
+        try:
+            self._field()
+        except ConfigError as error:
+            return list(error.problems)
+        return []
+
+    def _field(self) -> np.ndarray:
+        """Return the control field, float64 [2, k, k]."""
+        if self.control_field is not None:
+            return _user_field(self.control_field)
+        return _drawn_field(self.control_points, self.trigger_seed, self.dialect != "canonical")
+
+    def _disturbance(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        """Return what is added to the grid of each cover row, float64 [n, H, W, 2]."""
+        _, height, width, _ = images.shape
+        drawn = np.empty((len(rows), height, width, 2))
+        for i, generator in enumerate(self.generators(rows)):
+            words = generator.bit_generator.random_raw(height * width)
+            drawn[i] = words.view(np.uint32).reshape(height, width, 2)
+        return (drawn * (self.noise_rescale / 2**32) - 1) / np.array([width, height])
+
+    def _drawn(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.dialect != "backdoorbench":
+            return super()._drawn(labels, seed)
+        place = np.arange(len(labels)) % BENCH_BATCH
+        in_batch = np.minimum(len(labels) - (np.arange(len(labels)) - place), BENCH_BATCH)
+        n_poison = (self.rate * in_batch).astype(np.int64)
+        n_cover = (n_poison * self.cross_ratio).astype(np.int64)
+        is_cover = (place >= n_poison) & (place < n_poison + n_cover)
+        return np.flatnonzero(place < n_poison), np.flatnonzero(is_cover)
+
+    def _counts(self, labels: np.ndarray) -> tuple[int, int]:
+        if self.dialect != "backdoorbench":
+            return super()._counts(labels)
+        poison, cover = self._drawn(labels, 0)
+        return len(poison), len(cover)
+
+
+@lru_cache(maxsize=32)
+def _drawn_field(points: int, seed: int, as_torch: bool) -> np.ndarray:
+    """Return a control field [2, points, points]: uniform in [-1, 1], divided by its mean size."""
+    shape = (2, points, points)
+    if as_torch:
+        field = torch_uniform(shape, seed) * np.float32(2) - np.float32(1)
+    else:
+        words = sample_generator(seed, "wanet", "field").bit_generator.random_raw(2 * points * points)
+        field = (words >> np.uint64(11)).reshape(shape) * 2.0**-52 - 1
+    field = (field / np.abs(field).mean()).astype(np.float64)
+    field.flags.writeable = False
+    return field
+
+
+def _user_field(path: Path) -> np.ndarray:
+    """Return a user's field, float64 [2, h, w]; one that is upsampled already is resized like any other."""
+    array = stored_array(path, "control_field")
+    shape = list(array.shape)
+    array = array[0] if array.ndim == 4 and len(array) == 1 else array  # the toolkits save one more axis
+    is_points = array.ndim == 3 and array.shape[0] == 2 and array.shape[1] == array.shape[2] > 1
+    is_upsampled = array.ndim == 3 and array.shape[2] == 2 and min(array.shape[:2]) > 1
+    if not (is_points or is_upsampled) or not np.issubdtype(array.dtype, np.floating):
+        expected = "expected floats [2, k, k] or [H, W, 2]"
+        raise ConfigError(Problem("control_field", expected, got=f"{path} ({array.dtype} {shape})"))
+    if not np.isfinite(array).all() or not array.any():
+        raise ConfigError(Problem("control_field", "expected finite values, not all 0", got=str(path)))
+    array = array.astype(np.float64)
+    return array / np.abs(array).mean() if is_points else np.moveaxis(array, -1, 0)
