@@ -26,14 +26,15 @@ class Pins:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file: Path | None = None
+        self._seen: dict[str, None] = {}
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep a file of pins while the block runs."""
+        """Keep a file of pins while the block runs; keys added before, while planning, are pinned too."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = self.folder / f"{uuid.uuid4().hex}.jsonl"
         holder = {"host": socket.gethostname(), "pid": os.getpid()}
-        self._file.write_text(json.dumps(holder) + "\n")
+        self._file.write_text("".join(json.dumps(line) + "\n" for line in (holder, *self._seen)))
         try:
             yield
         finally:
@@ -41,7 +42,8 @@ class Pins:
             self._file = None
 
     def add(self, key: str) -> None:
-        """Pin a key, where pins are held."""
+        """Pin a key, as soon as pins are held."""
+        self._seen[key] = None
         if self._file is not None:
             with self._file.open("a") as file:
                 file.write(f"{json.dumps(key)}\n")
@@ -51,11 +53,11 @@ class Pins:
         found: set[str] = set()
         for file in self.folder.glob("*.jsonl"):
             with contextlib.suppress(OSError, ValueError):
-                holder, *keys = (json.loads(line) for line in file.read_text().splitlines())
-                if _gone(holder, time.time() - file.stat().st_mtime):
+                first, *lines = file.read_text().split("\n")
+                if _gone(json.loads(first), time.time() - file.stat().st_mtime):
                     file.unlink(missing_ok=True)
                 else:
-                    found.update(keys)
+                    found.update(json.loads(line) for line in lines[:-1])  # the last has no end yet
         return found
 
 

@@ -83,7 +83,7 @@ def verify(store: Store) -> tuple[int, list[str]]:
 
 @dataclass(frozen=True)
 class Collected:
-    """What gc removed."""
+    """What gc removed, or would remove: entries and bytes; bytes that are left; entries that are in use."""
 
     entries: int
     bytes: int
@@ -94,13 +94,14 @@ class Collected:
 def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Collected:
     """Remove entries until at most so many bytes are left: those cheapest to compute per byte go first.
 
-    What a running sweep uses stays.
+    What a running sweep uses stays. Derived results go last: they are small, and later keys are made of their
+    digests, so without them what was computed from them is not found again, nor a finished sweep's report.
     """
     used = store.pins.keys()
     entries = list(store.entries())
     left = sum(manifest.size for manifest in entries)
     removed, freed = 0, 0
-    for manifest in sorted(entries, key=lambda m: m.cost.seconds / max(1, m.size)):
+    for manifest in sorted(entries, key=_dispensable):
         if left - freed <= most_bytes:
             break
         if manifest.key in used or store.leases.held_by_other(manifest.key) or not manifest.files:
@@ -109,4 +110,9 @@ def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Collecte
             store.remove(manifest.key)
         removed += 1
         freed += manifest.size
-    return Collected(removed, freed, left - freed, len(used))
+    return Collected(removed, freed, left - freed, sum(manifest.key in used for manifest in entries))
+
+
+def _dispensable(manifest: Manifest) -> tuple[bool, float, str]:
+    """Sort key of entries, those to be removed first first; ties by age."""
+    return manifest.kind == "derive", manifest.cost.seconds / max(1, manifest.size), manifest.created

@@ -30,7 +30,7 @@ def run(file: str | None, overrides: Sequence[str], run_dir: Path, *, quiet: boo
     ledger = Ledger(NAME, executor.resolver)
     wanted = ledger.add(spec)
     plan = ledger.plan()
-    with Progress(quiet=quiet) as progress:
+    with executor.store.pins.held(), Progress(quiet=quiet) as progress:
         progress.planned(
             len(ledger.entries),
             unique=sum(count.unique for count in plan.stages.values()),
