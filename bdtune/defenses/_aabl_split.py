@@ -35,6 +35,8 @@ def otsu(values: np.ndarray, bins: int | None) -> tuple[float, float]:
     least to the greatest value, each value counted as its bin's middle, t an edge; None: exact, t a value.
     All in one class, with separability 0, when all values are equal.
     """
+    if not len(values):
+        return 0.0, 0.0
     if bins is None:
         middles, counts = np.unique(values, return_counts=True)
         edges = middles
@@ -47,10 +49,10 @@ def otsu(values: np.ndarray, bins: int | None) -> tuple[float, float]:
     total = sums[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = sums[:-1] / below - (total - sums[:-1]) / above
-    between = np.where((below > 0) & (above > 0), below * above * gap**2, -1.0) / max(len(values), 1) ** 2
-    whole = (counts * (middles - total / max(len(values), 1)) ** 2).sum() / max(len(values), 1)
-    if not len(between) or between.max() <= 0 or whole <= 0:
-        return float(values.max(initial=0.0)), 0.0
+    between = np.where((below > 0) & (above > 0), below * above * gap**2, 0.0) / len(values) ** 2
+    whole = (counts * (middles - total / len(values)) ** 2).sum() / len(values)
+    if between.max(initial=0.0) <= 0:
+        return float(values.max()), 0.0
     best = int(between.argmax())
     return float(edges[best]), float(min(between[best] / whole, 1.0))
 
