@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import bdtune
@@ -7,9 +8,10 @@ from bdtune.attacks._presets import preset, presets
 from bdtune.errors import ConfigError
 
 REQUIRED = [f"{paper}/{attack}" for paper in ("gssd", "aabl", "abl") for attack in ("badnets", "blend")]
+REQUIRED += ["lfd/bn_g", "lfd/bn_w", "lfd/blend", "gssd/wanet", "aabl/wanet"]
 
 
-@pytest.mark.parametrize("name", [*REQUIRED, "lfd/bn_g", "lfd/bn_w", "lfd/blend"])
+@pytest.mark.parametrize("name", REQUIRED)
 def test_each_papers_conventions(name):
     attack, knobs = preset(name)
     made = bdtune.attack(attack, **knobs)
@@ -18,6 +20,32 @@ def test_each_papers_conventions(name):
     assert made.rate_basis == "dataset"
     assert made.target == (1 if paper == "lfd" else 0)
     assert made.include_target_class == (paper != "gssd")
+
+
+@pytest.mark.parametrize(
+    ("name", "poison", "cover"),
+    [
+        ("gssd/wanet", 5000, 0),
+        ("aabl/wanet", 5000, 10_000),
+        ("gssd/adap_blend", 500, 500),
+        ("gssd/adap_patch", 500, 500),
+        ("adap/blend", 150, 150),
+        ("adap/patch", 150, 300),
+        ("lfd/sig", 4000, 0),
+        ("lfd/sig_literal", 400, 0),
+        ("backdoorbench/badnets", 5000, 0),
+        ("backdoorbench/blend", 5000, 0),
+        ("backdoorbench/sig", 5000, 0),
+        ("backdoorbench/wanet", 4688, 9376),
+        ("backdoorbox/badnets", 2500, 0),
+        ("backdoorbox/wanet", 5000, 10_000),
+        ("backdoorbox/adap_patch", 500, 1000),
+    ],
+)
+def test_numbers_of_rows_on_cifar10(name, poison, cover):
+    attack, knobs = preset(name)
+    plan = bdtune.attack(attack, **knobs).plan(np.arange(50_000) % 10, seed=0)
+    assert (len(plan.poison_ids), len(plan.cover_ids)) == (poison, cover)
 
 
 def test_every_preset_can_be_made():

@@ -145,3 +145,26 @@ def test_rebuilt_generators_are_those_of_the_libraries():
     with torch.random.fork_rng():
         torch.manual_seed(5)
         assert np.array_equal(torch_uniform((1, 2, 4, 4), 5), torch.rand(1, 2, 4, 4).numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "expected"),
+    [
+        ("badnets", {"pattern": "grid"}, "5fc0d45ee7f252b1"),
+        ("badnets", {"pattern": "checker", "dialect": "backdoorbench"}, "b806d8c1e26382db"),
+        ("sig", {}, "edb996d4d9883803"),
+        ("sig", {"dialect": "backdoorbench"}, "22702f27818e305f"),
+        ("blend", {"pattern": "noise"}, "8ea551d1771953ca"),
+        ("wanet", {}, "7d4b74fd31defd4e"),
+        ("wanet", {"dialect": "backdoorbox"}, "4ec0bd43f1323064"),
+        ("adap_blend", {"pattern": "noise"}, "9e35217d08d067ee"),
+        ("adap_patch", {}, "4c60e25bc6d8b15e"),
+    ],
+)
+def test_bytes_of_this_version(images, name, knobs, expected):
+    """Change one of these and raise the attack's `version`: what a store holds would no longer be its."""
+    attack = bdtune.attack(name, rate=0.1 if name == "sig" else 0.3, **knobs)
+    labels = np.zeros(64, np.int64) if attack.clean_label else np.arange(64) % 4
+    plan = attack.plan(labels, seed=0, num_classes=4)
+    made = attack.apply(images, np.arange(64), plan), attack.trigger(images, np.arange(64))
+    assert digest(np.stack(made)) == expected
