@@ -1,0 +1,52 @@
+"""What `import bdtune` gives: plugins by name, checked, as README shows them."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+import bdtune
+from bdtune.errors import ConfigError
+
+
+def test_an_attack_plans_applies_and_triggers():
+    images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
+    labels = np.arange(50) % 10
+    before = images.copy()
+    attack = bdtune.attack("badnets", rate=0.1, target=3)
+    plan = attack.plan(labels, seed=0)
+    assert len(plan.poison_ids) == 5
+    assert len(plan.cover_ids) == 0
+    assert (plan.labels[plan.poison_ids] == 3).all()
+    ids = np.arange(50)
+    poisoned = attack.apply(images, ids, plan)
+    changed = (poisoned != images).any(axis=(1, 2, 3))
+    assert set(np.flatnonzero(changed)) <= set(plan.poison_ids)
+    assert (attack.trigger(images, ids) != images).any()
+    assert (images == before).all()
+
+
+def test_the_other_plugins_come_by_name_too():
+    digits = bdtune.dataset("digits", train_limit=20, test_limit=10).load("train")
+    assert digits.images.shape == (20, 16, 16, 3)
+    assert bdtune.defense("gssd", beta_nd=3.0).beta_nd == 3.0
+    network = bdtune.model("resnet18", width=4).build(10, (16, 16, 3))
+    assert network.head.out_features == 10
+
+
+def test_wrong_names_and_knobs_are_told():
+    with pytest.raises(ConfigError, match="Did you mean 'badnets'"):
+        bdtune.attack("badnet")
+    with pytest.raises(ValidationError, match="rate"):
+        bdtune.attack("badnets", rate=2)
+    with pytest.raises(ValidationError, match="ratio"):
+        bdtune.attack("badnets", ratio=0.1)
+
+
+def test_every_public_name_is_documented():
+    for name in ("attack", "dataset", "defense", "model"):
+        assert inspect.getdoc(getattr(bdtune, name))
+    assert bdtune.__version__
