@@ -164,9 +164,8 @@ def _one_factor(
     ax.tick_params(axis="y", labelsize=8)
     ax.set_ylim(-0.06, 1.06)
     held = ", ".join(f"{names[axis]} {show(value)}" for axis, value in panel.held.items())
-    ax.set_xlabel(
-        f"{names[panel.axis]}" + (f"   ({held})" if 0 < len(held) < HELD_LENGTH else ""), fontsize=8
-    )
+    # on a line of its own: beside the name it would run out of a narrow panel
+    ax.set_xlabel(names[panel.axis] + (f"\n({held})" if 0 < len(held) < HELD_LENGTH else ""), fontsize=7.5)
     ax.grid(alpha=0.25)
 
 
