@@ -1,0 +1,439 @@
+"""The command line as a user meets it: what is printed where, exit statuses, nothing written in vain."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from bdtune import cli, registry
+from bdtune.verbs import show
+
+ROOT = Path(__file__).parents[1]
+TRIAL = ("dataset=tiny", "attack=badnets", "attack.rate=0.2", "model=linear", "defense=toy")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "sklearn")
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Work in an empty folder, with the toy plugins, at a known width."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BDTUNE_PLUGINS", str(Path(__file__).parent / "plugins"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("BDTUNE_COMMIT", "test")
+    for name in ("BDTUNE_DATA", "BDTUNE_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def bdtune(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit status, standard output, standard error)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bdtune", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def python(code: str, *, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ,
+    )
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+
+
+# --------------------------------------------------------------------------- light and quick
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["list"], ["list", "search-spaces", "--json"], ["sweep", "--help"]]
+)
+def test_help_and_list_load_nothing_heavy(words):
+    code = f"""
+import sys
+sys.argv = ["bdtune", *{words!r}]
+from bdtune.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = python(code)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+    assert done.stdout
+
+
+def test_run_works_without_ray_mlflow_and_optuna(own_folder):
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "mlflow", "optuna"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["bdtune", "run", *{TRIAL!r}, "--json", "--quiet"]
+from bdtune.cli import main
+main()
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "done"
+
+
+# -------------------------------------------------------------------------------------- help
+
+
+def commands():
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        for inner, each in getattr(command, "commands", {}).items():
+            yield (name, inner), each
+        if not hasattr(command, "commands"):
+            yield (name,), command
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [pytest.param(*each, id=" ".join(each[0])) for each in commands()]
+)
+def test_help_has_examples_that_are_real(bdtune, monkeypatch, words, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = bdtune(*words, "--help")
+    assert code == 0
+    examples = re.findall(r"^ +(?:\w+=\S+ )?bdtune (.+?) *$", out, re.MULTILINE)
+    assert examples, "no example"
+    for example in examples:
+        verb, *rest = example.partition(" >")[0].split()
+        target = typer.main.get_command(cli.app).commands[verb]
+        if hasattr(target, "commands"):
+            target, rest = target.commands[rest[0]], rest[1:]
+        assert target.make_context(verb, rest)  # raises when an option or argument is wrong
+    assert all(parameter.help for parameter in command.params), "an option without a word about it"
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_version_is_said(bdtune):
+    code, out, _ = bdtune("--version")
+    assert code == 0
+    assert re.fullmatch(r"bdtune \d+\.\d+\.\d+\n", out)
+
+
+# ----------------------------------------------------------------------------- list and show
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_list_names_all_with_what_they_are(bdtune, kind):
+    code, out, _ = bdtune("list", kind, "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["name"] for row in rows] == registry.names(kind)
+    assert all(set(row) == {"name", "summary", "source"} and row["summary"] for row in rows)
+
+
+def test_list_without_a_kind_lists_every_kind(bdtune):
+    found = json.loads(bdtune("list", "--json")[1])
+    assert list(found) == list(show.KINDS)
+    code, out, _ = bdtune("list")
+    assert code == 0
+    assert all(kind in out for kind in show.KINDS)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_long_texts_are_wrapped_and_complete(bdtune, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words in (["list"], ["show", "defense", "gssd"]):
+        assert max(map(len, bdtune(*words)[1].splitlines())) <= columns
+    out = " ".join(bdtune("list", "search-spaces")[1].split())
+    assert "The default sweep" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("attacks", "defenses", "datasets", "models") for name in registry.names(kind)],
+)
+def test_every_knob_is_shown_with_its_meaning(kind, name):
+    found = show.shown(kind, name)
+    assert found.summary
+    assert [row.path for row in found.knobs if not row.about] == []
+    assert len({row.path for row in found.knobs}) == len(found.knobs)
+
+
+def test_show_prints_knobs_source_and_presets(bdtune, own_folder):
+    code, out, err = bdtune("show", "attack", "badnets", "dataset=tiny", "-o", "new/grid.png")
+    assert code == 0
+    assert "rate_basis" in out
+    assert "source: BadNets" in out
+    assert "gssd/badnets" in out
+    picture = own_folder / "new" / "grid.png"
+    assert str(picture) in err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_as_json_holds_every_knob(bdtune, own_folder):
+    shown = json.loads(bdtune("show", "defense", "gssd", "--json")[1])
+    assert set(shown) == {"name", "summary", "source", "knobs", "presets"}
+    paths = {row["path"] for row in shown["knobs"]}
+    assert {"beta_nd", "simclr.epochs", "lambda"} <= paths
+    assert written(own_folder) == []
+
+
+# -------------------------------------------------------------------------------------- plan
+
+
+def test_a_plan_counts_and_writes_nothing(bdtune, own_folder):
+    code, out, err = bdtune("plan", *TRIAL, "defense.beta=0.2,0.5", "seed=0,1", "--json")
+    plan = json.loads(out)
+    assert (code, err) == (0, "")
+    assert plan["trials"] == 4
+    assert plan["stages"]["toy_prefix"]["unique"] == 2
+    assert plan["stages"]["toy_prefix"]["without_sharing"] == 4
+    assert plan["stages"]["toy_prefix"]["cached"] == 0
+    assert set(plan["seconds"]) == {"shared", "unshared"}
+    assert written(own_folder) == []
+    code, out, _ = bdtune("plan", *TRIAL)
+    assert code == 0
+    assert "1 trial and 1 undefended reference\n" in out
+    assert written(own_folder) == []
+
+
+def test_the_shipped_default_sweep_plans_anywhere(bdtune):
+    plan = json.loads(bdtune("plan", "gssd.yaml", "--json")[1])
+    assert plan["trials"] >= 20
+    assert plan["stages"]["simclr"]["unique"] == 2
+
+
+# --------------------------------------------------------------------------------------- run
+
+
+def test_run_prints_a_trial_and_takes_it_from_the_store_again(bdtune, own_folder):
+    code, out, err = bdtune("run", *TRIAL)
+    assert code == 0
+    assert "undefended" in out
+    assert "2/2 trials" in err
+    code, out, err = bdtune("run", *TRIAL, "--json", "-q")
+    trial = json.loads(out)
+    assert (code, err) == (0, "")
+    assert trial["status"] == "done"
+    assert trial["error"] is None
+    assert trial["params"]["defense.beta"] == 0.5
+    assert {"acc", "asr", "asr_all", "ra", "der", "undefended/acc", "undefended/asr"} <= set(trial["metrics"])
+    assert set(trial["stages"]["toy_tail"]) == {"key", "computed", "seconds"}
+    assert sorted(path.name for path in own_folder.iterdir()) == ["bdtune-runs"]
+
+
+def test_a_trial_that_fails_ends_with_3_and_says_why(bdtune):
+    code, out, err = bdtune("run", *TRIAL, "defense.tail.trouble=raise", "--json")
+    assert code == 3
+    trial = json.loads(out)
+    assert trial["status"] == "failed"
+    assert "told to fail" in trial["error"]
+    assert "in cause" in err  # where, in the plugin's own code
+
+
+def test_a_trial_that_diverges_ends_with_3_without_a_traceback(bdtune):
+    code, out, err = bdtune("run", *TRIAL, "defense.tail.trouble=diverge")
+    assert code == 3
+    assert "diverged" in out
+    assert "loss is nan" in err
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(bdtune, monkeypatch):
+    from bdtune.verbs import run as verb
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb, "run", interrupted)
+    code, _, err = bdtune("run", *TRIAL)
+    assert code == 130
+    assert err == "interrupted; the same command goes on from here\n"
+
+
+def test_the_machines_fault_is_told_in_plain_words(bdtune, monkeypatch):
+    from bdtune.verbs import run as verb
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(verb, "run", full)
+    code, _, err = bdtune("run", *TRIAL)
+    assert code == 1
+    assert err == "error: [Errno 28] No space left on device\n"
+
+
+# ------------------------------------------------------------------------------- wrong input
+
+WRONG = [
+    (["list", "attack5"], "Did you mean 'attacks'?"),
+    (["show", "attack", "badnet"], "Did you mean 'badnets'?"),
+    (["show", "search-spaces", "gssd"], "expected one of attack, defense, dataset, model"),
+    (["show", "model", "linear", "width=3"], "settings and a picture are for attacks only"),
+    (["show", "model", "linear", "-o", "x.png"], "settings and a picture are for attacks only"),
+    (["show", "attack", "badnets", "dataset=tiny", "attack.rate=7"], "expected a number from 0 to 1, got 7"),
+    (["show", "attack", "badnets", "dataset=cifar10"], "data_root"),
+    (["show", "attack", "badnets", "dataset=tiny", "-o", "file/x.png"], "cannot be written"),
+    (["plan", "gsd.yaml"], "Did you mean 'gssd'?"),
+    (["plan", "gssd.yaml", "gssd.yaml"], "expected key=value"),
+    (["plan", "=3"], "expected key=value"),
+    (["plan", "nonsense=3"], "nonsense"),
+    (["plan", *TRIAL, "attack.rate=2"], "expected a number from 0 to 1, got 2"),
+    (["plan", *TRIAL, "seed=0,0"], "seed"),
+    (["plan", *TRIAL, "attack.target=9"], "attack.target"),
+    (["plan", *TRIAL, "--out", "file"], "expected a folder that can be written"),
+    (["plan", "file"], "file:1"),
+    (["run", *TRIAL, "seed=1,2"], "'bdtune sweep' takes it"),
+    (["run", *TRIAL, "dataset=cifar100"], "cifar100"),
+    (["run", *TRIAL, "--out", "file/below"], "is a file"),
+    (["sweep", *TRIAL, "defense.prefix.epochs=0"], "defense.prefix.epochs"),
+    (["sweep", *TRIAL, "dataset=cifar10", "--download", "attack.rate=3"], "attack.rate"),
+    (["sweep", *TRIAL, "--cpus", "0"], "--cpus"),
+    (["report", "gssd"], "expected a sweep that was run"),
+    (["report", "../../etc"], "expected a sweep that was run"),
+    (["cache", "ls"], "no store at"),
+    (["cache", "gc"], "--keep"),
+    (["cache", "gc", "--keep", "-1"], "--keep"),
+    (["ui"], "no MLflow store"),
+    (["ui", "--port", "0"], "--port"),
+    (["frobnicate"], "frobnicate"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), WRONG, ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else ""
+)
+def test_wrong_input_ends_with_2_plain_words_and_nothing_written(bdtune, own_folder, words, said):
+    (own_folder / "file").write_text("just a line\n")
+    code, out, err = bdtune(*words)
+    assert code == 2
+    assert said in " ".join(err.split())
+    assert "Traceback" not in err
+    assert out == ""
+    assert written(own_folder) == ["file"]
+
+
+def test_all_problems_are_told_at_once(bdtune):
+    code, _, err = bdtune("plan", *TRIAL, "attack.rate=2", "defense.beta=x", "attack.colour=red")
+    assert code == 2
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 3
+
+
+# ----------------------------------------------------------------- report, cache, and others
+
+
+@pytest.fixture
+def swept(own_folder, bdtune):
+    """A sweep of one trial whose results are in the store: computed in process, without a cluster."""
+    from bdtune.config.load import load_sweep
+    from bdtune.verbs.sweep import sweep_to_dict, yaml
+
+    spec = load_sweep(None, [*TRIAL, "numerics.device=cpu"])
+    folder = own_folder / "bdtune-runs" / "sweeps" / "small"
+    folder.mkdir(parents=True)
+    resolved = sweep_to_dict(spec.model_copy(update={"name": "small"}))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(resolved))
+    assert bdtune("run", *TRIAL, "numerics.device=cpu", "-q")[0] == 0
+    return folder
+
+
+def test_report_prints_the_table_and_leaves_files(bdtune, swept):
+    code, out, _ = bdtune("report", "small")
+    assert code == 0
+    assert "undefended" in out
+    assert {"report.md", "report.csv", "sweep.json"} <= {file.name for file in swept.iterdir()}
+    found = json.loads(bdtune("report", "small", "--json")[1])
+    assert found["sweep"] == "small"
+    assert {trial["status"] for trial in found["trials"]} == {"done"}
+    assert {"id", "status", "params", "metrics", "stages", "error"} <= set(found["trials"][0])
+
+
+def test_report_says_which_sweeps_there_are(bdtune, swept):
+    code, _, err = bdtune("report", "smal")
+    assert code == 2
+    assert "Did you mean 'small'?" in err
+
+
+def test_a_finished_sweep_is_still_reported_after_gc(bdtune, swept):
+    before = json.loads(bdtune("report", "small", "--json")[1])
+    listed = json.loads(bdtune("cache", "ls", "--json")[1])
+    assert set(listed[0]) == {"key", "stage", "bytes", "seconds", "created"}
+    derived = ("all_samples", "toy_threshold")
+    small = (sum(row["bytes"] for row in listed if row["stage"] in derived) + 1) / 1e9
+    said = json.loads(bdtune("cache", "gc", "--keep", str(small), "--dry-run", "--json")[1])
+    assert len(json.loads(bdtune("cache", "ls", "--json")[1])) == len(listed)
+    done = json.loads(bdtune("cache", "gc", "--keep", str(small), "--json")[1])
+    assert done == said
+    assert done["entries"] >= 3
+    assert (
+        json.loads(bdtune("report", "small", "--json")[1])["trials"][0]["metrics"]
+        == before["trials"][0]["metrics"]
+    )
+
+
+def test_cache_why_and_verify(bdtune, swept, own_folder):
+    bdtune("run", *TRIAL, "numerics.device=cpu", "defense.tail.quality=0.5", "-q")
+    first, second = [
+        row["key"] for row in json.loads(bdtune("cache", "ls", "--json")[1]) if row["stage"] == "toy_tail"
+    ]
+    code, out, _ = bdtune("cache", "why", first[:8], second, "--json")
+    assert code == 0
+    assert [row["path"] for row in json.loads(out)] == ["knobs.quality"]
+    assert bdtune("cache", "why", first, "zzz")[0] == 2
+    code, out, _ = bdtune("cache", "verify", "--json")
+    assert (code, json.loads(out)["damaged"]) == (0, [])
+    [payload] = (own_folder / "bdtune-runs" / "store" / "objects").glob(f"*/{first}/arrays.safetensors")
+    payload.write_bytes(payload.read_bytes()[:-1])
+    code, out, _ = bdtune("cache", "verify", "--json")
+    assert (code, json.loads(out)["damaged"]) == (3, [first])
+
+
+def test_sync_where_nothing_was_swept(bdtune, own_folder):
+    assert bdtune("sync", "--json") == (0, "[]\n", "")
+    assert bdtune("sync")[0] == 0
+
+
+def test_doctor_says_what_there_is_and_writes_nothing(bdtune, own_folder):
+    code, out, _ = bdtune("doctor", "--json", "--data-root", "nowhere")
+    found = {finding["about"]: finding for finding in json.loads(out)}
+    assert code == 0
+    assert found["torch"]["severity"] == "ok"
+    assert "CPU cores" in found["devices"]["text"]
+    assert found["data set digits"]["severity"] == "ok"
+    assert found["data set cifar10"]["severity"] == "info"
+    assert found["data root"]["text"].endswith("nowhere is no folder")
+    assert str(own_folder) in found["run directory"]["text"]
+    code, out, _ = bdtune("doctor")
+    assert code == 0
+    assert "no problem" in out
+    assert written(own_folder) == []
+
+
+def test_doctor_ends_with_1_when_something_needed_is_missing(bdtune, monkeypatch):
+    from bdtune.verbs import doctor
+
+    monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
+    code, out, _ = bdtune("doctor")
+    assert code == 1
+    assert "!!" in out
+    assert "1 problem (!!)" in out
