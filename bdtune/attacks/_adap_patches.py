@@ -43,7 +43,7 @@ class Placed:
 
 
 def ember(side: int) -> Pattern:
-    """Return 5x5 bright warm random colours."""
+    """Return 5x5 bright random colours."""
     return opaque(_enlarged(_random_colours(5, "ember5", low=0.64), side))
 
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
 
-CHUNK_BYTES = 32 * 2**20
-"""Float32 pixels stamped at a time: bounds memory; cannot change the result, a stamp is per image."""
+CHUNK_BYTES, CHUNK_IMAGES = 2 * 2**20, 16
+"""Float32 pixels stamped at a time, so that they stay in the processor's cache, but at least so many images;
+cannot change the result, as a stamp is per image."""
 
 
 class Attack(Plugin):
@@ -231,7 +232,7 @@ class Attack(Plugin):
         return quantised(after, self.quantise)
 
     def _stamp_into(self, images: np.ndarray, at: np.ndarray, rows: Rows) -> None:
-        step = max(1, CHUNK_BYTES // (4 * int(np.prod(images.shape[1:]))))
+        step = max(CHUNK_IMAGES, CHUNK_BYTES // (4 * int(np.prod(images.shape[1:]))))
         for start in range(0, len(at), step):
             part = slice(start, start + step)
             images[at[part]] = self._stamp_bytes(images[at[part]], rows[part])

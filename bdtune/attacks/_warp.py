@@ -6,8 +6,15 @@ last; a grid holds (x, y), x along columns. n images, H height, W width, C chann
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CACHED_IMAGES = 32
+"""Images sampled at a time: few enough that their pixels stay in the processor's cache."""
 CUBIC_A = -0.75
 """Parameter of Keys' kernel in PyTorch's and OpenCV's bicubic filter; Pillow's is -0.5."""
 
@@ -49,17 +56,31 @@ def sampled(images: np.ndarray, grid: np.ndarray) -> np.ndarray:
     `grid` is [H, W, 2] for all images, or [n, H, W, 2] with one for each.
     """
     n, height, width, channels = images.shape
+    taps = [
+        (index, np.repeat(weight[..., None], channels, -1)) for index, weight in _taps(grid, height, width)
+    ]
+    result = np.empty_like(images)
+    for start in range(0, n, CACHED_IMAGES):
+        part = slice(start, start + CACHED_IMAGES)
+        pixels = images[part].reshape(-1, height * width, channels)
+        if grid.ndim == 3:
+            read = [np.take(pixels, index, axis=1) * weight for index, weight in taps]
+        else:
+            base = (np.arange(len(pixels)) * (height * width))[:, None, None]
+            flat = pixels.reshape(-1, channels)
+            read = [np.take(flat, base + index[part], axis=0) * weight[part] for index, weight in taps]
+        result[part] = read[0] + read[1] + read[2] + read[3]
+    return result
+
+
+def _taps(grid: np.ndarray, height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the four pixels that each place lies between: index in the flat image, and float32 weight."""
     column, right = _neighbours(grid[..., 0], width)
     row, below = _neighbours(grid[..., 1], height)
-    pixels = images.reshape(-1, channels)
-    base = (np.arange(n) * (height * width))[:, None, None]
-    result = np.zeros_like(images)
     for dy, weight_y in ((0, 1 - below), (1, below)):
         at_row = np.minimum(row + dy, height - 1) * width  # beyond the last row the weight is 0
         for dx, weight_x in ((0, 1 - right), (1, right)):
-            index = base + at_row + np.minimum(column + dx, width - 1)
-            result += pixels[index] * (weight_y * weight_x)[..., None]
-    return result
+            yield at_row + np.minimum(column + dx, width - 1), weight_y * weight_x
 
 
 def _neighbours(coordinate: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName
 
 
-class Sig(DialectAttack):
+class SIG(DialectAttack):
     """x' = clip(x + D sin(2 pi j f / W) / 255), j the column: the same in every row and channel."""
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"

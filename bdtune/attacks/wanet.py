@@ -80,9 +80,8 @@ class WaNet(DialectAttack):
 
     def grid(self, height: int, width: int) -> np.ndarray:
         """Return where the triggered image reads its pixels: float64 [H, W, 2] in [-1, 1], x and y."""
-        field = np.moveaxis(upsampled(self._field(), height, width), 0, -1)
-        moved = identity_grid(height, width) + self.strength * field / np.array([width, height])
-        return np.clip(self.grid_rescale * moved, -1, 1)
+        path = self.control_field
+        return _grid(self, path and file_digest(path, "control_field"), height, width)
 
     def check_files(self) -> list[Problem]:
         if self.control_field is None:
@@ -123,6 +122,15 @@ class WaNet(DialectAttack):
             return super()._counts(labels)
         poison, cover = self._drawn(labels, 0)
         return len(poison), len(cover)
+
+
+@lru_cache(maxsize=8)
+def _grid(attack: WaNet, _field_digest: str | None, height: int, width: int) -> np.ndarray:
+    field = np.moveaxis(upsampled(attack._field(), height, width), 0, -1)
+    moved = identity_grid(height, width) + attack.strength * field / np.array([width, height])
+    grid = np.clip(attack.grid_rescale * moved, -1, 1)
+    grid.flags.writeable = False
+    return grid
 
 
 @lru_cache(maxsize=32)
