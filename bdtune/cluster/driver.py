@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from bdtune.config.trial import spec_to_dict
+from bdtune.engine.demand import missing
+from bdtune.engine.execute import StageFailed
 from bdtune.engine.files import append_line
 from bdtune.engine.frontier import Frontier, Work
+from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
 from bdtune.engine.results import TrialResult
 
@@ -39,6 +43,21 @@ class Listener(Protocol):
         """So many trials wait for a stage that another one computes."""
 
 
+class StageKilled(Exception):  # noqa: N818 - reads as what happened
+    """The process of a stage died without a word."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a trial ended."""
+
+    status: Status
+    error: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What a stopped trial had reached."""
+    times: Mapping[str, float] = field(default_factory=dict)
+
+
 class Driver:
     """All trials of one sweep, from the first question to the last result.
 
@@ -66,10 +85,11 @@ class Driver:
         self.frontier = Frontier(executor, lambda node: costs.seconds(node) or 1.0)
         self._exhausted = False
         self._tickets: dict[str, list[int]] = defaultdict(list)
-        self._ended: dict[str, TrialResult] = {}  # results that wait for their twin's
+        self._ended: dict[str, _End] = {}  # trials whose results wait for their twin's
         self._enqueued: set[str] = set()
         self._retried: set[str] = set()
         self._started: dict[str, float] = {}
+        self._judged_by = key_of([spec.scheduler.identity(), spec.objectives])
         self._stopped = self._read_stopped()
 
     def answer(self) -> None:
@@ -86,6 +106,11 @@ class Driver:
         """Whether no trial will be released any more."""
         return self._exhausted and self.frontier.waiting == 0
 
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has its result."""
+        return self.finished and not self.frontier.running and not self._ended
+
     def release(self) -> tuple[str, dict[str, Any]] | None:
         """Return the next trial's id and configuration, or None when all are better held back."""
         while True:
@@ -100,14 +125,27 @@ class Driver:
 
     def ended(self, trial: str, report: Mapping[str, Any] | None) -> None:
         """Note a released trial's last report; None when its process died too often."""
-        self.frontier.done(trial)
+        work = self.frontier.running[trial]
         if report is None:
-            self._finish(trial, "failed", "its process died; the machine may have run out of memory")
-        elif report["status"] == "running":  # the scheduler ended it, not the trial itself
-            self._finish(trial, "stopped", metrics=_prefixed(report, "metrics/"))
+            self._finish(trial, _End("failed", self._blame(work)))
+        elif report.get("status", "running") == "running":  # the scheduler ended it, not the trial itself
+            self._finish(trial, _End("stopped", metrics=_prefixed(report, "metrics/")))
         else:
-            self._finish(trial, cast("Status", report["status"]), report.get("error"))
+            self._finish(trial, _End(cast("Status", report["status"]), report.get("error")))
+        self.frontier.done(trial)
         self._settle()
+
+    def _blame(self, work: Work) -> str:
+        """Record the stage that a trial's process died in, so that no follower dies in it again."""
+        error = StageKilled("its process died; the machine may have run out of memory")
+        try:
+            for node in work.nodes:
+                for step, key in missing(self.executor, node):
+                    failure = self.executor.store.record_failure(key, step.name, error)
+                    raise StageFailed(step, key, failure.status, failure.error)
+        except StageFailed as failed:
+            return str(failed)
+        return str(error)
 
     def _ask(self) -> bool:
         """Take in the next proposed trial; returns whether there was one."""
@@ -131,7 +169,7 @@ class Driver:
         twin = self.ledger.twin(entry)
         if twin is not None:
             self._enqueue(twin)
-        if entry.id in self._stopped:
+        if entry.id in self._stopped and self.ledger.result(entry).status != "done":
             self._give_out(self._stopped[entry.id])
             return
         self.executor.made_for = f"{self.ledger.sweep}/{entry.id}"
@@ -152,9 +190,9 @@ class Driver:
     def _settle(self) -> None:
         for settled in self.frontier.settled():
             if settled.failure is None:
-                self._finish(settled.work.id, "done")
+                self._finish(settled.work.id, _End("done"))
             elif not self._retry(settled):
-                self._finish(settled.work.id, settled.failure.status, str(settled.failure))
+                self._finish(settled.work.id, _End(settled.failure.status, str(settled.failure)))
 
     def _retry(self, settled: Settled) -> bool:
         """Forget an earlier sweep's failure and put the trial back, once, when asked to."""
@@ -167,34 +205,27 @@ class Driver:
         self.frontier.add(settled.work)
         return True
 
-    def _finish(
-        self,
-        trial: str,
-        status: Status,
-        error: str | None = None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
+    def _finish(self, trial: str, end: _End) -> None:
+        """Give out a trial's result, and those of trials that were only waiting for it."""
         entry = self.ledger.entries[trial]
-        times = {"started": self._started.get(trial), "ended": time.time()} if trial in self._started else {}
-        result = self.ledger.result(entry, status, error, **times)
-        if metrics:
-            result = TrialResult(**{**vars(result), "metrics": {**result.metrics, **metrics}})
-        if status == "stopped":
-            append_line(self.folder / STOPPED, json.dumps(result.to_json()))
-        if entry.reference is None or entry.reference in self.results:
-            self._give_out(result)
-        else:
-            self._ended[trial] = result
-        if entry.is_reference or trial in self.results:
-            self._give_out_followers(trial)
+        if trial in self._started:
+            end = replace(end, times={"started": self._started[trial], "ended": time.time()})
+        if entry.reference is not None and entry.reference not in self.results:
+            self._ended[trial] = end
+            return
+        self._give_out(self._result(entry, end))
+        for follower, waiting in list(self._ended.items()):
+            if self.ledger.entries[follower].reference == trial:
+                del self._ended[follower]
+                self._give_out(self._result(self.ledger.entries[follower], waiting))
 
-    def _give_out_followers(self, twin: str) -> None:
-        for trial, result in list(self._ended.items()):
-            entry = self.ledger.entries[trial]
-            if entry.reference == twin:
-                del self._ended[trial]
-                times = {"started": result.started, "ended": result.ended}
-                self._give_out(self.ledger.result(entry, result.status, result.error, **times))
+    def _result(self, entry: Entry, end: _End) -> TrialResult:
+        result = self.ledger.result(entry, end.status, end.error, **end.times)
+        result = replace(result, metrics={**result.metrics, **end.metrics})
+        if end.status == "stopped":
+            line = {"judged_by": self._judged_by, "trial": result.to_json(curves=True)}
+            append_line(self.folder / STOPPED, json.dumps(line))
+        return result
 
     def _give_out(self, result: TrialResult) -> None:
         self.results[result.id] = result
@@ -212,10 +243,12 @@ class Driver:
         found = {}
         for line in file.read_text().splitlines() if file.exists() else []:
             try:
-                result = TrialResult.from_json(json.loads(line))
-            except ValueError:  # the line that a killed driver was writing
+                value = json.loads(line)
+                result = TrialResult.from_json(value["trial"])
+            except (ValueError, KeyError, TypeError):  # the line that a killed driver was writing
                 continue
-            found[result.id] = result
+            if value.get("judged_by") == self._judged_by:
+                found[result.id] = result
         return found
 
 

@@ -1,22 +1,28 @@
 """Where a sweep's trials come from: a finite list, or an Optuna study that is asked and told.
 
-The study lives in a journal file of the sweep. A killed driver leaves trials marked as running there: they
-are closed, and their settings asked again, so that a resumed search is no other than an undisturbed one.
+The study lives in a journal file of the sweep. Trials that a killed driver leaves running there are given
+out again under their own numbers, so that a resumed search is no other than an undisturbed one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from bdtune.config.expand import points, with_values
+from bdtune.config.trial import trial_id
+from bdtune.engine.key import key_of
+from bdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
 
 VALUES = "bdtune.values"
 """Attribute of an Optuna trial: its settings as JSON, the very ones that were run."""
+
+log = logging.getLogger(__name__)
 
 
 class Proposer(Protocol):
@@ -66,64 +74,107 @@ class Searched:
         assert spec.search is not None
         self.spec = spec
         folder.mkdir(parents=True, exist_ok=True)
-        file = str(folder / "optuna.journal")
-        storage = JournalStorage(JournalFileBackend(file, lock_obj=JournalFileOpenLock(file)))
+        file = folder / "optuna.journal"
+        lock = FileLock(file)
+        mend(file, lock)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
-            storage=storage,
-            study_name=spec.name,
+            storage=JournalStorage(JournalFileBackend(str(file), lock_obj=lock)),
+            study_name=_study_name(spec),
             load_if_exists=True,
             directions=["maximize" if mode == "max" else "minimize" for _, mode in spec.objectives],
-            sampler=_sampler(spec, asked=0),
+            sampler=_sampler(spec, 0),
         )
-        asked = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = _sampler(spec, asked)
         self._space = {path: _distribution(domain) for path, domain in spec.search.space.items()}
-        self._again = self._close_left_running()
-        self._left = spec.search.trials - asked + len(self._again)
-        self._done = self._finished()
+        self._known = self._told_before()
+        self._left = spec.search.trials - len(self._known)
 
     def ask(self) -> tuple[int, TrialSpec] | None:
-        if self._done:  # told before: the store answers them, and the table wants them
-            ticket, values = self._done.pop(0)
-            return ticket, with_values(self.spec.trial, values)
-        if self._left <= 0:
-            return None
-        self._left -= 1
-        if self._again:
-            self._study.enqueue_trial(self._again.pop(0))
-        trial = self._study.ask(self._space)
-        trial.set_user_attr(VALUES, json.dumps(trial.params))
-        return trial.number, with_values(self.spec.trial, trial.params)
+        if self._known:  # the store answers those that ended, and the table wants them
+            ticket, values = self._known.pop(0)
+            spec = self._spec_of(ticket, values)
+            return self.ask() if spec is None else (ticket, spec)
+        while self._left > 0:
+            self._left -= 1
+            number = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = _sampler(self.spec, number)
+            trial = self._study.ask(self._space)
+            trial.set_user_attr(VALUES, json.dumps(trial.params))
+            spec = self._spec_of(trial.number, trial.params)
+            if spec is not None:
+                return trial.number, spec
+        return None
 
     def tell(self, ticket: int, values: Sequence[float] | None) -> None:
         state = TrialState.FAIL if values is None else None
         self._study.tell(ticket, None if values is None else list(values), state=state, skip_if_finished=True)
 
-    def _close_left_running(self) -> list[dict[str, Any]]:
-        """Close what a killed driver left open and return those settings."""
+    def _spec_of(self, ticket: int, values: Mapping[str, Any]) -> TrialSpec | None:
+        """Return the trial of some values; settings that do not go together count as a failed trial."""
+        try:
+            return with_values(self.spec.trial, values)
+        except ConfigError as error:
+            log.warning("trial %d of the search is left out: %s", ticket, error)
+            self.tell(ticket, None)
+            return None
+
+    def _told_before(self) -> list[tuple[int, Mapping[str, Any]]]:
+        """Return what an earlier start proposed. What it left open is open still: its values are run again.
+
+        A trial that was killed before all its values were written is closed and does not count.
+        """
         found = []
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                found.append(dict(trial.params))
+        for trial in self._study.get_trials(deepcopy=False):
+            if VALUES in trial.user_attrs:
+                found.append((trial.number, json.loads(trial.user_attrs[VALUES])))
+            elif trial.state == TrialState.RUNNING:
+                self._study.tell(trial.number, state=TrialState.FAIL)
         return found
 
-    def _finished(self) -> list[tuple[int, Mapping[str, Any]]]:
-        trials = self._study.get_trials(deepcopy=False)
-        ended = (TrialState.COMPLETE, TrialState.FAIL)
-        seen: dict[str, tuple[int, Mapping[str, Any]]] = {}
-        again = {json.dumps(values, sort_keys=True) for values in self._again}
-        for trial in trials:
-            text = json.dumps(trial.params, sort_keys=True)
-            if trial.state in ended and trial.params and text not in again:
-                seen.setdefault(text, (trial.number, trial.params))
-        return list(seen.values())
+
+class FileLock:
+    """Lets one process at a time write a study's journal; unlike Optuna's own it dies with its holder."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.with_name(f".{file.name}.lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        assert self._descriptor is not None
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+def mend(journal: Path, lock: FileLock) -> None:
+    """Cut off a line that a killed driver was writing: Optuna would read nothing behind it."""
+    if not journal.exists():
+        return
+    lock.acquire()
+    try:
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(journal, whole)
+    finally:
+        lock.release()
 
 
 def make_proposer(spec: SweepSpec, folder: Path) -> Proposer:
     """Return what proposes a sweep's trials; an Optuna study lives in `folder`."""
     return Listed(spec) if spec.search is None else Searched(spec, folder)
+
+
+def _study_name(spec: SweepSpec) -> str:
+    """Return a name that changes with what makes results incomparable: base trial, space and objectives."""
+    assert spec.search is not None
+    space = {path: domain.identity() for path, domain in spec.search.space.items()}
+    return f"{spec.name}-{key_of([trial_id(spec.trial), space, spec.objectives])}"
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
@@ -135,10 +186,10 @@ def _distribution(domain: Domain) -> BaseDistribution:
     return FloatDistribution(low, high, log=domain.kind == "log_uniform")
 
 
-def _sampler(spec: SweepSpec, asked: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler; a resumed one is seeded by how far the study came, so as not to repeat itself."""
+def _sampler(spec: SweepSpec, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of one trial, seeded by its number: a resumed study draws the same."""
     assert spec.search is not None
-    seed = (spec.search.seed + 1_000_003 * asked) % 2**32
+    seed = (spec.search.seed + 1_000_003 * number) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if spec.search.sampler == "random":

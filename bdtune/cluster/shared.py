@@ -34,7 +34,9 @@ class Shared:
     gpu: float
     environment: dict[str, str]
     residents: dict[str, Any] = field(default_factory=dict)
-    """Object references of (images, labels) by `split_name`; a split that is not there is streamed."""
+    """Object references of (images, labels) by `split_name`."""
+    streamed: frozenset[str] = frozenset()
+    """Names of the splits that do not fit. Any other (a search may come upon it) each trial loads itself."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class NodeResident:
     root: Path | None
 
     def split(self, dataset: Dataset, split: SplitName) -> Split:
-        reference = self.shared.residents.get(split_name(dataset, split))
-        if reference is not None:
-            images, labels = ray.get(reference)
+        name = split_name(dataset, split)
+        if name in self.shared.residents:
+            images, labels = ray.get(self.shared.residents[name])
             return Split(images, labels)
+        if name not in self.shared.streamed:
+            return dataset.load(split, self.root)
         from bdtune.cluster import pipeline
 
         return Split(pipeline.stream(dataset, split, self.root), dataset.labels(split, self.root))
@@ -72,9 +76,9 @@ def resident_bytes(specs: Iterable[TrialSpec]) -> int:
     )
 
 
-def needs_stream(specs: Iterable[TrialSpec]) -> bool:
-    """Return whether any split is to be streamed inside the trials."""
-    return any(stream for *_, stream in _splits(specs))
+def streamed(specs: Iterable[TrialSpec]) -> frozenset[str]:
+    """Return the names of the splits that are to be streamed inside the trials."""
+    return frozenset(split_name(data, split) for data, split, _, stream in _splits(specs) if stream)
 
 
 def load_residents(specs: Iterable[TrialSpec]) -> dict[str, Any]:

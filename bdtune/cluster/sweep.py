@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.proposer import make_proposer
 from bdtune.cluster.session import Needs, session, slots
-from bdtune.config.expand import points
+from bdtune.config.expand import points, with_values
+from bdtune.config.graph import trial_graph
 from bdtune.config.ledger import Ledger
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
+from bdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,15 +116,15 @@ def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
     trials = driver.ledger.entries.values()
     specs = [entry.spec for entry in trials if entry.id not in driver.results]
     folder, store = driver.folder, driver.executor.store
-    streaming = sharing.needs_stream(specs)
     spec = driver.spec
-    needs = Needs(spec.resources.cpu, spec.resources.gpu, helper_cpu=1.0 if streaming else 0.0)
+    streamed = sharing.streamed(specs)
+    needs = Needs(spec.resources.cpu, spec.resources.gpu, helper_cpu=1.0 if streamed else 0.0)
     data_bytes = sharing.resident_bytes(specs)
     with session(options.address, cpus=options.cpus, gpus=options.gpus, data_bytes=data_bytes):
-        driver.slots = min(slots(needs), options.concurrency or 10_000)
+        fitting = min(slots(needs), options.concurrency or 10_000)
         live = folder / "live"
         shutil.rmtree(live, ignore_errors=True)
-        live.mkdir()
+        live.mkdir(parents=True)
         judged = spec.scheduler.name != "none"
         metric, mode = spec.objectives[0]
         common = sharing.Shared(
@@ -134,24 +136,47 @@ def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
             gpu=spec.resources.gpu,
             environment={name: os.environ[name] for name in FORWARDED if name in os.environ},
             residents=sharing.load_residents(specs),
+            streamed=streamed,
         )
         with _watching(live, watcher):
-            return _tune(driver, common, needs, folder)
+            return _tune(driver, common, needs, fitting)
 
 
-def _tune(driver: Driver, common: Any, needs: Needs, folder: Path) -> bool:
+def _extremes(spec: SweepSpec) -> list[TrialSpec]:
+    """Return trials at the ends of a search's space: each setting alone, and all at their last values."""
+    assert spec.search is not None
+    space = spec.search.space
+    found = []
+    ends = [{path: value} for path, domain in space.items() for value in domain.values]
+    for values in [*ends, {path: domain.values[-1] for path, domain in space.items()}]:
+        with contextlib.suppress(ConfigError):  # settings that do not go together
+            found.append(with_values(spec.trial, values))
+    return found
+
+
+def _epochs(driver: Driver) -> int:
+    """Return how many epochs the longest trial may report; a search may go beyond its first trials."""
+    specs = [entry.spec for entry in driver.ledger.entries.values()]
+    if driver.spec.search is not None:
+        specs += _extremes(driver.spec)
+    return max((trial_graph(spec).epochs for spec in specs), default=1)
+
+
+def _tune(driver: Driver, common: Any, needs: Needs, fitting: int) -> bool:
+    """Let Tune run what the driver releases; returns whether it was interrupted."""
     from ray import tune
 
-    from bdtune.cluster.schedulers import make_scheduler
+    from bdtune.cluster.schedulers import make_scheduler, most_open
     from bdtune.cluster.searcher import HoldBack
     from bdtune.cluster.trainable import Trial
 
     spec = driver.spec
-    epochs = max((entry.graph.epochs for entry in driver.ledger.entries.values()), default=1)
+    epochs = 1 if spec.scheduler.name == "none" else _epochs(driver)
+    driver.slots = most_open(spec.scheduler, epochs, fitting)
     trainable = tune.with_resources(
         tune.with_parameters(Trial, shared=common), tune.PlacementGroupFactory(needs.bundles)
     )
-    scratch = folder / "tune" / uuid.uuid4().hex
+    scratch = driver.folder / "tune" / uuid.uuid4().hex
     with _quiet(), _interruptible() as interrupted:
         tuner = tune.Tuner(
             trainable,
@@ -168,15 +193,15 @@ def _tune(driver: Driver, common: Any, needs: Needs, folder: Path) -> bool:
                 name=scratch.name,
                 storage_path=str(scratch.parent),
                 failure_config=tune.FailureConfig(max_failures=spec.retries),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
                 verbose=0,
             ),
         )
         try:
             tuner.fit()
         finally:
-            shutil.rmtree(scratch.parent, ignore_errors=True)
-    return interrupted.is_set() or not driver.finished
+            shutil.rmtree(scratch, ignore_errors=True)
+    return interrupted.is_set() or not driver.complete
 
 
 @contextlib.contextmanager

@@ -9,25 +9,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.graph import trial_graph
-from bdtune.config.outcome import judge_tick
+from bdtune.config.outcome import judge_tick, stored_metrics
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.execute import Executor, StageFailed
-from bdtune.engine.files import replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from bdtune.engine.execute import Event
-    from bdtune.engine.stage import Node
+    from bdtune.engine.stage import Inputs, Node
 
 LIVE_S = 1.0
 """Between two notes of a trial's progress."""
@@ -77,14 +75,9 @@ class Trial(tune.Trainable):
             status, error = "failed", str(problem)
         except Exception as problem:
             status, error = "failed", f"{type(problem).__name__}: {problem}"
+        report = {"done": True, "status": status, "error": error, **self._final(status)}
         self._close()
-        return {
-            "done": True,
-            "status": status,
-            "error": error,
-            "epoch": self._last_epoch,
-            **self._objective(),
-        }
+        return report
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Let go of the stage's lease; a promoted trial goes on from the stage's checkpoint in the store."""
@@ -100,7 +93,7 @@ class Trial(tune.Trainable):
 
     _walk: Generator[Event, None, None] | None = None
     _last_epoch = 0
-    _score: float | None = None
+    _test_sets: Inputs | None = None
 
     def _twin_goals(self) -> list[Node]:
         return trial_graph(self.graph.reference).goals if self.graph.reference is not None else []
@@ -108,26 +101,40 @@ class Trial(tune.Trainable):
     def _close(self) -> None:
         if self._walk is not None:
             self._walk.close()  # releases the lease of a stage that is under way
-        self._walk, self._last_epoch, self._score = None, 0, None
+        self._walk, self._last_epoch, self._test_sets = None, 0, None
         if hasattr(self, "trial"):
             (self.shared.live / f"{self.trial}.json").unlink(missing_ok=True)
 
     def _reports(self, event: Event) -> bool:
-        """Whether an event is an epoch that the scheduler judges."""
-        return self.judged and event.what == "tick" and event.node.recipe in self.graph.judged
+        """Whether an event is an epoch that the scheduler judges; the last one is judged by the result."""
+        if not self.judged or event.what != "tick" or event.node.recipe not in self.graph.judged:
+            return False
+        return self._epoch(event) < self.graph.epochs
+
+    def _epoch(self, event: Event) -> int:
+        assert event.tick is not None
+        return self.graph.judged[event.node.recipe] + event.tick.epoch
 
     def _report(self, event: Event) -> dict[str, Any]:
         assert event.tick is not None
-        assert self.shared.objective is not None
-        metrics = judge_tick(self.executor, self.graph, event.tick.artefact())
-        self._score = metrics.get(self.shared.objective)
-        self._last_epoch = self.graph.judged[event.node.recipe] + event.tick.epoch
+        if self._test_sets is None:
+            self._test_sets = self.executor.inputs_but(self.graph.evaluate, "classifier")
+        metrics = judge_tick(self.executor, self.graph, event.tick.artefact(), self._test_sets)
+        self._last_epoch = self._epoch(event)
         report = {"done": False, "status": "running", "epoch": self._last_epoch, "metrics": metrics}
-        return {**report, **self._objective()}
+        return {**report, "objective": self._objective(metrics)}
 
-    def _objective(self) -> dict[str, float]:
+    def _final(self, status: str) -> dict[str, float]:
+        """Return where the trial ended, for the scheduler: one that failed counts as the worst."""
+        if not self.judged or status != "done":
+            return {"epoch": self._last_epoch, "objective": self._objective({})}
+        twin = trial_graph(self.graph.reference) if self.graph.reference is not None else None
+        metrics = stored_metrics(self.graph, twin, self.executor.resolver)
+        return {"epoch": self.graph.epochs, "objective": self._objective(metrics)}
+
+    def _objective(self, metrics: Mapping[str, float]) -> float:
         worst = -WORST if self.shared.mode == "max" else WORST
-        return {"objective": worst if self._score is None else self._score}
+        return metrics.get(self.shared.objective or "", worst)
 
     def _note(self, event: Event) -> None:
         """Leave a line about the progress for the driver's display."""
@@ -143,7 +150,10 @@ class Trial(tune.Trainable):
             "epoch": tick.epoch if tick else 0,
             "epochs": tick.epochs if tick else event.node.stage.length(),
         }
-        replace_file(Path(self.shared.live) / f"{self.trial}.json", json.dumps(line).encode())
+        file = self.shared.live / f"{self.trial}.json"
+        temporary = file.with_suffix(".new")
+        temporary.write_text(json.dumps(line))  # not forced to the disk: nobody needs it tomorrow
+        temporary.replace(file)
 
     def _limit_gpu_memory(self) -> None:
         if not 0 < self.shared.gpu < 1:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bdtune.engine.execute import Executor
     from bdtune.engine.resolve import Resolver
     from bdtune.engine.results import Status
-    from bdtune.engine.stage import Artefact
+    from bdtune.engine.stage import Artefact, Inputs
 
 COUNTS = ("n_clean", "n_triggered")
 """What an evaluation's info holds besides metrics."""
@@ -38,9 +38,14 @@ def trial_metrics(
     return {**found, **diagnosed}
 
 
-def judge_tick(executor: Executor, graph: TrialGraph, classifier: Artefact) -> dict[str, float]:
-    """Return the metrics of a classifier that is still being trained."""
-    evaluated = executor.run_with(graph.evaluate, classifier=classifier).info
+def judge_tick(
+    executor: Executor, graph: TrialGraph, classifier: Artefact, test_sets: Inputs
+) -> dict[str, float]:
+    """Return the metrics of a classifier that is still being trained.
+
+    `test_sets` holds the evaluation's other inputs, as `executor.inputs_but` loads them.
+    """
+    evaluated = executor.run_with(graph.evaluate, {**test_sets, "classifier": classifier}).info
     return trial_metrics(evaluated, _info_of_twin(graph, executor.resolver))
 
 

@@ -6,7 +6,7 @@ are run here and now, as soon as their inputs exist: so equal cleansed sets are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +35,27 @@ def missing(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
         for needed in missing(executor, parent):
             ready = False
             yield needed
-    if node.stage.kind == "train" or (ready and not _settle(executor, node)):
+    if node.stage.kind == "train":
         yield node, key
+    elif ready:
+        state = _settle(executor, node)
+        if state == "lost":
+            yield from missing(executor, node)
+        elif state == "elsewhere":
+            yield node, key
 
 
-def _settle(executor: Executor, node: Node) -> bool:
-    """Compute a derived node now; returns False when another process is just doing it."""
-    return all(event.what != "waiting" for event in executor.walk([node]))
+def _settle(executor: Executor, node: Node) -> Literal["done", "elsewhere", "lost"]:
+    """Compute a derived node now, unless another process is just doing it or an input proves to be damaged.
+
+    A damaged input has been moved away by then, and is not trained again here: that is for a trial to do.
+    """
+    for event in executor.walk([node]):
+        if event.what == "waiting":
+            return "elsewhere"
+        if event.what == "started" and event.node.stage.kind == "train":
+            return "lost"
+    return "done"
 
 
 def _missing_before(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:

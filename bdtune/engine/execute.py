@@ -75,12 +75,12 @@ class Executor:
             except StopIteration as end:
                 return end.value
 
-    def run_with(self, node: Node, **replaced: Any) -> Artefact:
-        """Run a node's stage with some inputs replaced and store nothing: to judge before the end."""
-        inputs = dict(replaced)
-        for name, value in node.inputs.items():
-            if name not in inputs:
-                inputs[name] = self._value(value)
+    def inputs_but(self, node: Node, *left_out: str) -> Inputs:
+        """Return a node's loaded inputs without some of them, computing whatever is missing."""
+        return {name: self._value(value) for name, value in node.inputs.items() if name not in left_out}
+
+    def run_with(self, node: Node, inputs: Inputs) -> Artefact:
+        """Run a node's stage on these inputs and store nothing: to judge before the end."""
         return node.stage.run(inputs, Context(node.seed, node.numerics, log=log))
 
     def _value(self, value: Node | Source) -> Any:
@@ -100,6 +100,10 @@ class Executor:
         """Publish the node's result unless it is there; returns its key."""
         key = yield from self._key(node)
         while not self.store.has(key):
+            for (
+                parent
+            ) in node.parents:  # before the lease is taken: others should see what is really under way
+                yield from self._ensure(parent)
             with self.store.leases.try_hold(key) as mine:
                 # Another process may have published and let go between the two looks.
                 if mine and not self.store.has(key):

@@ -18,6 +18,11 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_plain(path: Path, content: bytes) -> None:
+    """Write a file and leave it to the system when it reaches the disk."""
+    path.write_bytes(content)
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to the disk, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

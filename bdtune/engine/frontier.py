@@ -38,6 +38,8 @@ class Work:
     first: Sequence[Node] = ()
     claims: set[str] = field(default_factory=set)
     """Keys this work has yet to publish while it runs, as far as they are known."""
+    unsure: dict[str, set[str]] = field(default_factory=dict)
+    """Derived keys that it is just computing -> names of stages behind them, whose keys they will tell."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,13 @@ class Frontier:
         return work
 
     def _claim(self, work: Work) -> None:
-        work.claims = {key for node in work.nodes for _, key in missing(self.executor, node)}
+        work.claims, work.unsure = set(), {}
+        for node in work.nodes:
+            for step, key in missing(self.executor, node):
+                work.claims.add(key)
+                if step.stage.kind == "derive":
+                    keyless = (later for later in node.walk() if self.executor.resolver.key(later) is None)
+                    work.unsure[key] = {later.name for later in keyless}
 
     def _look_at_blocked(self) -> None:
         """Place again every work whose blocking key is published, or has no worker any more."""
@@ -141,22 +149,30 @@ class Frontier:
         if needed is None:
             self._settled.append(Settled(work))
             return False
-        if prerequisite is not None or self._is_claimed(needed):
-            self._blocked[prerequisite or needed].append(work)
+        blocking = prerequisite[1] if prerequisite is not None else self._blocking(*needed)
+        if blocking is not None:
+            self._blocked[blocking].append(work)
             return False
         if queue:
             heapq.heappush(self._ready, (self._priority(work), work))
         return True
 
-    def _first_missing(self, nodes: Sequence[Node]) -> str | None:
-        """Return the key of the first expensive stage that is missing; raises if it has failed before."""
+    def _first_missing(self, nodes: Sequence[Node]) -> tuple[Node, str] | None:
+        """Return the first expensive stage that is missing and its key; raises if it has failed before."""
         for node in nodes:
             for step, key in missing(self.executor, node):
                 failure = self.executor.store.failure(key)
                 if failure is not None:
                     raise StageFailed(step, key, failure.status, failure.error)
-                return key
+                return step, key
         return None
+
+    def _blocking(self, step: Node, key: str) -> str | None:
+        """Return the key to wait for before a stage may start: its own, or one that may lead to the same."""
+        if self._is_claimed(key):
+            return key
+        unsure = (pair for work in self.running.values() for pair in work.unsure.items())
+        return next((derived for derived, names in unsure if step.name in names), None)
 
     def _is_claimed(self, key: str) -> bool:
         if any(key in work.claims for work in self.running.values()):

@@ -27,7 +27,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from bdtune.engine.checkpoint import FileCheckpoint
-from bdtune.engine.files import append_line, replace_file, sync_folder, write_synced
+from bdtune.engine.files import append_line, replace_file, sync_folder, write_plain, write_synced
 from bdtune.engine.key import digest_of, key_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ARRAYS, CURVE, MANIFEST = "arrays.safetensors", "curve.jsonl", "manifest.json"
+
+FORCE_S = 1.0
+"""Results that took less are not forced to the disk one by one: a power failure may tear or lose them, which
+every reader notices, and computing them again is cheaper than having waited for the disk. A killed process
+loses nothing either way."""
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +162,8 @@ class Store:
             cost=cost,
             made_for=made_for,
         )
-        self._rename_into_place(key, {**contents, MANIFEST: manifest.to_json()})
+        contents[MANIFEST] = manifest.to_json()  # the manifest comes last
+        self._rename_into_place(key, contents, force=cost.seconds >= FORCE_S)
         append_line(self.root / "costs.jsonl", json.dumps(_cost_row(manifest)))
         (self.root / "failed" / f"{key}.json").unlink(missing_ok=True)
         self.checkpoint(key).clear()
@@ -166,18 +172,20 @@ class Store:
             raise StoreError(f"{self.folder(key)} vanished right after it was written")
         return published
 
-    def _rename_into_place(self, key: str, contents: dict[str, bytes]) -> None:
+    def _rename_into_place(self, key: str, contents: dict[str, bytes], *, force: bool) -> None:
         temporary = self.root / "tmp" / f"{key}-{uuid.uuid4().hex}"
         target = self.folder(key)
         try:
             temporary.mkdir()
-            for name, content in contents.items():  # the manifest comes last
-                write_synced(temporary / name, content)
-            sync_folder(temporary)
+            for name, content in contents.items():
+                (write_synced if force else write_plain)(temporary / name, content)
+            if force:
+                sync_folder(temporary)
             target.parent.mkdir(exist_ok=True)
             try:
                 temporary.rename(target)
-                sync_folder(target.parent)
+                if force:
+                    sync_folder(target.parent)
             except OSError:
                 if not (target / MANIFEST).exists():  # else another process was faster
                     self.quarantine(key, "it has no manifest")

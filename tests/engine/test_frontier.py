@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.frontier import Frontier, Work
-from bdtune.engine.store import Store
+from bdtune.engine.store import ARRAYS, Store
 from tests.engine.toys import chain
 
 
@@ -163,3 +163,30 @@ def test_any_set_of_trials_is_finished_without_waiting_or_stalling(tmp_path_fact
     simulate(executor, works, slots)
     for work in works:
         assert executor.resolver.manifest(work.nodes[0]) is not None
+
+
+def test_while_a_verdict_is_being_computed_those_that_may_equal_it_wait(executor):
+    frontier = Frontier(executor)
+    for name, limit in (("a", -100.0), ("b", -99.0)):
+        frontier.add(Work(name, [chain(limit=limit)]))
+    leader = frontier.take()
+    walk = executor.walk(leader.nodes)
+    while next(walk).node.name != "toy_threshold":
+        pass
+    assert frontier.take() is None, "nobody can know yet whether the leader's tail is the follower's"
+    for event in walk:
+        assert frontier.take() is None, f"{event.what} {event.node.name}"
+    frontier.done(leader.id)
+    assert [settled.work.id for settled in frontier.settled()] == ["b"]
+
+
+def test_a_damaged_result_is_trained_again_by_a_trial_not_by_the_driver(executor):
+    first = chain().inputs["base"]
+    executor.compute(first)
+    file = executor.store.folder(executor.resolver.key(first)) / ARRAYS
+    file.write_bytes(file.read_bytes()[:-1])
+    frontier = Frontier(Executor(Store(executor.store.root), resident=None))
+    frontier.add(Work("a", [chain()]))
+    work = frontier.take()
+    assert not executor.store.folder(executor.resolver.key(first)).exists(), "quarantined, not computed"
+    assert work.claims == {executor.resolver.key(first)}
