@@ -14,22 +14,33 @@ __version__ = "0.1.0"
 
 
 def attack(name: str, **knobs: Any) -> Attack:
-    """Return the attack called `name`, as in `bdtune.attack("badnets", rate=0.05)`."""
+    """Return the attack called `name`, as in `bdtune.attack("badnets", rate=0.05)`.
+
+    Its `plan(labels, seed=...)` chooses the rows, `apply(images, ids, plan)` stamps them and `trigger(images, ids)`
+    stamps test images; images are uint8 [N, H, W, C]. Raises `ConfigError` with the nearest name when there is no
+    such attack, and pydantic's `ValidationError` for knobs that are unknown or out of range.
+    """
     return _plugin("attacks", name, knobs)
 
 
 def dataset(name: str, **knobs: Any) -> Dataset:
-    """Return the data set called `name`."""
+    """Return the data set called `name`, as in `bdtune.dataset("digits").load("train")`; raises as `attack`.
+
+    `load(split, root)` returns images, uint8 [N, H, W, 3], and labels, int64 [N].
+    """
     return _plugin("datasets", name, knobs)
 
 
 def defense(name: str, **knobs: Any) -> Defense:
-    """Return the defense called `name`."""
+    """Return the defense called `name`: its `build` gives the chain of its stages; raises as `attack`."""
     return _plugin("defenses", name, knobs)
 
 
 def model(name: str, **knobs: Any) -> Model:
-    """Return the network description called `name`."""
+    """Return the model called `name`; raises as `attack`.
+
+    `build(num_classes, (H, W, C))` returns its network, a torch module.
+    """
     return _plugin("models", name, knobs)
 
 

@@ -124,7 +124,7 @@ class Split(Stage):
     in rising order, labels int64 [n], the observed ones.
     """
 
-    name: ClassVar[str] = "split"
+    name: ClassVar[str] = "aabl_split"
     kind: ClassVar[Kind] = "derive"
 
     rule: Rule

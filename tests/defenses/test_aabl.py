@@ -391,7 +391,7 @@ def test_what_comes_after_the_split_leaves_it_shared(tmp_path: Path) -> None:
         for final in ("adversarial", "natural")
     ]
     found = counts(tmp_path, graphs)
-    for name in ("naive", "adversarial_losses", "scores", "threshold", "split"):
+    for name in ("naive", "adversarial_losses", "scores", "threshold", "aabl_split"):
         assert found[name] == (1, 4)
     assert found["adversarial_training"] == (2, 2)
     assert found["supervised"] == (1, 2)  # without an attack its radius counts for nothing
@@ -440,9 +440,9 @@ def test_equal_splits_share_the_training(tmp_path: Path, seen: tuple[ImageSet, A
     classifier("aabl", **SHORT, rule="fixed", keep=0.5)
     assert {"naive", "adversarial_losses", "adversarial_training"} <= set(computed)
     classifier("aabl", **SHORT, rule="fixed", keep=0.5, score="ce")
-    assert computed == ["scores", "split"]
+    assert computed == ["scores", "aabl_split"]
     everything = classifier("aabl", **SHORT, rule="fixed", keep=1.0)
-    assert computed == ["split", "adversarial_training"]
+    assert computed == ["aabl_split", "adversarial_training"]
     alone = classifier("adversarial_training", train=SHORT["train"])
     assert not computed  # nothing left out: plain adversarial training
     assert all(np.array_equal(everything.arrays[name], value) for name, value in alone.arrays.items())
