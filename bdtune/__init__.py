@@ -16,9 +16,10 @@ __version__ = "0.1.0"
 def attack(name: str, **knobs: Any) -> Attack:
     """Return the attack called `name`, as in `bdtune.attack("badnets", rate=0.05)`.
 
-    Its `plan(labels, seed=...)` chooses the rows, `apply(images, ids, plan)` stamps them and `trigger(images, ids)`
-    stamps test images; images are uint8 [N, H, W, C]. Raises `ConfigError` with the nearest name when there is no
-    such attack, and pydantic's `ValidationError` for knobs that are unknown or out of range.
+    Its `plan(labels, seed=...)` chooses the rows, `apply(images, ids, plan)` stamps them and
+    `trigger(images, ids)` stamps test images; images are uint8 [N, H, W, C]. Raises `ConfigError` with the
+    nearest name when there is no such attack, pydantic's `ValidationError` for knobs that are unknown or out
+    of range.
     """
     return _plugin("attacks", name, knobs)
 

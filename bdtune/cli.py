@@ -111,7 +111,8 @@ def sweep(
     options = Options(address, cpus, gpus, retry_failed, concurrency)
     with _interruptible():
         swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet)
-    _print_sweep(swept, as_json)
+    if as_json or swept.result.trials:  # an interrupted sweep may have none yet
+        _print_sweep(swept, as_json)
     print(swept.tracking, file=sys.stderr)
     if swept.interrupted:
         print("interrupted; the same command goes on from here", file=sys.stderr)
