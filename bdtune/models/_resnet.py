@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import nn
-from torch.nn.functional import relu
+from torch.nn.functional import conv2d, relu
 from torchvision.models.resnet import BasicBlock
 
 from bdtune.models._network import Pooled, initialise
@@ -14,6 +14,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+
+NARROW = 16
+"""Channels below which oneDNN 3.13 writes beyond its buffers in the gradient of a 1x1 convolution with a
+stride, on channels-last images of 48 pixels and more."""
+
+
+class Shortcut(nn.Conv2d):
+    """A 1x1 convolution with a stride; with few channels the stride is taken before, as the same sum."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__(c_in, c_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_channels >= NARROW:
+            return super().forward(x)
+        down, across = self.stride
+        return conv2d(x[:, :, ::down, ::across], self.weight)
 
 
 class PreActBlock(nn.Module):
@@ -26,7 +44,7 @@ class PreActBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
         changes = stride != 1 or c_in != c_out
-        self.shortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if changes else None
+        self.shortcut = Shortcut(c_in, c_out, stride) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, c_in, H, W] to [N, c_out, H/stride, W/stride]."""
@@ -38,7 +56,7 @@ class PreActBlock(nn.Module):
 def _basic_block(c_in: int, c_out: int, stride: int) -> nn.Module:
     shortcut = None
     if stride != 1 or c_in != c_out:
-        shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+        shortcut = nn.Sequential(Shortcut(c_in, c_out, stride), nn.BatchNorm2d(c_out))
     return BasicBlock(c_in, c_out, stride, shortcut)
 
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
+from bdtune.models._resnet import Shortcut
 
 
 def parameters(name, num_classes=10, side=32, **knobs) -> int:
@@ -93,3 +94,21 @@ def test_width_is_checked():
 def test_describing_a_network_loads_no_torch():
     code = "import sys, bdtune; bdtune.model('resnet18'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_a_shortcut_is_a_convolution_with_a_stride(channels):
+    torch.manual_seed(0)
+    shortcut = Shortcut(channels, 2 * channels, 2)
+    images = torch.randn(2, channels, 9, 8)
+    plain = torch.nn.functional.conv2d(images, shortcut.weight, stride=2)
+    assert torch.allclose(shortcut(images), plain, atol=1e-6)
+
+
+def test_narrow_networks_learn_on_images_of_64_pixels():
+    """A 1x1 convolution with a stride and few channels used to write beyond its buffers here."""
+    network = bdtune.model("resnet18", width=4).build(3, (64, 64, 3)).to(memory_format=torch.channels_last)
+    for _ in range(4):
+        images = torch.randn(8, 3, 64, 64).to(memory_format=torch.channels_last)
+        network(images).square().sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in network.parameters())
