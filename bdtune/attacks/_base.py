@@ -63,6 +63,8 @@ class Attack(Plugin):
     """Knobs that cannot change triggered test images: not in the keys of what reads only those."""
     test_only: ClassVar[frozenset[str]] = frozenset()
     """Knobs that cannot change the training set: trials that differ only in them share their training."""
+    one_split: ClassVar[dict[str, SplitName]] = {}
+    """Artefacts that only one split's stamp reads, by name: nothing of the other split depends on them."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Papers' conventions: "paper/attack" -> knobs."""
     min_undefended_asr: ClassVar[float] = 0.95

@@ -87,7 +87,9 @@ class AttackedSource(DataSource):
         if self.attack is None:
             return {}
         clean = FitSet(dataset=self.dataset, root=self.root)
-        return self.attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
+        nodes = self.attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
+        only = self.attack.one_split
+        return {name: node for name, node in nodes.items() if only.get(name, self.split) == self.split}
 
     @property
     def plan_seed(self) -> int:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from bdtune import registry
-from bdtune.attacks._base import Attack
 from bdtune.attacks._stream import poisoned_stream
 from bdtune.datasets._stream import FileStream
 from tests.contracts.test_attacks import covered
 from tests.datasets.layouts import small_parquet
+from tests.trained import equipped_for, is_trained, merged, quick
 
 pytestmark = [
     pytest.mark.ray,
@@ -20,11 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # sockets and files of Ray's own
 ]
 N, SIDE, CLASSES, WINDOW = 120, 16, 3, 25
-NAMES = [
-    name
-    for name in registry.names("attacks")
-    if registry.load("attacks", name).artefacts is Attack.artefacts  # others have tests of their own
-]
+NAMES = registry.names("attacks")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +50,8 @@ def collected(stream, seed):
 def test_training_and_test_images(ray_session, parquet, name):
     dataset, root = parquet
     cls = registry.load("attacks", name)
-    attack = cls(rate=0.5 if cls.clean_label else 0.3, target=1, **covered(name))
+    knobs = {"rate": 0.5 if cls.clean_label else 0.3, "target": 1, **covered(name)}
+    attack = equipped_for(cls(**merged(knobs, quick(cls) if is_trained(cls) else {})), dataset, root)
     labels = dataset.labels("train", root)
     plan = attack.plan(labels, seed=5, num_classes=CLASSES)
     expected = attack.apply(dataset.load("train", root).images, np.arange(N), plan)

@@ -1,0 +1,90 @@
+"""GSSD's adaptive attack: a blended picture that lies with the target class in self-supervised features.
+
+Source: "Backdoor Defense through Self-Supervised and Generative Learning" (Sabolić, Grubišić, Šegvić, BMVC
+2024), arXiv:2409.01185, appendix I: SimCLR on benign data, then a pattern fitted with Adam at 0.1, b = 0.2.
+Departures: the appendix leaves open the distance (squared Euclidean on backbone features here), the number of
+steps and rows of a batch (500 of 256), the first pattern and how it stays in [0, 1] (a sigmoid of Gaussian
+noise). By default the pattern is fitted to the rows that a trial with seed `trigger_seed` and rate
+`craft_rate` poisons, so that one pattern serves all rates and seeds; `craft_on: plan` takes each trial's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from bdtune.attacks._base import Attack
+from bdtune.attacks._budget import Budget
+from bdtune.attacks._latent_trigger import CraftRows, LatentTrigger
+from bdtune.attacks._surrogate import Attacker
+from bdtune.engine.stage import Given, Node
+from bdtune.knobs import Rate
+from bdtune.models._base import ModelKnob
+from bdtune.training.simclr import SimCLR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.attacks._plan import Rows, SplitName
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Source
+
+
+class GSSDOptimised(Attack):
+    """x' = (1 - b) x + b tau, with tau fitted so that x' has the target class's mean embedding."""
+
+    ratio: Rate = 0.2
+    """b, the weight of the picture."""
+    craft_on: Literal["shared", "plan"] = "shared"
+    """Rows that the picture is fitted to. shared: one set for all trials; plan: those the trial poisons."""
+    craft_rate: Rate = 0.1
+    """Rate of the shared set, on the basis of `rate`."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """Squared Euclidean distance of features, or one minus their cosine."""
+    iterations: int = Field(500, ge=1)
+    """Gradient steps on the picture, at most."""
+    batch_size: int = Field(256, ge=1)
+    """Images per step."""
+    lr: float = Field(0.1, gt=0)
+    """Adam's rate on the picture."""
+    settled: float = Field(1e-3, ge=0)
+    """Relative change of the mean loss over 50 steps below which the fit ends; 0: never early."""
+    simclr: SimCLR = SimCLR()
+    """Training of the attacker's encoder, the stage that GSSD itself uses."""
+    surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
+    """The encoder's network."""
+    white_box: bool = False
+    """Train the encoder as a defender whose trial has seed `trigger_seed`: same start, same order."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "gssd/optimised": {"ratio": 0.2, "rate": 0.1, "target": 0},
+    }
+
+    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+        attacker = Attacker(clean, self.trigger_seed, numerics)
+        model = Given(plugin=self.surrogate_model)
+        if self.white_box:
+            inputs: dict[str, Node | Source] = {"data": clean, "model": model}
+            encoder = Node(self.simclr, inputs, self.trigger_seed, numerics)
+        else:
+            encoder = attacker.node(self.simclr, data=clean, model=model)
+        if self.craft_on == "plan":
+            chosen = CraftRows(attack=self, plan_seed=seed)
+        else:
+            planned = self.model_copy(update={"rate": self.craft_rate})
+            chosen = CraftRows(attack=planned, plan_seed=self.plan_seed(self.trigger_seed))
+        rows = attacker.node(chosen, data=attacker.labels)
+        names = ("ratio", "distance", "iterations", "batch_size", "lr", "settled")
+        stage = LatentTrigger(**{name: getattr(self, name) for name in names})
+        return {"picture": attacker.node(stage, data=clean, model=model, encoder=encoder, rows=rows)}
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        weight = np.float32(self.ratio)
+        images *= 1 - weight
+        images += weight * self.artefact("picture").arrays["picture"]
+        return images
+
+    def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
+        return Budget(grey_levels=255 * self.ratio)
