@@ -45,7 +45,7 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
         "loss_shift": _mean(losses) - _mean(artefacts["teacher"].arrays["trace.losses"][-1]),
         "weight_positive": positive,
         "weight_negative": negative,
-        "push": -negative / positive if positive else np.nan,
+        "push": abs(negative) / positive if positive else np.nan,
     }
 
 
