@@ -7,13 +7,16 @@ take the same recipe and the same seed trains another network.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from bdtune.attacks._pattern_files import file_digest
 from bdtune.attacks._sources import DataSource, FitLabels
 from bdtune.engine.key import derive_seed
-from bdtune.engine.stage import Given, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Given, Inputs, Kind, Node, Source, Stage
+from bdtune.errors import ConfigError, Problem
 from bdtune.training.adversarial import AdversarialTraining
 from bdtune.training.choices import Schedule  # noqa: TC001  pydantic reads it
 from bdtune.training.everything import AllSamples
@@ -41,6 +44,35 @@ class RobustSurrogate(AdversarialTraining):
 
     name: ClassVar[str] = "robust_surrogate"
     classifier: ClassVar[bool] = False
+
+
+class GivenWeights(Stage):
+    """Take weights from a user's safetensors file, such as a store's own `arrays.safetensors`.
+
+    Names are those of the network's state, with or without "model." in front. Raises `ConfigError` for a
+    file that cannot be read. What enters keys is the file's digest, not its path.
+    """
+
+    name: ClassVar[str] = "given_weights"
+    kind: ClassVar[Kind] = "train"
+
+    path: Path
+    """The file."""
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "knobs": {"path": file_digest(self.path, "surrogate_path")}}
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            arrays = load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            got = f"{self.path} ({error})"
+            raise ConfigError(Problem("surrogate_path", "expected a safetensors file", got)) from error
+        bare = {name.removeprefix("model."): array for name, array in arrays.items()}
+        return Artefact({f"model.{name}": array for name, array in bare.items()})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,189 @@
+"""Label-Consistent (LC, CL, CLB): images of the target class made hard to classify, with stamped corners.
+
+Source: Label-Consistent Backdoor Attacks (Turner, Tsipras, Madry, 2019), arXiv:1912.02771, sections 4 and 5;
+the four corners of the authors' code; settings of GSSD, A-ABL, LfD, ANP, BackdoorBench and BackdoorBox.
+Departures: none in the method; the surrogate's recipe (ResNet-18, 8/255, 10 steps) is that of public
+re-implementations, as no paper among them states one. A weak `clean` surrogate and `none` are ablations.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bdtune.attacks._base import Attack
+from bdtune.attacks._budget import Budget
+from bdtune.attacks._crafted import CraftedImages, OwnLabelPGD, looked_up
+from bdtune.attacks._pattern_files import file_digest
+from bdtune.attacks._patterns import BLACK, WHITE, Pattern, cells, scaled
+from bdtune.attacks._plan import SplitName
+from bdtune.attacks._surrogate import Attacker, GivenWeights, RobustSurrogate, Surrogate
+from bdtune.engine.stage import Given
+from bdtune.errors import ConfigError, Problem
+from bdtune.knobs import Rate
+from bdtune.models._base import ModelKnob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bdtune.attacks._plan import Rows
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Node, Source
+
+LEFT = [[WHITE, BLACK, BLACK], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
+RIGHT = [[BLACK, BLACK, WHITE], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
+SIDE = 3
+"""Side of a corner at 32 pixels; it never gets smaller, as it has so many cells."""
+
+Recipe = dict[str, Any]
+
+
+def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
+    knobs: Recipe = {"rate": rate, "rate_basis": "target_class", "target": target}
+    return {**knobs, **({"pgd": pgd} if pgd else {})}
+
+
+class LabelConsistent(Attack):
+    """Poisoned rows keep their label: PGD moves them away from it, and the corners are left to explain it."""
+
+    rate: Rate = 0.5
+    """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
+    rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
+    """What `rate` is a fraction of."""
+    surrogate: Literal["robust", "clean", "none"] = "robust"
+    """Network that PGD attacks. clean: not adversarially trained, a weak attack; none: corners alone."""
+    surrogate_path: Path | None = None
+    """Safetensors file with weights of `surrogate_model`, instead of training one."""
+    pgd: OwnLabelPGD = OwnLabelPGD()
+    """The perturbation of the training images; test images get the corners alone."""
+    amplitude: float = Field(1.0, gt=0, le=1)
+    """White cells of the corners add it and black ones take it away; 1 overwrites."""
+    robust: RobustSurrogate = RobustSurrogate()
+    """Training of the robust surrogate."""
+    clean: Surrogate = Surrogate()
+    """Training of the clean surrogate."""
+    surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
+    """The surrogate's network."""
+
+    clean_label: ClassVar[bool] = True
+    train_only: ClassVar[frozenset[str]] = Attack.train_only | {
+        "surrogate",
+        "surrogate_path",
+        "pgd",
+        "robust",
+        "clean",
+        "surrogate_model",
+    }
+    one_split: ClassVar[dict[str, SplitName]] = {"crafted": "train"}
+    min_undefended_asr: ClassVar[float] = 0.8
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "gssd/lc": {"rate": 0.025, "rate_basis": "dataset", "target": 0},
+        "gssd/lc_weak": {"rate": 0.0065, "rate_basis": "dataset", "target": 0},
+        "aabl/clb": _of_class(0.5, 0, step=2 / 255),
+        "aabl/clb_tiny": _of_class(1.0, 0, step=2 / 255),
+        "lfd/cl": _of_class(0.8, 1),
+        "lfd/cl_gtsrb": _of_class(0.95, 1),
+        "lfd/cl_literal": _of_class(0.08, 1),
+        "lfd/cl_gtsrb_literal": _of_class(0.095, 1),
+        "anp/clb": _of_class(0.8, 0),
+        "backdoorbench/lc": {
+            "rate": 0.1,
+            "rate_basis": "dataset",
+            "target": 0,
+            "pgd": {"eps": 8 / 255, "steps": 100},
+            "quantise": "trunc",
+        },
+        "backdoorbox/lc": {
+            **_of_class(0.25, 2, eps=8 / 255, steps=100),
+            "surrogate": "clean",
+            "quantise": "trunc",
+        },
+        "backdoorbox/lc_gtsrb": {
+            **_of_class(0.5, 2, steps=100),
+            "surrogate": "clean",
+            "quantise": "trunc",
+        },
+    }
+
+    def identity(self) -> dict[str, Any]:
+        path = self.surrogate_path
+        digest = None if path is None else file_digest(path, "surrogate_path")
+        return {**super().identity(), "surrogate_path": digest}
+
+    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+        if self.surrogate == "none":
+            return {}
+        attacker = Attacker(clean, self.trigger_seed, numerics)
+        if self.surrogate_path is not None:
+            network = attacker.node(GivenWeights(path=self.surrogate_path))
+        else:
+            recipe = self.robust if self.surrogate == "robust" else self.clean
+            network = attacker.classifier(recipe, self.surrogate_model)
+        stage = CraftedImages(target=self.target, pgd=self.pgd, quantise=self.quantise)
+        model = Given(plugin=self.surrogate_model)
+        return {"crafted": attacker.node(stage, data=clean, model=model, surrogate=network)}
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        if self.surrogate != "none":
+            images = looked_up(self.artefact("crafted"), rows.ids).astype(np.float32) / np.float32(255)
+        return self._with_corners(images)
+
+    def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        return self._with_corners(images)
+
+    def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
+        height, width, _ = image_shape
+        if split == "train" and self.surrogate != "none":
+            return Budget(grey_levels=255 * min(1.0, self.amplitude + self.pgd.eps))
+        return Budget(grey_levels=255 * self.amplitude, pixels=4 * _side(height, width) ** 2)
+
+    def check_files(self) -> list[Problem]:
+        if self.surrogate_path is None:
+            return []
+        try:
+            file_digest(self.surrogate_path, "surrogate_path")
+        except ConfigError as error:
+            return list(error.problems)
+        return []
+
+    def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+        height, width, _ = image_shape
+        if min(height, width) < 2 * SIDE:
+            return [Problem("", "expected images in which four corners fit", got=f"{height}x{width} pixels")]
+        return []
+
+    @model_validator(mode="after")
+    def _knobs_agree(self) -> Self:
+        if self.surrogate_path is not None and self.surrogate == "none":
+            raise ValueError("surrogate_path is of no use with surrogate 'none'")
+        return self
+
+    def _with_corners(self, images: np.ndarray) -> np.ndarray:
+        amplitude = np.float32(self.amplitude)
+        for box, patch in _corners(images.shape[1], images.shape[2]):
+            if self.amplitude == 1:
+                images[box] = patch.for_channels(images.shape[3])
+            else:
+                images[box] += amplitude * (2 * patch.for_channels(images.shape[3]) - 1)
+        return images
+
+
+def _side(height: int, width: int) -> int:
+    return max(SIDE, scaled(SIDE, 32, min(height, width)))
+
+
+def _corners(height: int, width: int) -> Iterator[tuple[tuple[slice, slice, slice], Pattern]]:
+    """Yield each corner's box and patch."""
+    side = _side(height, width)
+    everything, first, bottom, right = (
+        slice(None),
+        slice(side),
+        slice(height - side, height),
+        slice(width - side, width),
+    )
+    for rows in (first, bottom):
+        yield (everything, rows, first), cells(LEFT, side)
+        yield (everything, rows, right), cells(RIGHT, side)
