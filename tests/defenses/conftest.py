@@ -82,3 +82,25 @@ def poisoned() -> tuple[Given, Truth]:
         numerics=CPU,
     )
     return given, Truth(labels, observed, role, 0)
+
+
+class Memory:
+    """A checkpoint slot in memory that saves after the epochs it is told."""
+
+    def __init__(self, due_after: tuple[int, ...] = ()) -> None:
+        self.due_after, self.asked, self.state = set(due_after), 0, None
+
+    def due(self) -> bool:
+        self.asked += 1
+        return self.asked in self.due_after
+
+    def save(self, arrays: Any, info: Any) -> None:
+        self.state = ({name: array.copy() for name, array in arrays.items()}, dict(info))
+
+    def load(self) -> Any:
+        return self.state
+
+
+@pytest.fixture
+def memory() -> type[Memory]:
+    return Memory

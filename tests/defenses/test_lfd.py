@@ -208,7 +208,9 @@ def test_candidates_are_judged_by_the_truth(counting: Counting, poisoned: tuple[
     poison, clean = losses[truth.is_poison], losses[~truth.is_poison]
     assert found["loss_poison"] == pytest.approx(poison.mean())
     assert found["poison_above_clean"] == np.mean(poison > clean.mean())
-    assert found["auroc"] == pytest.approx(np.mean(poison[:, None] < clean))
+    assert found["auroc"] == pytest.approx(
+        np.mean(poison[:, None] < clean) + np.mean(poison[:, None] == clean) / 2
+    )
     assert found["push"] == pytest.approx(found["weight_negative"] / -found["weight_positive"])
 
 
