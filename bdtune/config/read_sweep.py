@@ -87,6 +87,8 @@ def _plain_values(document: Document) -> dict[str, Any]:
         if key not in document.sweep:
             continue
         raw, short = document.sweep[key], ""
+        if key == "select" and isinstance(raw, str):
+            raw, short = {"metric": raw}, ".metric"
         if key == "scheduler" and (isinstance(raw, str) or raw is None):
             raw, short = {"name": raw or "none"}, ".name"
         read, faults = check(cls, {key: spelled_out(raw) if key == "search" else raw}, key)

@@ -58,7 +58,7 @@ class TrialSpec(Knobs):
     data_root: Path | None = None
     """Folder that holds the data sets; by default the variable BDTUNE_DATA."""
     pipeline: Literal["auto", "resident", "stream"] = "auto"
-    """resident: all images in memory; stream: read in blocks, so in another order; auto: resident if it fits."""
+    """resident: all images in memory; stream: in blocks, so in another order; auto: resident if it fits."""
 
 
 _PLAIN: dict[str, type[Knobs]] = {

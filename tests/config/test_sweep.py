@@ -212,3 +212,8 @@ def test_ten_thousand_trials_are_checked_in_seconds(sweep: Callable[..., SweepSp
     start = time.perf_counter()
     assert len(points(sweep(grid=grid, seeds=list(range(5))))) == 10_000
     assert time.perf_counter() - start < 5
+
+
+def test_a_selection_rule_may_be_its_name_alone(sweep: Callable[..., SweepSpec]) -> None:
+    select = sweep(select="oracle_asr").select
+    assert (select.metric, select.mode) == ("oracle_asr", "min")
