@@ -172,8 +172,8 @@ class Driver:
         if entry.id in self._stopped and self.ledger.result(entry).status != "done":
             self._give_out(self._stopped[entry.id])
             return
-        self.executor.made_for = f"{self.ledger.sweep}/{entry.id}"
-        self.frontier.add(Work(entry.id, entry.graph.goals, self._first(entry)))
+        made_for = f"{self.ledger.sweep}/{entry.id}"
+        self.frontier.add(Work(entry.id, entry.graph.goals, self._first(entry), made_for))
 
     def _first(self, entry: Entry) -> list[Node]:
         """Early judgement compares with the undefended twin, so its numbers must be there."""

@@ -31,6 +31,7 @@ class HoldBack(Searcher):
         super().__init__(metric="objective", mode="max")
         self.driver = driver
         self._trials: dict[str, str] = {}
+        self._reports: dict[str, Mapping[str, Any]] = {}
 
     def suggest(self, trial_id: str) -> Any:
         released = self.driver.release()
@@ -42,9 +43,12 @@ class HoldBack(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        trial = self._trials.pop(trial_id, None)
-        if trial is not None:
-            self.driver.ended(trial, None if error else result)
+        trial, report = self._trials.pop(trial_id, None), self._reports.pop(trial_id, {})
+        if trial is not None:  # one that is stopped while paused comes without its last report
+            self.driver.ended(trial, None if error else result or report)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._reports[trial_id] = result
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
         return True

@@ -82,15 +82,24 @@ def streamed(specs: Iterable[TrialSpec]) -> frozenset[str]:
 
 
 def load_residents(specs: Iterable[TrialSpec]) -> dict[str, Any]:
-    """Decode every split that fits with Ray Data, before any trial holds a CPU, and share it."""
-    from bdtune.cluster import pipeline
+    """Decode every split that fits with Ray Data, before any trial holds a CPU, and share it.
 
+    What is decoded already, as the built-in data set, is shared as it is.
+    """
     found: dict[str, Any] = {}
     for dataset, split, root, stream in _splits(specs):
         if not stream:
-            loaded = pipeline.resident(dataset, split, root)
+            loaded = _load(dataset, split, root)
             found[split_name(dataset, split)] = ray.put((loaded.images, loaded.labels))
     return found
+
+
+def _load(dataset: Dataset, split: SplitName, root: Path | None) -> Split:
+    if dataset.selection(split, root).records.arrays is not None:
+        return dataset.load(split, root)
+    from bdtune.cluster import pipeline
+
+    return pipeline.resident(dataset, split, root)
 
 
 def _splits(specs: Iterable[TrialSpec]) -> list[tuple[Dataset, SplitName, Path | None, bool]]:

@@ -39,6 +39,8 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], shared: Shared) -> None:
         self.shared = shared
         os.environ.update(shared.environment)
+        import torch  # noqa: F401  every trial needs it: not in the middle of the first one's stages
+
         self._limit_gpu_memory()
         self.store = Store(shared.store)
         self.reset_config(config)

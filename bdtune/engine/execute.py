@@ -102,7 +102,7 @@ class Executor:
         while not self.store.has(key):
             for (
                 parent
-            ) in node.parents:  # before the lease is taken: others should see what is really under way
+            ) in node.parents:  # before the lease, so that others see what is under way
                 yield from self._ensure(parent)
             with self.store.leases.try_hold(key) as mine:
                 # Another process may have published and let go between the two looks.

@@ -36,6 +36,8 @@ class Work:
     id: str
     nodes: Sequence[Node]
     first: Sequence[Node] = ()
+    made_for: str = ""
+    """Entered in the manifests of derived stages that are run here for this work."""
     claims: set[str] = field(default_factory=set)
     """Keys this work has yet to publish while it runs, as far as they are known."""
     unsure: dict[str, set[str]] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class Frontier:
         return work
 
     def _claim(self, work: Work) -> None:
+        self.executor.made_for = work.made_for
         work.claims, work.unsure = set(), {}
         for node in work.nodes:
             for step, key in missing(self.executor, node):
@@ -140,6 +143,7 @@ class Frontier:
 
     def _place(self, work: Work, queue: bool = True) -> bool:
         """Put a work where it belongs; returns whether it may start now, and queues it then."""
+        self.executor.made_for = work.made_for
         try:
             prerequisite = self._first_missing(work.first)
             needed = self._first_missing(work.nodes)

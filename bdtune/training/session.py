@@ -53,6 +53,11 @@ def autocast(numerics: Numerics) -> torch.autocast:
     return torch.autocast(resolved.device, torch.bfloat16, enabled=resolved.precision == "bf16")
 
 
+def _deterministic_mode(wanted: bool, *, warn_only: bool) -> None:
+    """Do as `torch.use_deterministic_algorithms`, without loading torch's compiler: 2 s in each process."""
+    torch.set_deterministic_debug_mode(("warn" if warn_only else "error") if wanted else "default")
+
+
 @contextmanager
 def deterministic(numerics: Numerics) -> Iterator[None]:
     """Use deterministic algorithms inside, where asked for."""
@@ -67,7 +72,7 @@ def deterministic(numerics: Numerics) -> Iterator[None]:
     if wanted and device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not repeatable without
     # On a GPU a few operations (max pooling's gradient) have no deterministic form; they run all the same
-    torch.use_deterministic_algorithms(wanted, warn_only=device == "cuda")
+    _deterministic_mode(wanted, warn_only=device == "cuda")
     memory.fill_uninitialized_memory = False  # costs a pass over every new tensor
     torch.backends.cudnn.benchmark = not wanted
     try:
@@ -75,6 +80,6 @@ def deterministic(numerics: Numerics) -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        _deterministic_mode(before[0], warn_only=before[1])
         memory.fill_uninitialized_memory = before[2]
         torch.backends.cudnn.benchmark = before[3]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from bdtune.engine.store import Store
+from bdtune.errors import UserError
 from tests.cluster.sweeping import defended
 
 pytestmark = [
@@ -39,3 +41,130 @@ def test_what_is_shared_is_computed_once_and_a_rerun_starts_nothing(bench):
     assert again.released == 0
     assert [trial.metrics for trial in again.trials] == [trial.metrics for trial in outcome.trials]
     assert not bench.twice()
+
+
+def by(outcome, name: str) -> dict:
+    """Return the defended trials by one parameter."""
+    return {trial.params[name]: trial for trial in defended(outcome)}
+
+
+def test_trials_that_fail_do_so_alone_and_are_tried_again_only_when_asked(bench):
+    trouble = "defense.tail.trouble"
+    outcome = bench.run(f"{trouble}=none,raise,diverge,kill,kill_once")
+    trials = by(outcome, trouble)
+    assert {name: trial.status for name, trial in trials.items()} == {
+        "none": "done",
+        "raise": "failed",
+        "diverge": "diverged",
+        "kill": "failed",
+        "kill_once": "done",
+    }
+    for name, told in {"raise": "told to fail", "diverge": "nan in epoch 1", "kill": "process died"}.items():
+        assert "toy_tail" in trials[name].error
+        assert told in trials[name].error
+    tails = [note["identity"][0]["trouble"] for note in bench.notes("toy_tail")]
+    assert sorted(tails) == ["diverge", "kill", "kill", "kill_once", "kill_once", "none", "raise"]
+    leases = Store(bench.store.root).leases
+    assert not any(leases.held_by_other(file.name) for file in leases.folder.iterdir())
+
+    again = bench.run(f"{trouble}=none,raise,diverge,kill,kill_once")
+    assert again.released == 0
+    assert {t.id: (t.status, t.error) for t in again.trials} == {
+        t.id: (t.status, t.error) for t in outcome.trials
+    }
+    retried = bench.run(f"{trouble}=none,raise", retry_failed=True)
+    assert retried.released == 1
+    assert by(retried, trouble)["raise"].status == "failed"
+
+
+def test_followers_of_a_stage_that_kills_its_process_do_not_die_in_it_again(bench):
+    outcome = bench.run("defense.prefix.trouble=kill", "defense.tail.quality=0.25,0.5,0.75,1.0", "retries=0")
+    assert [trial.status for trial in defended(outcome)] == ["failed"] * 4
+    assert all("toy_prefix" in trial.error for trial in defended(outcome))
+    assert len(bench.notes("toy_prefix")) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        (("resources.cpu=64",), "64 CPUs"),
+        (("resources.gpu=1",), "1 GPUs"),
+        (("resources.cpu=2", "pipeline=stream"), "more CPUs"),
+    ],
+)
+def test_a_trial_that_fits_nowhere_is_an_error_at_once(bench, settings, missing):
+    with pytest.raises(UserError, match="resources") as error:
+        bench.run(*settings)
+    assert missing in str(error.value)
+    assert not bench.notes()
+
+
+def test_images_can_be_streamed_inside_trials(bench):
+    resident = bench.run("defense.tail.quality=0.5,1.0", "attack=badnets")
+    streamed = bench.run("defense.tail.quality=0.5,1.0", "attack=badnets", "pipeline=stream")
+    for name in ("acc", "asr", "ra"):
+        assert [t.metrics[name] for t in defended(streamed)] == [t.metrics[name] for t in defended(resident)]
+
+
+QUALITIES = "defense.tail.quality=1.0,0.75,0.5,0.25,0.2,0.15"
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median", "hyperband"])
+def test_a_scheduler_stops_bad_trials_and_they_stay_stopped(bench, scheduler):
+    settings = (QUALITIES, "defense.tail.epochs=9", "defense.tail.seconds=0.05", f"scheduler={scheduler}")
+    outcome = bench.run(*settings)
+    trials = by(outcome, "defense.tail.quality")
+    statuses = {quality: trial.status for quality, trial in trials.items()}
+    assert statuses[1.0] == "done"
+    assert trials[1.0].metrics["acc"] == 1.0
+    stopped = [trial for trial in trials.values() if trial.status == "stopped"]
+    assert stopped, [(trial.status, trial.error) for trial in trials.values()]
+    assert all("acc" in trial.metrics for trial in stopped)
+    ended = {note["identity"][0]["quality"] for note in bench.notes("toy_tail", "end")}
+    assert ended == {quality for quality, status in statuses.items() if status == "done"}
+    begun = set()
+    for note in bench.notes("toy_tail"):  # those that were paused go on from their checkpoint
+        assert (note["done"] > 0) == (str(note["identity"]) in begun)
+        begun.add(str(note["identity"]))
+
+    again = bench.run(*settings)
+    assert again.released == 0
+    assert {t.id: (t.status, t.metrics) for t in again.trials} == {
+        t.id: (t.status, t.metrics) for t in outcome.trials
+    }
+
+
+@pytest.mark.parametrize(
+    ("sampler", "objectives"),
+    [("tpe", "metric: oracle_acc"), ("nsga2", "metric: [oracle_acc, oracle_asr]")],
+)
+def test_a_search_runs_its_trials_and_nothing_when_it_is_over(bench, sampler, objectives):
+    extra = f"""
+search:
+  sampler: {sampler}
+  trials: 5
+  {objectives}
+  space:
+    defense.tail.quality: {{uniform: [0.0, 1.0]}}
+    defense.prefix.level: {{choice: [0, 1]}}
+"""
+    outcome = bench.run("attack=badnets", extra=extra)
+    assert len(defended(outcome)) == 5
+    assert {trial.status for trial in outcome.trials} == {"done"}
+    again = bench.run("attack=badnets", extra=extra)
+    assert again.released == 0
+    assert {t.id: t.metrics for t in again.trials} == {t.id: t.metrics for t in outcome.trials}
+    assert not bench.twice()
+
+
+def test_a_search_over_epochs_with_a_scheduler(bench):
+    extra = """
+search:
+  sampler: random
+  trials: 4
+  space: {defense.tail.epochs: {int: [2, 6]}, defense.tail.quality: {uniform: [0.0, 1.0]}}
+scheduler: asha
+"""
+    outcome = bench.run(extra=extra)
+    assert {trial.status for trial in outcome.trials} <= {"done", "stopped"}
+    assert len(defended(outcome)) == 4

@@ -43,6 +43,7 @@ def note(what: str, stage: Stage, inputs: Inputs, ctx: Context, **more: Any) -> 
         "identity": [stage.identity()["knobs"], ctx.seed, digests],
         "pid": os.getpid(),
         "time": time.time(),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         **more,
     }
     with Path(os.environ["BDTUNE_TOY_LOG"]).open("a") as file:
