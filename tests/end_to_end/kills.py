@@ -1,0 +1,184 @@
+"""Killing the driver of a sweep at random moments and starting it again, until it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from bdtune.engine.key import key_of
+from bdtune.engine.store import Store
+
+PLUGINS = Path(__file__).parent.parent / "plugins"
+SPACE = """
+name: small
+trial:
+  dataset: tiny
+  attack: {name: badnets, rate: 0.2, target: 0}
+  defense: {name: toy, prefix: {epochs: 4, seconds: 0.4}, tail: {epochs: 4, seconds: 0.3}}
+  model: linear
+  numerics: {device: cpu, precision: fp32}
+grid:
+  defense.prefix.level: [0, 1]
+  defense.beta: [0.3, 0.45, 0.5]
+  defense.tail.quality: [1.0, 0.75]
+select: {metric: oracle_acc}
+"""
+LONGEST_S = 150.0
+"""For one start of the sweep."""
+
+
+class Runs:
+    """Starts of one sweep in one run directory, each a process (and Ray session) of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.log = folder / "toy.log"
+        self.file = folder / "small.yaml"
+        self.file.write_text(SPACE)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "bdtune.cli",
+            "sweep",
+            str(self.file),
+            "--json",
+            "--cpus",
+            "2",
+            *words,
+        ]
+        environment = {
+            **os.environ,
+            "BDTUNE_PLUGINS": str(PLUGINS),
+            "BDTUNE_TOY_LOG": str(self.log),
+            "BDTUNE_HOME": str(self.folder / "runs"),
+            "RAY_AUTH_MODE": "disabled",
+        }
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "stderr.txt").open("a"),
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self, *words: str) -> dict[str, Any]:
+        """Run the sweep to its end and return what it prints."""
+        process = self.start(*words)
+        out, _ = process.communicate(timeout=LONGEST_S)
+        assert process.returncode == 0, (self.folder / "stderr.txt").read_text()[-3000:]
+        return json.loads(out)
+
+    def wait_for(self, stage: str, count: int = 1) -> None:
+        """Wait until so many starts of a stage are noted."""
+        deadline = time.monotonic() + LONGEST_S
+        while len(self.notes(stage)) < count:
+            assert time.monotonic() < deadline, (self.folder / "stderr.txt").read_text()[-3000:]
+            time.sleep(0.05)
+
+    def notes(self, stage: str = "", what: str = "start") -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # the line that a killed process was writing
+                continue
+        return [note for note in found if note["stage"].startswith(stage) and note["what"] == what]
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "runs" / "store")
+
+    def computed_after_publishing(self) -> list[str]:
+        """Return the toy stages that were started although their result was there."""
+        store = self.store
+        published: dict[str, float] = {}
+        manifests = {manifest.key: manifest for manifest in store.entries()}
+        for manifest in manifests.values():
+            inputs = manifest.preimage["inputs"]
+            digests = {}
+            for name, value in inputs.items():
+                if "key" in value:
+                    digests[name] = manifests[value["key"]].digest
+                elif "digest" in value:
+                    digests[name] = value["digest"]
+            identity = [manifest.preimage["knobs"], manifest.preimage["seed"], digests]
+            name = json.dumps([manifest.stage, identity], sort_keys=True)
+            published[name] = (store.folder(manifest.key) / "manifest.json").stat().st_mtime
+        starts = [
+            (json.dumps([note["stage"], note["identity"]], sort_keys=True), note["time"])
+            for note in self.notes()
+        ]
+        assert {name for name, _ in starts} <= published.keys(), "what began was published in the end"
+        return [name for name, at in starts if at > published[name]]
+
+    def published_twice(self) -> Counter[str]:
+        """Return the stages that were published more often than the store has them."""
+        lines = (self.store.root / "costs.jsonl").read_text().splitlines()
+        manifests = self.store.entries()
+        return Counter(json.loads(line)["flavour"] for line in lines) - Counter(
+            key_of({name: manifest.preimage[name] for name in ("stage", "version", "knobs")})
+            for manifest in manifests
+        )
+
+    def blocked(self) -> list[str]:
+        """Return the keys whose lease a living process holds."""
+        leases = self.store.leases
+        return [f.name for f in leases.folder.iterdir() if f.name[0] != "." and leases.held_by_other(f.name)]
+
+    def mlflow_runs(self) -> tuple[Counter[str], Counter[str]]:
+        """Return the runs' statuses, and how many runs each trial has."""
+        with sqlite3.connect(self.folder / "runs" / "mlflow.db") as database:
+            statuses = Counter(status for (status,) in database.execute("select status from runs"))
+            named = database.execute("select value from tags where key = 'bdtune.trial'")
+            trials = Counter(trial for (trial,) in named)
+        database.close()
+        return statuses, trials
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a driver as a power failure would; its Ray session dies of that."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def killed_often(runs: Runs, kills: int, seed: int, span_s: float) -> tuple[dict[str, Any], int]:
+    """Kill the sweep at random moments within `span_s` of a start; return the end's output and the kills."""
+    draw = random.Random(seed)
+    done = 0
+    for _ in range(kills):
+        process = runs.start()
+        moment = draw.uniform(0.0, span_s)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            done += 1
+            continue
+        break  # it came to its end
+    return runs.finish(), done
+
+
+def metrics(result: dict[str, Any]) -> dict[str, Any]:
+    """Return status and metrics by trial."""
+    return {trial["id"]: (trial["status"], trial["metrics"]) for trial in result["trials"]}
+
+
+def digests(runs: Runs) -> dict[str, str]:
+    """Return the digest of each key's content."""
+    return {manifest.key: manifest.digest for manifest in runs.store.entries()}

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from tests.end_to_end.kills import Runs, digests, killed_often, metrics
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run that nothing happens to, and its result."""
+    runs = Runs(tmp_path_factory.mktemp("undisturbed") / "a")
+    return runs, runs.finish()
+
+
+def is_whole(runs, result, undisturbed) -> None:
+    """Check that a disturbed sweep ended as the undisturbed one, and paid for nothing twice."""
+    first, expected = undisturbed
+    assert metrics(result) == metrics(expected)
+    assert digests(runs) == digests(first), "bit for bit"
+    assert not runs.computed_after_publishing()
+    assert not runs.published_twice()
+    assert not runs.blocked()
+    statuses, trials = runs.mlflow_runs()
+    assert statuses == {"FINISHED": len(result["trials"]) + 1}
+    assert set(trials.values()) == {1}
+    assert trials.keys() == metrics(result).keys()
+
+
+def test_the_undisturbed_sweep_shares_and_its_rerun_is_free(undisturbed):
+    runs, result = undisturbed
+    is_whole(runs, result, undisturbed)
+    stages = [manifest.stage for manifest in runs.store.entries()]
+    assert stages.count("toy_prefix") == 2
+    assert stages.count("toy_tail") == 8  # two verdicts of each prefix, two qualities
+    before = (runs.folder / "runs" / "mlflow.db").stat().st_mtime
+    again = runs.finish()
+    assert metrics(again) == metrics(result)
+    assert not any(use["computed"] for trial in again["trials"] for use in trial["stages"].values())
+    assert (runs.folder / "runs" / "mlflow.db").stat().st_mtime == before, "nothing new for MLflow"
+
+
+def test_a_sweep_whose_driver_is_killed_ends_as_if_nothing_had_happened(tmp_path, undisturbed):
+    runs = Runs(tmp_path / "killed")
+    result, kills = killed_often(runs, kills=3, seed=1, span_s=25.0)
+    assert kills
+    is_whole(runs, result, undisturbed)
+
+
+def test_two_drivers_on_one_store_share_the_work(tmp_path, undisturbed):
+    runs = Runs(tmp_path / "two")
+    first, second = runs.start(), runs.start()
+    results = [json.loads(process.communicate(timeout=240)[0]) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0]
+    assert metrics(results[0]) == metrics(results[1])
+    is_whole(runs, results[0], undisturbed)
+
+
+def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(tmp_path, undisturbed):
+    runs = Runs(tmp_path / "interrupted")
+    process = runs.start()
+    runs.wait_for("toy_tail", 2)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert {trial["status"] for trial in json.loads(out)["trials"]} <= {"done"}
+    assert "the same command goes on" in (runs.folder / "stderr.txt").read_text()
+    is_whole(runs, runs.finish(), undisturbed)
