@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bdtune.attacks._base import Attack
-from bdtune.attacks._sources import FitSet, TriggeredTest
+from bdtune.attacks._sources import trained_nodes
 from bdtune.datasets._base import Dataset, Records
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
@@ -22,7 +22,7 @@ from bdtune.training.adversarial import PGD
 
 NUMERICS = Numerics(device="cpu", precision="fp32")
 MODEL = {"name": "resnet_s", "stem_width": 2}
-QUICK = {"epochs": 1, "iterations": 2, "batch_size": 16, "widths": (4, 4, 4)}
+QUICK = {"epochs": 1, "iterations": 2, "batch_size": 16, "widths": (4, 4, 4), "channels": 4}
 """What knobs of these names become, wherever they stand."""
 
 _sets = {}
@@ -82,14 +82,14 @@ def merged(base, over):
 
 
 @cache
-def _store():
+def store():
+    """Return the one store of this process's tests."""
     return Store(Path(tempfile.mkdtemp(prefix="bdtune-test-store-")))
 
 
 def nodes_of(attack, dataset, root=None):
     """Return the nodes of what an attack trains on a data set, by name, of both splits."""
-    knobs = {"dataset": dataset, "root": root, "attack": attack, "numerics": NUMERICS}
-    return {**FitSet(**knobs).upstream, **TriggeredTest(**knobs).upstream}
+    return trained_nodes(attack, dataset, root, 0, NUMERICS)
 
 
 def equipped_for(attack, dataset, root=None):
@@ -97,7 +97,7 @@ def equipped_for(attack, dataset, root=None):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        executor = Executor(_store(), InProcess(root))
+        executor = Executor(store(), InProcess(root))
         nodes = nodes_of(attack, dataset, root)
         return attack.equip({name: executor.compute(node) for name, node in nodes.items()})
     finally:

@@ -230,3 +230,12 @@ class TruthSource(TrainSource):
         role = np.zeros(len(labels), np.uint8) if plan is None else plan.role()
         target = self.attack.single_target if self.attack else None
         return Truth(labels[kept], observed[kept], role[kept], target)
+
+
+def trained_nodes(
+    attack: Attack, dataset: Dataset, root: Path | None, seed: int, numerics: Numerics
+) -> dict[str, Node]:
+    """Return the nodes of all that an attack trains on a data set, for both splits, by name."""
+    knobs: dict[str, Any] = {"attack": attack, "dataset": dataset, "root": root}
+    knobs |= {"seed": seed, "numerics": numerics}
+    return {**FitSet(**knobs).upstream, **TriggeredTest(**knobs).upstream}

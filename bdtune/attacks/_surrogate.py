@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bdtune.attacks._pattern_files import file_digest
-from bdtune.attacks._sources import DataSource, FitLabels
+from bdtune.attacks._sources import CleanTest, DataSource, FitLabels
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Given, Inputs, Kind, Node, Source, Stage
 from bdtune.errors import ConfigError, Problem
@@ -91,6 +91,12 @@ class Attacker:
         """The true labels of the training set, without its images."""
         assert isinstance(self.clean, DataSource), "a trained attack needs a data set"
         return FitLabels(dataset=self.clean.dataset, root=self.clean.root)
+
+    @property
+    def test(self) -> Source:
+        """The clean test images, for triggers that are rendered ahead; nothing is trained on them."""
+        assert isinstance(self.clean, DataSource), "a trained attack needs a data set"
+        return CleanTest(dataset=self.clean.dataset, root=self.clean.root)
 
     def node(self, stage: Stage, **inputs: Node | Source) -> Node:
         """Return a node of the attack, on its own seed."""

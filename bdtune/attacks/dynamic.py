@@ -1,0 +1,103 @@
+"""Dynamic (IAB, input-aware): generators give each image a mask and a pattern of its own.
+
+Source: Input-Aware Dynamic Backdoor Attack (Nguyen and Tran, 2020), arXiv:2010.08138, section 3; poisoning
+form, in which the generators are frozen and a victim is trained from scratch, as LfD, ABL and A-ABL use it.
+Departures: the generator's gradient is cleared at each step, where the authors' code never does
+(`patterns.accumulate_g_grad`); 100 epochs instead of 600, as in BackdoorBench; crops are padded by an eighth
+of the side and not rotated; differences below 1e-7 have no gradient. Images are rendered once, in evaluation
+mode, and kept as bytes, also those of rows that no plan poisons. A cover row carries the trigger of a partner
+that `trigger_seed` fixes, and its own label.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bdtune.attacks._base import Attack
+from bdtune.attacks._iab_pattern import PatternTraining
+from bdtune.attacks._iab_stages import (
+    InputAwareImages,
+    MaskRecipe,
+    MaskTraining,
+    PatternRecipe,
+    Widths,
+    unfit,
+)
+from bdtune.attacks._plan import Role, SplitName
+from bdtune.attacks._rendered import looked_up
+from bdtune.attacks._surrogate import Attacker
+from bdtune.engine.stage import Given
+from bdtune.errors import Problem
+from bdtune.knobs import Rate
+from bdtune.models._base import ModelKnob
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.attacks._plan import Rows
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Node, Source
+
+
+class Dynamic(Attack):
+    """x' = x + m(x) (p(x) - x), with a mask m and a pattern p that two networks make of the image."""
+
+    cover_rate: Rate = 0.0
+    """Fraction of `rate_basis` that carries another image's trigger and keeps its label."""
+    widths: Widths = (32, 64, 128)
+    """Channels of the generators' stages, each of which halves the side."""
+    masks: MaskRecipe = MaskRecipe()
+    """Training of the mask generator."""
+    patterns: PatternRecipe = PatternRecipe()
+    """Training of the pattern generator with its classifier."""
+    surrogate_model: ModelKnob = "preactresnet18"  # type: ignore[assignment]
+    """The classifier's network."""
+
+    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cover_rate"}
+    one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "cross": "train", "test": "test"}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "lfd/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
+        "abl/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
+        "aabl/dynamic": {"rate": 0.1, "cover_rate": 0.1, "target": 0, "include_target_class": True},
+        "backdoorbench/inputaware": {
+            "rate": 0.1,
+            "cover_rate": 0.1,
+            "target": 0,
+            "include_target_class": True,
+            "quantise": "trunc",
+        },
+    }
+
+    def cover_fraction(self) -> float:
+        return self.cover_rate
+
+    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+        attacker = Attacker(clean, self.trigger_seed, numerics)
+        masks = attacker.node(MaskTraining(widths=self.widths, recipe=self.masks), data=clean)
+        training = PatternTraining(widths=self.widths, recipe=self.patterns, target=self.target)
+        model = Given(plugin=self.surrogate_model)
+        made = {"masks": masks, "patterns": attacker.node(training, data=clean, masks=masks, model=model)}
+        own = InputAwareImages(widths=self.widths, quantise=self.quantise)
+        nodes = {
+            "train": attacker.node(own, data=clean, **made),
+            "test": attacker.node(own, data=attacker.test, **made),
+        }
+        if self.cover_rate > 0:
+            update = {"trigger": "cross", "partner_seed": self.trigger_seed}
+            nodes["cross"] = attacker.node(own.model_copy(update=update), data=clean, **made)
+        return nodes
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        cover = np.flatnonzero(rows.role == Role.COVER)
+        images[:] = looked_up(self.artefact(rows.split), rows)
+        if len(cover):
+            images[cover] = looked_up(self.artefact("cross"), rows[cover])
+        return images
+
+    def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+        height, width, _ = image_shape
+        if expected := unfit(self.widths, height, width):
+            return [Problem("widths", expected, got=f"{height}x{width} pixels")]
+        return []

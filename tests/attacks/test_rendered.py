@@ -1,0 +1,299 @@
+"""Attacks whose trigger a network makes for each image: ISSBA and Dynamic."""
+
+from __future__ import annotations
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+import bdtune
+from bdtune.attacks import _iab_networks as iab
+from bdtune.attacks._iab_stages import MaskTraining, partners
+from bdtune.attacks._issba_networks import Decoder, Encoder, ssim
+from bdtune.attacks._issba_stages import SecretCoder, SecretImages, coders
+from bdtune.attacks._sources import CleanTest, FitSet, TriggeredTest
+from bdtune.datasets._resident import InProcess
+from bdtune.engine.execute import Executor
+from bdtune.engine.stage import Context
+from bdtune.errors import UserError
+from bdtune.training.loop import make_optimizer
+from bdtune.training.weights import load_optimizer, optimizer_state
+from tests.trained import NUMERICS, equipped, merged, quick, shown, store, upstream
+from tests.training.conftest import Memory
+
+N, SIDE = 64, 16
+NAMES = ("issba", "dynamic")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = np.random.default_rng(0)
+    smooth = generator.integers(40, 200, (N, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    return (smooth + generator.integers(0, 20, (N, SIDE, SIDE, 3))).astype(np.uint8)
+
+
+def attack(name, **knobs):
+    cls = type(bdtune.attack(name))
+    return cls(**merged(quick(cls), knobs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_and_test_rows_of_one_image_look_the_same(name, images):
+    made = equipped(attack(name, rate=0.5), images)
+    plan = made.plan(np.arange(N) % 4, seed=0)
+    stamped = made.apply(images, np.arange(N), plan)[plan.poison_ids]
+    assert np.array_equal(stamped, made.trigger(images, np.arange(N))[plan.poison_ids])
+    changes = (stamped.astype(int) - images[plan.poison_ids]).reshape(len(stamped), -1)
+    assert len(np.unique(changes, axis=0)) == len(stamped)  # a trigger of its own for each image
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_split_depends_on_its_own_rendering_alone(name, images):
+    knobs = {"dataset": shown(images, np.arange(N) % 4), "attack": attack(name), "numerics": NUMERICS}
+    fit, test = FitSet(**knobs).upstream, TriggeredTest(**knobs).upstream
+    assert (list(fit), list(test)) == (["train"], ["test"])
+    assert isinstance(test["test"].inputs["data"], CleanTest)
+    shared = {node.recipe for node in fit["train"].walk()} & {node.recipe for node in test["test"].walk()}
+    assert shared == {node.recipe for node in test["test"].walk()} - {test["test"].recipe}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_rendering_for_all_rates_and_seeds(name, images):
+    data = shown(images, np.arange(N) % 4)
+    recipes = {
+        FitSet(dataset=data, attack=attack(name, rate=rate), seed=seed, numerics=NUMERICS)
+        .upstream["train"]
+        .recipe
+        for rate in (0.05, 0.5)
+        for seed in (0, 1)
+    }
+    assert len(recipes) == 1
+    other = upstream(attack(name, trigger_seed=1), images)["train"].recipe
+    assert other not in recipes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_said_of_the_change(name, images):
+    made = equipped(attack(name), images)
+    info = made.artefact("test").info
+    change = np.abs(made.artefact("test").arrays["images"].astype(int) - images)
+    assert info["largest_change"] == change.max()
+    assert info["mean_change"] == pytest.approx(change.mean(), rel=1e-6)
+    psnr = 10 * np.log10(255**2 / (change.astype(float) ** 2).mean((1, 2, 3)))
+    assert info["psnr"] == pytest.approx(psnr.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sides_that_cannot_be_halved_are_refused(name):
+    odd = np.zeros((20, 20, 20, 3), np.uint8)
+    assert attack(name).check_image((20, 20, 3))[0].got.startswith("20x20")
+    assert attack(name).check_image((32, 32, 3)) == []
+    with pytest.raises(UserError, match="sides"):
+        equipped(attack(name), odd)
+
+
+def test_too_little_memory_is_said(images, monkeypatch):
+    free = psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    data = CleanTest(dataset=shown(images, np.arange(N) % 4)).load(InProcess(pipeline="resident"), {})
+    with pytest.raises(UserError, match=r"kept for every row, which needs 0\.0 GiB"):
+        SecretImages(secret=(1, 0)).run({"data": data}, Context(numerics=NUMERICS))
+
+
+# --- ISSBA --------------------------------------------------------------------------------------------------
+
+
+def test_the_secret_is_learnt_before_it_is_hidden(images):
+    """Four bits in a few hundred steps: read back, and ever less visible once that counts."""
+    coder = {
+        "epochs": 100,
+        "secret_epochs": 80,
+        "lr": 3e-3,
+        "secret_size": 4,
+        "channels": 8,
+        "batch_size": 16,
+    }
+    made = equipped(bdtune.attack("issba", coder=coder), images)
+    node = upstream(bdtune.attack("issba", coder=coder), images)["train"]
+    artefact = made_of(node, "coder")
+    rows = artefact.curve
+    assert rows[79]["bit_acc"] > 0.9
+    assert rows[-1]["loss"] < rows[80]["loss"] / 2
+    _, decoder = coders(node.inputs["coder"].stage, (SIDE, SIDE, 3))
+    state = {k.removeprefix("decoder."): torch.from_numpy(v) for k, v in artefact.arrays.items()}
+    decoder.load_state_dict({k: v for k, v in state.items() if not k.startswith("encoder.")})
+    hidden = torch.from_numpy(made.artefact("test").arrays["images"]).permute(0, 3, 1, 2) / 255
+    secret = torch.tensor(bdtune.attack("issba", coder=coder).secret)
+    read = (decoder(hidden) > 0).long()
+    assert (read == secret).float().mean() > 0.9
+
+
+def test_the_secret_follows_the_trigger_seed():
+    secrets = {bdtune.attack("issba", trigger_seed=seed).secret for seed in range(4)}
+    assert len(secrets) == 4
+    assert all(len(secret) == 20 and set(secret) <= {0, 1} for secret in secrets)
+
+
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_shapes_of_the_coders(side):
+    secret, images = torch.ones(2, 20), torch.rand(2, 3, side, side)
+    encoder, decoder = Encoder(20, (side, side, 3), 4), Decoder(20, (side, side, 3), 4)
+    assert encoder(secret, images).shape == images.shape
+    assert decoder(images).shape == (2, 20)
+
+
+def test_ssim_against_a_plain_version():
+    generator = np.random.default_rng(0)
+    first, second = generator.random((2, 13, 14)), generator.random((2, 13, 14))
+    line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(line, line) / np.outer(line, line).sum()
+    found = []
+    for x, y in zip(first, second, strict=True):
+        for i in range(3):
+            for j in range(4):
+                a, b = x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]
+                mu, nu = (window * a).sum(), (window * b).sum()
+                var, war = (window * (a - mu) ** 2).sum(), (window * (b - nu) ** 2).sum()
+                cov = (window * (a - mu) * (b - nu)).sum()
+                above = (2 * mu * nu + 1e-4) * (2 * cov + 9e-4)
+                found.append(above / ((mu**2 + nu**2 + 1e-4) * (var + war + 9e-4)))
+    both = (torch.from_numpy(each)[None] for each in (first, second))
+    assert ssim(*both).item() == pytest.approx(np.mean(found), abs=1e-9)
+    same = torch.rand(1, 3, 16, 16)
+    assert ssim(same, same).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_coder_goes_on_where_it_was_stopped(images):
+    data = FitSet(dataset=shown(images, np.arange(N) % 4)).load(InProcess(), {})
+    stage = SecretCoder(epochs=4, channels=4, batch_size=16)
+    whole = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS))
+    slot = Memory(due_after=[2])
+    steps = stage.steps({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    resumed = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    assert resumed.info == whole.info
+    assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
+
+
+# --- Dynamic ------------------------------------------------------------------------------------------------
+
+
+def test_cover_rows_carry_their_partners_trigger(images):
+    made = equipped(attack("dynamic", rate=0.25, cover_rate=0.25), images)
+    plan = made.plan(np.arange(N) % 4, seed=0)
+    assert len(plan.cover_ids) == 16
+    stamped = made.apply(images, np.arange(N), plan)
+    assert np.array_equal(stamped[plan.cover_ids], made.artefact("cross").arrays["images"][plan.cover_ids])
+    assert not np.array_equal(
+        made.artefact("cross").arrays["images"], made.artefact("train").arrays["images"]
+    )
+    assert (plan.labels[plan.cover_ids] == plan.cover_ids % 4).all()
+    without = FitSet(dataset=shown(images, np.arange(N) % 4), attack=attack("dynamic"), numerics=NUMERICS)
+    assert "cross" not in without.upstream
+
+
+def test_a_cross_trigger_is_made_of_the_partner_alone(images):
+    """What is added where the mask is 1 is the partner's pattern, whatever image it is put on."""
+    made = equipped(attack("dynamic", cover_rate=0.1), images)
+    node = upstream(attack("dynamic", cover_rate=0.1), images)["cross"]
+    partner = partners(N, node.stage.partner_seed)
+    data = node.inputs["data"].load(InProcess(), {})
+    weights = {name: made_of(node, name) for name in ("masks", "patterns")}
+    stamp = node.stage.stamp({"data": data, **weights}, Context(seed=node.seed, numerics=NUMERICS))
+    black, white = torch.zeros(N, 3, SIDE, SIDE), torch.ones(N, 3, SIDE, SIDE)
+    with torch.no_grad():
+        transparency = stamp(white, np.arange(N)) - stamp(black, np.arange(N))  # 1 - mask, of the partner
+        moved = stamp(white, partner) - stamp(black, partner)
+    assert torch.allclose(transparency[partner], moved)
+    assert made.artefact("cross").arrays["images"].shape == images.shape
+
+
+def made_of(node, name):
+    return Executor(store(), InProcess()).compute(node.inputs[name])
+
+
+def test_partners_go_once_around():
+    partner = partners(50, 3)
+    assert sorted(partner) == list(range(50))
+    seen, at = set(), 0
+    while at not in seen:
+        seen.add(at)
+        at = partner[at]
+    assert len(seen) == 50
+
+
+def test_both_generators_learn(images):
+    masks = {"epochs": 8, "batch_size": 16}
+    patterns = {"epochs": 8, "batch_size": 16, "poison_share": 0.25}
+    knobs = {"masks": masks, "patterns": patterns, "widths": (8, 8)}
+    made = upstream(attack("dynamic", **knobs), images)["train"].inputs
+    weights = made_of(upstream(attack("dynamic", **knobs), images)["train"], "masks")
+    assert weights.curve[-1]["loss"] < weights.curve[0]["loss"]
+    found = made_of(upstream(attack("dynamic", **knobs), images)["train"], "patterns")
+    assert set(found.info) == {"epochs", "acc", "asr", "cross_acc"}
+    assert found.curve[-1]["loss"] < found.curve[0]["loss"]
+    assert made["patterns"].inputs["masks"].recipe == made["masks"].recipe
+
+
+def test_mask_and_stamp():
+    generator = torch.nn.Identity()
+    assert iab.mask_of(generator, torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([0, 0.5, 1])
+    planes, pattern = torch.full((1, 3, 2, 2), 0.2), torch.full((1, 3, 2, 2), 0.8)
+    mask = torch.tensor([[0.0, 1.0], [0.5, 0.0]])[None, None]
+    assert torch.allclose(iab.stamped(planes, mask, pattern)[0, 0], torch.tensor([[0.2, 0.8], [0.5, 0.2]]))
+
+
+def test_diversity_rewards_different_triggers_and_survives_equal_ones():
+    seen, other = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)
+    made = torch.rand(4, 1, 8, 8, requires_grad=True)
+    near, far = (iab.diversity(seen, other, made, made.detach() + shift) for shift in (0.01, 0.5))
+    assert far < near
+    iab.diversity(seen, other, made, made.detach()).backward()
+    assert made.grad.isfinite().all()
+
+
+def test_two_optimizers_resume_as_one():
+    def both():
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)]
+        kinds = ("sgd", "adam")
+        parts = [make_optimizer(x.parameters(), kind, 0.1) for x, kind in zip(layers, kinds, strict=True)]
+        return torch.nn.Sequential(*layers), iab.BothOptimizers(*parts), parts
+
+    def step(network, parts):
+        network.zero_grad()
+        network(torch.ones(2, 3)).square().sum().backward()
+        for part in parts:
+            part.step()
+
+    first, together, parts = both()
+    step(first, parts)
+    second, again, other_parts = both()
+    second.load_state_dict(first.state_dict())
+    load_optimizer(again, optimizer_state(together))
+    for network, of in ((first, parts), (second, other_parts)):
+        step(network, of)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_masks_go_on_where_they_were_stopped(images):
+    data = FitSet(dataset=shown(images, np.arange(N) % 4)).load(InProcess(), {})
+    stage = MaskTraining(widths=(4, 4), recipe={"epochs": 3, "batch_size": 16})
+    whole = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS))
+    slot = Memory(due_after=[1])
+    steps = stage.steps({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    next(steps)
+    steps.close()
+    resumed = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
