@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from bdtune.attacks._sources import TruthSource
+from bdtune.attacks._sources import TruthSource, trained_nodes
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.key import key_of
-from bdtune.engine.stage import Source
 from bdtune.errors import StoreError
 
 if TYPE_CHECKING:
@@ -45,14 +44,14 @@ class Gallery:
 
     def _attack(self, entry: Entry) -> Path | None:
         spec = entry.spec
-        triggered = entry.graph.evaluate.inputs.get("triggered")
-        if spec.attack is None or not isinstance(triggered, Source):
+        if spec.attack is None:
             return None
         path = self.folder / f"attack-{entry.graph.data_digest}.png"
         if not path.exists():
             from bdtune.report.pictures import dataset_picture
 
-            attack = spec.attack.equip(self._open(triggered.upstream))
+            trained = trained_nodes(spec.attack, spec.dataset, spec.data_root, spec.seed, spec.numerics)
+            attack = spec.attack.equip(self._open(trained))
             dataset_picture(spec.dataset, attack, path, root=spec.data_root, seed=spec.seed)
         return path
 

@@ -1,0 +1,103 @@
+"""What attacks train is computed once for all rates, seeds and defenses of a sweep: counted."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+
+from bdtune import registry
+from bdtune.config.graph import trial_graph
+from bdtune.config.trial import parse_trial
+from bdtune.datasets._resident import InProcess
+from bdtune.engine.execute import Executor
+from bdtune.engine.store import Store
+from bdtune.verbs.show import draw_attack
+from tests.trained import is_trained, quick
+
+TRAINED = [name for name in registry.names("attacks") if is_trained(registry.load("attacks", name))]
+SHORT = {"epochs": 1, "optimizer": "adam", "lr": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trial(name, rate, seed, **defense):
+    raw = {
+        "dataset": {"name": "digits", "train_limit": 80, "test_limit": 30},
+        "attack": {"name": name, "rate": rate, "rate_basis": "target_class", "target": 1}
+        | quick(registry.load("attacks", name)),
+        "defense": {"name": "none", "train": SHORT, **defense},
+        "model": {"name": "resnet_s", "stem_width": 2},
+        "numerics": {"device": "cpu", "precision": "fp32"},
+        "seed": seed,
+    }
+    spec, faults = parse_trial(raw)
+    assert not faults
+    return trial_graph(spec)
+
+
+def test_the_attacks_are_those_that_train():
+    assert {
+        "dynamic",
+        "gssd_optimised",
+        "issba",
+        "l2_invisible",
+        "label_consistent",
+        "trojan",
+    } <= set(TRAINED)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_rates_and_seeds_share_what_the_attack_trains(name):
+    graphs = [trial(name, rate, seed) for rate, seed in itertools.product((0.5, 1.0), (0, 1))]
+    stages = Counter(node.name for node in {r: n for g in graphs for r, n in g.stages.items()}.values())
+    assert stages.pop("supervised") == stages.pop("evaluate") == 4
+    stages.pop("all_samples")
+    twice = {"issba_images", "iab_images"}  # of the training and of the test images
+    assert {stage: count for stage, count in stages.items() if count != 1 + (stage in twice)} == {}
+    assert stages
+
+
+@pytest.mark.parametrize("name", ["trojan", "label_consistent", "dynamic"])
+def test_a_sweep_computes_them_once(name, tmp_path):
+    executor = Executor(Store(tmp_path), InProcess())
+    computed = Counter()
+    for rate, seed in itertools.product((0.5, 1.0), (0, 1)):
+        for event in executor.walk(trial(name, rate, seed).goals):
+            computed[event.node.name] += event.what == "computed"
+    assert computed["supervised"] == computed["evaluate"] == 4
+    own = set(computed) - {"supervised", "evaluate", "all_samples", "iab_images"}
+    assert own
+    assert {computed[stage] for stage in own} == {1}
+    assert all(manifest.size > 0 for manifest in executor.store.entries() if manifest.stage in own)
+
+
+@pytest.mark.parametrize("name", ["label_consistent", "dynamic"])
+def test_a_picture_trains_what_it_needs_once(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BDTUNE_HOME", str(tmp_path))
+    words = ["dataset=digits", "dataset.train_limit=80", "dataset.test_limit=30", "numerics.precision=fp32"]
+    words += list(dotted(quick(registry.load("attacks", name)), "attack"))
+    draw_attack(name, words, tmp_path / "first.png")
+    assert "computing" in capsys.readouterr().err
+    draw_attack(name, words, tmp_path / "second.png")
+    assert "computing" not in capsys.readouterr().err
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+
+
+def dotted(knobs, prefix):
+    for name, value in knobs.items():
+        if isinstance(value, dict) and "name" not in value:
+            yield from dotted(value, f"{prefix}.{name}")
+        elif isinstance(value, dict):
+            inner = ", ".join(f"{key}: {each}" for key, each in value.items())
+            yield f"{prefix}.{name}={{{inner}}}"
+        else:
+            yield f"{prefix}.{name}={list(value) if isinstance(value, tuple) else value}"
