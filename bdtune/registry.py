@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -59,8 +59,15 @@ def _folders(kind: str) -> list[Path]:
 def _files(kind: str) -> dict[str, Path]:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    folders = _folders(kind)
+    return _listing(kind, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
+
+
+@lru_cache(maxsize=32)
+def _listing(kind: str, folders: tuple[tuple[Path, int], ...]) -> dict[str, Path]:
+    """Return the plugin files of folders in a state that their time of change tells."""
     found: dict[str, Path] = {}
-    for folder in _folders(kind):
+    for folder, _ in folders:
         for file in sorted(folder.glob("*.py")):
             if file.stem.startswith("_"):
                 continue

@@ -76,6 +76,7 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
     plan = Plan(trials=-references, references=references)
     unique: dict[str, Node] = {}
     unknown: set[str] = set()
+    seconds: dict[str, float | None] = {}
     for nodes in trials:
         plan.trials += 1
         steps = {step.recipe: step for node in nodes for step in node.walk()}
@@ -84,7 +85,9 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
             count = plan.stages.setdefault(step.name, StageCount())
             count.without_sharing += 1
             count.exact = count.exact and key is not None
-            plan.seconds_unshared += costs.seconds(step) or 0.0
+            if recipe not in seconds:
+                seconds[recipe] = costs.seconds(step)
+            plan.seconds_unshared += seconds[recipe] or 0.0
             identity = key or recipe
             if identity in unique:
                 continue
@@ -93,8 +96,8 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
             if key is not None and resolver.store.has(key):
                 count.cached += 1
             else:
-                plan.seconds_shared += costs.seconds(step) or 0.0
-                if costs.seconds(step) is None:
+                plan.seconds_shared += seconds[recipe] or 0.0
+                if seconds[recipe] is None:
                     unknown.add(step.name)
     plan.unpredicted = tuple(sorted(unknown))
     return plan

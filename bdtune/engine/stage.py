@@ -120,7 +120,7 @@ class Stage(Knobs):
     def identity(self) -> dict[str, Any]:
         return {"stage": self.name, "version": self.version, "knobs": super().identity()}
 
-    @property
+    @cached_property
     def flavour(self) -> str:
         """A hash of name, version and knobs: stages of one flavour take about the same time."""
         return key_of(self.identity())
@@ -150,10 +150,15 @@ class Source(Knobs):
         """Nodes whose artefacts the source needs (a trained trigger, say)."""
         return {}
 
+    @cached_property
+    def known_identity(self) -> dict[str, Any]:
+        """Its identity, worked out once: many nodes of many trials read the same source."""
+        return self.identity()
+
     @property
     def digest(self) -> str:
         """A short name for the source's content, without what its upstream nodes add."""
-        return key_of(self.identity())
+        return key_of(self.known_identity)
 
     @abstractmethod
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
@@ -207,7 +212,7 @@ class Node:
                 inputs[name] = parent_identity(value)
             else:
                 upstream = {key: parent_identity(node) for key, node in sorted(value.upstream.items())}
-                inputs[name] = {**value.identity(), **({"upstream": upstream} if upstream else {})}
+                inputs[name] = {**value.known_identity, **({"upstream": upstream} if upstream else {})}
         tag = self.numerics.tag() if self.stage.kind == "train" else None
         return {**self.stage.identity(), "inputs": inputs, "seed": self.seed, "numerics": tag}
 

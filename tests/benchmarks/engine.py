@@ -4,8 +4,8 @@
 
 Plain Tune runs the same number of trials of a trainable that imports torch, as every trial of bdtune does to
 evaluate, and returns a number. "from the store" runs the finished sweep again; "planned" times the plan of a
-large sweep. Starting Ray and what the driver imports once are in neither, the start of trials in both. Only ratios
-of one run mean something.
+large sweep. Starting Ray and what the driver imports once are in neither, starting trials' processes is in
+both. Only ratios of one run mean something.
 """
 
 from __future__ import annotations

@@ -65,14 +65,15 @@ class Runs:
             "BDTUNE_HOME": str(self.folder / "runs"),
             "RAY_AUTH_MODE": "disabled",
         }
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "stderr.txt").open("a"),
-            text=True,
-            start_new_session=True,
-        )
+        with (self.folder / "stderr.txt").open("a") as errors:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
 
     def finish(self, *words: str) -> dict[str, Any]:
         """Run the sweep to its end and return what it prints."""

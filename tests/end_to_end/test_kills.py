@@ -38,9 +38,11 @@ def test_the_undisturbed_sweep_shares_and_its_rerun_is_free(undisturbed):
     assert stages.count("toy_prefix") == 2
     assert stages.count("toy_tail") == 8  # two verdicts of each prefix, two qualities
     before = (runs.folder / "runs" / "mlflow.db").stat().st_mtime
+    started, costs = runs.notes(), (runs.store.root / "costs.jsonl").read_text()
     again = runs.finish()
     assert metrics(again) == metrics(result)
-    assert not any(use["computed"] for trial in again["trials"] for use in trial["stages"].values())
+    assert runs.notes() == started
+    assert (runs.store.root / "costs.jsonl").read_text() == costs
     assert (runs.folder / "runs" / "mlflow.db").stat().st_mtime == before, "nothing new for MLflow"
 
 
