@@ -9,7 +9,7 @@ import torch
 
 import bdtune
 from bdtune.attacks import _iab_networks as iab
-from bdtune.attacks._iab_stages import MaskTraining, partners
+from bdtune.attacks._iab_stages import MaskTraining, PatternRecipe, partners
 from bdtune.attacks._issba_networks import Decoder, Encoder, ssim
 from bdtune.attacks._issba_stages import SecretCoder, SecretImages, coders
 from bdtune.attacks._sources import CleanTest, FitSet, TriggeredTest
@@ -296,4 +296,22 @@ def test_masks_go_on_where_they_were_stopped(images):
     next(steps)
     steps.close()
     resumed = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
+
+
+def test_patterns_go_on_where_they_were_stopped(images):
+    node = upstream(attack("dynamic"), images)["train"]
+    stage = node.inputs["patterns"].stage.model_copy(
+        update={"recipe": PatternRecipe(epochs=3, batch_size=16)}
+    )
+    data = FitSet(dataset=shown(images, np.arange(N) % 4)).load(InProcess(), {})
+    inputs = {"data": data, "masks": made_of(node, "masks"), "model": bdtune.model("resnet18", width=4)}
+    whole = stage.run(inputs, Context(seed=1, numerics=NUMERICS))
+    slot = Memory(due_after=[2])
+    steps = stage.steps(inputs, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    resumed = stage.run(inputs, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    assert resumed.info == whole.info
     assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
