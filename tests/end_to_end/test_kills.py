@@ -72,3 +72,10 @@ def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(tmp_path, undisturbed)
     assert {trial["status"] for trial in json.loads(out)["trials"]} <= {"done"}
     assert "the same command goes on" in (runs.folder / "stderr.txt").read_text()
     is_whole(runs, runs.finish(), undisturbed)
+
+
+def test_fractions_of_gpus_that_are_not_there_are_scheduled_like_real_ones(tmp_path, undisturbed):
+    runs = Runs(tmp_path / "gpus")
+    result = runs.finish("resources.gpu=0.5", "resources.cpu=0.5", "--gpus=2")
+    assert metrics(result) == metrics(undisturbed[1])
+    assert {note["gpus"] for note in runs.notes("toy_tail")} == {"0", "1"}

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import pytest
+
+from bdtune.cluster.driver import Driver
+from bdtune.cluster.proposer import make_proposer
+from bdtune.cluster.searcher import HoldBack
+from bdtune.cluster.sweep import make_ledger
+from bdtune.engine.execute import StageFailed
+from bdtune.engine.store import ARRAYS, Store
+
+QUALITIES = "defense.tail.quality=0.25,0.5,1.0"
+
+
+class Desk:
+    """A driver whose released trials are walked here, without Ray."""
+
+    def __init__(self, bench, *overrides, retry_failed=False):
+        spec = bench.spec(*overrides)
+        ledger, executor = make_ledger(spec, Store(bench.store.root))
+        self.bench, self.worker = bench, make_ledger(spec, Store(bench.store.root))[1]
+        folder = bench.root / "sweeps" / spec.name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.driver = Driver(
+            spec,
+            ledger,
+            executor,
+            make_proposer(spec, folder),
+            bench.watcher,
+            folder=folder,
+            retry_failed=retry_failed,
+        )
+        self.driver.answer()
+
+    def walk(self, trial: str) -> dict:
+        """Do what a trial does and return its last report."""
+        self.worker.made_for = f"{self.driver.ledger.sweep}/{trial}"
+        try:
+            for _ in self.worker.walk(self.driver.ledger.entries[trial].graph.goals):
+                pass
+        except StageFailed as failure:
+            return {"status": failure.status, "error": str(failure)}
+        return {"status": "done", "error": None}
+
+    def run(self) -> list[str]:
+        """Run all trials one by one; returns those that were released."""
+        released = []
+        while (given := self.driver.release()) is not None:
+            released.append(given[0])
+            self.driver.ended(given[0], self.walk(given[0]))
+        assert self.driver.complete
+        return released
+
+
+def test_all_trials_end_and_a_second_driver_releases_none(bench):
+    desk = Desk(bench, QUALITIES)
+    assert len(desk.run()) == 4
+    again = Desk(bench, QUALITIES)
+    assert again.driver.complete
+    assert again.driver.results.keys() == desk.driver.results.keys()
+
+
+def test_a_result_is_given_out_when_that_of_its_twin_is_there(bench):
+    desk = Desk(bench, "attack=badnets", "defense.prefix.level=0")
+    released = [desk.driver.release()[0] for _ in range(2)]
+    entries = desk.driver.ledger.entries
+    twin = next(trial for trial in released if entries[trial].is_reference)
+    (other,) = set(released) - {twin}
+    desk.driver.ended(other, desk.walk(other))
+    assert other not in desk.driver.results
+    assert not desk.driver.complete
+    desk.driver.ended(twin, desk.walk(twin))
+    assert bench.watcher.done == [twin, other]
+    assert "der" in desk.driver.results[other].metrics
+
+
+def test_what_a_scheduler_stopped_stays_stopped_until_it_is_judged_otherwise(bench):
+    settings = (QUALITIES, "scheduler=asha")
+    desk = Desk(bench, *settings)
+    twin = desk.driver.release()[0]
+    assert desk.driver.release() is None, "early judgement compares with the twin"
+    desk.driver.ended(twin, desk.walk(twin))
+    trial = desk.driver.release()[0]
+    desk.driver.ended(trial, {"status": "running", "metrics/acc": 0.125})
+    assert desk.driver.results[trial].status == "stopped"
+    desk.run()
+
+    again = Desk(bench, *settings)
+    assert again.driver.complete
+    assert again.driver.results[trial].status == "stopped"
+    assert again.driver.results[trial].metrics["acc"] == 0.125
+    assert Desk(bench, QUALITIES, "scheduler=median").run() == [trial], "another rule judges anew"
+    assert Desk(bench, *settings).driver.results[trial].status == "done", "the store has it by now"
+
+
+def test_a_trial_stopped_before_its_first_report_is_stopped(bench):
+    desk = Desk(bench, QUALITIES)
+    trial = desk.driver.release()[0]
+    desk.driver.ended(trial, {})
+    assert trial in desk.driver._ended or desk.driver.results[trial].status == "stopped"
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_failed_trials_are_tried_again_only_when_asked(bench, retry):
+    settings = ("defense.tail.trouble=raise,none", "defense.prefix.level=0,1")
+    assert len(Desk(bench, *settings).run()) == 5
+    desk = Desk(bench, *settings, retry_failed=retry)
+    assert len(desk.run()) == (2 if retry else 0)
+    failed = [result for result in desk.driver.results.values() if result.status == "failed"]
+    assert len(failed) == 2
+    assert all("told to fail" in result.error for result in failed)
+
+
+def test_the_stage_that_a_process_died_in_fails_its_followers_too(bench):
+    desk = Desk(bench, QUALITIES)
+    given = [desk.driver.release() for _ in range(2)]
+    died = next(trial for trial, _ in given if not desk.driver.ledger.entries[trial].is_reference)
+    desk.driver.ended(died, None)
+    twin = next(trial for trial, _ in given if trial != died)
+    desk.driver.ended(twin, desk.walk(twin))
+    assert desk.run() == []
+    failed = [result for result in desk.driver.results.values() if result.status == "failed"]
+    assert len(failed) == 3
+    assert all("toy_prefix" in result.error and "process died" in result.error for result in failed)
+    assert len(Desk(bench, QUALITIES, retry_failed=True).run()) == 3
+
+
+def test_derived_stages_are_entered_under_the_trial_they_were_run_for(bench):
+    desk = Desk(bench, "defense.prefix.level=0,1", "defense.beta=0.3,0.5")
+    desk.run()
+    for trial, result in desk.driver.results.items():
+        if not desk.driver.ledger.entries[trial].is_reference:
+            assert result.stages["toy_threshold"].computed
+
+
+def test_torn_results_are_noticed_moved_away_and_computed_again(bench):
+    Desk(bench, "defense.tail.quality=1.0").run()
+    before = {manifest.key: manifest.digest for manifest in bench.store.entries()}
+    damaged = {}
+    for manifest in bench.store.entries():
+        if manifest.stage in ("toy_threshold", "toy_prefix"):
+            damaged[manifest.stage] = manifest.key
+            file = bench.store.folder(manifest.key) / ARRAYS
+            content = bytearray(file.read_bytes())
+            content[-1] ^= 1
+            file.write_bytes(content[:-1] if manifest.stage == "toy_threshold" else content)
+    desk = Desk(bench, "defense.tail.quality=1.0,0.5")
+    assert len(desk.run()) == 1
+    assert {result.status for result in desk.driver.results.values()} == {"done"}
+    graves = {file.name.partition("-")[0] for file in (bench.store.root / "quarantine").iterdir()}
+    assert graves == set(damaged.values())
+    after = {manifest.key: manifest.digest for manifest in Store(bench.store.root).entries()}
+    assert before.items() <= after.items()
+
+
+class Recorded:
+    """A driver that only remembers what it is told."""
+
+    finished = False
+
+    def __init__(self):
+        self.told = []
+
+    def release(self):
+        return "trial", {"trial": "trial"}
+
+    def ended(self, trial, report):
+        self.told.append((trial, report))
+
+
+def test_a_trial_stopped_while_paused_ends_with_its_last_report():
+    driver = Recorded()
+    searcher = HoldBack(driver)
+    searcher.suggest("x")
+    searcher.on_trial_result("x", {"status": "running", "metrics/acc": 0.5})
+    searcher.on_trial_complete("x")
+    searcher.on_trial_complete("x")
+    assert driver.told == [("trial", {"status": "running", "metrics/acc": 0.5})]
+    searcher.suggest("y")
+    searcher.on_trial_complete("y", {"status": "running"}, error=True)
+    assert driver.told[1] == ("trial", None)
