@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import uuid
 import warnings
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
+SCRATCH_S = 7 * 24 * 3600.0
+"""After so long a scratch folder belongs to a driver that was killed."""
 FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
 """Variables of the driver that trials on other nodes need too."""
 
@@ -120,11 +123,14 @@ def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
     streamed = sharing.streamed(specs)
     needs = Needs(spec.resources.cpu, spec.resources.gpu, helper_cpu=1.0 if streamed else 0.0)
     data_bytes = sharing.resident_bytes(specs)
-    with session(options.address, cpus=options.cpus, gpus=options.gpus, data_bytes=data_bytes):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            session(options.address, cpus=options.cpus, gpus=options.gpus, data_bytes=data_bytes)
+        )
         fitting = min(slots(needs), options.concurrency or 10_000)
-        live = folder / "live"
-        shutil.rmtree(live, ignore_errors=True)
-        live.mkdir(parents=True)
+        scratch = stack.enter_context(_scratch(folder))
+        live = scratch / "live"
+        live.mkdir()
         judged = spec.scheduler.name != "none"
         metric, mode = spec.objectives[0]
         common = sharing.Shared(
@@ -139,7 +145,7 @@ def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
             streamed=streamed,
         )
         with _watching(live, watcher):
-            return _tune(driver, common, needs, fitting)
+            return _tune(driver, common, needs, fitting, scratch)
 
 
 def _extremes(spec: SweepSpec) -> list[TrialSpec]:
@@ -162,7 +168,23 @@ def _epochs(driver: Driver) -> int:
     return max((trial_graph(spec).epochs for spec in specs), default=1)
 
 
-def _tune(driver: Driver, common: Any, needs: Needs, fitting: int) -> bool:
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Make a folder for this start of the sweep alone: another driver may run the same sweep."""
+    parent = folder / "tune"
+    for old in parent.glob("*"):  # what killed drivers left
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > SCRATCH_S:
+                shutil.rmtree(old, ignore_errors=True)
+    own = parent / uuid.uuid4().hex
+    own.mkdir(parents=True)
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path) -> bool:
     """Let Tune run what the driver releases; returns whether it was interrupted."""
     from ray import tune
 
@@ -176,7 +198,6 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int) -> bool:
     trainable = tune.with_resources(
         tune.with_parameters(Trial, shared=common), tune.PlacementGroupFactory(needs.bundles)
     )
-    scratch = driver.folder / "tune" / uuid.uuid4().hex
     with _quiet(), _interruptible() as interrupted:
         tuner = tune.Tuner(
             trainable,
@@ -190,17 +211,14 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int) -> bool:
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name=scratch.name,
-                storage_path=str(scratch.parent),
+                name="tune",
+                storage_path=str(scratch),
                 failure_config=tune.FailureConfig(max_failures=spec.retries),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
                 verbose=0,
             ),
         )
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        tuner.fit()
     return interrupted.is_set() or not driver.complete
 
 

@@ -6,6 +6,7 @@ train the defense's classifier, so that each is one report. Results go through t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -105,7 +106,8 @@ class Trial(tune.Trainable):
             self._walk.close()  # releases the lease of a stage that is under way
         self._walk, self._last_epoch, self._test_sets = None, 0, None
         if hasattr(self, "trial"):
-            (self.shared.live / f"{self.trial}.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.shared.live / f"{self.trial}.json").unlink()
 
     def _reports(self, event: Event) -> bool:
         """Whether an event is an epoch that the scheduler judges; the last one is judged by the result."""
@@ -154,8 +156,9 @@ class Trial(tune.Trainable):
         }
         file = self.shared.live / f"{self.trial}.json"
         temporary = file.with_suffix(".new")
-        temporary.write_text(json.dumps(line))  # not forced to the disk: nobody needs it tomorrow
-        temporary.replace(file)
+        with contextlib.suppress(OSError):  # no trial fails for a line about its progress
+            temporary.write_text(json.dumps(line))  # not forced to the disk: nobody needs it tomorrow
+            temporary.replace(file)
 
     def _limit_gpu_memory(self) -> None:
         if not 0 < self.shared.gpu < 1:

@@ -100,9 +100,8 @@ class Executor:
         """Publish the node's result unless it is there; returns its key."""
         key = yield from self._key(node)
         while not self.store.has(key):
-            for (
-                parent
-            ) in node.parents:  # before the lease, so that others see what is under way
+            # Before the lease is taken, so that others see what is really under way.
+            for parent in node.parents:
                 yield from self._ensure(parent)
             with self.store.leases.try_hold(key) as mine:
                 # Another process may have published and let go between the two looks.

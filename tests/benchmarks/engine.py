@@ -1,6 +1,6 @@
 """What a trial costs beside its stages: sweeps of trivial trials, beside plain Ray Tune with reused actors.
 
-    python -m tests.benchmarks.engine [--trials 200] [--cpus 2] [--planned 10000]
+    python -m tests.benchmarks.engine [--trials 200] [--cpus 2] [--planned 10000] [--rounds 3]
 
 Plain Tune runs the same number of trials of a trainable that imports torch, as every trial of bdtune does to
 evaluate, and returns a number. "from the store" runs the finished sweep again; "planned" times the plan of a
@@ -105,46 +105,48 @@ def planned(trials: int, folder: Path) -> float:
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--cpus", type=int, default=2)
-    parser.add_argument("--planned", type=int, default=10_000)
-    options = parser.parse_args()
-    os.environ["BDTUNE_PLUGINS"] = str(PLUGINS)
+def compared(trials: int, cpus: int, rounds: int, folder: Path) -> list[tuple[str, float, str]]:
+    """Return the rows about trials: plain Tune, a sweep, and the sweep from the store, each at its best."""
     import torch  # noqa: F401
 
     import bdtune.cluster.trainable  # noqa: F401
     from bdtune.cluster.session import session
 
+    beside, first, again = [], [], []
+    with session(cpus=cpus):
+        for number in range(rounds):  # in turn, so that a busy machine slows each alike
+            own = folder / str(number)
+            own.mkdir()
+            beside.append(plain(trials, own / "tune"))
+            seconds, released = sweep(trials, own)
+            first.append(seconds)
+            seconds, none = sweep(trials, own)
+            again.append(seconds)
+            assert (released, none) == (trials + 1, 0)
+    each = ", ".join(f"{b / a:.2f}" for a, b in zip(beside, first, strict=True))
+    return [
+        (f"plain Tune, {trials} trials", min(beside), f"{min(beside) / trials * 1e3:.0f} ms/trial"),
+        ("bdtune sweep", min(first), f"ratio {min(first) / min(beside):.2f} (by round: {each})"),
+        ("the same from the store", min(again), f"{min(again) / trials * 1e3:.1f} ms/trial"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--planned", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    os.environ["BDTUNE_PLUGINS"] = str(PLUGINS)
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         if options.planned:
-            seconds = planned(options.planned, folder)
-            rows.append(
-                (
-                    f"plan of {options.planned} trials",
-                    seconds,
-                    f"{seconds / options.planned * 1e3:.2f} ms/trial",
-                )
-            )
+            seconds = planned(options.planned, Path(name))
+            each = f"{seconds / options.planned * 1e3:.2f} ms/trial"
+            rows.append((f"plan of {options.planned} trials", seconds, each))
         if options.trials:
-            with session(cpus=options.cpus):
-                beside = plain(options.trials, folder / "tune")
-                seconds, released = sweep(options.trials, folder)
-                again, none = sweep(options.trials, folder)
-            assert released == options.trials + 1
-            assert none == 0
-            rows.append(
-                (
-                    f"plain Tune, {options.trials} trials",
-                    beside,
-                    f"{beside / options.trials * 1e3:.0f} ms/trial",
-                )
-            )
-            rows.append(("bdtune sweep", seconds, f"ratio {seconds / beside:.2f}"))
-            rows.append(("the same from the store", again, f"{again / options.trials * 1e3:.1f} ms/trial"))
+            rows += compared(options.trials, options.cpus, options.rounds, Path(name))
     for what, seconds, remark in rows:
         print(f"{what:32} {seconds:8.2f} s   {remark}")
 
