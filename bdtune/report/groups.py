@@ -107,11 +107,24 @@ def rank(value: Scalar) -> tuple[int, float, str]:
 
 
 def varying(groups: Iterable[Group]) -> list[str]:
-    """Return the parameters that differ among defended groups, in the order in which trials state them."""
+    """Return the parameters that differ among defended groups, in the order in which trials state them.
+
+    A knob counts only where it differs among trials with the same plugin: that other plugins have other
+    knobs is told by the plugin's name.
+    """
     defended = [group for group in groups if not group.reference]
     names = dict.fromkeys(name for group in defended for name in group.params)
-    missing = object()  # a knob that only some trials have varies too
-    return [name for name in names if len({_hashed(g.params.get(name, missing)) for g in defended}) > 1]
+    return [name for name in names if _differs(name, defended)]
+
+
+def _differs(name: str, groups: Sequence[Group]) -> bool:
+    plugin = name.partition(".")[0]
+    missing = object()  # a knob that only some trials of a plugin have varies too
+    found: dict[object, set[object]] = {}
+    for group in groups:
+        owner = group.params.get(plugin) if plugin != name else None
+        found.setdefault(owner, set()).add(_hashed(group.params.get(name, missing)))
+    return any(len(values) > 1 for values in found.values())
 
 
 def _hashed(value: object) -> tuple[str, object]:

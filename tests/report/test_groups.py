@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bdtune.report.groups import grouped, label, rank, varying
+from bdtune.report.groups import Group, grouped, label, rank, varying
 
 
 def test_groups_are_settings_references_first_then_by_value(sweep):
@@ -65,3 +65,15 @@ def test_a_knob_that_only_some_settings_have_varies(make_trial):
 def test_values_of_any_type_can_be_ordered():
     values = ["b", 2, None, True, 0.5, "a", False]
     assert sorted(values, key=rank) == [None, False, 0.5, True, 2, "a", "b"]
+
+
+def test_knobs_of_another_plugin_do_not_vary():
+    knobs = {"badnets": {"attack.size": 3}, "blend": {"attack.ratio": 0.1}}
+    found = [
+        Group({"attack": attack, **own, "defense.beta": beta, "seed": 0}, (), False)
+        for attack, own in knobs.items()
+        for beta in (1, 2)
+    ]
+    assert varying(found) == ["attack", "defense.beta"]
+    found.append(Group({"attack": "blend", "attack.ratio": 0.2, "defense.beta": 1, "seed": 0}, (), False))
+    assert varying(found) == ["attack", "attack.ratio", "defense.beta"]
