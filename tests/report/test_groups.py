@@ -76,4 +76,4 @@ def test_knobs_of_another_plugin_do_not_vary():
     ]
     assert varying(found) == ["attack", "defense.beta"]
     found.append(Group({"attack": "blend", "attack.ratio": 0.2, "defense.beta": 1, "seed": 0}, (), False))
-    assert varying(found) == ["attack", "attack.ratio", "defense.beta"]
+    assert varying(found) == ["attack", "defense.beta", "attack.ratio"]
