@@ -155,12 +155,16 @@ class TrainSource(AttackedSource):
                 kept[members[: int(self.holdout * len(members) + 0.5)]] = False
         return kept
 
+    def _planned(self, labels: np.ndarray) -> tuple[PoisonPlan | None, np.ndarray, np.ndarray]:
+        """Return the plan for true labels int64 [N], the observed labels, and bool [N]: the fit part."""
+        plan = self.plan(labels)
+        observed = labels if plan is None else plan.labels
+        return plan, observed, self.kept(observed)
+
     def _part(self, resident: Resident, artefacts: Mapping[str, Artefact], *, held_out: bool) -> ImageSet:
         split = resident.split(self.dataset, "train")
         labels = np.asarray(split.labels)
-        plan = self.plan(labels)
-        observed = labels if plan is None else plan.labels
-        kept = self.kept(observed)
+        plan, observed, kept = self._planned(labels)
         ids = np.flatnonzero(~kept if held_out else kept)
         attack = self.attack.equip(artefacts) if self.attack else None
         images: Images
@@ -198,10 +202,8 @@ class FitLabels(TrainSource):
         return {}  # the plan is made of labels; only pixels need what an attack trains
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:
-        labels = resident.labels(self.dataset, "train")
-        plan = self.plan(labels)
-        observed = labels if plan is None else plan.labels
-        return LabelSet(observed[self.kept(observed)], self.dataset.num_classes)
+        _, observed, kept = self._planned(resident.labels(self.dataset, "train"))
+        return LabelSet(observed[kept], self.dataset.num_classes)
 
 
 class SelectSet(TrainSource):
@@ -224,9 +226,7 @@ class TruthSource(TrainSource):
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Truth:
         labels = resident.labels(self.dataset, "train")
-        plan = self.plan(labels)
-        observed = labels if plan is None else plan.labels
-        kept = self.kept(observed)
+        plan, observed, kept = self._planned(labels)
         role = np.zeros(len(labels), np.uint8) if plan is None else plan.role()
         target = self.attack.single_target if self.attack else None
         return Truth(labels[kept], observed[kept], role[kept], target)
