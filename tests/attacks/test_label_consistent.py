@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
@@ -15,14 +14,6 @@ N, SIDE = 80, 16
 SMALL = {"name": "resnet18", "width": 4}
 SHORT = {"epochs": 6, "batch_size": 16, "optimizer": "adam", "lr": 0.01, "augment": "none"}
 CLEAN = {"surrogate": "clean", "clean": SHORT, "surrogate_model": SMALL, "rate_basis": "target_class"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

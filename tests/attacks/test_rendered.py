@@ -19,19 +19,11 @@ from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.training.loop import make_optimizer
 from bdtune.training.weights import load_optimizer, optimizer_state
+from tests.doubles import Memory
 from tests.trained import NUMERICS, equipped, merged, quick, shown, store, upstream
-from tests.training.conftest import Memory
 
 N, SIDE = 64, 16
 NAMES = ("issba", "dynamic")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import itertools
 from collections import Counter
 
 import pytest
-import torch
 
 from bdtune import registry
 from bdtune.config.graph import trial_graph
@@ -14,19 +13,10 @@ from bdtune.config.trial import parse_trial
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
-from bdtune.verbs.show import draw_attack
 from tests.trained import is_trained, quick
 
 TRAINED = [name for name in registry.names("attacks") if is_trained(registry.load("attacks", name))]
 SHORT = {"epochs": 1, "optimizer": "adam", "lr": 0.01}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trial(name, rate, seed, **defense):
@@ -78,26 +68,3 @@ def test_a_sweep_computes_them_once(name, tmp_path):
     assert own
     assert {computed[stage] for stage in own} == {1}
     assert all(manifest.size > 0 for manifest in executor.store.entries() if manifest.stage in own)
-
-
-@pytest.mark.parametrize("name", ["label_consistent", "dynamic"])
-def test_a_picture_trains_what_it_needs_once(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("BDTUNE_HOME", str(tmp_path))
-    words = ["dataset=digits", "dataset.train_limit=80", "dataset.test_limit=30", "numerics.precision=fp32"]
-    words += list(dotted(quick(registry.load("attacks", name)), "attack"))
-    draw_attack(name, words, tmp_path / "first.png")
-    assert "computing" in capsys.readouterr().err
-    draw_attack(name, words, tmp_path / "second.png")
-    assert "computing" not in capsys.readouterr().err
-    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
-
-
-def dotted(knobs, prefix):
-    for name, value in knobs.items():
-        if isinstance(value, dict) and "name" not in value:
-            yield from dotted(value, f"{prefix}.{name}")
-        elif isinstance(value, dict):
-            inner = ", ".join(f"{key}: {each}" for key, each in value.items())
-            yield f"{prefix}.{name}={{{inner}}}"
-        else:
-            yield f"{prefix}.{name}={list(value) if isinstance(value, tuple) else value}"

@@ -8,35 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 import bdtune
 from bdtune import registry
 from bdtune.defenses._base import Defense, Given, diagnosis
 from bdtune.engine.key import digest_of
-from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context, Node, Stage
 from bdtune.engine.stage import Given as Plain
 from bdtune.knobs import Knobs
 from bdtune.models._base import Model
 from bdtune.training.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
-from tests.defenses.toys import Is
+from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEFENSES = registry.names("defenses")
-CPU = Numerics(device="cpu", precision="fp32")
 CLASSES, EACH = 3, 16
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def short(cls: type[Knobs]) -> dict[str, Any]:

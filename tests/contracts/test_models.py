@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from bdtune.models._network import Network
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def build(name, num_classes=3, side=16, channels=3) -> Network:
     cls = registry.load("models", name)
     knobs = {"width": 4} if "width" in cls.model_fields else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,39 +10,14 @@ import pytest
 import bdtune
 from bdtune.defenses._base import Given
 from bdtune.engine.execute import Executor
-from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Source
 from bdtune.engine.store import Store
 from bdtune.training.data import ImageSet, LabelSet, Truth
+from tests.doubles import CPU, Is, Memory, Nowhere
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.engine.execute import Event
-
-CPU = Numerics(device="cpu", precision="fp32")
-
-
-class Is(Source):
-    """A source that is the value it was made of, named by a word."""
-
-    word: str
-    value: Any
-
-    def identity(self) -> dict[str, Any]:
-        return {"test": self.word}
-
-    def load(self, resident: object, artefacts: object) -> Any:
-        return self.value
-
-
-class Nowhere:
-    """A resident that nothing asks."""
-
-    def split(self, dataset: object, split: object) -> None:
-        raise AssertionError
-
-    labels = split
 
 
 class Counting(Executor):
@@ -82,23 +57,6 @@ def poisoned() -> tuple[Given, Truth]:
         numerics=CPU,
     )
     return given, Truth(labels, observed, role, 0)
-
-
-class Memory:
-    """A checkpoint slot in memory that saves after the epochs it is told."""
-
-    def __init__(self, due_after: tuple[int, ...] = ()) -> None:
-        self.due_after, self.asked, self.state = set(due_after), 0, None
-
-    def due(self) -> bool:
-        self.asked += 1
-        return self.asked in self.due_after
-
-    def save(self, arrays: Any, info: Any) -> None:
-        self.state = ({name: array.copy() for name, array in arrays.items()}, dict(info))
-
-    def load(self) -> Any:
-        return self.state
 
 
 @pytest.fixture

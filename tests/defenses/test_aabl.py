@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 import bdtune
 from bdtune.config.graph import trial_graph
@@ -14,30 +13,20 @@ from bdtune.config.trial import parse_trial
 from bdtune.defenses._aabl_losses import IFGSM
 from bdtune.defenses._aabl_split import Split, Threshold
 from bdtune.engine.execute import Executor
-from bdtune.engine.numerics import Numerics
 from bdtune.engine.plan import make_plan
 from bdtune.engine.resolve import Resolver
-from bdtune.engine.stage import Artefact, Context, Source
+from bdtune.engine.stage import Artefact, Context
 from bdtune.engine.store import Store
 from bdtune.training.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
+from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from bdtune.defenses._base import Given
 
-CPU = Numerics(device="cpu", precision="fp32")
 CTX = Context(seed=1, numerics=CPU)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -115,19 +104,6 @@ def test_what_comes_after_the_split_leaves_it_shared(tmp_path: Path) -> None:
         assert found[name] == (1, 4)
     assert found["adversarial_training"] == (2, 2)
     assert found["supervised"] == (1, 2)  # without an attack its radius counts for nothing
-
-
-class Is(Source):
-    """A source that is the value it was made of, named by a word."""
-
-    word: str
-    value: Any
-
-    def identity(self) -> dict[str, Any]:
-        return {"test": self.word}
-
-    def load(self, resident: object, artefacts: object) -> Any:
-        return self.value
 
 
 def given_of(data: ImageSet, model: Any) -> Given:

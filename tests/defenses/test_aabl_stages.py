@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,26 +14,13 @@ import bdtune
 from bdtune.defenses._aabl_losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
 from bdtune.defenses._aabl_split import Scores, Split, Threshold, highest, otsu, symmetric_cross_entropy
 from bdtune.engine.key import digest_of
-from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
 from bdtune.training.data import ImageSet, LabelSet
 from bdtune.training.pgd import pixel_augmentation
 from bdtune.training.weights import new_network
+from tests.doubles import CPU
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-CPU = Numerics(device="cpu", precision="fp32")
 CTX = Context(seed=1, numerics=CPU)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Scores

@@ -21,7 +21,7 @@ from bdtune.training.batches import Batch, DeviceSet
 from bdtune.training.data import LabelSet
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import module_arrays, new_network
-from tests.defenses.conftest import CPU, Is
+from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:
     from bdtune.defenses._base import Defense, Given

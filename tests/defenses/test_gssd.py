@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import bdtune
 from bdtune.defenses._base import Defense, Given, diagnosis
@@ -14,22 +13,10 @@ from bdtune.engine.stage import Artefact, Context, Node, Source
 from bdtune.engine.store import Store
 from bdtune.training.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
-from tests.defenses.toys import Is
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.doubles import Is, Nowhere
 
 FEATURES = 8
 CTX = Context(seed=1, numerics=Numerics(device="cpu", precision="fp32"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only get in each other's way on batches this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def mixture(poison: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Truth]:
@@ -165,15 +152,6 @@ def test_knobs_have_the_papers_defaults() -> None:
 
 def test_lambda_is_one_knob_by_either_name() -> None:
     assert bdtune.defense("gssd", **{"lambda": 0.9}) == bdtune.defense("gssd", lambda_=0.9)
-
-
-class Nowhere:
-    """A resident that nothing asks."""
-
-    def split(self, dataset: object, split: object) -> None:
-        raise AssertionError
-
-    labels = split
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.training.supervised import Supervised
-from tests.defenses.conftest import Is
+from tests.doubles import Is
 
 if TYPE_CHECKING:
     from bdtune.defenses._base import Defense, Given

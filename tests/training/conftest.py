@@ -2,38 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 import bdtune
 from bdtune.engine.stage import Artefact
 from bdtune.training.data import ImageSet
+from tests.doubles import Memory
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-class Memory:
-    """A checkpoint slot in memory that saves after the epochs it is told."""
-
-    def __init__(self, due_after=()):
-        self.due_after, self.asked, self.state = set(due_after), 0, None
-
-    def due(self):
-        self.asked += 1
-        return self.asked in self.due_after
-
-    def save(self, arrays, info):
-        self.state = ({name: array.copy() for name, array in arrays.items()}, dict(info))
-
-    def load(self):
-        return self.state
 
 
 @pytest.fixture

@@ -1,32 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 import torch
 
-from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.training import flows as module
 from bdtune.training._flowbank import LOG_TWO_PI, FlowBank, FlowShape, initial_weights
 from bdtune.training.data import ImageSet
 from bdtune.training.flows import Density, Flows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-CPU = Numerics(device="cpu", precision="fp32")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only get in each other's way on batches this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.doubles import CPU
 
 
 def bank(features: int, flows: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> FlowBank:
