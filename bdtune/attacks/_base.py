@@ -1,8 +1,8 @@
 """The contract of attacks: a plan made once from the labels, and a pure function that stamps the trigger.
 
-An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `extras`, `cover_fraction`,
-`budget`, `artefacts`, `check_files` and `check_image`. Counts, selection, quantisation and flags are done
-here once; only another toolkit's dialect (`_dialects`) replaces them.
+An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `test_rows`, `extras`,
+`cover_fraction`, `budget`, `artefacts`, `shown_beside`, `check_files` and `check_image`. Counts, selection,
+quantisation and flags are done here once; only another toolkit's dialect (`_dialects`) replaces them.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -24,10 +24,12 @@ from bdtune.knobs import Rate
 from bdtune.registry import Plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from bdtune.attacks._sources import FitSet
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
+    from bdtune.models._base import Model
 
 CHUNK_BYTES, CHUNK_IMAGES = 2 * 2**20, 16
 """Float32 pixels stamped at a time, so that they stay in the processor's cache, but at least so many images;
@@ -57,6 +59,8 @@ class Attack(Plugin):
 
     clean_label: ClassVar[bool] = False
     """Whether only images of the target class are poisoned and no label changes."""
+    stamps_test: ClassVar[bool] = True
+    """Whether test images carry a trigger; if not, success is counted on chosen ones as they are."""
     train_only: ClassVar[frozenset[str]] = frozenset(
         {"rate", "rate_basis", "include_target_class", "cover_rate"}
     )
@@ -90,6 +94,13 @@ class Attack(Plugin):
         """Return the class (int64) that the attacker wants for images of the given true classes."""
         return np.full_like(labels, self.target)
 
+    def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        """Return bool [N]: the test images that the attack is measured on, by their true classes.
+
+        All by default. What decides it must be among the knobs that the test split's identity holds.
+        """
+        return np.ones(len(labels), bool)
+
     def extras(
         self, poison_ids: np.ndarray, cover_ids: np.ndarray, labels: np.ndarray, seed: int
     ) -> dict[str, np.ndarray]:
@@ -114,6 +125,33 @@ class Attack(Plugin):
         artefact serves all seeds and rates; `seed` is that of the plan, for a trigger that depends on it.
         """
         return {}
+
+    def shown_beside(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Return images (uint8 [n, H, W, C]) by name that the poisoned rows are to be compared with."""
+        return {}
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the attacker trains the model and hands it over: `backdoored_model` then gives a node."""
+        return False
+
+    def backdoored_model(self, fit: FitSet, model: Source) -> Node | None:
+        """Return the node of the classifier that the attacker hands over; None: only the data are poisoned.
+
+        Its artefact holds weights of the trial's network `model`, as a training's does. `fit` is the fit part
+        of the poisoned training set; the clean one, seed and numerics are found in it.
+        """
+        return None
+
+    def check_trial(
+        self, model: Model, num_classes: int, test_labels: Callable[[], np.ndarray | None]
+    ) -> list[Problem]:
+        """Return what keeps the attack from being made on a network and a test set.
+
+        `test_labels` reads the true classes int64 [N] of the test images, None where the data set is not
+        there. The problems' paths are relative to the trial.
+        """
+        return []
 
     def check_files(self) -> list[Problem]:
         """Return what is wrong with the files that the knobs name."""

@@ -24,7 +24,7 @@ from bdtune.errors import UserError
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from typing import Any
 
     import torch
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Tick
     from bdtune.models._network import Network
     from bdtune.training.data import ImageSet
+
+    Stamp = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 CHUNK = 256
 """Images of the target class that are embedded at a time."""
@@ -98,6 +100,8 @@ class LatentTrigger(Crafting):
         fitted = rows["ids"][some_ids(len(rows["ids"]), ctx.seed)]
         images = weights.as_tensor(gathered(data, fitted)).to(device)
 
+        stamped = self.stamp((height, width), device)
+
         def distances(planes: torch.Tensor) -> torch.Tensor:
             found = network.features(normalised(planes, data))
             if self.distance == "cosine":
@@ -106,18 +110,28 @@ class LatentTrigger(Crafting):
 
         def loss(value: torch.Tensor, step: int) -> torch.Tensor:
             clean = drawn_batch(images, self.batch_size, ctx.seed, step)
-            return distances(torch.lerp(clean, value.sigmoid()[None], self.ratio)).mean()
+            return distances(stamped(clean, value)).mean()
 
         def result(value: torch.Tensor) -> tuple[Arrays, dict[str, Any]]:
             clean = drawn_batch(images, self.batch_size, ctx.seed, self.iterations)
             with torch.no_grad():
                 before = distances(clean).mean()
-                after = distances(torch.lerp(clean, value.sigmoid()[None], self.ratio)).mean()
+                after = distances(stamped(clean, value)).mean()
             info = {"rows": len(fitted), "clean_distance": before.item(), "distance": after.item()}
-            return {"picture": as_image(value.sigmoid())}, info
+            return {"picture": as_image(self.picture(value))}, info
 
         start = torch.randn(channels, height, width, generator=session.generator(ctx.seed, "start"))
         return (yield from self.descend(ctx, start.to(device), loss, result, settled=self.settled))
+
+    def picture(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the picture [C, H, W] in [0, 1] that free values stand for."""
+        return value.sigmoid()
+
+    def stamp(self, sides: tuple[int, int], device: torch.device) -> Stamp:
+        """Return what puts the picture of free values [C, H, W] into pixels [B, C, H, W] of these sides."""
+        import torch
+
+        return lambda clean, value: torch.lerp(clean, self.picture(value)[None], self.ratio)
 
 
 def _mean_embedding(

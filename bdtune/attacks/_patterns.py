@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,6 +23,7 @@ OVERSAMPLING = 8
 """Drawings are made this much larger and box-filtered down."""
 
 RGB = tuple[int, int, int]
+Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,3 +153,10 @@ FULL_IMAGE: dict[str, Callable[[int, int], Pattern]] = {"robot": robot}
 def scaled(pixels: int, reference: int, image_side: int) -> int:
     """Return a length given for images of `reference` pixels, for one of `image_side`, rounded half up."""
     return int(pixels * image_side / reference + 0.5)
+
+
+def in_corner(corner: Corner, side: int, margin: int, height: int, width: int) -> tuple[slice, slice]:
+    """Return rows and columns of a square that keeps a margin to the two borders of a corner."""
+    top = margin if corner.startswith("top") else height - side - margin
+    left = margin if corner.endswith("left") else width - side - margin
+    return slice(top, top + side), slice(left, left + side)

@@ -102,10 +102,11 @@ class AttackedSource(DataSource):
 
 
 class TriggeredTest(AttackedSource):
-    """All test images with the trigger in them, their true labels, and the class the attacker wants for each.
+    """The test images that an attack is measured on, with the trigger in them and the class wanted for each.
 
-    Rows of the target class are kept (their label equals their goal), so that attack success can be counted
-    with and without them. Without an attack the set is empty.
+    These are all test images, with their true labels, unless the attack says otherwise. Rows of the target
+    class are kept (their label equals their goal), so that attack success can be counted with and without
+    them. Without an attack the set is empty.
     """
 
     role: ClassVar[str] = "triggered_test"
@@ -118,13 +119,15 @@ class TriggeredTest(AttackedSource):
             images = np.zeros((0, *split.images.shape[1:]), np.uint8)
             return TriggeredSet(images, labels[:0], **self._facts(), goals=labels[:0])
         attack = self.attack.equip(artefacts)
-        goals = attack.test_labels(labels, self.dataset.num_classes)
+        ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
+        goals = attack.test_labels(labels[ids], self.dataset.num_classes)
+        everything = len(ids) == len(labels)
         stamped: Images
         if isinstance(split.images, np.ndarray):
-            stamped = attack.trigger(split.images, np.arange(len(labels)))
+            stamped = attack.trigger(split.images if everything else split.images[ids], ids)
         else:
-            stamped = poisoned_stream(split.images, attack)
-        return TriggeredSet(stamped, labels, **self._facts(), goals=goals)
+            stamped = poisoned_stream(split.images, attack, ids=None if everything else ids)
+        return TriggeredSet(stamped, labels[ids], **self._facts(), goals=goals)
 
 
 class TrainSource(AttackedSource):

@@ -18,14 +18,12 @@ from pydantic import Field, model_validator
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.attacks._pattern_files import PatternAttack
-from bdtune.attacks._patterns import PATCHES, Pattern, cells, drop, scaled
+from bdtune.attacks._patterns import PATCHES, Corner, Pattern, cells, drop, in_corner, scaled
 from bdtune.errors import Problem
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
 
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName
-
-Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
 PLACES: dict[str, tuple[Corner, int, int]] = {
     # pattern: (corner, margin, image side that the margin is given for)
@@ -142,10 +140,8 @@ class BadNets(DialectAttack, PatternAttack):
     def _placed(self, height: int, width: int) -> tuple[Pattern, tuple[slice, slice, slice]]:
         """Return the patch and where it lies in images [n, H, W, C]."""
         side, margin = self._geometry(height, width)
-        corner = self.corner or PLACES[self.pattern][0]
-        top = margin if corner.startswith("top") else height - side - margin
-        left = margin if corner.endswith("left") else width - side - margin
-        return self._patch(side), (slice(None), slice(top, top + side), slice(left, left + side))
+        rows, columns = in_corner(self.corner or PLACES[self.pattern][0], side, margin, height, width)
+        return self._patch(side), (slice(None), rows, columns)
 
     def _patch(self, side: int) -> Pattern:
         if self.pattern_path is not None:

@@ -62,7 +62,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class TriggeredSet(ImageSet):
-    """Test images with the trigger in them; `labels` are the true classes."""
+    """The N test images that an attack is measured on, as it changes them; `labels` are the true classes."""
 
     goals: np.ndarray  # int64 [N], the class the attacker wants for each
 

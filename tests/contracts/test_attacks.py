@@ -144,6 +144,9 @@ def test_the_trigger_changes_every_test_image(name, knobs, data):
     triggered = attack.trigger(images, np.arange(N))
     assert triggered.dtype == np.uint8
     same = [i for i in range(N) if np.array_equal(triggered[i], images[i])]
+    if not attack.stamps_test:
+        assert same == list(range(N))
+        return
     assert not [
         i for i in same if len(np.unique(images[i])) > 1
     ]  # flat ones may be equal, such as white on white
@@ -183,6 +186,20 @@ def test_the_goal_of_the_test_images(name, knobs, data):
 
 
 @every_attack
+def test_what_it_is_measured_on(name, knobs, data):
+    _, labels = data
+    attack = make(name, knobs)
+    measured = attack.test_rows(labels, CLASSES)
+    assert measured.shape == labels.shape
+    assert measured.dtype == bool
+    assert measured.any()
+    if attack.single_target is not None:
+        assert (attack.test_labels(labels, CLASSES)[measured] != labels[measured]).any()
+    # trials of other rates share what they are measured on
+    assert np.array_equal(attack.model_copy(update={"rate": 0.123}).test_rows(labels, CLASSES), measured)
+
+
+@every_attack
 def test_small_to_ship_and_equal_after_the_journey(name, knobs, data):
     images, _ = data
     assert len(pickle.dumps(make(name, knobs))) < 4096  # what it trains is shared by all tasks, beside it
@@ -197,9 +214,11 @@ def test_small_to_ship_and_equal_after_the_journey(name, knobs, data):
 def test_other_image_sizes(name, knobs, side):
     images = np.full((N, side, side, 3), 100, np.uint8)
     images[:, :, ::2] += 20  # a warp leaves flat images as they are
+    images += np.arange(N, dtype=np.uint8)[:, None, None, None]  # and a mixture equal ones
     attack = make(name, knobs, images)
     assert attack.check(CLASSES, np.arange(N) % CLASSES, (side, side, 3)) == []
-    assert (attack.trigger(images[:2], np.arange(2)) != images[:2]).any((1, 2, 3)).all()
+    changed = (attack.trigger(images[:2], np.arange(2)) != images[:2]).any((1, 2, 3))
+    assert changed.all() if attack.stamps_test else not changed.any()
 
 
 @every_attack
