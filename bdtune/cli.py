@@ -207,28 +207,38 @@ def show(
     picture: Annotated[
         Path | None, typer.Option("--picture", "-o", help="An attack's picture (default: NAME.png, here).")
     ] = None,
+    out: Out = None,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Compute what the attack trains first, if the store lacks it."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the knobs of a plugin; of an attack also a picture: clean, poisoned, difference times ten.
+    """Show the knobs of a plugin; of an attack also a picture: clean, poisoned, and their difference.
 
-    Examples:
+    What an attack trains first is taken from the store, or trained with --train. Examples:
 
     bdtune show defense gssd
     bdtune show attack badnets attack.pattern=grid -o grid.png
     bdtune show attack badnets dataset=cifar10 data_root=/data
+    bdtune show attack trojan dataset.train_limit=200 --train
     """
     from bdtune.verbs import show as verb
     from bdtune.verbs import tables
 
     shown = verb.shown(verb.plugin_kind_of(kind), name)
-    drawn = None
-    if verb.kind_of(kind) == "attacks":
-        drawn = verb.draw_attack(name, words or [], (picture or Path(f"{name}.png")).absolute())
-    elif words or picture:
-        raise UserError(f"settings and a picture are for attacks only, not for a {kind}")
+    if verb.kind_of(kind) != "attacks":
+        if words or picture or train:
+            raise UserError(f"settings and a picture are for attacks only, not for a {kind}")
+        show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
+        return
+    from bdtune.verbs.attack_picture import draw, requested
+
+    request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), run_directory(out))
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
-    if drawn:
-        print(f"picture: {drawn}", file=sys.stderr)
+    sys.stdout.flush()  # before a training that may take long
+    with _interruptible():
+        print(draw(request, train=train), file=sys.stderr)
 
 
 @app.command()

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from bdtune import registry
-from bdtune.errors import ConfigError, Problem, UserError, nearest
+from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from pydantic.fields import FieldInfo
-
-    from bdtune.attacks._base import Attack
-    from bdtune.config.trial import TrialSpec
-    from bdtune.engine.execute import Event
 
 SPACES = "search-spaces"
 KINDS = (*registry.KINDS, SPACES)
@@ -138,43 +132,3 @@ def _about(cls: type[Knobs], name: str) -> str:
         if name in field_docs(base):
             return field_docs(base)[name]
     return ""
-
-
-def draw_attack(name: str, overrides: Sequence[str], path: Path) -> Path:
-    """Draw an attack on a data set: clean, poisoned, and their difference times ten.
-
-    What an attack trains first comes from the run directory's store, and goes there when it is missing.
-    Raises `UserError` for wrong settings and where the picture cannot be written.
-    """
-    from bdtune.config.load import load_trial
-    from bdtune.report.pictures import dataset_picture
-
-    spec = load_trial(None, [f"attack={name}", *overrides])
-    if spec.attack is None:
-        raise ConfigError(f"'{name}' is no attack")
-    attack = _equipped(spec.attack, spec)
-    try:
-        return dataset_picture(spec.dataset, attack, path, root=spec.data_root, seed=spec.seed)
-    except OSError as error:
-        raise UserError(f"the picture cannot be written: {error}") from error
-
-
-def _equipped(attack: Attack, spec: TrialSpec) -> Attack:
-    """Return the attack with what it trains first, computed in this process where the store lacks it."""
-    from bdtune.attacks._sources import trained_nodes
-    from bdtune.datasets._resident import InProcess
-    from bdtune.engine.execute import Executor
-    from bdtune.engine.store import Store
-    from bdtune.verbs.place import run_directory
-
-    nodes = trained_nodes(attack, spec.dataset, spec.data_root, spec.seed, spec.numerics)
-    if not nodes:
-        return attack
-    executor = Executor(Store(run_directory() / "store"), InProcess(spec.data_root, spec.pipeline))
-    executor.made_for = f"show/{attack.plugin_name()}"
-    return attack.equip({key: executor.compute(node, _say_started) for key, node in nodes.items()})
-
-
-def _say_started(event: Event) -> None:
-    if event.what == "started":
-        print(f"computing {event.node.name}", file=sys.stderr)
