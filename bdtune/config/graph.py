@@ -58,8 +58,8 @@ class TrialGraph:
 
     @property
     def epochs(self) -> int:
-        """Epochs of all stages that train the classifier."""
-        return sum(self.stages[recipe].stage.length() for recipe in self.judged)
+        """Epochs of all stages that train the classifier; 1 where it is handed over as it is."""
+        return max(1, sum(self.stages[recipe].stage.length() for recipe in self.judged))
 
     @cached_property
     def stages(self) -> dict[str, Node]:
@@ -124,8 +124,14 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         stream=spec.pipeline == "stream",
     )
     model = Given(plugin=spec.model)
+    backdoored = None if spec.attack is None else spec.attack.backdoored_model(data.fit, model)
     given = defenses.Given(
-        fit=data.fit, labels=data.labels, model=model, seed=spec.seed, numerics=spec.numerics
+        fit=data.fit,
+        labels=data.labels,
+        model=model,
+        seed=spec.seed,
+        numerics=spec.numerics,
+        backdoored=backdoored,
     )
     chain = spec.defense.build(given)
     inputs: dict[str, Node | Source] = {

@@ -14,6 +14,7 @@ from pydantic import Field, create_model
 from bdtune import registry
 from bdtune.config.checking import Fault, check, show, unknown
 from bdtune.config.document import DEFAULT_PLUGINS, PLUGIN_KINDS, TRIAL_KEYS
+from bdtune.defenses._base import Offer
 from bdtune.engine.key import canonical_json, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, Problem
@@ -23,6 +24,8 @@ from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
 
     from bdtune.attacks._base import Attack
     from bdtune.datasets._base import Dataset
@@ -116,7 +119,9 @@ def cross_checks(*, data: bool) -> list[Checked]:
     """
     checks: list[Checked] = [(("dataset", "data_root"), data_faults)] if data else []
     checks.append((("dataset", "data_root", "attack"), lambda spec: attack_faults(spec, data=data)))
+    checks.append((("dataset", "data_root", "attack", "model"), lambda spec: model_faults(spec, data=data)))
     checks.append((("dataset", "defense"), defense_faults))
+    checks.append((("dataset", "attack", "defense", "model", "holdout"), offer_faults))
     return checks
 
 
@@ -137,6 +142,30 @@ def attack_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
 def defense_faults(spec: TrialSpec) -> list[Fault]:
     """Return why the defense cannot be used on the data set."""
     return [fault_of(p).under("defense") for p in spec.defense.check(spec.dataset.num_classes)]
+
+
+def model_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
+    """Return why the attack cannot be made with the network; with `data`, also on the test set."""
+    if spec.attack is None:
+        return []
+
+    def test_labels() -> np.ndarray | None:
+        present = data and not spec.dataset.check(spec.data_root)
+        return spec.dataset.labels("test", spec.data_root) if present else None
+
+    found = spec.attack.check_trial(spec.model, spec.dataset.num_classes, test_labels)
+    return [fault_of(problem) for problem in found]
+
+
+def offer_faults(spec: TrialSpec) -> list[Fault]:
+    """Return what the defense needs that the trial does not give."""
+    offer = Offer(
+        num_classes=spec.dataset.num_classes,
+        model=spec.model,
+        holdout=spec.holdout,
+        backdoored=spec.attack is not None and spec.attack.hands_over,
+    )
+    return [fault_of(problem) for problem in spec.defense.check_offer(offer)]
 
 
 def fault_of(problem: Problem) -> Fault:

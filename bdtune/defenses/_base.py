@@ -18,6 +18,7 @@ from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, S
 from bdtune.engine.stage import Given as Plain
 from bdtune.metrics import defined
 from bdtune.registry import Plugin
+from bdtune.training.everything import AllSamples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,7 @@ class Given:
     seed: int = 0  # the trial's master seed
     numerics: Numerics = field(default_factory=Numerics)
     replicate: int = 0
+    backdoored: Node | None = None  # the classifier that the attacker hands over, where there is one
 
     def node(self, stage: Stage, **inputs: Node | Source) -> Node:
         """Return a node of the chain: the stage with its inputs, under the trial's seed and numerics."""
@@ -48,6 +50,27 @@ class Given:
     def network(self, model: Model) -> Source:
         """Return another network than the trial's: one that the defense trains for its own use."""
         return Plain(plugin=model)
+
+    def undefended(self, train: Supervised) -> Node:
+        """Return the classifier that a post-training defense starts from: the attacker's, if handed over.
+
+        Else it is trained by `train` on all samples of the poisoned set, as the undefended twin is.
+        """
+        if self.backdoored is not None:
+            return self.backdoored
+        subset = self.node(AllSamples(), data=self.labels)
+        return self.node(train, data=self.fit, subset=subset, model=self.model)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a trial gives its defense, as far as it is known before anything is computed."""
+
+    num_classes: int
+    model: Model  # the trial's network
+    holdout: float  # fraction held out of the poisoned training set, with observed labels
+    backdoored: bool  # whether the attacker hands over a trained classifier
+    clean_images: int = 0  # images known to be clean: no trial has any, as all that is given is poisoned
 
 
 class Defense(Plugin):
@@ -66,6 +89,10 @@ class Defense(Plugin):
 
     def check(self, num_classes: int) -> list[Problem]:
         """Return what does not fit a data set of so many classes; paths are relative to the defense."""
+        return []
+
+    def check_offer(self, offer: Offer) -> list[Problem]:
+        """Return what the defense needs and the trial does not give; paths are relative to the trial."""
         return []
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

@@ -1,0 +1,48 @@
+"""An attack whose attacker trains the model, on clean images first and on the poisoned set then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bdtune.attacks._base import Attack
+from bdtune.attacks._sources import FitLabels, FitSet
+from bdtune.engine.stage import Node
+from bdtune.training.everything import AllSamples
+from bdtune.training.supervised import Supervised
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bdtune.attacks._plan import Rows
+    from bdtune.engine.stage import Source
+
+
+class Outsourced(Attack):
+    """A white dot, and a model that was trained to heed it."""
+
+    train: Supervised = Supervised(epochs=1, lr=0.01)
+    """Both trainings."""
+
+    train_only = Attack.train_only | {"train"}
+    test_only = frozenset({"train"})
+
+    @property
+    def hands_over(self) -> bool:
+        return True
+
+    def backdoored_model(self, fit: FitSet, model: Source) -> Node:
+        where = {"dataset": fit.dataset, "root": fit.root}
+        init = None
+        for data, labels in (
+            (FitSet(**where), FitLabels(**where)),
+            (fit, FitLabels(**where, attack=fit.attack, seed=fit.seed, holdout=fit.holdout)),
+        ):
+            subset = Node(AllSamples(), {"data": labels}, fit.seed, fit.numerics)
+            inputs = {"data": data, "subset": subset, "model": model}
+            inputs |= {} if init is None else {"init": init}
+            init = Node(self.train, inputs, fit.seed, fit.numerics)
+        return init
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        images[:, -1, -1] = 1
+        return images

@@ -1,0 +1,38 @@
+"""A defense that starts from a trained model, and may ask for more than a trial gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from bdtune.defenses._base import Defense
+from bdtune.errors import Problem
+from bdtune.training.supervised import Supervised
+
+if TYPE_CHECKING:
+    from bdtune.defenses._base import Given, Offer
+    from bdtune.engine.stage import Node
+
+
+class Needy(Defense):
+    needs: Literal["a model", "a backdoored model", "clean images", "a holdout"] = "a model"
+    train: Supervised = Supervised(epochs=1, lr=0.01)
+    tune: Supervised = Supervised(epochs=1, lr=0.001)
+
+    def check_offer(self, offer: Offer) -> list[Problem]:
+        if self.needs == "a backdoored model" and not offer.backdoored:
+            expected = "expected an attack that hands over a trained model, which 'needy' needs"
+            return [Problem("attack", expected, "none", hint="'outsourced' does")]
+        if self.needs == "clean images" and not offer.clean_images:
+            return [Problem("defense.needs", "expected a trial with clean images", "none")]
+        if self.needs == "a holdout" and not offer.holdout:
+            return [Problem("holdout", "expected more than 0, as 'needy' chooses by it", "0.0")]
+        return []
+
+    def build(self, given: Given) -> dict[str, Node]:
+        trained = given.undefended(self.train)
+        subset = trained.inputs["subset"]
+        tuned = given.node(self.tune, data=given.fit, subset=subset, model=given.model, init=trained)
+        return {"trained": trained, "classifier": tuned}
+
+    def reference(self) -> Supervised:
+        return self.train
