@@ -135,6 +135,10 @@ class Driver:
         self.frontier.done(trial)
         self._settle()
 
+    def paused(self, trial: str) -> None:
+        """Note that a released trial is set aside: what it was computing is nobody's for now."""
+        self.frontier.set_aside(trial)
+
     def _blame(self, work: Work) -> str:
         """Record the stage that a trial's process died in, so that no follower dies in it again."""
         error = StageKilled("its process died; the machine may have run out of memory")

@@ -33,6 +33,8 @@ class Shared:
     mode: str
     gpu: float
     environment: dict[str, str]
+    decisive: frozenset[str] = frozenset()
+    """Metrics that decide while a trial is under way: those of the scheduler and of the search."""
     residents: dict[str, Any] = field(default_factory=dict)
     """Object references of (images, labels) by `split_name`."""
     streamed: frozenset[str] = frozenset()

@@ -141,6 +141,7 @@ def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
             mode=mode,
             gpu=spec.resources.gpu,
             environment={name: os.environ[name] for name in FORWARDED if name in os.environ},
+            decisive=frozenset(name.removeprefix("oracle_") for name, _ in spec.objectives),
             residents=sharing.load_residents(specs),
             streamed=streamed,
         )
@@ -205,7 +206,7 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path
                 metric="objective",
                 mode=common.mode,
                 search_alg=HoldBack(driver),
-                scheduler=make_scheduler(spec.scheduler, epochs),
+                scheduler=make_scheduler(spec.scheduler, epochs, driver.paused),
                 num_samples=-1,
                 max_concurrent_trials=driver.slots,
                 reuse_actors=True,

@@ -123,7 +123,8 @@ class Trial(tune.Trainable):
         assert event.tick is not None
         if self._test_sets is None:
             self._test_sets = self.executor.inputs_but(self.graph.evaluate, "classifier")
-        metrics = judge_tick(self.executor, self.graph, event.tick.artefact(), self._test_sets)
+        classifier, decisive = event.tick.artefact(), self.shared.decisive
+        metrics = judge_tick(self.executor, self.graph, classifier, self._test_sets, decisive)
         self._last_epoch = self._epoch(event)
         report = {"done": False, "status": "running", "epoch": self._last_epoch, "metrics": metrics}
         return {**report, "objective": self._objective(metrics)}

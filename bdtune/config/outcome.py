@@ -5,15 +5,17 @@ So a resumed sweep, a report and another machine on the same store all tell the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bdtune import metrics
 from bdtune.config.trial import to_params
 from bdtune.engine.results import DataUse, StageUse, TrialResult
 from bdtune.engine.store import CURVE
+from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from bdtune.config.graph import TrialGraph
     from bdtune.config.ledger import Entry
@@ -39,13 +41,17 @@ def trial_metrics(
 
 
 def judge_tick(
-    executor: Executor, graph: TrialGraph, classifier: Artefact, test_sets: Inputs
+    executor: Executor, graph: TrialGraph, classifier: Artefact, test_sets: Inputs, wanted: Collection[str]
 ) -> dict[str, float]:
     """Return the metrics of a classifier that is still being trained.
 
-    `test_sets` holds the evaluation's other inputs, as `executor.inputs_but` loads them.
+    `test_sets` holds the evaluation's other inputs, as `executor.inputs_but` loads them; `wanted` names the
+    metrics that decide. Robust accuracy costs as much as an epoch may: it is measured only if it does.
     """
-    evaluated = executor.run_with(graph.evaluate, {**test_sets, "classifier": classifier}).info
+    node = graph.evaluate
+    if isinstance(node.stage, Evaluate) and "robust_acc" not in wanted:
+        node = replace(node, stage=node.stage.without_attack())
+    evaluated = executor.run_with(node, {**test_sets, "classifier": classifier}).info
     return trial_metrics(evaluated, _info_of_twin(graph, executor.resolver))
 
 

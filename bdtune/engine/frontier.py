@@ -109,6 +109,13 @@ class Frontier:
         for key in self.running.pop(work_id).claims:
             self._release(key)
 
+    def set_aside(self, work_id: str) -> None:
+        """Note that a running work makes no progress for now: its claims are free for those who wait."""
+        work = self.running[work_id]
+        claims, work.claims, work.unsure = work.claims, set(), {}
+        for key in claims:
+            self._release(key)
+
     def _start(self, work: Work) -> Work:
         self.running[work.id] = work
         self._claim(work)

@@ -38,6 +38,10 @@ class Evaluate(Stage):
             knobs["knobs"].pop("pgd")
         return knobs
 
+    def without_attack(self) -> Evaluate:
+        """Return the evaluation without its costly part, to judge a training that is under way."""
+        return self.model_copy(update={"robust": "none"})
+
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         from bdtune.training.predict import predict_logits, trained_network
 

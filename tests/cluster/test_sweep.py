@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from bdtune.engine.store import Store
@@ -134,6 +135,30 @@ def test_a_scheduler_stops_bad_trials_and_they_stay_stopped(bench, scheduler):
     }
 
 
+def test_what_was_stopped_goes_on_from_its_checkpoint_once_it_is_judged_otherwise(bench):
+    settings = (QUALITIES, "defense.tail.epochs=9", "defense.tail.seconds=0.05")
+    stopped = [t for t in bench.run(*settings, "scheduler=asha").trials if t.status == "stopped"]
+    assert stopped
+    before = len(bench.notes("toy_tail"))
+    outcome = bench.run(*settings, "scheduler=none")
+    assert {trial.status for trial in outcome.trials} == {"done"}
+    promoted = bench.notes("toy_tail")[before:]
+    assert len(promoted) == len(stopped) == outcome.released
+    assert all(0 < note["done"] < 9 for note in promoted)
+    assert len(bench.notes("toy_tail", "end")) == 6
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median", "hyperband"])
+def test_settings_that_share_a_judged_training_do_not_wait_for_one_another_for_ever(bench, scheduler):
+    settings = ("defense.beta=0.45,0.5", QUALITIES, "defense.tail.epochs=9", f"scheduler={scheduler}")
+    outcome = bench.run(*settings, "defense.tail.seconds=0.02")
+    assert len(defended(outcome)) == 12
+    assert {trial.status for trial in outcome.trials} <= {"done", "stopped"}
+    best = [trial for trial in defended(outcome) if trial.params["defense.tail.quality"] == 1.0]
+    assert {trial.status for trial in best} == {"done"}
+    assert len(bench.notes("toy_tail", "end")) <= 6
+
+
 @pytest.mark.parametrize(
     ("sampler", "objectives"),
     [("tpe", "metric: oracle_acc"), ("nsga2", "metric: [oracle_acc, oracle_asr]")],
@@ -168,3 +193,16 @@ scheduler: asha
     outcome = bench.run(extra=extra)
     assert {trial.status for trial in outcome.trials} <= {"done", "stopped"}
     assert len(defended(outcome)) == 4
+
+
+def test_files_of_an_attack_are_found_by_workers_in_other_folders(bench, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    np.save(tmp_path / "mine.npy", pixels)
+    monkeypatch.chdir(tmp_path)
+    words = ("attack=blend", "attack.rate=0.2", "attack.pattern_path=mine.npy", "defense.tail.epochs=1")
+    outcome = bench.run(*words)
+    assert {trial.status for trial in outcome.trials} == {"done"}
+    monkeypatch.chdir("/")
+    other = (*words[:2], f"attack.pattern_path={tmp_path / 'mine.npy'}", words[3])
+    assert [trial.id for trial in bench.run(*other).trials] == [trial.id for trial in outcome.trials]
+    assert not bench.twice()
