@@ -5,14 +5,25 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import os
 import textwrap
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 """A fraction in [0, 1]."""
+
+
+def absolute(path: Path | None) -> Path | None:
+    """Return a path from the root, links kept; one that starts with ~ from the user's home."""
+    return None if path is None else Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  keeps links
+
+
+UserFile = Annotated[Path | None, AfterValidator(absolute)]
+"""A file that the user names: absolute from the start, as workers run in folders of their own."""
 
 
 class Knobs(BaseModel):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +17,11 @@ from pydantic import model_validator
 from bdtune.attacks._base import Attack
 from bdtune.attacks._patterns import Pattern
 from bdtune.errors import ConfigError, Problem
+from bdtune.knobs import UserFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Self
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -30,9 +31,9 @@ ALPHA_MODES = ("RGBA", "LA", "PA")
 class PatternAttack(Attack):
     """Base of attacks whose trigger is a picture that the user may supply."""
 
-    pattern_path: Path | None = None
+    pattern_path: UserFile = None
     """PNG, JPEG or NPY file to use instead of a built-in pattern; its alpha channel is its mask."""
-    mask_path: Path | None = None
+    mask_path: UserFile = None
     """Picture of the mask (white: opaque) for a pattern file that has no alpha channel."""
 
     def identity(self) -> dict[str, Any]:

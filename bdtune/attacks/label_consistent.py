@@ -8,7 +8,6 @@ re-implementations, as no paper among them states one. A weak `clean` surrogate 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -23,7 +22,7 @@ from bdtune.attacks._plan import SplitName
 from bdtune.attacks._surrogate import Attacker, GivenWeights, RobustSurrogate, Surrogate
 from bdtune.engine.stage import Given
 from bdtune.errors import ConfigError, Problem
-from bdtune.knobs import Rate
+from bdtune.knobs import Rate, UserFile
 from bdtune.models._base import ModelKnob
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class LabelConsistent(Attack):
     """What `rate` is a fraction of."""
     surrogate: Literal["robust", "clean", "none"] = "robust"
     """Network that PGD attacks. clean: not adversarially trained, a weak attack; none: corners alone."""
-    surrogate_path: Path | None = None
+    surrogate_path: UserFile = None
     """Safetensors file with weights of `surrogate_model`, instead of training one."""
     pgd: OwnLabelPGD = OwnLabelPGD()
     """The perturbation of the training images; test images get the corners alone."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 from functools import lru_cache
-from pathlib import Path  # noqa: TC003  pydantic reads it
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -27,8 +26,11 @@ from bdtune.attacks._plan import Role
 from bdtune.attacks._warp import identity_grid, sampled, upsampled
 from bdtune.engine.key import sample_generator
 from bdtune.errors import ConfigError, Problem
+from bdtune.knobs import UserFile  # noqa: TC001  pydantic reads it
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bdtune.attacks._plan import Rows
 
 BENCH_BATCH = 128
@@ -48,7 +50,7 @@ class WaNet(DialectAttack):
     """Cover rows for each poisoned row (noise mode; the paper: 2): disturbed warp, true label."""
     noise_rescale: float = Field(2.0, ge=0.0, le=4.0)
     """Cover rows are disturbed by (U noise_rescale - 1) / side, U from [0, 1) for each pixel and axis."""
-    control_field: Path | None = None
+    control_field: UserFile = None
     """NPY file of a field to use: control points [2, k, k], or upsampled [H, W, 2]; None: a drawn one."""
 
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cross_ratio", "noise_rescale"}

@@ -17,12 +17,13 @@ any of them; a plugin stands for its name. Values of `vary` that equal the base'
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from bdtune.config.trial import TrialSpec, spec_to_dict
-from bdtune.knobs import Knobs
+from bdtune.knobs import Knobs, absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -201,4 +202,21 @@ def sweep_to_dict(spec: SweepSpec) -> dict[str, Any]:
         search = spec.search.model_dump(mode="json", by_alias=True)
         search["space"] = {path: {d["kind"]: d["values"]} for path, d in search["space"].items()}
         values["search"] = search
+    if files := _user_files(spec):
+        values = {key: _settled(value, files) for key, value in values.items()}
     return {"name": spec.name, "trial": spec_to_dict(spec.trial), **values}
+
+
+def _user_files(spec: SweepSpec) -> set[Path]:
+    """Return the files that trials of a finite sweep name; their paths are absolute."""
+    attacks = {trial.attack for trial in spec._points or ()} - {None}
+    return {value for attack in attacks for value in vars(attack).values() if isinstance(value, Path)}
+
+
+def _settled(raw: Any, files: set[Path]) -> Any:
+    """Return axes in which those files have absolute paths, so that another folder can read them."""
+    if isinstance(raw, dict):
+        return {key: _settled(value, files) for key, value in raw.items()}
+    if isinstance(raw, list | tuple):
+        return [_settled(value, files) for value in raw]
+    return str(path) if isinstance(raw, str) and (path := absolute(Path(raw))) in files else raw

@@ -17,8 +17,8 @@ from bdtune.config.document import DEFAULT_PLUGINS, PLUGIN_KINDS, TRIAL_KEYS
 from bdtune.defenses._base import Offer
 from bdtune.engine.key import canonical_json, key_of
 from bdtune.engine.numerics import Numerics
-from bdtune.errors import ConfigError, Problem
-from bdtune.knobs import Knobs
+from bdtune.errors import ConfigError, DataError, Problem
+from bdtune.knobs import Knobs, UserFile
 from bdtune.registry import Plugin
 from bdtune.training.evaluate import Evaluate
 
@@ -58,7 +58,7 @@ class TrialSpec(Knobs):
     """What is measured of the classifier, of its undefended twin's as well."""
     numerics: Numerics = Numerics()
     """Device and precision."""
-    data_root: Path | None = None
+    data_root: UserFile = None
     """Folder that holds the data sets; by default the variable BDTUNE_DATA."""
     pipeline: Literal["auto", "resident", "stream"] = "auto"
     """resident: all images in memory; stream: in blocks, so in another order; auto: resident if it fits."""
@@ -101,7 +101,7 @@ def parse_section(key: str, raw: Any) -> tuple[Any, list[Fault]]:
         return plugin, [fault.under(key) for fault in faults]
     plain, faults = check(_PLAIN[key], {key: raw}, key)
     value = None if plain is None else getattr(plain, key)
-    return (_absolute(value) if key == "data_root" else value), faults
+    return value, faults
 
 
 def build(sections: Mapping[str, Any]) -> TrialSpec:
@@ -131,12 +131,18 @@ def data_faults(spec: TrialSpec) -> list[Fault]:
 
 
 def attack_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
-    """Return why the attack cannot be made on the data set; with `data`, also with its numbers of images."""
+    """Return why the attack cannot be made on the data set; with `data`, its labels and image size."""
     if spec.attack is None:
         return []
-    present = data and not spec.dataset.check(spec.data_root)
-    labels = spec.dataset.labels("train", spec.data_root) if present else None
-    return [fault_of(p).under("attack") for p in spec.attack.check(spec.dataset.num_classes, labels)]
+    labels, shape = None, None
+    if data and not spec.dataset.check(spec.data_root):
+        labels = spec.dataset.labels("train", spec.data_root)
+        try:
+            shape = spec.dataset.image_shape(spec.data_root)
+        except DataError as error:
+            return [fault_of(problem) for problem in error.problems]
+    found = spec.attack.check(spec.dataset.num_classes, labels, shape)
+    return [fault_of(problem).under("attack") for problem in found]
 
 
 def defense_faults(spec: TrialSpec) -> list[Fault]:
@@ -243,11 +249,6 @@ def _absent(key: str) -> Any:
         return os.environ.get("BDTUNE_DATA") or None
     default = TrialSpec.model_fields[key].default
     return default.model_dump(mode="json", by_alias=True) if isinstance(default, Knobs) else default
-
-
-def _absolute(path: Path | None) -> Path | None:
-    """Workers run in folders of their own: a relative path must be settled before."""
-    return None if path is None else Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  keeps links
 
 
 def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:

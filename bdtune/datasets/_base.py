@@ -70,6 +70,7 @@ class _Recent(Generic[Cached]):
 
 _records: _Recent[Records] = _Recent(4)
 _splits: _Recent[Split] = _Recent(2)
+_shapes: _Recent[tuple[int, int, int]] = _Recent(16)
 
 
 class Dataset(Plugin):
@@ -158,6 +159,18 @@ class Dataset(Plugin):
             raise DataError(problems)
         rows = np.arange(total) if limit is None else class_balanced(records.labels, limit, self.num_classes)
         return Selection(records, rows, self.image_size, self.resize)
+
+    def image_shape(self, root: Path | None = None) -> tuple[int, int, int]:
+        """Return (H, W, C) of the training images, decoding at most the first; raises `DataError`."""
+        if self.image_size is not None:
+            return self.image_size, self.image_size, 3
+        key = self._cache_key("train", root, limited=False)
+        kept = _shapes.get(key)
+        if kept is not None:
+            return kept
+        selection = self.selection("train", root)
+        _, height, width, channels = selection.read(np.arange(1)).shape
+        return _shapes.put(key, selection.records.files, (height, width, channels))
 
     def check(self, root: Path | None = None) -> list[Problem]:
         """Return what is missing or wrong in both splits, without loading images."""
