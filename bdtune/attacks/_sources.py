@@ -130,6 +130,28 @@ class TriggeredTest(AttackedSource):
         return TriggeredSet(stamped, labels[ids], **self._facts(), goals=goals)
 
 
+class CoverTest(AttackedSource):
+    """All test images stamped as cover rows of training are, with their true labels."""
+
+    role: ClassVar[str] = "cover_test"
+    split: ClassVar[SplitName] = "test"
+
+    def identity(self) -> dict[str, Any]:
+        assert self.attack is not None
+        return {**super().identity(), "attack": self.attack.as_cover().identity_for("test")}
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        assert self.attack is not None
+        split = resident.split(self.dataset, "test")
+        attack = self.attack.equip(artefacts).as_cover()
+        images: Images
+        if isinstance(split.images, np.ndarray):
+            images = attack.trigger(split.images, np.arange(len(split.labels)))
+        else:
+            images = poisoned_stream(split.images, attack)
+        return ImageSet(images, np.asarray(split.labels), **self._facts())
+
+
 class TrainSource(AttackedSource):
     """Base of what is made of the poisoned training set: a part of it, or the truth about that part."""
 
@@ -207,6 +229,19 @@ class FitLabels(TrainSource):
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:
         _, observed, kept = self._planned(resident.labels(self.dataset, "train"))
         return LabelSet(observed[kept], self.dataset.num_classes)
+
+
+class FitRows(TrainSource):
+    """The ids int64 [n] of the fit part's rows: an attacker, too, trains on nothing that is held out."""
+
+    role: ClassVar[str] = "fit_rows"
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}  # the plan is made of labels; only pixels need what an attack trains
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return np.flatnonzero(self._planned(resident.labels(self.dataset, "train"))[2])
 
 
 class SelectSet(TrainSource):

@@ -1,8 +1,8 @@
 """No defense: a classifier trained on everything, poison included.
 
 Source: the recipe of "Deep residual learning for image recognition" (He et al., 2016), section 4.2; every
-defense's undefended twin is this one with that defense's own training. Where the attacker hands over a trained
-model, that one is the undefended model.
+defense's undefended twin is this one with that defense's own training. Where the attacker hands over a model,
+that is the undefended one.
 Departures: none.
 """
 
