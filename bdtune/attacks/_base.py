@@ -68,6 +68,8 @@ class Attack(Plugin):
     test_only: ClassVar[frozenset[str]] = frozenset()
     """Knobs that cannot change the training set: trials that differ only in them share their training."""
     one_split: ClassVar[dict[str, SplitName]] = {}
+    cover_test: ClassVar[frozenset[str]] = frozenset()
+    """Knobs among `train_only` that change test images stamped as cover rows are; see `covers_test`."""
     """Artefacts that only one split's stamp reads, by name: nothing of the other split depends on them."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Papers' conventions: "paper/attack" -> knobs."""
@@ -76,6 +78,7 @@ class Attack(Plugin):
 
     _artefacts: dict[str, Artefact] = PrivateAttr(default_factory=dict)
 
+    _test_role: Role = PrivateAttr(Role.POISON)
     # --- what attack files fill -----------------------------------------------------------------------------
 
     @abstractmethod
@@ -162,6 +165,11 @@ class Attack(Plugin):
         return []
 
     @property
+    @property
+    def covers_test(self) -> bool:
+        """Whether accuracy is also measured on test images stamped as cover rows are (`noise_acc`)."""
+        return False
+
     def single_target(self) -> int | None:
         """The one target class, or None when there is none."""
         return self.target
@@ -208,10 +216,13 @@ class Attack(Plugin):
 
     @final
     def trigger(self, images: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Return a copy of test images (uint8 [n, H, W, C]) with the trigger in every row."""
+        """Return a copy of test images (uint8 [n, H, W, C]) with the trigger in every row.
+
+        Of an attack made by `as_cover`, with the stamp of cover rows.
+        """
         ids = _checked_ids(images, ids)
         stamped = images.copy()
-        role = np.full(len(ids), Role.POISON, np.uint8)
+        role = np.full(len(ids), self._test_role, np.uint8)
         self._stamp_into(stamped, np.arange(len(ids)), Rows("test", ids, role))
         return stamped
 
@@ -245,6 +256,13 @@ class Attack(Plugin):
         return copy
 
     @final
+    @final
+    def as_cover(self) -> Self:
+        """Return a copy that stamps test images as cover rows are stamped."""
+        copy = self.model_copy()
+        copy._test_role = Role.COVER
+        return copy
+
     def artefact(self, name: str) -> Artefact:
         """Return a result that `equip` was given; raises `BdtuneError` when it was not."""
         if name not in self._artefacts:
@@ -261,6 +279,8 @@ class Attack(Plugin):
         """Return the part of the identity that can change the training set, or the triggered test set."""
         left_out = self.test_only if split == "train" else self.train_only
         return {name: value for name, value in self.identity().items() if name not in left_out}
+        if split == "test" and self._test_role == Role.COVER:
+            left_out -= self.cover_test
 
     # --- inside ---------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Rows:
 
     split: SplitName
     ids: np.ndarray  # int64 [n], sample ids
-    role: np.ndarray  # uint8 [n]; all `Role.POISON` in the test split
+    role: np.ndarray  # uint8 [n]; in the test split all the same, `Role.POISON` but for `as_cover`
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # each [n, ...]; empty in the test split
 
     def __len__(self) -> int:

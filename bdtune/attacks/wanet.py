@@ -54,6 +54,7 @@ class WaNet(DialectAttack):
     """NPY file of a field to use: control points [2, k, k], or upsampled [H, W, 2]; None: a drawn one."""
 
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cross_ratio", "noise_rescale"}
+    cover_test: ClassVar[frozenset[str]] = frozenset({"noise_rescale"})
     min_undefended_asr: ClassVar[float] = 0.85
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbox": {"quantise": "round"}}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -70,6 +71,10 @@ class WaNet(DialectAttack):
 
     def cover_fraction(self) -> float:
         return float(Decimal(repr(self.rate)) * Decimal(repr(self.cross_ratio)))  # 0.29 * 3 is 0.87
+
+    @property
+    def covers_test(self) -> bool:
+        return self.cross_ratio > 0
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         grid = self.grid(*images.shape[1:3])

@@ -7,7 +7,15 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from bdtune import registry
-from bdtune.attacks._sources import CleanTest, FitLabels, FitSet, SelectSet, TriggeredTest, TruthSource
+from bdtune.attacks._sources import (
+    CleanTest,
+    CoverTest,
+    FitLabels,
+    FitSet,
+    SelectSet,
+    TriggeredTest,
+    TruthSource,
+)
 from bdtune.defenses import _base as defenses
 from bdtune.engine.stage import Given, Node
 
@@ -75,6 +83,7 @@ class _Sources(NamedTuple):
     select: SelectSet | None
     clean: CleanTest
     triggered: TriggeredTest | None
+    cover: CoverTest | None
     truth: TruthSource
 
 
@@ -103,6 +112,7 @@ def _sources(
         select=SelectSet(**attacked, holdout=holdout) if holdout > 0 else None,
         clean=_clean_test(dataset, root),
         triggered=None if attack is None else TriggeredTest(**attacked),
+        cover=CoverTest(**attacked) if attack is not None and attack.covers_test else None,
         truth=TruthSource(**attacked, holdout=holdout),
     )
 
@@ -139,10 +149,8 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         "model": model,
         "clean": data.clean,
     }
-    if data.triggered is not None:
-        inputs["triggered"] = data.triggered
-    if data.select is not None:
-        inputs["select"] = data.select
+    optional = {"triggered": data.triggered, "cover": data.cover, "select": data.select}
+    inputs |= {name: source for name, source in optional.items() if source is not None}
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
     return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest)

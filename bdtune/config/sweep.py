@@ -32,7 +32,7 @@ Mode = Literal["max", "min"]
 Axes = dict[str, tuple[Any, ...]]
 """Dotted path -> values."""
 
-REPORT_METRICS = ("acc", "asr", "asr_all", "ra", "robust_acc", "der")
+REPORT_METRICS = ("acc", "asr", "asr_all", "ra", "noise_acc", "robust_acc", "der")
 """Metrics of the clean and triggered test images; to choose by one is an oracle's choice and says so."""
 SELECT_METRICS = ("select_acc",)
 """Metrics of the part that is held out, with observed labels: all that a defender has."""

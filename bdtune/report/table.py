@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bdtune.engine.results import SweepResult
 
 METRICS = ("acc", "asr", "ra", "der")
-OPTIONAL_METRICS = ("robust_acc", "select_acc")  # shown where a trial has them
+OPTIONAL_METRICS = ("noise_acc", "robust_acc", "select_acc")  # shown where a trial has them
 NOT_TAKEN = "attack did not take"
 EMPTY = "-"
 LONGEST_WORD = 30  # longer words are broken when their column is wrapped

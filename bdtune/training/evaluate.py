@@ -18,9 +18,10 @@ class Evaluate(Stage):
     """Count how often a classifier is right, and how often the trigger wins.
 
     Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
-    (TriggeredSet) and select (ImageSet held out of the training set, observed labels).
-    Result: no arrays; info holds acc, asr, asr_all, ra, robust_acc and select_acc, fractions in [0, 1], as
-    far as there are images to count them on, and n_clean, n_triggered. robust_acc is the accuracy on clean
+    (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels) and select (ImageSet
+    held out of the training set, observed labels).
+    Result: no arrays; info holds acc, asr, asr_all, ra, noise_acc (on cover), robust_acc and select_acc,
+    fractions in [0, 1], as far as there are images to count them on, and n_clean, n_triggered. robust_acc is the accuracy on clean
     images under an untargeted attack on the classifier itself: A-ABL's "RA", where BackdoorBench's is `ra`.
     """
 
@@ -57,8 +58,9 @@ class Evaluate(Stage):
             found["asr"] = metrics.attack_success(classes, truth, goals)
             found["asr_all"] = metrics.attack_success(classes, truth, goals, every_image=True)
             found["ra"] = metrics.robust_classification(classes, truth, goals)
-        if (select := inputs.get("select")) is not None:
-            found["select_acc"] = metrics.accuracy(predicted(select), select.labels)
+        for name, given in (("noise_acc", "cover"), ("select_acc", "select")):
+            if (data := inputs.get(given)) is not None:
+                found[name] = metrics.accuracy(predicted(data), data.labels)
         if self.robust == "pgd":
             from bdtune.training.pgd import robust_predictions
 

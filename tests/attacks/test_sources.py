@@ -7,7 +7,15 @@ import pytest
 
 import bdtune
 from bdtune.attacks._base import Attack
-from bdtune.attacks._sources import CleanTest, FitLabels, FitSet, SelectSet, TriggeredTest, TruthSource
+from bdtune.attacks._sources import (
+    CleanTest,
+    CoverTest,
+    FitLabels,
+    FitSet,
+    SelectSet,
+    TriggeredTest,
+    TruthSource,
+)
 from bdtune.attacks._stream import PoisonedStream
 from bdtune.datasets._base import Dataset, Records, Split
 from bdtune.engine.numerics import Numerics
@@ -241,3 +249,52 @@ def test_labels_alone_are_those_of_the_fit_part():
     labels = FitLabels(**knobs).load(Memory(), {})
     assert np.array_equal(labels.labels, FitSet(**knobs).load(Memory(), {}).labels)
     assert labels.num_classes == 4
+
+
+def test_covered_test_images_are_warped_as_cover_rows_are_with_their_true_labels():
+    attack = bdtune.attack("wanet", cross_ratio=1.0)
+    source = CoverTest(dataset=Tiny(), attack=attack)
+    covered = source.load(Memory(), {})
+    clean = Tiny().load("test")
+    assert np.array_equal(covered.labels, clean.labels)
+    triggered = TriggeredTest(dataset=Tiny(), attack=attack).load(Memory(), {})
+    changed = (covered.images != triggered.images).any((1, 2, 3))
+    assert changed.all()
+    assert np.array_equal(source.load(Memory(), {}).images, covered.images)
+    calm = bdtune.attack("wanet", cross_ratio=1.0, noise_rescale=0.0, strength=0.0).as_cover()
+    shifted = calm.trigger(clean.images, np.arange(N_TEST))  # -1 / side for all pixels alike
+    assert not np.array_equal(shifted, clean.images)
+    some = np.array([3, 70])
+    assert np.array_equal(attack.as_cover().trigger(clean.images[some], some), covered.images[some])
+
+
+def test_covered_test_images_are_named_by_what_changes_them_and_by_nothing_else():
+    def name(**knobs):
+        return CoverTest(dataset=Tiny(), attack=bdtune.attack("wanet", **knobs)).identity()
+
+    assert name(cross_ratio=1.0) == name(cross_ratio=2.0, rate=0.2)
+    assert name(noise_rescale=1.0) != name(noise_rescale=2.0)
+    triggered = [
+        TriggeredTest(dataset=Tiny(), attack=bdtune.attack("wanet", noise_rescale=value)).identity()
+        for value in (1.0, 2.0)
+    ]
+    assert triggered[0] == triggered[1] != name()
+    assert bdtune.attack("wanet", cross_ratio=0.1).covers_test
+    assert not bdtune.attack("wanet").covers_test
+    assert not bdtune.attack("adap_blend").covers_test
+
+
+def test_a_stream_of_covered_test_images_is_the_same():
+    attack = bdtune.attack("wanet", cross_ratio=1.0)
+    split = Tiny().load("test")
+
+    class Streaming(Memory):
+        def split(self, dataset, split):
+            return dataset.stream(split)
+
+    streamed = CoverTest(dataset=Tiny(), attack=attack).load(Streaming(), {}).images
+    whole = np.empty_like(split.images)
+    for ids, images in streamed.blocks(None):
+        whole[ids] = images
+    expected = CoverTest(dataset=Tiny(), attack=attack).load(Memory(), {}).images
+    assert np.array_equal(whole, expected)

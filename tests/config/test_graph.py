@@ -80,6 +80,15 @@ def test_evaluation_sees_what_there_is_to_see() -> None:
     }
 
 
+def test_accuracy_on_covered_test_images_is_measured_where_an_attack_has_such_and_nowhere_else() -> None:
+    plain = {"name": "wanet", "rate": 0.1}
+    with_cover = trial_graph(spec(attack={**plain, "cross_ratio": 1.0}))
+    assert {"cover", "triggered"} <= set(with_cover.evaluate.inputs)
+    assert with_cover.reference is not None
+    assert "cover" in trial_graph(with_cover.reference).evaluate.inputs
+    assert "cover" not in trial_graph(spec(attack=plain)).evaluate.inputs
+
+
 def test_no_stage_of_the_chain_reads_the_truth() -> None:
     graph = trial_graph(spec())
     assert graph.diagnose is not None

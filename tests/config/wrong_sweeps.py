@@ -151,7 +151,7 @@ SEARCH = [
     wrong(
         "unknown metric",
         HEAD + "select: {metric: oracle_dre}\n",
-        "s.yaml:2: select.metric: expected one of the metrics: select_acc, oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_robust_acc, oracle_der, got 'oracle_dre'. Did you mean 'oracle_der'?",
+        "s.yaml:2: select.metric: expected one of the metrics: select_acc, oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_noise_acc, oracle_robust_acc, oracle_der, got 'oracle_dre'. Did you mean 'oracle_der'?",
     ),
     wrong(
         "unknown scheduler",
@@ -186,7 +186,7 @@ SEARCH = [
         + "- {metrics: {acc: 0.9}}\n",
         f"s.yaml:3: reference[0].params.defence.beta: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
         "s.yaml:3: reference[0].metrics.acc: expected a number from 0 to 1, got 92.2",
-        "s.yaml:3: reference[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, robust_acc, der, select_acc, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
+        "s.yaml:3: reference[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, noise_acc, robust_acc, der, select_acc, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
         "s.yaml:4: reference[1].source: expected text, got nothing",
     ),
 ]

@@ -145,3 +145,13 @@ def test_stages_can_be_described_without_torch():
         "supervised.Supervised(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_accuracy_on_covered_and_on_held_out_images_is_counted_where_there_are_such(make_set, tiny, weights):
+    data = make_set(30)
+    inputs = {"classifier": weights, "model": tiny, "clean": data}
+    assert set(Evaluate().run(inputs, CTX).info) == {"acc", "n_clean", "n_triggered"}
+    guesses = predict_logits(trained_network(tiny, data, weights, FP32), data, FP32).argmax(1)
+    wrong = replace(data, labels=np.where(np.arange(30) < 6, guesses, (guesses + 1) % data.num_classes))
+    info = Evaluate().run({**inputs, "cover": wrong, "select": replace(data, labels=guesses)}, CTX).info
+    assert (info["noise_acc"], info["select_acc"]) == (6 / 30, 1.0)
