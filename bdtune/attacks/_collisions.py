@@ -61,7 +61,7 @@ class Collisions(Stage):
     """Weight with which the instance is first mixed into the image, as a watermark."""
     beta: float = Field(0.25, ge=0)
     """Weight of the distance in pixels, times (feature dimension / number of pixel values)^2."""
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.01, gt=0)
     """Length of the first gradient step; halved for an image whose objective would grow."""
     iterations: int = Field(100, ge=1)
     """Steps."""

@@ -48,7 +48,7 @@ class FeatureCollision(Attack):
     """Weight of t in the image that the collision starts from and stays near; 0: no watermark."""
     beta: float = Field(0.25, ge=0)
     """Weight of the distance in pixels, times (feature dimension / number of pixel values)^2."""
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.01, gt=0)
     """Length of the first gradient step; halved for an image whose objective would grow."""
     iterations: int = Field(100, ge=1)
     """Steps for each image."""
@@ -99,7 +99,7 @@ class FeatureCollision(Attack):
 
     def shown_beside(self, rows: Rows) -> dict[str, np.ndarray]:
         found = self.artefact("collisions").arrays
-        return {"target instance": found["instances"][found["of"][np.searchsorted(found["ids"], rows.ids)]]}
+        return {"test image": found["instances"][found["of"][np.searchsorted(found["ids"], rows.ids)]]}
 
     @model_validator(mode="after")
     def _instances_are_of_another_class(self) -> Self:

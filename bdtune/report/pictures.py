@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bdtune.attacks._plan import Role
+from bdtune.attacks._plan import Role, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,8 @@ GAIN = 10
 """What differences are multiplied by to be seen."""
 CELL_INCHES = 1.3
 DPI = 160
+SAID = {"target", "rate", "rate_basis"}
+"""Knobs that every caption begins with."""
 INK, FAINT, FRAME = "#1b1f24", "#6a737d", "#d0d7de"
 
 
@@ -120,7 +122,10 @@ def _rows(images: np.ndarray, ids: np.ndarray, attack: Attack, plan: PoisonPlan)
         _Row("poisoned", "training", poisoned),
         _Row(f"difference x {GAIN}", _measured(images, poisoned), _difference(images, poisoned)),
     ]
-    if "test" in attack.one_split.values():  # made for test images: these have none, and theirs look alike
+    shown = Rows("train", ids, plan.role()[ids], {name: array[ids] for name, array in plan.extras.items()})
+    rows += [_Row(name, "", pictures) for name, pictures in attack.shown_beside(shown).items()]
+    made_for_test = "test" in attack.one_split.values()  # these have none, and theirs look alike
+    if made_for_test or not attack.stamps_test:
         return rows
     triggered = attack.trigger(images, ids)
     if np.array_equal(triggered, poisoned):
@@ -159,7 +164,7 @@ def _shortened(name: str, longest: int = 16) -> str:
 
 
 def _caption(attack: Attack, plan: PoisonPlan) -> str:
-    own = attack.model_dump(mode="json", include=set(type(attack).__annotations__), exclude_none=True)
+    own = attack.model_dump(mode="json", include=set(type(attack).__annotations__) - SAID, exclude_none=True)
     plain = {name: value for name, value in own.items() if not isinstance(value, dict)}  # no trainings
     knobs = "".join(f", {name} {value}" for name, value in plain.items() if value is not False)
     cover = f" and {len(plan.cover_ids)} cover rows" if len(plan.cover_ids) else ""
