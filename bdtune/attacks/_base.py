@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from bdtune.attacks._sources import FitSet
+    from bdtune.datasets._base import Dataset
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
     from bdtune.models._base import Model
@@ -67,9 +68,9 @@ class Attack(Plugin):
     """Knobs that cannot change triggered test images: not in the keys of what reads only those."""
     test_only: ClassVar[frozenset[str]] = frozenset()
     """Knobs that cannot change the training set: trials that differ only in them share their training."""
-    one_split: ClassVar[dict[str, SplitName]] = {}
     cover_test: ClassVar[frozenset[str]] = frozenset()
     """Knobs among `train_only` that change test images stamped as cover rows are; see `covers_test`."""
+    one_split: ClassVar[dict[str, SplitName]] = {}
     """Artefacts that only one split's stamp reads, by name: nothing of the other split depends on them."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Papers' conventions: "paper/attack" -> knobs."""
@@ -77,8 +78,8 @@ class Attack(Plugin):
     """Undefended attack success below which the attack "did not take"."""
 
     _artefacts: dict[str, Artefact] = PrivateAttr(default_factory=dict)
-
     _test_role: Role = PrivateAttr(Role.POISON)
+
     # --- what attack files fill -----------------------------------------------------------------------------
 
     @abstractmethod
@@ -147,9 +148,9 @@ class Attack(Plugin):
         return None
 
     def check_trial(
-        self, model: Model, num_classes: int, test_labels: Callable[[], np.ndarray | None]
+        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
     ) -> list[Problem]:
-        """Return what keeps the attack from being made on a network and a test set.
+        """Return what keeps the attack from being made on a network, or on a data set's test images.
 
         `test_labels` reads the true classes int64 [N] of the test images, None where the data set is not
         there. The problems' paths are relative to the trial.
@@ -165,11 +166,11 @@ class Attack(Plugin):
         return []
 
     @property
-    @property
     def covers_test(self) -> bool:
         """Whether accuracy is also measured on test images stamped as cover rows are (`noise_acc`)."""
         return False
 
+    @property
     def single_target(self) -> int | None:
         """The one target class, or None when there is none."""
         return self.target
@@ -256,13 +257,13 @@ class Attack(Plugin):
         return copy
 
     @final
-    @final
     def as_cover(self) -> Self:
         """Return a copy that stamps test images as cover rows are stamped."""
         copy = self.model_copy()
         copy._test_role = Role.COVER
         return copy
 
+    @final
     def artefact(self, name: str) -> Artefact:
         """Return a result that `equip` was given; raises `BdtuneError` when it was not."""
         if name not in self._artefacts:
@@ -278,9 +279,9 @@ class Attack(Plugin):
     def identity_for(self, split: SplitName) -> dict[str, Any]:
         """Return the part of the identity that can change the training set, or the triggered test set."""
         left_out = self.test_only if split == "train" else self.train_only
-        return {name: value for name, value in self.identity().items() if name not in left_out}
         if split == "test" and self._test_role == Role.COVER:
             left_out -= self.cover_test
+        return {name: value for name, value in self.identity().items() if name not in left_out}
 
     # --- inside ---------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bdtune.attacks._plan import SplitName
+    from bdtune.datasets._base import Dataset
     from bdtune.engine.stage import Source
     from bdtune.models._base import Model
 
@@ -81,7 +82,7 @@ class PruningAware(BadNets):
         return trial.node(RestorePruned(slack=self.slack), data=fit, model=model, **before)
 
     def check_trial(
-        self, model: Model, num_classes: int, test_labels: Callable[[], np.ndarray | None]
+        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
     ) -> list[Problem]:
         if isinstance(model, Residual | ResidualTeacher):
             return []

@@ -159,7 +159,7 @@ def model_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
         present = data and not spec.dataset.check(spec.data_root)
         return spec.dataset.labels("test", spec.data_root) if present else None
 
-    found = spec.attack.check_trial(spec.model, spec.dataset.num_classes, test_labels)
+    found = spec.attack.check_trial(spec.model, spec.dataset, test_labels)
     return [fault_of(problem) for problem in found]
 
 

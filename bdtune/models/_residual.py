@@ -36,7 +36,12 @@ class Residual(Model):
             stem_width=self.width,
             small=small_images(self.stem, image_shape),
             preact=self.preact,
+            final_norm=self._has_final_norm,
         )
+
+    @property
+    def _has_final_norm(self) -> bool:
+        return self.preact
 
 
 class ResidualTeacher(Model):

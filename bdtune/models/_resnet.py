@@ -77,10 +77,12 @@ def residual_network(
     stem_width: int,
     small: bool,
     preact: bool = False,
+    final_norm: bool = False,
 ) -> Pooled:
     """Return a residual network; stage i has `blocks[i]` blocks of `widths[i]` channels and halves the side.
 
-    The first stage keeps it. `small` picks the CIFAR stem, `preact` the pre-activation form.
+    The first stage keeps it. `small` picks the CIFAR stem, `preact` the pre-activation form; `final_norm`
+    adds norm and ReLU after the last block.
     """
     block = PreActBlock if preact else _basic_block
     layers = _stem(channels, stem_width, small, preact)
@@ -89,7 +91,7 @@ def residual_network(
         for index in range(count):
             layers.append(block(c_in, width, 2 if stage > 0 and index == 0 else 1))
             c_in = width
-    if preact:
+    if final_norm:
         layers += [nn.BatchNorm2d(c_in), nn.ReLU(inplace=True)]
     network = Pooled(nn.Sequential(*layers), c_in, num_classes)
     initialise(network)

@@ -6,7 +6,7 @@ Departures: the CIFAR stem for small images. Keeps the paper's last norm and ReL
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bdtune.models._residual import Residual
 
@@ -14,5 +14,18 @@ from bdtune.models._residual import Residual
 class PreActResNet18(Residual):
     """Pre-activation residual network with 18 layers."""
 
+    final_norm: bool = True
+    """Whether norm and ReLU follow the last block, as in the paper; BackdoorBench's network has neither."""
+
     blocks: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
     preact: ClassVar[bool] = True
+
+    def identity(self) -> dict[str, Any]:
+        found = super().identity()
+        if self.final_norm:
+            del found["final_norm"]  # the network as it was before there was a choice
+        return found
+
+    @property
+    def _has_final_norm(self) -> bool:
+        return self.final_norm
