@@ -247,7 +247,9 @@ def report(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a sweep's table again, from what the store has now; writes report.md, .csv and .png beside it.
+    """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
+
+    The pictures of the best trial's attack and defense are best-attack.png and best-defense.png.
 
     Examples:
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from bdtune import metrics
 from bdtune.defenses._aabl_split import bounds
+from bdtune.defenses._loss_pictures import PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,15 +75,18 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
     edges = np.linspace(min(v.min(initial=0.0) for v in both), max(v.max(initial=1e-9) for v in both), BINS)
     picture = Figure(figsize=(7.2, 2.8), layout="constrained")
     titles = ("images as they are", "perturbed images")
+    names, colours = zip(*PARTS, strict=True)
     for ax, values, title in zip(picture.subplots(1, 2, sharey=True), both, titles, strict=True):
         parts = [values[~truth.is_poison], values[truth.is_poison]]
-        ax.hist(parts, edges, stacked=True, color=["tab:blue", "tab:red"], label=["clean", "poisoned"])
+        ax.hist(parts, edges, stacked=True, color=colours, label=names)
         ax.set_yscale("symlog", linthresh=10)
         ax.set_title(title, fontsize="small")
         ax.tick_params(labelsize="x-small")
     kept = scores["scores"][artefacts["split"].arrays["ids"]]
     if len(kept):
-        picture.axes[1].axvline(kept.min(), color="black", linestyle="--", linewidth=0.8)
+        label = f"kept from {kept.min():.3g}"
+        picture.axes[1].axvline(kept.min(), color="black", linestyle="--", linewidth=0.8, label=label)
+        picture.axes[1].legend(fontsize="x-small", loc="upper center")
     picture.axes[0].legend(fontsize="x-small")
     picture.axes[0].set_ylabel("samples", fontsize="small")
     picture.supxlabel("score; low: the label is predicted firmly", fontsize="small")

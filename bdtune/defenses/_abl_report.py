@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bdtune.defenses._abl_stages import isolated, largest_class
-from bdtune.defenses._loss_pictures import draw_histogram, draw_trace, two_panels
+from bdtune.defenses._loss_pictures import draw_histogram, draw_trace, panels
 from bdtune.metrics import auroc, detection
 
 if TYPE_CHECKING:
@@ -62,9 +62,11 @@ def _mean(values: np.ndarray) -> float:
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
     """Draw the losses of clean and poisoned samples while isolating, and after it with what is isolated."""
-    picture, (left, right) = two_panels()
+    picture, (left, right) = panels(2)
     losses, chosen = artefacts["losses"].arrays["losses"], artefacts["isolated"].arrays["ids"]
     draw_trace(left, artefacts["isolate"].arrays["trace.losses"], truth.is_poison)
     line = float(losses[chosen].max()) if len(chosen) else None
     draw_histogram(right, losses, truth.is_poison, line, "isolated up to")
+    left.set_title("while isolating", fontsize="medium")
+    right.set_title("after it", fontsize="medium")
     return picture

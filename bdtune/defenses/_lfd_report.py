@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdtune.defenses._loss_pictures import draw_histogram, draw_trace, two_panels
+from bdtune.defenses._loss_pictures import draw_histogram, draw_map, draw_trace, panels
 from bdtune.metrics import auroc, detection
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact
     from bdtune.training.data import Truth
+
+
+TITLES = ("the teacher's losses", "while it is trained", "its features, by t-SNE")
 
 
 def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
@@ -67,10 +70,19 @@ def _mean(values: np.ndarray) -> float:
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-    """Draw the teacher's losses, clean and poisoned, with gamma, and their means while it was trained."""
-    picture, (left, right) = two_panels()
+    """Draw what the teacher saw of clean and of poisoned samples.
+
+    Its losses with gamma; their means while it was trained, with the share of poison above the clean mean (the
+    paper's figures 1, 2 and 6); and its features laid out by t-SNE (figure 7).
+    """
+    picture, (left, middle, right) = panels(3)
     threshold = artefacts["threshold"].arrays
     gamma = float(threshold["gamma"][0]) if threshold["candidates"].any() else None
     draw_histogram(left, artefacts["losses"].arrays["losses"], truth.is_poison, gamma, "gamma")
-    draw_trace(right, artefacts["teacher"].arrays["trace.losses"], truth.is_poison)
+    trace = artefacts["teacher"].arrays["trace.losses"]
+    draw_trace(middle, trace, truth.is_poison, share_above=True)
+    map_ = artefacts["embedding"].arrays
+    draw_map(right, map_["points"], truth.is_poison[map_["ids"]])
+    for ax, title in zip((left, middle, right), TITLES, strict=True):
+        ax.set_title(title, fontsize="medium")
     return picture

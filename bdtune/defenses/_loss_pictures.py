@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 50
-FLOOR = 1e-8  # smaller losses are drawn there: the axis is logarithmic
-PARTS = (("clean", "tab:blue"), ("poisoned", "tab:red"))
+FLOOR = 1e-12  # smaller losses are drawn there: the axis is logarithmic
+PARTS = (("clean", "#0072B2"), ("poisoned", "#D55E00"))  # told apart by colour-blind readers too
+SHARE = "#6a737d"
 
 
-def two_panels() -> tuple[Figure, tuple[Axes, Axes]]:
-    """Return a figure with two panels side by side."""
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels side by side."""
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(8.0, 3.2), layout="constrained")
-    left, right = picture.subplots(1, 2)
-    return picture, (left, right)
+    picture = Figure(figsize=(4.0 * count, 3.4), layout="constrained")
+    return picture, list(picture.subplots(1, count, squeeze=False)[0])
 
 
 def draw_histogram(ax: Axes, losses: np.ndarray, poison: np.ndarray, line: float | None, name: str) -> None:
@@ -39,14 +39,44 @@ def draw_histogram(ax: Axes, losses: np.ndarray, poison: np.ndarray, line: float
     _dress(ax)
 
 
-def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray) -> None:
-    """Draw the mean loss of clean and poisoned samples by epoch; `trace` is [epochs, N]."""
+def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray, *, share_above: bool = False) -> None:
+    """Draw the mean loss of clean and poisoned samples by epoch; `trace` is [epochs, N].
+
+    `share_above` adds, on an axis of its own, the share of poisoned samples above the clean mean.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     epochs = np.arange(1, len(trace) + 1)
     for (name, colour), rows in zip(PARTS, (~poison, poison), strict=True):
         if rows.any():
-            ax.plot(epochs, trace[:, rows].mean(1, dtype=np.float64), color=colour, marker=".", label=name)
+            means = trace[:, rows].mean(1, dtype=np.float64)
+            ax.plot(epochs, means, color=colour, marker=".", label=name)
+    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     ax.set_xlabel("epoch", fontsize="small")
     ax.set_ylabel("mean loss", fontsize="small")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    if share_above and poison.any() and not poison.all():
+        above = (trace[:, poison] > trace[:, ~poison].mean(1, keepdims=True)).mean(1)
+        _beside(ax, epochs, above)
+    _dress(ax)
+
+
+def _beside(ax: Axes, epochs: np.ndarray, above: np.ndarray) -> None:
+    other = ax.twinx()
+    other.plot(epochs, above, color=SHARE, linestyle=":", marker=".", markersize=4)
+    other.set_ylim(-0.03, 1.03)
+    other.tick_params(labelsize="x-small", colors=SHARE)
+    other.set_ylabel("share of poison above the clean mean", fontsize="small", color=SHARE)
+
+
+def draw_map(ax: Axes, points: np.ndarray, poison: np.ndarray) -> None:
+    """Draw points [n, 2], poisoned ones on top."""
+    for (name, colour), rows, size in zip(PARTS, (~poison, poison), (6, 10), strict=True):
+        ax.scatter(
+            points[rows, 0], points[rows, 1], s=size, color=colour, label=name, linewidths=0, alpha=0.8
+        )
+    ax.set_xticks([])
+    ax.set_yticks([])
     _dress(ax)
 
 

@@ -19,6 +19,7 @@ from bdtune.defenses._base import Defense
 from bdtune.defenses._lfd_stages import Mode, Threshold, Ties, Weigh
 from bdtune.models._base import ModelKnob  # noqa: TC001  pydantic reads it
 from bdtune.training.choices import Augment, OptimizerName, Schedule  # noqa: TC001  pydantic reads them
+from bdtune.training.embedding import Embedding
 from bdtune.training.everything import AllSamples
 from bdtune.training.losses import SampleLosses
 from bdtune.training.supervised import Supervised
@@ -81,7 +82,7 @@ class Student(Weighted):
 class LfD(Defense):
     """Learning from Distinction."""
 
-    evidence: ClassVar[tuple[str, ...]] = ("teacher", "losses", "threshold", "weights")
+    evidence: ClassVar[tuple[str, ...]] = ("teacher", "losses", "threshold", "weights", "embedding")
 
     teacher: Teacher = Teacher()
     """Training of the low-capacity model."""
@@ -109,7 +110,8 @@ class LfD(Defense):
             student = given.node(
                 self.student, data=data, subset=everything, model=given.model, weights=weights
             )
-        decided = {"losses": losses, "threshold": threshold, "weights": weights}
+        seen = given.node(Embedding(), data=data, model=small, classifier=teacher)  # for the picture alone
+        decided = {"losses": losses, "threshold": threshold, "weights": weights, "embedding": seen}
         return {"subset": everything, "teacher": teacher, **decided, "classifier": student}
 
     def reference(self) -> Supervised:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bdtune.attacks._sources import TruthSource, trained_nodes
 from bdtune.datasets._resident import InProcess
+from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
 from bdtune.errors import StoreError
 
@@ -34,6 +35,17 @@ class Gallery:
         """Return the trial's pictures with the folder they go to among its artifacts."""
         found = [picture for draw in (self._attack, self._defense) if (picture := self._try(draw, entry))]
         return [(path, "pictures") for path in found]
+
+    def placed(self, entry: Entry, folder: Path) -> list[Path]:
+        """Copy a trial's pictures to where its sweep's report lies, as best-attack.png, best-defense.png."""
+        found = []
+        for what, draw in (("attack", self._attack), ("defense", self._defense)):
+            picture = self._try(draw, entry)
+            if picture is not None:
+                target = folder / f"best-{what}.png"
+                replace_file(target, picture.read_bytes())
+                found.append(target)
+        return found
 
     def _try(self, draw: Callable[[Entry], Path | None], entry: Entry) -> Path | None:
         try:

@@ -150,7 +150,8 @@ def sweep(
             seconds=None if expected.unpredicted else expected.seconds_shared,
         )
         tracker.start()
-        recorder = Recorder(tracker, Gallery(folder / "pictures", executor.resolver), ledger)
+        gallery = Gallery(folder / "pictures", executor.resolver)
+        recorder = Recorder(tracker, gallery, ledger)
         try:
             outcome = run_sweep(
                 spec, folder, ledger, executor, watcher=Watcher(progress, recorder, folder), options=options
@@ -159,6 +160,7 @@ def sweep(
             recorder.close()
     result = _result(spec, outcome.trials)
     written = files.write(folder, result, paper=spec.reference)
+    written += _pictures_of_best(result, ledger, gallery, folder)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
     note = table.markdown(table.build(result, paper=spec.reference))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
@@ -177,8 +179,17 @@ def report(name: str, run_dir: Path) -> Swept:
         return Swept(spec, files.read(file.parent), False, "")
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
-    files.write(run_dir / "sweeps" / spec.name, result, paper=spec.reference)
+    folder = run_dir / "sweeps" / spec.name
+    files.write(folder, result, paper=spec.reference)
+    _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
     return Swept(spec, result, False, "")
+
+
+def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
+    """Leave the best trial's pictures beside the table; older ones are not about this best."""
+    for old in folder.glob("best-*.png"):
+        old.unlink(missing_ok=True)
+    return gallery.placed(ledger.entries[result.best], folder) if result.best in ledger.entries else []
 
 
 def _resolved(name: str, run_dir: Path) -> Path:

@@ -1,11 +1,11 @@
 """A grid of LfD settings trained to the end, beside the same grid under a scheduler.
 
-    python -m tests.benchmarks.multi_fidelity [--space lfd_asha] [SETTING=VALUE ...]
+    python -m tests.benchmarks.multi_fidelity [--space lfd_asha] [--out FOLDER] [SETTING=VALUE ...]
 
 Each has a store of its own, in which epochs of all stages that train a classifier are counted: those of
 results, and those of checkpoints where a training was stopped. A training that settings share counts once, in
-both. The undefended twin is trained to its end in both, and told apart. Trainings repeat bit for bit on a CPU,
-so a setting that both train to the end has one number.
+both. The undefended twin is trained to its end in both, and told apart. Trainings repeat bit for bit on a
+CPU, so a setting that both train to the end has one number.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def main() -> None:
     """Run both ways and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", default="lfd_asha")
+    parser.add_argument("--out", type=Path, help="keep the two stores here, and go on with what is in them")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     from bdtune.cluster.session import session
@@ -93,8 +94,9 @@ def main() -> None:
     spec = load_sweep(options.space, options.overrides)
     ways = {"full grid": ["scheduler=none"], spec.scheduler.name: []}
     with tempfile.TemporaryDirectory() as name, session(cpus=2):
+        root = options.out or Path(name)
         found = {
-            way: run(options.space, [*options.overrides, *words], Path(name) / way.replace(" ", "_"))
+            way: run(options.space, [*options.overrides, *words], root / way.replace(" ", "_"))
             for way, words in ways.items()
         }
     grid = found["full grid"]

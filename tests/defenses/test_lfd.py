@@ -234,10 +234,14 @@ def test_the_picture_shows_losses_gamma_and_epochs(counting: Counting, poisoned:
     chain = defense.build(given)
     picture = defense.figure({name: counting.compute(chain[name]) for name in defense.evidence}, truth)
     assert picture is not None
-    histogram, epochs = picture.axes
+    histogram, epochs, features, above = picture.axes
     assert [line.get_label()[:7] for line in histogram.get_lines()] == ["gamma ="]
     assert [line.get_label() for line in epochs.get_lines()] == ["clean", "poisoned"]
-    assert all(len(line.get_xdata()) == 2 for line in epochs.get_lines())
+    assert all(len(line.get_xdata()) == 2 for line in (*epochs.get_lines(), *above.get_lines()))
+    trace = counting.compute(chain["teacher"]).arrays["trace.losses"]
+    clean, poison = trace[:, ~truth.is_poison], trace[:, truth.is_poison]
+    np.testing.assert_allclose(above.get_lines()[0].get_ydata(), (poison > clean.mean(1)[:, None]).mean(1))
+    assert [len(part.get_offsets()) for part in features.collections] == [48, 12]
 
 
 def test_knobs_have_the_papers_defaults() -> None:

@@ -1,0 +1,79 @@
+"""Embedding: a flat map of what a network sees in some of its images, to be looked at.
+
+Source: t-SNE (van der Maaten and Hinton, 2008) in scikit-learn's Barnes-Hut form.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from bdtune.engine.key import derive_seed
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+
+if TYPE_CHECKING:
+    from bdtune.training.data import ImageSet
+
+LEAST = 8
+"""Fewer points are not laid out."""
+STEPS = 500
+"""Of t-SNE's descent; its half of early exaggeration is done by then, and the map is stable."""
+
+
+class Embedding(Stage):
+    """Lay out the features of a random part of the images in a plane, near ones near one another.
+
+    Inputs: data (ImageSet), model (Model), classifier (artefact with weights). Arrays: ids int64 [n] in rising
+    order, points float32 [n, 2], in no unit. Nothing that is trained reads it.
+    """
+
+    name: ClassVar[str] = "embedding"
+    kind: ClassVar[Kind] = "train"
+
+    samples: int = Field(500, ge=1)
+    """Images that are laid out, at most: the cost grows faster than their number."""
+    perplexity: float = Field(30.0, gt=0)
+    """Neighbours that count for each."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        data = inputs["data"]
+        draw = np.random.default_rng(derive_seed(ctx.seed, "samples"))
+        ids = np.sort(draw.permutation(len(data))[: self.samples]).astype(np.int64)
+        features = features_of(data, ids, inputs, ctx)
+        return Artefact({"ids": ids, "points": self._laid_out(features, ctx.seed)})
+
+    def _laid_out(self, features: np.ndarray, seed: int) -> np.ndarray:
+        if len(features) < LEAST:
+            return np.zeros((len(features), 2), np.float32)
+        from sklearn.manifold import TSNE
+
+        flat = features.shape[1] < 2 or not features.std(0).any()  # no two components to start from
+        layout = TSNE(
+            perplexity=min(self.perplexity, (len(features) - 1) / 3),
+            init="random" if flat else "pca",
+            max_iter=STEPS,
+            random_state=seed % 2**32,
+        )
+        return layout.fit_transform(features).astype(np.float32)
+
+
+def features_of(data: ImageSet, ids: np.ndarray, inputs: Inputs, ctx: Context) -> np.ndarray:
+    """Return features float32 [n, d] of the images `ids`, in evaluation mode and without augmentation."""
+    import torch
+
+    from bdtune.training import batches, predict, session
+    from bdtune.training.augment import Augmentation
+    from bdtune.training.weights import as_array
+
+    network = predict.trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
+    see = Augmentation.of("none", data, session.dtype_of(ctx.numerics))
+    some = batches.DeviceSet(data, session.device_of(ctx.numerics), ids, np.asarray(data.labels)[ids])
+    found = np.zeros((len(ids), network.feature_dim), np.float32)
+    with torch.inference_mode(), session.deterministic(ctx.numerics):
+        for batch in some.shuffled(256, 0, 0):
+            with session.autocast(ctx.numerics):
+                values = network.features(see(batch.images))
+            found[batch.rows.cpu().numpy()] = as_array(values.float())
+    return np.nan_to_num(found)
