@@ -50,6 +50,32 @@ class Description:
     source: str
 
 
+@dataclass(frozen=True)
+class NotOffered:
+    """A published method that is known by name, but not built: an error that says so, and helps."""
+
+    what: str
+    """The method and its paper."""
+    why: str
+    """What is missing, as a clause."""
+    instead: str
+    """What to do, as a sentence without its full stop."""
+    presets: tuple[str, ...] = ()
+    """Names that a preset of it would have."""
+
+    def problem(self, path: str, name: str) -> Problem:
+        """Return what is wrong with asking for it by a name."""
+        expected = f"expected what bdtune can make; {self.what} is known, but not offered: {self.why}"
+        return Problem(path, expected, got=repr(name), hint=self.instead)
+
+
+def not_offered(kind: str) -> dict[str, NotOffered]:
+    """Return the methods of a kind that are known but not built, by the names they would have."""
+    if not (Path(__file__).parent / kind / "_not_offered.py").exists():
+        return {}
+    return dict(importlib.import_module(f"bdtune.{kind}._not_offered").NOT_OFFERED)
+
+
 def _folders(kind: str) -> list[Path]:
     own = Path(__file__).parent / kind
     extra = [Path(root) / kind for root in os.environ.get("BDTUNE_PLUGINS", "").split(os.pathsep) if root]
@@ -83,9 +109,14 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> type[Any]:
-    """Return the plugin class called `name`; raises `ConfigError` with the nearest name if there is none."""
+    """Return the plugin class called `name`.
+
+    Raises `ConfigError` if there is none: with the nearest name, or with what stands against a known method.
+    """
     files = _files(kind)
     if name not in files:
+        if known := not_offered(kind).get(name):
+            raise ConfigError(known.problem("", name))
         expected = f"expected one of the {kind}: {', '.join(sorted(files))}"
         raise ConfigError(Problem(path="", expected=expected, got=repr(name), hint=nearest(name, files)))
     return _plugin_class(kind, name, files[name])

@@ -23,6 +23,9 @@ def preset(name: str) -> tuple[str, dict[str, Any]]:
     """Return (attack name, knobs) of a preset; raises `ConfigError` with the nearest name for a wrong one."""
     found = presets()
     if name not in found:
+        for known in registry.not_offered("attacks").values():
+            if name in known.presets:
+                raise ConfigError(known.problem("preset", name))
         expected = f"expected one of the presets: {', '.join(found)}"
         raise ConfigError(Problem("preset", expected, got=repr(name), hint=nearest(name, found)))
     return found[name]

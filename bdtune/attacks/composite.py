@@ -24,11 +24,13 @@ from bdtune.errors import Problem
 from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from bdtune.attacks._plan import Rows
+    from bdtune.datasets._base import Dataset
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
+    from bdtune.models._base import Model
 
 ClassId = Annotated[int, Field(ge=0)]
 
@@ -95,6 +97,12 @@ class Composite(Attack):
             return [Problem("", "expected images that can be cut in two", got=f"{image_shape[:2]} pixels")]
         return []
 
+    def check_trial(
+        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
+    ) -> list[Problem]:
+        labels = test_labels()
+        return [] if labels is None else self._without_images(labels, "attack.classes", "test images")
+
     @model_validator(mode="after")
     def _three_classes(self) -> Self:
         if len({*self.pair, self.target}) < 3:
@@ -112,11 +120,15 @@ class Composite(Attack):
     def _check_counts(self, labels: np.ndarray) -> list[Problem]:
         problems = super()._check_counts(labels)
         found, counts = np.unique(labels, return_counts=True)
-        for label in self.pair:
-            if label not in found:
-                expected = f"expected classes with images to mix, but there are none of class {label}"
-                problems.append(Problem("classes", expected, got=str(list(self.pair))))
+        problems += self._without_images(labels, "classes", "images")
         if self.cover_rate > 0 and (alone := found[counts < 2]).size:
             expected = f"expected 0, as class {alone[0]} has one image, and none to mix it with"
             problems.append(Problem("cover_rate", expected, got=str(self.cover_rate)))
         return problems
+
+    def _without_images(self, labels: np.ndarray, path: str, what: str) -> list[Problem]:
+        return [
+            Problem(path, f"expected classes with {what} to mix; {label} has none", str(list(self.pair)))
+            for label in self.pair
+            if label not in labels
+        ]

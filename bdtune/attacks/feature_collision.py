@@ -28,11 +28,13 @@ from bdtune.knobs import Rate
 from bdtune.models._base import ModelKnob
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from bdtune.attacks._plan import Rows
+    from bdtune.datasets._base import Dataset
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
+    from bdtune.models._base import Model
 
 
 class FeatureCollision(Attack):
@@ -100,6 +102,18 @@ class FeatureCollision(Attack):
     def shown_beside(self, rows: Rows) -> dict[str, np.ndarray]:
         found = self.artefact("collisions").arrays
         return {"test image": found["instances"][found["of"][np.searchsorted(found["ids"], rows.ids)]]}
+
+    def check_trial(
+        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
+    ) -> list[Problem]:
+        labels = test_labels()
+        if labels is None:
+            return []
+        found = len(self.instances.chosen(labels, self.target, self.trigger_seed))
+        if found == self.instances.count:
+            return []
+        expected = f"expected at most {found}, the test images that may be chosen"
+        return [Problem("attack.instances.count", expected, got=str(self.instances.count))]
 
     @model_validator(mode="after")
     def _instances_are_of_another_class(self) -> Self:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import bdtune
+from bdtune import registry
 from bdtune.attacks._presets import preset, presets
 from bdtune.errors import ConfigError
 
@@ -61,3 +62,17 @@ def test_an_unknown_preset_names_the_nearest():
 def test_the_result_is_a_copy():
     preset("gssd/blend")[1]["ratio"] = 0.9
     assert preset("gssd/blend")[1]["ratio"] == 0.1
+
+
+@pytest.mark.parametrize("ask", [lambda: bdtune.attack("dfst"), lambda: preset("abl/dfst")])
+def test_a_known_attack_that_is_not_offered_says_why_and_what_to_do(ask):
+    with pytest.raises(ConfigError, match=r"DFST .* is known, but not offered: its trigger .* attack=record"):
+        ask()
+
+
+def test_what_is_not_offered_is_not_listed_and_nobody_has_its_names():
+    for name, known in registry.not_offered("attacks").items():
+        assert name not in registry.names("attacks")
+        assert not set(known.presets) & set(presets())
+        assert not known.instead.endswith(".")
+    assert registry.not_offered("models") == {}

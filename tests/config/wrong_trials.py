@@ -89,6 +89,11 @@ TRIAL = [
         "s.yaml:6: attack.name: expected one of the attacks: {attacks}, got 'badnet'. Did you mean 'badnets'?",
     ),
     wrong(
+        "known, but not offered",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack:\n    name: dfst\n",
+        "s.yaml:5: attack.name: expected what bdtune can make; DFST (Deep Feature Space Trojan, Cheng et al., AAAI 2021) is known, but not offered: its trigger is a style that a generator, trained on photographs of sunsets which are not here, paints, and its detoxification takes control of the victim's training, got 'dfst'. Make the poisoned set with the authors' code (github.com/Megum1/DFST), then read it with attack=record",
+    ),
+    wrong(
         "unknown preset",
         "trial:\n  dataset: toy\n  defense: tiny\n  attack: {preset: abl/badnet}\n",
         "s.yaml:4: attack.preset: expected one of the presets: {presets}, got 'abl/badnet'. Did you mean 'abl/badnets'?",

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import bdtune
+from bdtune.attacks.blend import Blend
 from bdtune.report.pictures import attack_picture, chosen_ids, dataset_picture
 
 LABELS = np.arange(120) % 12
@@ -44,3 +45,18 @@ def test_the_rows_shown_are_poisoned_and_of_many_classes():
 def test_fewer_poisoned_rows_than_columns():
     plan = bdtune.attack("badnets", rate=0.03).plan(LABELS, seed=0)
     assert sorted(chosen_ids(plan, LABELS, 8)) == plan.poison_ids.tolist()
+
+
+class Compared(Blend):
+    """Shows black pictures beside its poison, and leaves test images as they are."""
+
+    stamps_test = False
+
+    def shown_beside(self, rows):
+        return {"others": np.zeros((len(rows), 16, 16, 3), np.uint8)}
+
+
+def test_what_poison_resembles_is_shown_in_place_of_test_images(tmp_path):
+    path = attack_picture(IMAGES, LABELS, Compared(rate=0.3, test_ratio=0.3), tmp_path / "p.png", columns=3)
+    with Image.open(path) as picture:
+        assert picture.height == pytest.approx(160 * (1.07 + 4 * 1.37), abs=2)
