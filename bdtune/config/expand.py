@@ -102,12 +102,12 @@ def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
 
 def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = False) -> list[TrialSpec]:
     """Return the trials of a space; what is wrong is reported once for each value or pair of settings."""
-    factors = list(_factors(space))
+    reader = PointReader(space, report, check_data=check_data)
+    factors = list(_factors(space, reader))
     count = math.prod(len(factor) for factor in factors)
     if count > MAX_TRIALS:
         report(Fault("grid" if space.grid else "", f"expected at most {MAX_TRIALS:,} trials", f"{count:,}"))
         return []
-    reader = PointReader(space, report, check_data=check_data)
     conditions = _Conditions(space, reader)
     found: dict[tuple[str, ...], tuple[Point, TrialSpec]] = {}
     twice = 0
@@ -130,7 +130,7 @@ def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = 
     return [spec for _, spec in found.values()]
 
 
-def _factors(space: Space) -> Iterator[list[Point]]:
+def _factors(space: Space, reader: PointReader) -> Iterator[list[Point]]:
     yield from _crossed("grid", space.grid)
     for number, group in enumerate(space.zip):
         label = f"zip[{number}]" if len(space.zip) > 1 else "zip"
@@ -140,17 +140,10 @@ def _factors(space: Space) -> Iterator[list[Point]]:
             for i in range(length)
         ]
     if space.vary:
-        base = _params(space)
         varied = itertools.chain.from_iterable(_crossed("vary", space.vary))
-        yield [
-            (),
-            *(point for point in varied if not _same(point[0].value, base.get(point[0].path, _NOTHING))),
-        ]
+        yield [(), *(point for point in varied if not reader.is_base(point))]
     if space.seeds:
         yield [(Assignment("seed", seed, f"seeds[{i}]"),) for i, seed in enumerate(space.seeds)]
-
-
-_NOTHING = object()
 
 
 def _as_param(path: str, value: Any) -> Any:
@@ -200,6 +193,14 @@ class PointReader:
         self._read: dict[tuple[str, tuple[str, ...]], tuple[Any, str] | None] = {}
         self._params: dict[str, dict[str, Any]] = {}
         self._agreed: dict[tuple[str, ...], bool] = {}
+
+    def is_base(self, point: Point) -> bool:
+        """Return whether one setting is the base's, however it is written: 2/255, 1 or 1.0."""
+        key = point[0].section
+        if key not in self.space.sections:
+            return False
+        value, faults = self._parse(key, point)
+        return not faults and section_key_of(key, value) == section_key_of(key, self.space.sections[key])
 
     def section(self, key: str, mine: Point) -> tuple[Any, str] | None:
         """Return a setting with its hash, given the assignments to it; None, reported, when it is wrong."""

@@ -121,6 +121,8 @@ def cross_checks(*, data: bool) -> list[Checked]:
     checks.append((("dataset", "data_root", "attack"), lambda spec: attack_faults(spec, data=data)))
     checks.append((("dataset", "data_root", "attack", "model"), lambda spec: model_faults(spec, data=data)))
     checks.append((("dataset", "defense"), defense_faults))
+    if data:
+        checks.append((("dataset", "data_root", "defense", "model"), network_faults))
     checks.append((("dataset", "attack", "defense", "model", "holdout"), offer_faults))
     return checks
 
@@ -148,6 +150,20 @@ def attack_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
 def defense_faults(spec: TrialSpec) -> list[Fault]:
     """Return why the defense cannot be used on the data set."""
     return [fault_of(p).under("defense") for p in spec.defense.check(spec.dataset.num_classes)]
+
+
+def network_faults(spec: TrialSpec) -> list[Fault]:
+    """Return why a network, the trial's or one of the defense's own, cannot be built for the images."""
+    from bdtune.models._base import networks_of
+
+    if spec.dataset.check(spec.data_root):
+        return []
+    try:
+        shape = spec.dataset.image_shape(spec.data_root)
+    except DataError as error:
+        return [fault_of(problem) for problem in error.problems]
+    networks = [("model", spec.model), *networks_of(spec.defense, "defense")]
+    return [fault_of(problem).under(path) for path, model in networks for problem in model.check(shape)]
 
 
 def model_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:

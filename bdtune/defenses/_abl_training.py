@@ -93,6 +93,8 @@ class Recover(Nesterov):
     """Passes over the rest; 0 leaves the isolation model as it is."""
     milestones: tuple[Rate, ...] = (2 / 3,)
     """Fractions of `epochs` at which multistep lowers the rate."""
+    augment: Augment = "crop_flip_cutout"
+    """crop: padded by an eighth of the side; flip: left and right; cutout: a black square of 3/32 of it."""
 
 
 class Joint(Nesterov, Weighted):

@@ -72,8 +72,8 @@ def _mean(values: np.ndarray) -> float:
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
     """Draw what the teacher saw of clean and of poisoned samples.
 
-    Its losses with gamma; their means while it was trained, with the share of poison above the clean mean (the
-    paper's figures 1, 2 and 6); and its features laid out by t-SNE (figure 7).
+    Its losses with gamma; their means while it was trained, with the share of poison above the clean mean
+    (the paper's figures 1, 2 and 6); and its features laid out by t-SNE (figure 7).
     """
     picture, (left, middle, right) = panels(3)
     threshold = artefacts["threshold"].arrays

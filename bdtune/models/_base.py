@@ -12,9 +12,15 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from bdtune import registry
 from bdtune.errors import ConfigError
+from bdtune.knobs import Knobs
 from bdtune.registry import Plugin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+    from bdtune.errors import Problem
     from bdtune.models._network import Network
 
 Stem = Literal["auto", "cifar", "imagenet"]
@@ -33,6 +39,10 @@ class Model(Plugin):
 
         Weights come from torch's global generator: the caller seeds it.
         """
+
+    def check(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+        """Return why the network cannot be built for images of shape (H, W, C); paths are relative to it."""
+        return []
 
 
 def _read(value: Any) -> Model:
@@ -64,6 +74,21 @@ if TYPE_CHECKING:
 else:
     ModelKnob = Annotated[Any, BeforeValidator(_read), PlainSerializer(_write)]
     """A network as a knob of a defense: written as its name, or as a mapping with a name and its knobs."""
+
+
+def networks_of(knobs: Knobs, prefix: str) -> Iterator[tuple[str, Model]]:
+    """Yield the networks among the knobs and their inner knobs, each with its dotted path."""
+    for name in type(knobs).model_fields:
+        value, path = getattr(knobs, name), f"{prefix}.{name}"
+        if isinstance(value, Model):
+            yield path, value
+        elif isinstance(value, Knobs):
+            yield from networks_of(value, path)
+
+
+def is_network(info: FieldInfo) -> bool:
+    """Return whether a knob is a network."""
+    return any(isinstance(mark, BeforeValidator) and mark.func is _read for mark in info.metadata)
 
 
 def small_images(stem: Stem, image_shape: tuple[int, int, int]) -> bool:

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bdtune.errors import Problem
 from bdtune.models._base import Model
 
 if TYPE_CHECKING:
     from bdtune.models._network import Network
 
 
+LEAST_SIDE = 16
+"""Pixels that two convolutions and two poolings leave something of."""
+
+
 class LeNetS(Model):
     """Two convolutions and two linear layers."""
+
+    def check(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+        side = min(image_shape[:2])
+        if side >= LEAST_SIDE:
+            return []
+        hint = "Give the data set an image_size, or take another network"
+        return [Problem("", f"images of at least {LEAST_SIDE} pixels a side", f"{side} pixels", hint=hint)]
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
         from bdtune.models._small import LeNetNetwork

@@ -234,7 +234,7 @@ def _limited(groups: list[Group], ranked: list[Group], axes: list[str], limit: i
 
 def _notes(result: SweepResult, groups: list[Group], best: Group | None, layout: _Layout) -> list[str]:
     summary = result.summary()
-    seeds = map(show, sorted({trial.params.get(SEED) for trial in result.trials}, key=rank))
+    seeds = [show(seed) for seed in sorted({trial.params.get(SEED) for trial in result.trials}, key=rank)]
     notes = []
     if best is not None:
         stat = best.stat(metric_of(result.metric))
@@ -248,7 +248,10 @@ def _notes(result: SweepResult, groups: list[Group], best: Group | None, layout:
         f"stages: {summary['stages_computed']} computed, {summary['stages_shared']} shared; "
         f"{duration(summary['seconds_computed'])} spent, {duration(summary['seconds_saved'])} saved"
     )
-    notes.append(f"n: seeds with a result, of {', '.join(seeds)}; mean ± standard deviation")
+    if len(seeds) > 1:
+        notes.append(f"n: how many of the seeds {', '.join(seeds)} have a result; mean ± standard deviation")
+    elif seeds:
+        notes.append(f"one seed, {seeds[0]}: no spread is known; n: trials with a result")
     notes.extend(f"paper: {source}" for source in dict.fromkeys(n.source for n in layout.numbers) if source)
     notes.extend(_failures(groups))
     return notes

@@ -25,8 +25,8 @@ STEPS = 500
 class Embedding(Stage):
     """Lay out the features of a random part of the images in a plane, near ones near one another.
 
-    Inputs: data (ImageSet), model (Model), classifier (artefact with weights). Arrays: ids int64 [n] in rising
-    order, points float32 [n, 2], in no unit. Nothing that is trained reads it.
+    Inputs: data (ImageSet), model (Model), classifier (artefact with weights). Arrays: ids int64 [n] in
+    rising order, points float32 [n, 2], in no unit. Nothing that is trained reads it.
     """
 
     name: ClassVar[str] = "embedding"

@@ -87,6 +87,7 @@ def knobs_of(kind: str, name: str) -> list[KnobRow]:
 
 def _rows(cls: type[Knobs], prefix: str) -> Iterator[KnobRow]:
     from bdtune.config.checking import show
+    from bdtune.models._base import is_network
 
     for name, info in cls.model_fields.items():
         path = f"{prefix}{info.alias or name}"
@@ -94,7 +95,8 @@ def _rows(cls: type[Knobs], prefix: str) -> Iterator[KnobRow]:
             yield from _rows(info.annotation, f"{path}.")
             continue
         default = "required" if info.is_required() else show(info.get_default(call_default_factory=True))
-        yield KnobRow(path, _type_name(info.annotation), default, _limits(info), _about(cls, name))
+        kind = "network" if is_network(info) else _type_name(info.annotation)
+        yield KnobRow(path, kind, default, _limits(info), _about(cls, name))
 
 
 def _type_name(annotation: Any) -> str:

@@ -60,6 +60,15 @@ def test_vary_is_the_base_then_one_factor_at_a_time(sweep: Callable[..., SweepSp
     assert table(spec, "defense.beta", "defense.steps") == [row for row in expected for _ in range(2)]
 
 
+@pytest.mark.parametrize(("values", "found"), [(["2/255"], [2]), (["1/255", "2/255", "4/255"], [2, 1, 4])])
+def test_a_varied_value_is_the_bases_however_it_is_written(
+    write: Callable[[str], str], values: list[str], found: list[int]
+) -> None:
+    trial = {"dataset": "toy", "defense": {"name": "aabl", "ifgsm": {"eps": 2 / 255}}}
+    spec = load_sweep(write(yaml.safe_dump({"trial": trial, "vary": {"defense.ifgsm.eps": values}})))
+    assert [trial.defense.ifgsm.eps * 255 for trial in points(spec)] == pytest.approx(found)
+
+
 def test_vary_may_change_a_plugin(sweep: Callable[..., SweepSpec]) -> None:
     assert table(sweep(vary={"attack": ["badnets", "blend", None]}), "attack") == [
         ("badnets",),

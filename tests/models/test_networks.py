@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.models._resnet import Shortcut
+from bdtune.models._resnet import PreActBlock, Shortcut
 
 
 def parameters(name, num_classes=10, side=32, **knobs) -> int:
@@ -36,6 +36,11 @@ def parameters(name, num_classes=10, side=32, **knobs) -> int:
         ("vgg16", {}, 14_728_266),
         ("mobilenet_v2", {}, 2_236_682),
         ("densenet121", {}, 6_956_298),
+        ("wrn", {}, 175_066),
+        # Zagoruyko and Komodakis, table 4: 0.6, 11.0 and 36.5 million
+        ("wrn", {"depth": 40}, 563_930),
+        ("wrn", {"widen": 8}, 10_961_370),
+        ("wrn", {"depth": 28, "widen": 10}, 36_479_194),
     ],
 )
 def test_parameters_at_ten_classes(name, knobs, expected):
@@ -79,6 +84,39 @@ def test_stem_follows_the_image_side():
 
 def test_width_scales_the_features():
     assert bdtune.model("resnet18", width=16).build(2, (16, 16, 3)).feature_dim == 128
+
+
+def test_a_wide_network_has_three_stages_of_whole_blocks():
+    network = bdtune.model("wrn", widen=2).build(2, (32, 32, 3))
+    assert network.feature_dim == 128
+    assert network.body[0].weight.shape[0] == 16  # the first convolution is not widened
+    assert sum(isinstance(part, PreActBlock) for part in network.body) == 6
+    assert network.body(torch.rand(1, 3, 32, 32)).shape[2:] == (8, 8)
+    with pytest.raises(ValidationError, match="6 n"):
+        bdtune.model("wrn", depth=18)
+
+
+def test_lenet_says_at_planning_time_what_it_needs(tmp_path):
+    from PIL import Image
+
+    from bdtune.config.load import load_trial
+    from bdtune.errors import ConfigError
+
+    assert not bdtune.model("lenet_s").check((16, 16, 3))
+    for split in ("train", "test"):
+        for name in "ab":
+            folder = tmp_path / "small" / split / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+    words = ["dataset=imagefolder", "dataset.path=small", "dataset.num_classes=2"]
+    words += [f"data_root={tmp_path}", "defense=lfd"]
+    with pytest.raises(ConfigError) as error:
+        load_trial(None, [*words, "model=lenet_s", "defense.teacher.model=lenet_s"])
+    found = {problem.path: str(problem) for problem in error.value.problems}
+    assert set(found) == {"model", "defense.teacher.model"}
+    assert all("at least 16 pixels a side, got 8 pixels" in said for said in found.values())
+    assert load_trial(None, [*words, "model=lenet_s", "dataset.image_size=16"])
 
 
 def test_lenet_refuses_tiny_images():

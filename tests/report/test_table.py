@@ -36,9 +36,11 @@ def test_notes_name_the_rule_the_stages_the_seeds_and_the_failures(sweep):
     assert "best: max oracle der = 0.985" in notes
     assert "no defender has" in notes
     assert "stages: 9 computed, 3 shared; 1 min 30 s spent, 1 min 0 s saved" in notes
-    assert "of 0, 1; mean ± standard deviation" in notes
+    assert "n: how many of the seeds 0, 1 have a result; mean ± standard deviation" in notes
     assert "diverged half1: nan" in notes
     assert "no defender has" not in "\n".join(build(replace(sweep, metric="select_acc")).notes)
+    single = replace(sweep, trials=tuple(trial for trial in sweep.trials if trial.params["seed"] == 0))
+    assert "one seed, 0: no spread is known; n: trials with a result" in build(single).notes
 
 
 def test_an_attack_that_did_not_take_is_said(sweep, make_reference):

@@ -20,7 +20,9 @@ def images(count=8, side=16, channels=3, seed=0):
     return torch.randint(0, 256, (count, side, side, channels), dtype=torch.uint8, generator=seeded(seed))
 
 
-@pytest.mark.parametrize("kind", ["none", "flip", "crop", "crop_flip", "resized_crop_flip", "simclr"])
+@pytest.mark.parametrize(
+    "kind", ["none", "flip", "crop", "crop_flip", "crop_flip_cutout", "resized_crop_flip", "simclr"]
+)
 @pytest.mark.parametrize("side", [16, 33])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_output_is_a_channels_last_batch(kind, side, dtype):
@@ -80,6 +82,29 @@ def test_pad_is_an_eighth_of_the_side():
     seen = Augmentation("crop", (0.0,) * 3, (1.0,) * 3)(source, seeded())
     black = (seen[:, 0] == 0).all(2).sum(1)  # whole black rows
     assert int(black.max()) == 2
+
+
+@pytest.mark.parametrize(("side", "hole"), [(8, 2), (32, 2), (64, 6)])
+def test_cutout_blackens_one_square_about_a_uniform_pixel(side, hole):
+    source = torch.full((500, side, side, 3), 255, dtype=torch.uint8)
+    black = (augment.cutout(source, seeded()) == 0).all(3)
+    rows, columns = black.any(2).sum(1), black.any(1).sum(1)
+    assert bool((rows * columns == black.flatten(1).sum(1)).all())  # a rectangle
+    assert int(rows.max()) == int(columns.max()) == hole
+    assert int(rows.min()) == hole // 2  # at a border
+    share = black.float().mean((0, 2))
+    assert float(share[hole:-hole].mean()) == pytest.approx(
+        hole / side * float(columns.float().mean()) / side, rel=0.15
+    )
+
+
+def test_cutout_leaves_crop_and_flip_as_they_are():
+    with_hole, without = (
+        Augmentation(kind, (0.0,) * 3, (1.0,) * 3)(images(64, side=32), seeded())
+        for kind in ("crop_flip_cutout", "crop_flip")
+    )
+    assert bool(((with_hole == without) | (with_hole == 0)).all())
+    assert not torch.equal(with_hole, without)
 
 
 def test_resized_crop_interpolates_as_torchvision_does():

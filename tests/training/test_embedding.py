@@ -9,7 +9,6 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
 from bdtune.training.embedding import Embedding, features_of
 from bdtune.training.predict import predict_features, trained_network
-from bdtune.training.session import seeded
 from bdtune.training.weights import module_arrays, new_network
 
 FP32 = Numerics(device="cpu", precision="fp32")
