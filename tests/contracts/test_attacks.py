@@ -17,6 +17,7 @@ from bdtune.attacks._base import Attack
 from bdtune.attacks._plan import Role
 from bdtune.attacks._presets import presets
 from bdtune.errors import ConfigError
+from tests.records import record_of
 from tests.trained import equipped, is_trained, merged, quick
 
 NAMES = registry.names("attacks")
@@ -31,6 +32,11 @@ def make(name, knobs, images=None):
     are lowered.
     """
     cls = registry.load("attacks", name)
+    if name == "record":
+        pixels = noise() if images is None else images
+        both = (pixels, np.arange(len(pixels)) % CLASSES)
+        attack = record_of(both, both, CLASSES)
+        return attack if images is None else equipped(attack, images)
     knobs = {"rate": 0.5 if cls.clean_label else 0.2, **knobs}
     for rate in {"rate", "cover_rate"} & set(cls.model_fields):
         knobs[rate] = min(max(knobs.get(rate, 0.0), 0.1), 0.9)
@@ -46,10 +52,13 @@ def covered(name):
     return {knob: value for knob, value in {"cover_rate": 0.2, "cross_ratio": 0.3}.items() if knob in fields}
 
 
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
+
+
 @pytest.fixture(scope="module")
 def data():
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
+    images = noise()
     images[:4] = np.array([0, 255, 128, 1], np.uint8)[:, None, None, None]
     images.flags.writeable = False
     return images, np.arange(N) % CLASSES
@@ -121,6 +130,8 @@ def test_the_seed_decides_the_plan(name, knobs, data):
     assert first.digest() == again.digest()
     if knobs.get("dialect") == "backdoorbench" and name == "wanet":
         pytest.skip("poisons the first rows of every batch")
+    if name == "record":
+        pytest.skip("poisons the rows that its folder names")
     assert not np.array_equal(first.poison_ids, other.poison_ids)
 
 
@@ -224,6 +235,8 @@ def test_other_image_sizes(name, knobs, side):
 
 @every_attack
 def test_wrong_requests_are_refused(name, knobs, data):
+    if name == "record":
+        pytest.skip("takes no requests: its rate and target are its folder's")
     _, labels = data
     attack = make(name, knobs)
     cls = type(attack)
@@ -254,7 +267,7 @@ def test_the_file_names_its_source_and_explains_its_knobs(name):
 def test_the_identity_is_split_between_training_and_test(name):
     cls = registry.load("attacks", name)
     assert cls.test_only <= set(cls.model_fields)
-    attack = cls()
+    attack = make(name, {}) if name == "record" else cls()
     lent = {base.plugin_name() for base in cls.__mro__ if base is not Attack and issubclass(base, Attack)}
     assert attack.identity_for("train")["name"] in lent  # or that of an attack with the same images
     assert not set(attack.identity_for("test")) & {"rate", "rate_basis", "include_target_class"}

@@ -12,6 +12,7 @@ from bdtune.attacks._stream import poisoned_stream
 from bdtune.datasets._stream import FileStream
 from tests.contracts.test_attacks import covered
 from tests.datasets.layouts import small_parquet
+from tests.records import record_of
 from tests.trained import equipped_for, is_trained, merged, quick
 
 pytestmark = [
@@ -51,7 +52,12 @@ def test_training_and_test_images(ray_session, parquet, name):
     dataset, root = parquet
     cls = registry.load("attacks", name)
     knobs = {"rate": 0.5 if cls.clean_label else 0.3, "target": 1, **covered(name)}
-    attack = equipped_for(cls(**merged(knobs, quick(cls) if is_trained(cls) else {})), dataset, root)
+    if name == "record":
+        both = (dataset.load(split, root) for split in ("train", "test"))
+        record = record_of(*((split.images, split.labels) for split in both), CLASSES)
+        attack = equipped_for(record, dataset, root)
+    else:
+        attack = equipped_for(cls(**merged(knobs, quick(cls) if is_trained(cls) else {})), dataset, root)
     labels = dataset.labels("train", root)
     plan = attack.plan(labels, seed=5, num_classes=CLASSES)
     expected = attack.apply(dataset.load("train", root).images, np.arange(N), plan)

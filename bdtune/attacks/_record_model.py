@@ -1,0 +1,110 @@
+"""The network of a BackdoorBench record as one of bdtune: names, shapes and normalisation of its weights.
+
+Departures: BackdoorBench normalises some data sets by other numbers. Another scale is put into the weights of
+the first convolution, which is exact; another mean cannot be, as images are padded with it, and is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bdtune.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.attacks._record_files import Record, State
+    from bdtune.models._base import Model
+
+    Shapes = Mapping[str, tuple[int, ...]]
+
+BLOCKS = {"preactresnet18": (2, 2, 2, 2), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+"""Networks that both have, with the blocks of their stages."""
+KNOBS = {"preactresnet18": "final_norm: false", "resnet18": "stem: imagenet", "resnet34": "stem: imagenet"}
+"""How bdtune is told to build them as BackdoorBench does."""
+NORMALISED = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "gtsrb": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "celeba": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and deviation by which BackdoorBench normalises a data set; others are taken as bdtune's own."""
+FIRST = "body.0.weight"
+
+
+def our_name(name: str, network: str) -> str:
+    """Return bdtune's name of a weight; one that it has no counterpart for stays as it is."""
+    preact = network.startswith("preact")
+    first = 1 if preact else 4
+    found = re.fullmatch(r"layer([1-4])\.(\d+)\.(.+)", name)
+    if found is None:
+        stem = (
+            {"conv1": "body.0", "linear": "head"}
+            if preact
+            else {"conv1": "body.0", "bn1": "body.1", "fc": "head"}
+        )
+        part, _, rest = name.partition(".")
+        return f"{stem.get(part, part)}.{rest}"
+    stage, block, rest = int(found[1]), int(found[2]), found[3]
+    at = first + sum(BLOCKS[network][: stage - 1]) + block
+    if preact:
+        rest = rest.replace("bn1", "norm1").replace("bn2", "norm2").replace("shortcut.0", "shortcut")
+    return f"body.{at}.{rest}"
+
+
+def model_problems(record: Record, model: Model, num_classes: int, mean: tuple[float, ...]) -> list[Problem]:
+    """Return why the trial's network cannot be the record's; paths are relative to the trial."""
+    alone = "'attack.hand_over: data' takes the poisoned set alone"
+    if record.network not in BLOCKS:
+        expected = f"expected the record of one of {', '.join(BLOCKS)}"
+        return [Problem("attack.hand_over", expected, f"one of '{record.network}'", hint=alone)]
+    theirs = NORMALISED.get(record.data, (mean, ()))[0]
+    if not np.allclose(theirs, mean, atol=5e-4):
+        expected = f"expected a data set normalised with the mean {theirs}, as the record's network is"
+        return [Problem("attack.hand_over", expected, str(tuple(mean)), hint=alone)]
+    wanted = {our_name(name, record.network): shape for name, shape in record.shapes.items()}
+    wrong = differences(_shapes(model, num_classes, record.image_shape), wanted)
+    if not wrong:
+        return []
+    expected = f"expected {{name: {record.network}, {KNOBS[record.network]}}}, the record's network"
+    got = f"{model.plugin_name()}: {wrong}"
+    return [Problem("model", expected, got, hint=f"With it, weights fit exactly; {alone}")]
+
+
+def differences(have: Shapes, wanted: Shapes) -> str:
+    """Say in which names and shapes two networks differ; nothing when they do not."""
+    lists = {
+        "missing in the record": sorted(have.keys() - wanted.keys()),
+        "only in the record": sorted(wanted.keys() - have.keys()),
+        "of another shape": sorted(n for n in have.keys() & wanted.keys() if have[n] != wanted[n]),
+    }
+    told = []
+    for what, names in lists.items():
+        if names:
+            shapes = f" {list(wanted[names[0]])}" if names[0] in have.keys() & wanted.keys() else ""
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            told.append(f"{names[0]}{shapes}{more} {what}")
+    return "; ".join(told)
+
+
+def _shapes(model: Model, num_classes: int, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    with torch.device("meta"):
+        network = model.build(num_classes, image_shape)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def our_state(state: State, network: str, data: str, std: tuple[float, ...]) -> State:
+    """Return the weights under bdtune's names, for images normalised by `std`."""
+    ours = {our_name(name, network): array for name, array in state.items()}
+    theirs = NORMALISED[data][1] if data in NORMALISED else std
+    scale = (np.asarray(std) / np.asarray(theirs)).astype(np.float32)
+    if not np.array_equal(scale, np.ones_like(scale)):
+        ours[FIRST] = ours[FIRST] * scale[None, :, None, None]
+    return ours
