@@ -3,9 +3,9 @@
 Source: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data" (Li et al., NeurIPS 2021),
 arXiv:2110.11571, section 3 (form `joint`), and the authors' released code (form `recover`).
 
-Departures: unlearning starts with fresh momentum, shuffles its batches, and by default stops at a bound on its
-loss and on the accuracy it may cost, which the code does not; losses are taken in float64 with ties by id,
-where the code leaves ties to chance.
+Departures: unlearning starts with fresh momentum, shuffles its batches, and by default stops at a bound on
+its loss and on the accuracy it may cost, which the code does not; losses are taken in float64 with ties by
+id, where the code leaves ties to chance.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 
 The plain loop is written as torchattacks writes PGD (normalisation and clone in each step, weights in the
 graph, fp32, channels first), around the training loop of a tutorial; with torchattacks installed the same
-loop is also run with its own PGD. Nothing is augmented. Epochs of all loops alternate, so that a busy machine
-slows each alike; the first epoch of each is not counted. Give it cores of its own.
+loop is also run with its own PGD (`pip install --no-deps torchattacks`: it asks for an old requests that it
+hardly uses, and what else it needs is here). Nothing is augmented. Epochs of all loops alternate, so that a
+busy machine slows each alike; the first epoch of each is not counted. Give it cores of its own.
 """
 
 from __future__ import annotations
