@@ -16,7 +16,7 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import ValidationInfo, model_validator
 
 from bdtune.attacks._base import Attack
 from bdtune.errors import ConfigError, Problem
@@ -24,6 +24,8 @@ from bdtune.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows
 
+BENCH_BATCH = 128
+"""Rows of one batch of BackdoorBench."""
 MAX_SEED = 2**32 - 1
 """The largest that NumPy's legacy generators take."""
 
@@ -36,10 +38,14 @@ class DialectAttack(Attack):
 
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {}
     """Knobs that a dialect does not leave open: dialect -> knob -> value; another value is an error."""
+    batchwise: ClassVar[frozenset[str]] = frozenset()
+    """Dialects in which it poisons while it trains: the stored set has the first rows of each batch."""
 
     @model_validator(mode="before")
     @classmethod
-    def _filled_in(cls, raw: Any) -> Any:
+    def _filled_in(cls, raw: Any, info: ValidationInfo) -> Any:
+        if info.mode == "json":  # from here on lists are no JSON, and a strict tuple would refuse them
+            raw = _with_tuples(raw)
         if not isinstance(raw, dict) or not isinstance(raw.get("dialect"), str):
             return raw
         fixed = cls._fixed(raw["dialect"]).items()
@@ -85,18 +91,28 @@ class DialectAttack(Attack):
     def _drawn(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if self.dialect == "canonical":
             return super()._drawn(labels, seed)
+        if self.dialect in self.batchwise:
+            return self._batchwise(len(labels))
         n_poison, n_cover = self._counts(labels)
         if self.dialect == "backdoorbench":
             drawn = chosen_by_numpy(self._candidates(labels), n_poison + n_cover, seed)
         else:
-            drawn = shuffled_by_random(len(labels), seed)[: n_poison + n_cover]
+            drawn = shuffled_by_random(self._candidates(labels), seed)[: n_poison + n_cover]
         return drawn[:n_poison], drawn[n_poison:]
 
+    def _batchwise(self, total: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of poison and of cover rows of a batchwise attack."""
+        return first_of_batches(total, self.rate, cover_rate=self.cover_fraction())
+
     def _counts(self, labels: np.ndarray) -> tuple[int, int]:
+        if self.dialect in self.batchwise:
+            poison, cover = self._batchwise(len(labels))
+            return len(poison), len(cover)
         if self.dialect == "backdoorbench":
             return round(self.rate * len(labels)), round(self.cover_fraction() * len(labels))
         if self.dialect == "backdoorbox":
-            return int(self.rate * len(labels)), int(self.cover_fraction() * len(labels))
+            basis = self._basis(labels)
+            return int(self.rate * basis), int(self.cover_fraction() * basis)
         return super()._counts(labels)
 
 
@@ -108,11 +124,27 @@ def chosen_by_numpy(candidates: np.ndarray, count: int, seed: int) -> np.ndarray
     return np.random.RandomState(seed).choice(candidates, count, replace=False).astype(np.int64)
 
 
-def shuffled_by_random(total: int, seed: int) -> np.ndarray:
-    """Return what `random.seed(seed); random.shuffle(list(range(total)))` gives, int64 [total]."""
-    order = list(range(total))
+def shuffled_by_random(candidates: np.ndarray, seed: int) -> np.ndarray:
+    """Return what `random.seed(seed); random.shuffle(list(candidates))` gives, int64 [n]."""
+    order = candidates.tolist()
     random.Random(seed).shuffle(order)
     return np.array(order, np.int64)
+
+
+def first_of_batches(
+    total: int, rate: float, *, cover_ratio: float = 0.0, cover_rate: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of poison and of cover rows where BackdoorBench keeps a batchwise attack's images.
+
+    Of each 128 rows in the set's order the first are poisoned; the next, so many for each poisoned one or
+    as a rate of the batch, are cover rows. A batch in which the rate is less than one row has none.
+    """
+    place = np.arange(total) % BENCH_BATCH
+    in_batch = np.minimum(total - (np.arange(total) - place), BENCH_BATCH)
+    n_poison = (rate * in_batch).astype(np.int64)
+    n_cover = (n_poison * cover_ratio + cover_rate * in_batch).astype(np.int64)
+    is_cover = (place >= n_poison) & (place < n_poison + n_cover)
+    return np.flatnonzero(place < n_poison), np.flatnonzero(is_cover)
 
 
 def torch_uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -133,6 +165,12 @@ def box_mixed(images: np.ndarray, weight: np.ndarray, picture: np.ndarray) -> np
 def grey_levels(colours: np.ndarray) -> np.ndarray:
     """Return colours in [0, 1] as the uint8 levels of the picture that they came from."""
     return np.rint(colours * np.float32(255)).astype(np.uint8)
+
+
+def _with_tuples(raw: Any) -> Any:
+    if isinstance(raw, dict):
+        return {name: _with_tuples(value) for name, value in raw.items()}
+    return tuple(_with_tuples(value) for value in raw) if isinstance(raw, list) else raw
 
 
 def _yaml(value: Any) -> str:

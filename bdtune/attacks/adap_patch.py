@@ -18,7 +18,7 @@ from bdtune.attacks._adap_patches import CORNERS, EMBER, EMBER_LEFT, SWIRL, TRIG
 from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._dialects import DialectAttack
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
     from bdtune.attacks._adap_patches import Placed

@@ -20,7 +20,7 @@ from bdtune.attacks._dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.attacks._pattern_files import PatternAttack
 from bdtune.attacks._patterns import PATCHES, Corner, Pattern, cells, drop, in_corner, scaled
 from bdtune.errors import Problem
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName

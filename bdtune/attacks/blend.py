@@ -19,7 +19,7 @@ from bdtune.attacks._budget import Budget
 from bdtune.attacks._dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.attacks._pattern_files import PatternAttack
 from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise, noise_pixels
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName

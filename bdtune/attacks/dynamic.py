@@ -6,16 +6,18 @@ Departures: the generator's gradient is cleared at each step, where the authors'
 (`patterns.accumulate_g_grad`); 100 epochs instead of 600, as in BackdoorBench; crops are padded by an eighth
 of the side and not rotated; differences below 1e-7 have no gradient. Images are rendered once, in evaluation
 mode, and kept as bytes, also those of rows that no plan poisons. A cover row carries the trigger of a partner
-that `trigger_seed` fixes, and its own label.
+that `trigger_seed` fixes, and its own label. Dialect backdoorbench poisons the first rows of each batch, as
+the stored set has them, and covers the next; the partners are bdtune's own, as those of a running generator.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from bdtune.attacks._base import Attack
+from bdtune.attacks._dialects import DialectAttack
 from bdtune.attacks._iab_pattern import PatternTraining
 from bdtune.attacks._iab_stages import (
     InputAwareImages,
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
 
 
-class Dynamic(Attack):
+class Dynamic(DialectAttack):
     """x' = x + m(x) (p(x) - x), with a mask m and a pattern p that two networks make of the image."""
 
+    dialect: Literal["canonical", "backdoorbench"] = "canonical"
+    """canonical: this file's rules; backdoorbench: its truncation, and the rows of its stored set."""
     cover_rate: Rate = 0.0
     """Fraction of `rate_basis` that carries another image's trigger and keeps its label."""
     widths: Widths = (32, 64, 128)
@@ -57,16 +61,16 @@ class Dynamic(Attack):
 
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cover_rate"}
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "cross": "train", "test": "test"}
+    batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
         "abl/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
         "aabl/dynamic": {"rate": 0.1, "cover_rate": 0.1, "target": 0, "include_target_class": True},
         "backdoorbench/inputaware": {
+            "dialect": "backdoorbench",
             "rate": 0.1,
             "cover_rate": 0.1,
             "target": 0,
-            "include_target_class": True,
-            "quantise": "trunc",
         },
     }
 

@@ -5,14 +5,15 @@ section 4; sizes, weights and 20 epochs as in BackdoorBox, whose setting GSSD ta
 Departures: the perceptual loss is mean square plus 1 - SSIM, as LPIPS needs weights that would have to be
 downloaded; there is no critic (in public code it is never updated) and no spatial transformer in the decoder
 (it undoes camera poses, of which there are none). Encoder and decoder see training images only. Images are
-rendered once and kept as bytes, also those of rows that no plan poisons.
+rendered once and kept as bytes, also those of rows that no plan poisons. The dialects fix rows, counts and
+rounding; encoder and secret are always bdtune's own, as both toolkits draw them from a running generator.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bdtune.attacks._base import Attack
+from bdtune.attacks._dialects import DialectAttack
 from bdtune.attacks._issba_stages import FOLD, SecretCoder, SecretImages
 from bdtune.attacks._plan import SplitName
 from bdtune.attacks._rendered import looked_up
@@ -30,17 +31,22 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
 
 
-class ISSBA(Attack):
+class ISSBA(DialectAttack):
     """x' = clip(x + E(s, x)) with an encoder E that was trained to hide bit strings, and one secret s."""
 
     coder: SecretCoder = SecretCoder()
     """Training of the encoder and of the decoder that it needs."""
 
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "test": "test"}
+    fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
+        "backdoorbench": {"quantise": "round"},
+        "backdoorbox": {"quantise": "round"},
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/issba": {"rate": 0.1, "target": 0},
         "aabl/ssba": {"rate": 0.1, "target": 0, "include_target_class": True},
-        "backdoorbox/issba": {"rate": 0.05, "target": 1, "include_target_class": True},
+        "backdoorbench/ssba": {"dialect": "backdoorbench", "rate": 0.1, "target": 0},
+        "backdoorbox/issba": {"dialect": "backdoorbox", "rate": 0.05, "target": 1},
     }
 
     @property

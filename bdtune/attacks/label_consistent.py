@@ -4,6 +4,8 @@ Source: Label-Consistent Backdoor Attacks (Turner, Tsipras, Madry, 2019), arXiv:
 the four corners of the authors' code; settings of GSSD, A-ABL, LfD, ANP, BackdoorBench and BackdoorBox.
 Departures: none in the method; the surrogate's recipe (ResNet-18, 8/255, 10 steps) is that of public
 re-implementations, as no paper among them states one. A weak `clean` surrogate and `none` are ablations.
+The dialects fix rows, counts, truncation and the stamp; what PGD finds depends on the surrogate, so crafted
+images are theirs only with their weights (`surrogate_path`). BackdoorBench rates count the whole set.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pydantic import Field, model_validator
 from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._crafted import CraftedImages, OwnLabelPGD, looked_up
+from bdtune.attacks._dialects import DialectAttack
 from bdtune.attacks._pattern_files import file_digest
 from bdtune.attacks._patterns import BLACK, WHITE, Pattern, cells, scaled
 from bdtune.attacks._plan import SplitName
@@ -45,7 +48,7 @@ def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
     return {**knobs, **({"pgd": pgd} if pgd else {})}
 
 
-class LabelConsistent(Attack):
+class LabelConsistent(DialectAttack):
     """Poisoned rows keep their label: PGD moves them away from it, and the corners are left to explain it."""
 
     rate: Rate = 0.5
@@ -77,6 +80,9 @@ class LabelConsistent(Attack):
         "surrogate_model",
     }
     one_split: ClassVar[dict[str, SplitName]] = {"crafted": "train"}
+    fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
+        "backdoorbox": {"rate_basis": "target_class", "amplitude": 1.0}
+    }
     min_undefended_asr: ClassVar[float] = 0.8
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/lc": {"rate": 0.025, "rate_basis": "dataset", "target": 0},
@@ -89,21 +95,20 @@ class LabelConsistent(Attack):
         "lfd/cl_gtsrb_literal": _of_class(0.095, 1),
         "anp/clb": _of_class(0.8, 0),
         "backdoorbench/lc": {
+            "dialect": "backdoorbench",
             "rate": 0.1,
-            "rate_basis": "dataset",
             "target": 0,
             "pgd": {"eps": 8 / 255, "steps": 100},
-            "quantise": "trunc",
         },
         "backdoorbox/lc": {
+            "dialect": "backdoorbox",
             **_of_class(0.25, 2, eps=8 / 255, steps=100),
             "surrogate": "clean",
-            "quantise": "trunc",
         },
         "backdoorbox/lc_gtsrb": {
+            "dialect": "backdoorbox",
             **_of_class(0.5, 2, steps=100),
             "surrogate": "clean",
-            "quantise": "trunc",
         },
     }
 
@@ -132,6 +137,15 @@ class LabelConsistent(Attack):
 
     def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         return self._with_corners(images)
+
+    def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        if rows.split == "train" and self.surrogate != "none":
+            images = looked_up(self.artefact("crafted"), rows.ids)
+        levels = images.astype(np.float32)
+        step = np.float32(255 * self.amplitude)
+        for box, patch in _corners(images.shape[1], images.shape[2]):
+            levels[box] += np.where(patch.for_channels(images.shape[3]) > 0, step, -step)
+        return np.clip(levels, 0, 255).astype(np.uint8)
 
     def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
         height, width, _ = image_shape

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._dialects import DialectAttack
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName

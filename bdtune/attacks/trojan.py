@@ -4,7 +4,8 @@ Source: Trojaning Attack on Neural Networks (Liu et al., 2018), section 4; the p
 TJ-WM), A-ABL and the ABL paper, none of which says which trigger it used.
 Departures: the surrogate is an own clean classifier and the layer its last one, without the paper's
 retraining on reverse-engineered data; letters are our own drawing. Sums are clipped: public code wraps them
-around at 256, which makes a trigger that depends on the image.
+around at 256, which makes a trigger that depends on the image; dialect backdoorbench does so too. Its own
+trigger, of another shape and found by signed steps, is given as a picture (`pattern_path`).
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from bdtune.attacks._base import quantised
 from bdtune.attacks._budget import Budget
+from bdtune.attacks._dialects import DialectAttack
 from bdtune.attacks._pattern_files import PatternAttack
 from bdtune.attacks._surrogate import Attacker, Surrogate
 from bdtune.attacks._trojan import Shape, TrojanTrigger
 from bdtune.engine.stage import Given
 from bdtune.errors import Problem
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
-from bdtune.models._base import ModelKnob  # noqa: TC001  pydantic reads it
+from bdtune.knobs import Rate
+from bdtune.models._base import ModelKnob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +34,11 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
 
 
-class Trojan(PatternAttack):
+class Trojan(DialectAttack, PatternAttack):
     """x' = (1 - a m) x + a m P, or x + a m P clipped, with opacity a, mask m and optimised colours P."""
 
+    dialect: Literal["canonical", "backdoorbench"] = "canonical"
+    """canonical: this file's rules; backdoorbench: its counts and rows, and its sum modulo 256."""
     shape: Literal["square", "watermark"] = "square"
     """square: TJ-SQ, a box near the bottom right corner; watermark: TJ-WM, letters over the whole image."""
     size: int = Field(8, ge=1)
@@ -57,6 +62,7 @@ class Trojan(PatternAttack):
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
     """Its network."""
 
+    fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbench": {"mode": "add_clip"}}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/tj_sq": {"shape": "square", "rate": 0.1, "target": 1, "include_target_class": True},
         "lfd/tj_wm": {"shape": "watermark", "rate": 0.1, "target": 1, "include_target_class": True},
@@ -70,6 +76,7 @@ class Trojan(PatternAttack):
             "target": 0,
             "include_target_class": True,
         },
+        "backdoorbench/trojannn": {"dialect": "backdoorbench", "rate": 0.1, "target": 0},
     }
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
@@ -84,24 +91,23 @@ class Trojan(PatternAttack):
         return {"trigger": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        _, height, width, channels = images.shape
-        if self.pattern_path is not None:
-            pattern = self.user_pattern(height, width, black_is_clear=True)
-            colours, mask = pattern.for_channels(channels), pattern.mask
-        else:
-            colours, mask = self.artefact("trigger").arrays["colours"], self._shape.mask(height, width)
-        weight = np.float32(self._opacity) * mask
+        colours, weight = self._trigger(images)
         if self.mode == "overwrite":
             images *= 1 - weight
         images += weight * colours
         return images
+
+    def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        colours, weight = self._trigger(images)
+        return images + quantised(weight * colours, "trunc")  # unsigned bytes wrap around
 
     def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
         if self.pattern_path is not None:
             return Budget()
         height, width, _ = image_shape
         pixels = int(self._shape.mask(height, width).sum())
-        return Budget(grey_levels=255 * self._opacity, pixels=pixels)
+        wraps = self.dialect == "backdoorbench"
+        return Budget(grey_levels=255 if wraps else 255 * self._opacity, pixels=pixels)
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         height, width, _ = image_shape
@@ -116,6 +122,16 @@ class Trojan(PatternAttack):
         if self.size + self.inset > 32:
             raise ValueError(f"size and inset are for 32 pixels, got {self.size} + {self.inset}")
         return self
+
+    def _trigger(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return colours in [0, 1] and weight, float32 [H, W, ...], for images [n, H, W, C]."""
+        _, height, width, channels = images.shape
+        if self.pattern_path is not None:
+            pattern = self.user_pattern(height, width, black_is_clear=True)
+            colours, mask = pattern.for_channels(channels), pattern.mask
+        else:
+            colours, mask = self.artefact("trigger").arrays["colours"], self._shape.mask(height, width)
+        return colours, np.float32(self._opacity) * mask
 
     @property
     def _shape(self) -> Shape:

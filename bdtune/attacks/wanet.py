@@ -20,21 +20,18 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.attacks._base import Attack
-from bdtune.attacks._dialects import DialectAttack, torch_uniform
+from bdtune.attacks._dialects import DialectAttack, first_of_batches, torch_uniform
 from bdtune.attacks._pattern_files import file_digest, stored_array
 from bdtune.attacks._plan import Role
 from bdtune.attacks._warp import identity_grid, sampled, upsampled
 from bdtune.engine.key import sample_generator
 from bdtune.errors import ConfigError, Problem
-from bdtune.knobs import UserFile  # noqa: TC001  pydantic reads it
+from bdtune.knobs import UserFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.attacks._plan import Rows
-
-BENCH_BATCH = 128
-"""Rows of one batch of BackdoorBench, of which it poisons the first."""
 
 
 class WaNet(DialectAttack):
@@ -57,6 +54,7 @@ class WaNet(DialectAttack):
     cover_test: ClassVar[frozenset[str]] = frozenset({"noise_rescale"})
     min_undefended_asr: ClassVar[float] = 0.85
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbox": {"quantise": "round"}}
+    batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/wanet": {"rate": 0.1, "target": 0},
         "gssd/wanet_224": {"rate": 0.1, "target": 0, "control_points": 224, "strength": 1.0},
@@ -114,21 +112,8 @@ class WaNet(DialectAttack):
             drawn[i] = words.view(np.uint32).reshape(height, width, 2)
         return (drawn * (self.noise_rescale / 2**32) - 1) / np.array([width, height])
 
-    def _drawn(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.dialect != "backdoorbench":
-            return super()._drawn(labels, seed)
-        place = np.arange(len(labels)) % BENCH_BATCH
-        in_batch = np.minimum(len(labels) - (np.arange(len(labels)) - place), BENCH_BATCH)
-        n_poison = (self.rate * in_batch).astype(np.int64)
-        n_cover = (n_poison * self.cross_ratio).astype(np.int64)
-        is_cover = (place >= n_poison) & (place < n_poison + n_cover)
-        return np.flatnonzero(place < n_poison), np.flatnonzero(is_cover)
-
-    def _counts(self, labels: np.ndarray) -> tuple[int, int]:
-        if self.dialect != "backdoorbench":
-            return super()._counts(labels)
-        poison, cover = self._drawn(labels, 0)
-        return len(poison), len(cover)
+    def _batchwise(self, total: int) -> tuple[np.ndarray, np.ndarray]:
+        return first_of_batches(total, self.rate, cover_ratio=self.cross_ratio)
 
 
 @lru_cache(maxsize=8)

@@ -21,8 +21,9 @@ class Evaluate(Stage):
     (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels) and select (ImageSet
     held out of the training set, observed labels).
     Result: no arrays; info holds acc, asr, asr_all, ra, noise_acc (on cover), robust_acc and select_acc,
-    fractions in [0, 1], as far as there are images to count them on, and n_clean, n_triggered. robust_acc is the accuracy on clean
-    images under an untargeted attack on the classifier itself: A-ABL's "RA", where BackdoorBench's is `ra`.
+    fractions in [0, 1], as far as there are images to count them on, and n_clean, n_triggered. robust_acc is
+    the accuracy on clean images under an untargeted attack on the classifier itself: A-ABL's "RA", where
+    BackdoorBench's is `ra`.
     """
 
     name: ClassVar[str] = "evaluate"
