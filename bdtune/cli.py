@@ -234,6 +234,11 @@ def show(
         return
     from bdtune.verbs.attack_picture import draw, requested
 
+    needed = [f"attack.{row.path}" for row in shown.knobs if row.default == "required"]
+    if needed and not words:
+        show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
+        print(f"no picture: it needs {', '.join(needed)}", file=sys.stderr)
+        return
     request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), run_directory(out))
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
     sys.stdout.flush()  # before a training that may take long
