@@ -91,7 +91,7 @@ TRIAL = [
     wrong(
         "known, but not offered",
         "trial:\n  dataset: toy\n  defense: tiny\n  attack:\n    name: dfst\n",
-        "s.yaml:5: attack.name: expected what bdtune can make; DFST (Deep Feature Space Trojan, Cheng et al., AAAI 2021) is known, but not offered: its trigger is a style that a generator, trained on photographs of sunsets which are not here, paints, and its detoxification takes control of the victim's training, got 'dfst'. Make the poisoned set with the authors' code (github.com/Megum1/DFST), then read it with attack=record",
+        "s.yaml:5: attack.name: expected what bdtune can make; DFST (Deep Feature Space Trojan, Cheng et al., AAAI 2021) is known, but not offered: its trigger is a style that a generator, trained on photographs of sunsets which are not here, paints, and its detoxification takes control of the victim's training, got 'dfst'. Make its poisoned set with the authors' code (github.com/Megum1/DFST), save it as a record of BackdoorBench, and take that with attack={name: record, path: FOLDER, hand_over: data}",
     ),
     wrong(
         "unknown preset",
