@@ -1,8 +1,9 @@
 """The contract of attacks: a plan made once from the labels, and a pure function that stamps the trigger.
 
 An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `test_rows`, `extras`,
-`cover_fraction`, `budget`, `artefacts`, `shown_beside`, `check_files` and `check_image`. Counts, selection,
-quantisation and flags are done here once; only another toolkit's dialect (`_dialects`) replaces them.
+`cover_fraction`, `budget`, `artefacts`, `shown_beside`, `check_files`, `check_image` and `check_trial`; where
+the attacker trains the model, `hands_over` and `backdoored_model`. Counts, selection, quantisation and flags
+are done here once; only another toolkit's dialect (`_dialects`) replaces them.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
