@@ -16,7 +16,7 @@ from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
 from bdtune.errors import Diverged
 from bdtune.training.adversarial import PGD, Pixels
 from bdtune.training.choices import OptimizerName, Schedule  # noqa: TC001  pydantic reads them
-from bdtune.training.supervised import Supervised
+from bdtune.training.traced import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Changed = tuple[np.ndarray, torch.Tensor, torch.Tensor]
 
 
-class Naive(Supervised):
+class Naive(Recorded):
     """Train a classifier on everything, briefly, so that it learns the trigger.
 
     Inputs and result are those of `Supervised`. Departures: the paper gives Adam, its rate and 20 epochs; no
@@ -37,6 +37,7 @@ class Naive(Supervised):
     """
 
     name: ClassVar[str] = "naive"
+    version: ClassVar[int] = 2  # 1 kept no sample's losses
     classifier: ClassVar[bool] = False  # a scheduler does not judge it
 
     epochs: int = Field(20, ge=1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bdtune import metrics
 from bdtune.defenses._aabl_split import bounds
-from bdtune.defenses._loss_pictures import PARTS
+from bdtune.defenses._loss_pictures import PARTS, draw_trace, dress, panels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,30 +64,30 @@ def _share(hits: np.ndarray) -> float:
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-    """Draw the scores of images as they are and perturbed, clean and poisoned samples stacked.
+    """Draw losses while the naive classifier is trained, and scores of images as they are and perturbed.
 
     The dashed line is the lowest score that is kept.
     """
-    from matplotlib.figure import Figure
-
+    picture, (trained, *axes) = panels(3)
+    draw_trace(trained, artefacts["naive"].arrays["trace.losses"], truth.is_poison)
+    trained.set_title("naive training", fontsize="medium")
     scores = artefacts["scores"].arrays
     both = [scores["clean_scores"], scores["scores"]]
     edges = np.linspace(min(v.min(initial=0.0) for v in both), max(v.max(initial=1e-9) for v in both), BINS)
-    picture = Figure(figsize=(7.2, 2.8), layout="constrained")
-    titles = ("images as they are", "perturbed images")
+    titles = ("scores of images as they are", "scores of perturbed images")
     names, colours = zip(*PARTS, strict=True)
-    for ax, values, title in zip(picture.subplots(1, 2, sharey=True), both, titles, strict=True):
+    for ax, values, title in zip(axes, both, titles, strict=True):
         parts = [values[~truth.is_poison], values[truth.is_poison]]
-        ax.hist(parts, edges, stacked=True, color=colours, label=names)
+        ax.hist(parts, list(edges), stacked=True, color=colours, label=names)
         ax.set_yscale("symlog", linthresh=10)
-        ax.set_title(title, fontsize="small")
-        ax.tick_params(labelsize="x-small")
+        ax.set_title(title, fontsize="medium")
+        ax.set_xlabel("score; low: the label is predicted firmly", fontsize="small")
+        ax.set_ylabel("samples", fontsize="small")
+    axes[1].sharey(axes[0])
     kept = scores["scores"][artefacts["split"].arrays["ids"]]
     if len(kept):
         label = f"kept from {kept.min():.3g}"
-        picture.axes[1].axvline(kept.min(), color="black", linestyle="--", linewidth=0.8, label=label)
-        picture.axes[1].legend(fontsize="x-small", loc="upper center")
-    picture.axes[0].legend(fontsize="x-small")
-    picture.axes[0].set_ylabel("samples", fontsize="small")
-    picture.supxlabel("score; low: the label is predicted firmly", fontsize="small")
+        axes[1].axvline(kept.min(), color="black", linestyle="--", linewidth=0.8, label=label)
+    for ax in axes:
+        dress(ax)
     return picture

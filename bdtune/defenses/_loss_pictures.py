@@ -36,7 +36,7 @@ def draw_histogram(ax: Axes, losses: np.ndarray, poison: np.ndarray, line: float
         ax.axvline(place, color="black", linestyle="--", linewidth=0.8, label=f"{name} = {line:.3g}")
     ax.set_xlabel("log10 of the loss", fontsize="small")
     ax.set_ylabel("samples", fontsize="small")
-    _dress(ax)
+    dress(ax)
 
 
 def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray, *, share_above: bool = False) -> None:
@@ -58,7 +58,7 @@ def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray, *, share_above: 
     if share_above and poison.any() and not poison.all():
         above = (trace[:, poison] > trace[:, ~poison].mean(1, keepdims=True)).mean(1)
         _beside(ax, epochs, above)
-    _dress(ax)
+    dress(ax)
 
 
 def _beside(ax: Axes, epochs: np.ndarray, above: np.ndarray) -> None:
@@ -77,9 +77,10 @@ def draw_map(ax: Axes, points: np.ndarray, poison: np.ndarray) -> None:
         )
     ax.set_xticks([])
     ax.set_yticks([])
-    _dress(ax)
+    dress(ax)
 
 
-def _dress(ax: Axes) -> None:
+def dress(ax: Axes) -> None:
+    """Make ticks and legend small."""
     ax.tick_params(labelsize="x-small")
     ax.legend(fontsize="x-small")

@@ -19,7 +19,7 @@ from bdtune.defenses._aabl_losses import IFGSM, AdversarialLosses, AugmentedLoss
 from bdtune.defenses._aabl_split import Rule, Score, Scores, Split, Threshold
 from bdtune.defenses._base import Defense
 from bdtune.knobs import Rate
-from bdtune.training.adversarial import AdversarialTraining
+from bdtune.training.adversarial import RecordedAdversarialTraining
 from bdtune.training.everything import AllSamples
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class AABL(Defense):
     """Adversarially robust anti-backdoor learning."""
 
-    evidence: ClassVar[tuple[str, ...]] = ("losses", "scores", "threshold", "split")
+    evidence: ClassVar[tuple[str, ...]] = ("naive", "losses", "scores", "threshold", "split")
 
     naive: Naive = Naive()
     """Training of the classifier that the split looks at."""
@@ -63,7 +63,7 @@ class AABL(Defense):
     """Fraction kept by rule fixed."""
     final: Literal["adversarial", "natural"] = "adversarial"
     """natural: train on what is kept without an attack, the ablation of table 2."""
-    train: AdversarialTraining = AdversarialTraining()
+    train: RecordedAdversarialTraining = RecordedAdversarialTraining()
     """Training from scratch on what is kept."""
 
     @model_validator(mode="after")

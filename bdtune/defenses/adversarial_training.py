@@ -16,22 +16,29 @@ it with `evaluation.robust: pgd`. A large `train.pgd.eps` at a high rate may kee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bdtune.defenses._base import Defense
-from bdtune.training.adversarial import AdversarialTraining
+from bdtune.training.adversarial import RecordedAdversarialTraining
 from bdtune.training.everything import AllSamples
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
     from bdtune.defenses._base import Given
-    from bdtune.engine.stage import Node
+    from bdtune.engine.stage import Artefact, Node
+    from bdtune.training.data import Truth
     from bdtune.training.supervised import Supervised
 
 
 class AdversariallyTrained(Defense):
     """Train on adversarial images of all samples, with their observed labels."""
 
-    train: AdversarialTraining = AdversarialTraining()
+    evidence: ClassVar[tuple[str, ...]] = ("subset", "classifier")
+
+    train: RecordedAdversarialTraining = RecordedAdversarialTraining()
     """The training; that of A-ABL is the same on fewer samples."""
 
     def build(self, given: Given) -> dict[str, Node]:
@@ -41,3 +48,25 @@ class AdversariallyTrained(Defense):
 
     def reference(self) -> Supervised:
         return self.train.natural()
+
+    def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
+        """Return the mean losses on adversarial images in the last epoch: loss_clean, loss_poison (nats)."""
+        last = artefacts["classifier"].arrays["trace.losses"][-1]
+        poison = truth.is_poison[artefacts["subset"].arrays["ids"]]
+        return {
+            "loss_clean": float(last[~poison].mean()) if not poison.all() else float("nan"),
+            "loss_poison": float(last[poison].mean()) if poison.any() else float("nan"),
+        }
+
+    def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
+        """Draw the losses on adversarial images, clean and poisoned, while training and in its last epoch."""
+        from bdtune.defenses._loss_pictures import draw_histogram, draw_trace, panels
+
+        trace = artefacts["classifier"].arrays["trace.losses"]
+        poison = truth.is_poison[artefacts["subset"].arrays["ids"]]
+        picture, (left, right) = panels(2)
+        draw_trace(left, trace, poison)
+        draw_histogram(right, trace[-1], poison, None, "")
+        left.set_title("on adversarial images, while training", fontsize="medium")
+        right.set_title("in the last epoch", fontsize="medium")
+        return picture

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from bdtune.knobs import Knobs, Rate
 from bdtune.training.supervised import Supervised
+from bdtune.training.traced import Recorded
 
 if TYPE_CHECKING:
     import torch
@@ -86,3 +87,9 @@ class AdversarialTraining(Supervised):
             return attack.normalise(attack(pixels(batch.images, draws), batch.labels, draws), dtype)
 
         return prepare
+
+
+class RecordedAdversarialTraining(AdversarialTraining, Recorded):
+    """Adversarial training that keeps each sample's loss on its adversarial image, epoch by epoch."""
+
+    version: ClassVar[int] = 2  # 1 kept none

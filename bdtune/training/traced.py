@@ -1,4 +1,4 @@
-"""Traced: a training that keeps what it saw of each sample's loss, epoch by epoch."""
+"""Trainings that keep what they saw of each sample's loss, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,19 @@ if TYPE_CHECKING:
     from bdtune.training.batches import Batch
 
 
-class Traced(Supervised):
+class Recorded(Supervised):
     """Base of trainings whose result also holds `trace.losses` float32 [epochs, n], by row of the subset.
 
     They are the losses of the training's own forward passes: batch norm in training mode, weights as they
     were at that step. So they cost nothing, and differ a little from losses taken after the epoch.
     """
 
-    @abstractmethod
-    def objective(self, losses: torch.Tensor) -> torch.Tensor:
-        """Return what is minimised, of the cross-entropies [B] of one batch."""
-
     def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
         from torch.nn.functional import cross_entropy
 
-        losses = cross_entropy(logits, batch.labels, reduction="none")
-        inputs["trace"].current[batch.rows] = losses.detach()
-        return self.objective(losses)
+        losses = cross_entropy(logits.detach(), batch.labels, reduction="none")
+        inputs["trace"].current[batch.rows] = losses
+        return super().batch_loss(logits, batch, inputs)
 
     def companions(self, inputs: Inputs, device: torch.device) -> dict[str, torch.nn.Module]:
         import torch
@@ -44,3 +40,18 @@ class Traced(Supervised):
     def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
         super().before_epoch(done, network, inputs)
         inputs["trace"].current = inputs["trace"].losses[done]
+
+
+class Traced(Recorded):
+    """Base of recorded trainings that make what they minimise out of those losses."""
+
+    @abstractmethod
+    def objective(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return what is minimised, of the cross-entropies [B] of one batch."""
+
+    def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
+        from torch.nn.functional import cross_entropy
+
+        losses = cross_entropy(logits, batch.labels, reduction="none")
+        inputs["trace"].current[batch.rows] = losses.detach()
+        return self.objective(losses)

@@ -161,6 +161,7 @@ def judged(scores: Any, poison: Any, **knobs: Any) -> tuple[dict[str, float], An
         {"predictions": (scores > 0.5).astype(np.int64), "clean_predictions": zeros, "unmoved": scores == 0}
     )
     found = {"losses": losses, "scores": Artefact({"scores": scores, "clean_scores": scores / 2})}
+    found["naive"] = Artefact({"trace.losses": np.stack([scores + 1, scores]).astype(np.float32)})
     found["threshold"] = Threshold(bins=defense.bins).run(found, CTX)
     stage = Split(rule=defense.rule, clamp=defense.clamp, keep=defense.keep)
     found["split"] = stage.run({**found, "data": LabelSet(zeros, 2)}, CTX)
@@ -184,7 +185,11 @@ def test_diagnosis_counts_what_was_isolated() -> None:
     assert found["smallest_class"] == 0.6
     assert found["clamped"] == 0
     assert found["separability"] > 0.99
-    assert [ax.get_title() for ax in picture.axes] == ["images as they are", "perturbed images"]
+    trained, *histograms = picture.axes
+    assert [line.get_label() for line in trained.get_lines()] == ["clean", "poisoned"]
+    assert trained.get_lines()[1].get_ydata() == pytest.approx([1.2575, 0.2575])
+    assert [ax.get_title()[:9] for ax in histograms] == ["scores of"] * 2
+    assert [line.get_label() for line in histograms[1].get_lines()] == ["kept from 1"]
 
 
 def test_diagnosis_tells_that_the_clamp_decided() -> None:

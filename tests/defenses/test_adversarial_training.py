@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
 
 import bdtune
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
-from bdtune.training.adversarial import PGD
+from bdtune.training.adversarial import PGD, AdversarialTraining, RecordedAdversarialTraining
 from bdtune.training.supervised import Supervised
+
+if TYPE_CHECKING:
+    from bdtune.defenses._base import Given
+    from bdtune.training.data import Truth
+    from tests.defenses.conftest import Counting
 
 
 def graph(**knobs: Any) -> Any:
@@ -24,7 +32,6 @@ def test_it_trains_on_everything_as_no_defense_does() -> None:
     twin = trial_graph(found.reference)
     assert twin.chain["subset"].recipe == found.chain["subset"].recipe
     assert twin.chain["classifier"].stage == Supervised(epochs=100, milestones=(0.5, 0.75, 0.9))
-    assert found.diagnose is None
 
 
 def test_the_attacks_knobs_do_not_touch_the_twin() -> None:
@@ -37,6 +44,37 @@ def test_its_epochs_are_ticks_that_a_scheduler_can_judge() -> None:
     found = graph(train={"epochs": 7})
     assert found.epochs == 7
     assert list(found.judged) == [found.chain["classifier"].recipe]
+
+
+def test_its_picture_shows_the_losses_on_adversarial_images(
+    counting: Counting, poisoned: tuple[Given, Truth]
+) -> None:
+    given, truth = poisoned
+    short = {"epochs": 2, "batch_size": 20, "pgd": {"steps": 1}}
+    defense = bdtune.defense("adversarial_training", train=short)
+    chain = defense.build(given)
+    evidence = {name: counting.compute(chain[name]) for name in defense.evidence}
+    trace = evidence["classifier"].arrays["trace.losses"]
+    assert trace.shape == (2, 60)
+    curve = [row["loss"] for row in evidence["classifier"].curve]
+    assert curve == pytest.approx(trace.mean(1).tolist(), rel=1e-5)
+    found = defense.diagnose(evidence, truth)
+    assert found["loss_poison"] == pytest.approx(trace[-1][truth.is_poison].mean())
+    picture = defense.figure(evidence, truth)
+    assert picture is not None
+    epochs, _ = picture.axes
+    assert [line.get_label() for line in epochs.get_lines()] == ["clean", "poisoned"]
+
+
+def test_recording_changes_no_weight(poisoned: tuple[Given, Truth], counting: Counting) -> None:
+    given, _ = poisoned
+    knobs = {"epochs": 2, "batch_size": 20, "pgd": PGD(steps=2)}
+    chain = bdtune.defense("adversarial_training").build(given)
+    inputs = {"data": given.fit, "model": given.model, "subset": chain["subset"]}
+    plain = counting.compute(given.node(AdversarialTraining(**knobs), **inputs)).arrays
+    recorded = counting.compute(given.node(RecordedAdversarialTraining(**knobs), **inputs)).arrays
+    assert recorded.keys() - plain.keys() == {"trace.losses"}
+    assert all(np.array_equal(recorded[name], value) for name, value in plain.items())
 
 
 def test_it_has_the_papers_defaults() -> None:

@@ -16,6 +16,7 @@ QUICK = ["numerics.device=cpu", "numerics.precision=fp32"]
 DEFENSES = {
     "lfd": ["defense.teacher.epochs=2", "defense.teacher.model=lenet_s", "defense.student.epochs=1"],
     "abl": ["defense.isolate.epochs=2", "defense.recover.epochs=1", "defense.unlearn.epochs=1"],
+    "adversarial_training": ["defense.train.epochs=1", "defense.train.pgd.steps=1"],
     "aabl": ["defense.naive.epochs=1", "defense.train.epochs=1", "defense.train.pgd.steps=1"],
 }
 
