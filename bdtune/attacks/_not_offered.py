@@ -9,8 +9,8 @@ NOT_OFFERED: dict[str, NotOffered] = {
         what="DFST (Deep Feature Space Trojan, Cheng et al., AAAI 2021)",
         why="its trigger is a style that a generator, trained on photographs of sunsets which are not here, "
         "paints, and its detoxification takes control of the victim's training",
-        instead="Make its poisoned set with the authors' code (github.com/Megum1/DFST), save it as a record of "
-        "BackdoorBench, and take that with attack={name: record, path: FOLDER, hand_over: data}",
+        instead="Make its poisoned set with the authors' code (github.com/Megum1/DFST), save it as a record "
+        "of BackdoorBench, and take that with attack={name: record, path: FOLDER, hand_over: data}",
         presets=("abl/dfst",),
     ),
 }
