@@ -147,6 +147,12 @@ def test_equal_splits_share_the_training(tmp_path: Path, data: ImageSet) -> None
     assert "augmented_losses" in computed
 
 
+def test_the_final_training_starts_from_random_weights() -> None:
+    chain = trial().chain
+    assert set(chain["classifier"].inputs) == {"data", "subset", "model"}  # no weights to start from
+    assert chain["classifier"].seed != chain["naive"].seed
+
+
 def test_the_twin_is_trained_as_the_defended_classifier() -> None:
     defense = bdtune.defense("aabl", train={"epochs": 3, "lr": 0.05})
     assert defense.reference() == Supervised(epochs=3, lr=0.05, milestones=(0.5, 0.75, 0.9))

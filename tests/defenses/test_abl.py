@@ -312,6 +312,15 @@ def test_both_forms_share_the_isolation(poisoned: tuple[Given, Truth]) -> None:
     assert type(short().reference()) is Supervised
 
 
+def test_unlearning_goes_on_from_the_weights_alone(poisoned: tuple[Given, Truth]) -> None:
+    """Momentum that was gathered in descending would carry the first steps of the ascent down again."""
+    chain = short().build(poisoned[0])
+    assert chain["classifier"].inputs["init"].name == "abl_recover"
+    assert chain["recover"].inputs["init"].name == "abl_isolate"
+    network = bdtune.model("resnet_s", stem_width=2).build(2, (8, 8, 3))
+    assert not chain["classifier"].stage.new_optimizer(network).state  # type: ignore[attr-defined]
+
+
 def test_no_recovery_leaves_the_isolation_model(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
     chain = short(recover={"epochs": 0}).build(poisoned[0])
     isolate, recover = counting.compute(chain["isolate"]), counting.compute(chain["recover"])

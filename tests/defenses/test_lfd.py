@@ -10,6 +10,7 @@ from pydantic import ValidationError
 import bdtune
 from bdtune.defenses._base import diagnosis
 from bdtune.defenses._lfd_stages import Threshold, Weigh
+from bdtune.engine.execute import StageFailed
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
@@ -189,6 +190,29 @@ def test_plain_is_the_undefended_twin(poisoned: tuple[Given, Truth]) -> None:
     assert defense.build(given)["classifier"].recipe == undefended["classifier"].recipe
     assert defense.reference() == short().reference()
     assert type(defense.reference()) is Supervised
+
+
+def test_ascent_without_bound_ends_as_diverged(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
+    student = {"epochs": 60, "batch_size": 16, "optimizer": "sgd", "lr": 10.0, "schedule": "constant"}
+    defense = bdtune.defense("lfd", teacher={"epochs": 1}, student=student, mode="ascent_means", alpha=0.4)
+    with pytest.raises(StageFailed, match="lfd_student") as failed:
+        counting.compute(defense.build(poisoned[0])["classifier"])
+    assert failed.value.status == "diverged"
+    bounded = bdtune.defense(
+        "lfd", **{**defense.model_dump(), "student": {**student, "lr": 0.01, "epochs": 2}}
+    )
+    assert counting.compute(bounded.build(poisoned[0])["classifier"]).info["epochs"] == 2
+
+
+def test_neither_the_students_training_nor_its_augmentation_changes_a_loss(
+    poisoned: tuple[Given, Truth],
+) -> None:
+    given, _ = poisoned
+    base = short().build(given)
+    student = {"epochs": 2, "batch_size": 16, "augment": "none"}
+    other = bdtune.defense("lfd", **{**short().model_dump(), "student": student}).build(given)
+    assert other["weights"].recipe == base["weights"].recipe
+    assert other["classifier"].recipe != base["classifier"].recipe
 
 
 def test_candidates_are_judged_by_the_truth(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
