@@ -175,8 +175,12 @@ def _positions(ax: Axes, values: list[Scalar]) -> tuple[list[float], list[str]]:
     numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) < len(values):
         return [float(index) for index in range(len(values))], ticks
-    if min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_RATIO:
-        ax.set_xscale("log")
+    positive = [number for number in numbers if number > 0]
+    if min(numbers) >= 0 and positive and max(positive) / min(positive) >= LOG_RATIO:
+        if min(numbers) > 0:
+            ax.set_xscale("log")
+        else:  # 0, which turns a part of a method off, stands a decade below the smallest
+            ax.set_xscale("symlog", linthresh=min(positive), linscale=0.7)
     return numbers, ticks
 
 

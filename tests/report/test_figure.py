@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bdtune.engine.results import SweepResult
-from bdtune.report.figure import overview, panels
+from bdtune.report.figure import _positions, overview, panels
 from bdtune.report.groups import grouped, varying
 
 
@@ -27,6 +27,20 @@ def test_no_picture_without_numbers(make_trial, make_reference, tmp_path):
 def test_knobs_of_any_type(make_trial, tmp_path, values):
     trials = tuple(make_trial(f"t{i}", knobs={"k": value}) for i, value in enumerate(values))
     assert overview(SweepResult("s", trials, best="t0"), tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [([0.0, 1e-3, 0.1], "symlog"), ([1e-3, 0.1], "log"), ([0.05, 0.3], "linear"), ([0.0, 1.0], "linear")],
+)
+def test_numbers_that_lie_far_apart_have_a_logarithmic_axis(values, scale):
+    from matplotlib.figure import Figure
+
+    ax = Figure().add_subplot()
+    positions, ticks = _positions(ax, values)
+    assert (positions, len(ticks), ax.get_xscale()) == (values, len(values), scale)
+    places = ax.transData.transform([(position, 0.0) for position in positions])[:, 0]
+    assert min(b - a for a, b in zip(places, places[1:], strict=False)) > 20  # pixels: labels do not overlap
 
 
 def test_one_setting_alone(make_trial, tmp_path):
