@@ -22,7 +22,7 @@ from bdtune.attacks._surrogate import Attacker
 from bdtune.engine.stage import Given, Node
 from bdtune.knobs import Rate
 from bdtune.models._base import ModelKnob
-from bdtune.training.simclr import SimCLR
+from bdtune.training.simclr import Beta, SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
+
+
+class BenignSimCLR(SimCLR):
+    """SimCLR as GSSD's appendix E writes it; the defense has the betas of the code."""
+
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Adam's betas, as the appendix prints them."""
 
 
 class GSSDOptimised(Attack):
@@ -51,12 +58,12 @@ class GSSDOptimised(Attack):
     """Adam's rate on the picture."""
     settled: float = Field(1e-3, ge=0)
     """Relative change of the mean loss over 50 steps below which the fit ends; 0: never early."""
-    simclr: SimCLR = SimCLR()
-    """Training of the attacker's encoder, the stage that GSSD itself uses."""
+    simclr: BenignSimCLR = BenignSimCLR()
+    """Training of the attacker's encoder, by the stage that GSSD itself uses."""
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
     """The encoder's network."""
     white_box: bool = False
-    """Train the encoder as a defender whose trial has seed `trigger_seed`: same start, same order."""
+    """Train the encoder under the seed of a trial with seed `trigger_seed`; give `simclr` its settings."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/optimised": {"ratio": 0.2, "rate": 0.1, "target": 0},

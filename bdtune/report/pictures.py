@@ -1,4 +1,4 @@
-"""The picture of an attack: clean, poisoned and ten times their difference, side by side."""
+"""The picture of an attack: clean, poisoned and their magnified difference, side by side."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from bdtune.attacks._plan import PoisonPlan
     from bdtune.datasets._base import Dataset
 
-GAIN = 10
-"""What differences are multiplied by to be seen."""
+GAINS = (20, 10, 5, 3, 2)
+"""What differences may be multiplied by to be seen: the first that whitens few of the pixels touched."""
+WHITENED = 0.02
 CELL_INCHES = 1.3
 DPI = 160
 SAID = {"target", "rate", "rate_basis"}
@@ -106,7 +107,7 @@ def _picture(
     headings = [
         _heading(int(labels[i]), int(plan.labels[i]), int(plan.role()[i]), look.class_names) for i in ids
     ]
-    return _draw(_rows(read(ids), ids, attack, plan), headings, look.title, _caption(attack, plan))
+    return _draw(_rows(read(ids), ids, attack, plan, look), headings, look.title, _caption(attack, plan))
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -115,12 +116,12 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _rows(images: np.ndarray, ids: np.ndarray, attack: Attack, plan: PoisonPlan) -> list[_Row]:
+def _rows(images: np.ndarray, ids: np.ndarray, attack: Attack, plan: PoisonPlan, look: _Look) -> list[_Row]:
     poisoned = attack.apply(images, ids, plan)
     rows = [
         _Row("clean", "", images),
         _Row("poisoned", "training", poisoned),
-        _Row(f"difference x {GAIN}", _measured(images, poisoned), _difference(images, poisoned)),
+        _compared(images, poisoned),
     ]
     shown = Rows("train", ids, plan.role()[ids], {name: array[ids] for name, array in plan.extras.items()})
     rows += [_Row(name, "", pictures) for name, pictures in attack.shown_beside(shown).items()]
@@ -132,13 +133,29 @@ def _rows(images: np.ndarray, ids: np.ndarray, attack: Attack, plan: PoisonPlan)
         return rows
     return [
         *rows,
-        _Row("triggered", "test", triggered),
-        _Row(f"difference x {GAIN}", _measured(images, triggered), _difference(images, triggered)),
+        _Row("triggered", _wanted(attack, look), triggered),
+        _compared(images, triggered),
     ]
 
 
-def _difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    return np.clip(np.abs(after.astype(int) - before) * GAIN, 0, 255).astype(np.uint8)
+def _wanted(attack: Attack, look: _Look) -> str:
+    """Return the note of test images; their goal is said where a row's heading does not say it."""
+    target = attack.single_target
+    return "test" if target is None else f"test, as {_class(target, look.class_names)}"
+
+
+def _compared(before: np.ndarray, after: np.ndarray) -> _Row:
+    change = np.abs(after.astype(int) - before)
+    gain = gain_for(change)
+    pixels = np.clip(change * gain, 0, 255).astype(np.uint8)
+    return _Row("difference" + (f" x {gain}" if gain > 1 else ""), _measured(before, after), pixels)
+
+
+def gain_for(change: np.ndarray) -> int:
+    """Return what differences in grey levels are to be multiplied by, to be seen and told apart."""
+    touched = change[change > 0]
+    strong = float(np.quantile(touched, 1 - WHITENED)) if len(touched) else 255.0
+    return next((gain for gain in GAINS if strong * gain <= 255), 1)
 
 
 def _measured(before: np.ndarray, after: np.ndarray) -> str:
@@ -150,12 +167,14 @@ def _measured(before: np.ndarray, after: np.ndarray) -> str:
 
 
 def _heading(true: int, observed: int, role: int, class_names: Sequence[str]) -> str:
-    def name(label: int) -> str:
-        return _shortened(class_names[label] if class_names else str(label))
-
+    name = _class(true, class_names)
     if role == Role.COVER:
-        return f"{name(true)}\ncover, keeps label"
-    return f"{name(true)}\n→ {name(observed)}" if true != observed else f"{name(true)}\nkeeps label"
+        return f"{name}\ncover, keeps label"
+    return f"{name}\n→ {_class(observed, class_names)}" if true != observed else f"{name}\nkeeps label"
+
+
+def _class(label: int, class_names: Sequence[str]) -> str:
+    return _shortened(class_names[label] if class_names else str(label))
 
 
 def _shortened(name: str, longest: int = 16) -> str:
@@ -165,8 +184,7 @@ def _shortened(name: str, longest: int = 16) -> str:
 
 def _caption(attack: Attack, plan: PoisonPlan) -> str:
     own = attack.model_dump(mode="json", include=set(type(attack).__annotations__) - SAID, exclude_none=True)
-    plain = {name: value for name, value in own.items() if not isinstance(value, dict)}  # no trainings
-    knobs = "".join(f", {name} {value}" for name, value in plain.items() if value is not False)
+    knobs = "".join(f", {name} {value}" for name, raw in own.items() if (value := _told(raw)))
     cover = f" and {len(plan.cover_ids)} cover rows" if len(plan.cover_ids) else ""
     basis = attack.rate_basis.replace("_", " ")
     goal = "each class to the next" if attack.single_target is None else f"target {attack.target}"
@@ -174,6 +192,16 @@ def _caption(attack: Attack, plan: PoisonPlan) -> str:
         f"{len(plan.poison_ids)} of {len(plan)} images poisoned{cover} ({attack.rate * 100:g} % of {basis})"
     )
     return f"{poisoned}, {goal}{knobs}"
+
+
+def _told(value: Any) -> str:
+    """Return a knob's value as a caption tells it; empty for what is off, plain, or a training."""
+    if isinstance(value, dict):
+        attacked = {"eps", "steps"} <= value.keys()
+        return f"{value['eps'] * 255:g}/255 in {value['steps']} steps" if attacked else ""
+    if value is False or value == "canonical":
+        return ""
+    return value.rpartition("/")[2] if isinstance(value, str) else str(value)
 
 
 def _draw(rows: list[_Row], headings: list[str], title: str, caption: str) -> Figure:

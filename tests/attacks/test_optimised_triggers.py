@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.store import Store
 from bdtune.errors import BdtuneError, UserError
 from bdtune.training.data import ImageSet
+from bdtune.training.simclr import SimCLR
 from tests.trained import NUMERICS, equipped, shown, upstream
 
 N, SIDE = 96, 16
@@ -116,6 +119,16 @@ def test_what_a_trigger_is_made_for_decides_its_key(images):
     assert key("l2_invisible", target=1) != key("l2_invisible")
     assert key("gssd_optimised", ratio=0.1) != key("gssd_optimised")
     assert key("gssd_optimised", white_box=True) != key("gssd_optimised")
+
+
+def test_the_attackers_encoder_is_trained_as_the_appendix_says_and_a_white_box_one_as_told(images):
+    attack = bdtune.attack("gssd_optimised", simclr={"epochs": 3})
+    assert attack.simclr.betas == (0.9, 0.99)
+    assert SimCLR().betas == (0.9, 0.999)
+    known = bdtune.attack("gssd_optimised", white_box=True, simclr={"epochs": 3, "betas": (0.9, 0.999)})
+    encoder = next(iter(upstream(known, images).values())).inputs["encoder"]
+    assert encoder.stage.identity() == SimCLR(epochs=3).identity()
+    assert encoder.seed == replace(encoder, stage=SimCLR(), master_seed=0).seed
 
 
 def test_the_latent_trigger_can_be_fitted_to_the_very_rows_of_a_trial(images):

@@ -6,7 +6,7 @@ from PIL import Image
 
 import bdtune
 from bdtune.attacks.blend import Blend
-from bdtune.report.pictures import attack_picture, chosen_ids, dataset_picture
+from bdtune.report.pictures import _caption, attack_picture, chosen_ids, dataset_picture, gain_for
 
 LABELS = np.arange(120) % 12
 IMAGES = np.random.default_rng(0).integers(0, 256, (120, 16, 16, 3), dtype=np.uint8)
@@ -60,3 +60,23 @@ def test_what_poison_resembles_is_shown_in_place_of_test_images(tmp_path):
     path = attack_picture(IMAGES, LABELS, Compared(rate=0.3, test_ratio=0.3), tmp_path / "p.png", columns=3)
     with Image.open(path) as picture:
         assert picture.height == pytest.approx(160 * (1.07 + 4 * 1.37), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("levels", "gain"), [([255], 1), ([0, 0, 90], 2), ([40], 5), ([25, 24], 10), ([1], 20), ([0], 1)]
+)
+def test_differences_are_magnified_as_far_as_they_can_be_told_apart(levels, gain):
+    assert gain_for(np.array(levels)) == gain
+
+
+def test_a_few_strong_differences_do_not_hide_the_rest():
+    assert gain_for(np.array([12] * 99 + [255])) == 20
+
+
+def test_a_caption_tells_what_makes_this_attack_this_attack():
+    attack = bdtune.attack("label_consistent", rate=0.5)
+    text = _caption(attack, attack.plan(LABELS, seed=0))
+    assert "5 of 120 images poisoned (50 % of target class), target 0" in text
+    assert "pgd 16/255 in 30 steps" in text
+    assert "dialect" not in text
+    assert "epochs" not in text
