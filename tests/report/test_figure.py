@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from bdtune.engine.results import SweepResult
@@ -40,7 +42,7 @@ def test_numbers_that_lie_far_apart_have_a_logarithmic_axis(values, scale):
     positions, ticks = _positions(ax, values)
     assert (positions, len(ticks), ax.get_xscale()) == (values, len(values), scale)
     places = ax.transData.transform([(position, 0.0) for position in positions])[:, 0]
-    assert min(b - a for a, b in zip(places, places[1:], strict=False)) > 20  # pixels: labels do not overlap
+    assert min(b - a for a, b in pairwise(places)) > 20  # pixels: labels do not overlap
 
 
 def test_one_setting_alone(make_trial, tmp_path):
