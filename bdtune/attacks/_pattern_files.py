@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -36,6 +36,9 @@ class PatternAttack(Attack):
     mask_path: UserFile = None
     """Picture of the mask (white: opaque) for a pattern file that has no alpha channel."""
 
+    black_is_clear: ClassVar[bool] = False
+    """Whether pure black is transparent in a pattern file that comes with no mask, as a patch's is."""
+
     def identity(self) -> dict[str, Any]:
         found = super().identity()
         for knob in ("pattern_path", "mask_path"):
@@ -58,32 +61,34 @@ class PatternAttack(Attack):
             return list(error.problems)
         return []
 
-    def user_pattern(self, height: int, width: int, *, black_is_clear: bool = False) -> Pattern:
-        """Return the user's pattern at a size; `black_is_clear`: where no mask is given, pure black is."""
+    def user_pattern(self, height: int, width: int) -> Pattern:
+        """Return the user's pattern at a size."""
         assert self.pattern_path is not None
         colours, mask = _stored(self.pattern_path, "pattern_path", height, width)
         if self.mask_path is not None:
             mask = _stored(self.mask_path, "mask_path", height, width)[0].mean(-1, keepdims=True)
         elif mask is None:
             ones = np.ones((height, width, 1), np.float32)
-            mask = (colours.max(-1, keepdims=True) > 0).astype(np.float32) if black_is_clear else ones
+            mask = (colours.max(-1, keepdims=True) > 0).astype(np.float32) if self.black_is_clear else ones
         if not mask.any():
-            expected = "expected a pattern with something opaque in it"
+            black = " (without a mask, pure black is clear)" if self.black_is_clear else ""
+            expected = f"expected a pattern with something opaque in it{black}"
             raise ConfigError(Problem("pattern_path", expected, got=str(self.pattern_path)))
         return Pattern(colours.copy(), np.asarray(mask, np.float32).copy())
 
 
-def file_digest(path: Path, knob: str) -> str:
-    """Return the SHA-256 of a file; raises `ConfigError` when it cannot be read."""
-    return _digest(path, *_stamp_of(path, knob))
+def file_digest(path: Path, knob: str, most: int = MAX_FILE_BYTES) -> str:
+    """Return the SHA-256 of a file; raises `ConfigError` when it cannot be read or is larger than `most`."""
+    return _digest(path, *_stamp_of(path, knob, most))
 
 
 @lru_cache(maxsize=64)
 def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stamp_of(path: Path, knob: str) -> tuple[int, int]:
+def _stamp_of(path: Path, knob: str, most: int = MAX_FILE_BYTES) -> tuple[int, int]:
     """Return (size, mtime) of a readable file of a sane size."""
     try:
         stat = path.stat()
@@ -92,8 +97,9 @@ def _stamp_of(path: Path, knob: str) -> tuple[int, int]:
     except OSError as error:
         expected = "expected a readable file"
         raise ConfigError(Problem(knob, expected, got=f"{path} ({error.strerror})")) from error
-    if stat.st_size > MAX_FILE_BYTES:
-        raise ConfigError(Problem(knob, "expected a file of at most 64 MiB", got=f"{stat.st_size} bytes"))
+    if stat.st_size > most:
+        expected = f"expected a file of at most {most // 2**20} MiB"
+        raise ConfigError(Problem(knob, expected, got=f"{path} ({stat.st_size} bytes)"))
     return stat.st_size, stat.st_mtime_ns
 
 

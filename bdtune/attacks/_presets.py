@@ -26,6 +26,10 @@ def preset(name: str) -> tuple[str, dict[str, Any]]:
         for known in registry.not_offered("attacks").values():
             if name in known.presets:
                 raise ConfigError(known.problem("preset", name))
-        expected = f"expected one of the presets: {', '.join(found)}"
+        paper = name.partition("/")[0]
+        same = [each for each in found if each.partition("/")[0] == paper]
+        papers = dict.fromkeys(each.partition("/")[0] for each in found)
+        wanted = f"{paper}'s presets: {', '.join(same)}" if same else f"the presets of {', '.join(papers)}"
+        expected = f"expected one of {wanted}"
         raise ConfigError(Problem("preset", expected, got=repr(name), hint=nearest(name, found)))
     return found[name]

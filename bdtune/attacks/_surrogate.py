@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from bdtune.models._base import Model
 
 
+MOST_BYTES = 4 * 2**30
+"""Of a weights file: the largest networks have 0.6 GB."""
+
+
 class Surrogate(Supervised):
     """Train the attacker's own classifier on clean data; inputs and result are those of `Supervised`."""
 
@@ -60,7 +64,7 @@ class GivenWeights(Stage):
     """The file."""
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "knobs": {"path": file_digest(self.path, "surrogate_path")}}
+        return {**super().identity(), "knobs": {"path": file_digest(self.path, "surrogate_path", MOST_BYTES)}}
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         from safetensors import SafetensorError
@@ -73,6 +77,21 @@ class GivenWeights(Stage):
             raise ConfigError(Problem("surrogate_path", "expected a safetensors file", got)) from error
         bare = {name.removeprefix("model."): array for name, array in arrays.items()}
         return Artefact({f"model.{name}": array for name, array in bare.items()})
+
+
+def weights_problems(path: Path, knob: str = "surrogate_path") -> list[Problem]:
+    """Return what keeps a weights file from being read; reads its header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file_digest(path, knob, MOST_BYTES)
+        with safe_open(path, framework="np") as file:
+            empty = not file.keys()
+    except ConfigError as error:
+        return list(error.problems)
+    except (OSError, SafetensorError) as error:
+        return [Problem(knob, "expected a safetensors file", got=f"{path} ({error})")]
+    return [Problem(knob, "expected a file with weights in it", got=str(path))] if empty else []
 
 
 @dataclass(frozen=True)

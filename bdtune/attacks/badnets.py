@@ -53,6 +53,7 @@ class BadNets(DialectAttack, PatternAttack):
     all_to_all: bool = False
     """Relabel class y to y + 1 (mod K) instead of to `target`; every class is then poisoned and tested."""
 
+    black_is_clear: ClassVar[bool] = True
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
         "backdoorbench": {"opacity": 1.0},
         "backdoorbox": {"all_to_all": False},
@@ -117,8 +118,10 @@ class BadNets(DialectAttack, PatternAttack):
         height, width, _ = image_shape
         side, margin = self._geometry(height, width)
         if side + margin > min(height, width):
-            got = f"side {side} and inset {margin}"
-            return [Problem("size", f"expected a patch that fits on {height}x{width} pixels", got=got)]
+            got = f"side {side} and inset {margin} pixels"
+            hint = f"size and inset are given for {PLACES[self.pattern][2]} pixels and grow with the image"
+            expected = f"expected a patch that fits on {height}x{width} pixels"
+            return [Problem("size", expected, got=got, hint=hint)]
         return []
 
     @model_validator(mode="after")
@@ -145,7 +148,7 @@ class BadNets(DialectAttack, PatternAttack):
 
     def _patch(self, side: int) -> Pattern:
         if self.pattern_path is not None:
-            return self.user_pattern(side, side, black_is_clear=True)
+            return self.user_pattern(side, side)
         if self.pattern == "logo":
             return drop(side)
         _, rows = PATCHES["dbd2x2" if self.colours == "dbd" else self.pattern]

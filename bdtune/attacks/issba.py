@@ -70,5 +70,7 @@ class ISSBA(DialectAttack):
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         height, width, _ = image_shape
         if height % FOLD or width % FOLD:
-            return [Problem("", f"expected images with sides divisible by {FOLD}", got=f"{height}x{width}")]
+            expected = f"expected images with sides divisible by {FOLD}"
+            hint = "Set dataset.image_size, to 32 for example"
+            return [Problem("", expected, got=f"{height}x{width} pixels", hint=hint)]
         return []

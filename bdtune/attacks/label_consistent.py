@@ -22,9 +22,16 @@ from bdtune.attacks._dialects import DialectAttack
 from bdtune.attacks._pattern_files import file_digest
 from bdtune.attacks._patterns import BLACK, WHITE, Pattern, cells, scaled
 from bdtune.attacks._plan import SplitName
-from bdtune.attacks._surrogate import Attacker, GivenWeights, RobustSurrogate, Surrogate
+from bdtune.attacks._surrogate import (
+    MOST_BYTES,
+    Attacker,
+    GivenWeights,
+    RobustSurrogate,
+    Surrogate,
+    weights_problems,
+)
 from bdtune.engine.stage import Given
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import Problem
 from bdtune.knobs import Rate, UserFile
 from bdtune.models._base import ModelKnob
 
@@ -114,7 +121,7 @@ class LabelConsistent(DialectAttack):
 
     def identity(self) -> dict[str, Any]:
         path = self.surrogate_path
-        digest = None if path is None else file_digest(path, "surrogate_path")
+        digest = None if path is None else file_digest(path, "surrogate_path", MOST_BYTES)
         return {**super().identity(), "surrogate_path": digest}
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
@@ -154,13 +161,7 @@ class LabelConsistent(DialectAttack):
         return Budget(grey_levels=255 * self.amplitude, pixels=4 * _side(height, width) ** 2)
 
     def check_files(self) -> list[Problem]:
-        if self.surrogate_path is None:
-            return []
-        try:
-            file_digest(self.surrogate_path, "surrogate_path")
-        except ConfigError as error:
-            return list(error.problems)
-        return []
+        return [] if self.surrogate_path is None else weights_problems(self.surrogate_path)
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         height, width, _ = image_shape

@@ -62,6 +62,7 @@ class Trojan(DialectAttack, PatternAttack):
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
     """Its network."""
 
+    black_is_clear: ClassVar[bool] = True
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbench": {"mode": "add_clip"}}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/tj_sq": {"shape": "square", "rate": 0.1, "target": 1, "include_target_class": True},
@@ -127,7 +128,7 @@ class Trojan(DialectAttack, PatternAttack):
         """Return colours in [0, 1] and weight, float32 [H, W, ...], for images [n, H, W, C]."""
         _, height, width, channels = images.shape
         if self.pattern_path is not None:
-            pattern = self.user_pattern(height, width, black_is_clear=True)
+            pattern = self.user_pattern(height, width)
             colours, mask = pattern.for_channels(channels), pattern.mask
         else:
             colours, mask = self.artefact("trigger").arrays["colours"], self._shape.mask(height, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -282,9 +283,29 @@ def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:
         cls = registry.load(PLUGIN_KINDS[key], name)
     except ConfigError as error:
         path = "name" if isinstance(raw, dict) else ""
-        return None, [Fault(path, p.expected, p.got, p.hint) for p in error.problems]
+        hint = f"A preset is written as {{preset: {name}}}" if key == "attack" and "/" in name else ""
+        return None, [Fault(path, p.expected, p.got, hint or p.hint) for p in error.problems]
     knobs = {k: v for k, v in mapping.items() if k not in ("name", "preset")}
-    return check(cls, {**preset, **knobs}, name)
+    plugin, faults = check(cls, {**preset, **knobs}, name)
+    if key != "attack":
+        return plugin, faults
+    if plugin is not None:
+        faults = [fault_of(problem) for problem in plugin.check_files()]
+    return plugin, [_with_owner(fault, cls) for fault in faults]
+
+
+def _with_owner(fault: Fault, attack: type[Attack]) -> Fault:
+    """Return the fault of an unknown knob with a hint at the attacks that have it."""
+    if not fault.about_key or fault.hint:
+        return fault
+    names = registry.names("attacks")
+    owners = [name for name in names if fault.path in registry.load("attacks", name).model_fields]
+    if not 0 < len(owners) <= 3:
+        return fault
+    hint = f"It is a knob of {' and '.join(owners)}"
+    if fault.path == "all_to_all" and attack.clean_label:
+        hint += f"; {attack.plugin_name()}, a clean-label attack, changes no label"
+    return replace(fault, hint=hint)
 
 
 _Named = tuple[str, dict[str, Any]]

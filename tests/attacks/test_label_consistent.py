@@ -175,3 +175,19 @@ def test_labels_are_known_without_images(images):
     data = shown(images, np.arange(N) % 4)
     assert FitLabels(dataset=data, attack=attack(), numerics=NUMERICS).upstream == {}
     assert set(FitSet(dataset=data, attack=attack(), numerics=NUMERICS).upstream) == {"crafted"}
+
+
+def test_weights_that_cannot_be_read_are_told_when_planning(tmp_path):
+    from safetensors.numpy import save_file
+
+    def told(name):
+        attack = bdtune.attack("label_consistent", surrogate_path=tmp_path / name)
+        return [str(problem) for problem in attack.check(10)]
+
+    (tmp_path / "text.safetensors").write_text("no weights")
+    save_file({}, tmp_path / "empty.safetensors")
+    save_file({"w": np.zeros(3)}, tmp_path / "good.safetensors")
+    assert "expected a safetensors file" in told("text.safetensors")[0]
+    assert "with weights in it" in told("empty.safetensors")[0]
+    assert "expected a readable file" in told("none.safetensors")[0]
+    assert told("good.safetensors") == []

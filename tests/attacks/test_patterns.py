@@ -137,3 +137,11 @@ def test_files_that_cannot_be_used(tmp_path):
     assert problem(good, mask_path=tmp_path / "none.png").startswith("mask_path")
     with pytest.raises(ConfigError, match="readable file"):
         bdtune.attack("blend", pattern_path=tmp_path / "none.png").identity()
+
+
+def test_a_black_patch_without_a_mask_is_told_when_planning(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "black.png")
+    for name in ("badnets", "trojan"):
+        (found,) = bdtune.attack(name, pattern_path=tmp_path / "black.png").check(10)
+        assert "something opaque in it (without a mask, pure black is clear)" in str(found)
+    assert bdtune.attack("blend", pattern_path=tmp_path / "black.png").check(10) == []

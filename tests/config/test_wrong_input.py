@@ -29,7 +29,9 @@ def test_what_is_said(case: Wrong, write: Callable[[str], str], own_folder: Path
     with pytest.raises(UserError) as caught:
         load_sweep(file, case.words)
     lists = {kind: ", ".join(registry.names(kind)) for kind in registry.KINDS}
-    lists |= {"presets": ", ".join(presets()), "cwd": str(own_folder)}
+    papers = dict.fromkeys(name.partition("/")[0] for name in presets())
+    lists |= {"presets": ", ".join(name for name in presets() if name.startswith("abl/"))}
+    lists |= {"papers": ", ".join(papers), "cwd": str(own_folder)}
     expected = "\n".join(case.messages)
     for key, value in lists.items():
         expected = expected.replace(f"{{{key}}}", value)

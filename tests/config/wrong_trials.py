@@ -96,7 +96,27 @@ TRIAL = [
     wrong(
         "unknown preset",
         "trial:\n  dataset: toy\n  defense: tiny\n  attack: {preset: abl/badnet}\n",
-        "s.yaml:4: attack.preset: expected one of the presets: {presets}, got 'abl/badnet'. Did you mean 'abl/badnets'?",
+        "s.yaml:4: attack.preset: expected one of abl's presets: {presets}, got 'abl/badnet'. Did you mean 'abl/badnets'?",
+    ),
+    wrong(
+        "a preset of no paper",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack: {preset: bn/badnets}\n",
+        "s.yaml:4: attack.preset: expected one of the presets of {papers}, got 'bn/badnets'. Did you mean 'abl/badnets'?",
+    ),
+    wrong(
+        "a preset in the place of a name",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack: abl/badnets\n",
+        "s.yaml:4: attack: expected one of the attacks: {attacks}, got 'abl/badnets'. A preset is written as {preset: abl/badnets}",
+    ),
+    wrong(
+        "a knob of another attack",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack: {name: label_consistent, all_to_all: true}\n",
+        "s.yaml:4: attack.all_to_all: expected a knob of label_consistent, got 'all_to_all'. It is a knob of badnets and pruning_aware; label_consistent, a clean-label attack, changes no label",
+    ),
+    wrong(
+        "a pattern that is not there",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack: {name: blend, pattern_path: none.png}\n",
+        "s.yaml:4: attack.pattern_path: expected a readable file, got {cwd}/none.png (No such file or directory)",
     ),
     wrong(
         "another attack's preset",
