@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GAINS = (20, 10, 5, 3, 2)
 """What differences may be multiplied by to be seen: the first that whitens few of the pixels touched."""
-WHITENED = 0.02
+WHITENED = 0.05
 CELL_INCHES = 1.3
 DPI = 160
 SAID = {"target", "rate", "rate_basis"}
