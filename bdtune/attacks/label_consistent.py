@@ -101,6 +101,7 @@ class LabelConsistent(DialectAttack):
         "lfd/cl_literal": _of_class(0.08, 1),
         "lfd/cl_gtsrb_literal": _of_class(0.095, 1),
         "anp/clb": _of_class(0.8, 0),
+        "abl/cl": _of_class(0.1, 0),
         "backdoorbench/lc": {
             "dialect": "backdoorbench",
             "rate": 0.1,

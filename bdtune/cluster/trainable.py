@@ -50,7 +50,15 @@ class Trial(tune.Trainable):
         """Turn to another trial; nothing of the one before is kept but loaded libraries."""
         self._close()
         self.trial, self.judged = new_config["trial"], new_config["judged"]
-        self.spec = spec_from_dict(new_config["spec"])
+        self._unready = None
+        try:
+            self._turn_to(new_config["spec"])
+        except Exception as problem:  # raised here, Tune would only say that an actor failed
+            self._unready = problem
+        return True
+
+    def _turn_to(self, spec: dict[str, Any]) -> None:
+        self.spec = spec_from_dict(spec)
         self.graph = trial_graph(self.spec)
         self.first = self._twin_goals() if self.judged else []
         self.executor = Executor(
@@ -60,13 +68,14 @@ class Trial(tune.Trainable):
             made_for=f"{self.shared.sweep}/{self.trial}",
         )
         self._noted_at = 0.0
-        return True
 
     def step(self) -> dict[str, Any]:
-        """Walk on to the next report."""
-        if self._walk is None:
-            self._walk = self.executor.walk([*self.first, *self.graph.goals])
+        """Walk on to the next report; what went wrong, also in turning to this trial, is in the last one."""
         try:
+            if self._unready is not None:
+                raise self._unready
+            if self._walk is None:
+                self._walk = self.executor.walk([*self.first, *self.graph.goals])
             for event in self._walk:
                 self._note(event)
                 if self._reports(event):
@@ -94,6 +103,8 @@ class Trial(tune.Trainable):
     def cleanup(self) -> None:
         self._close()
 
+    _unready: Exception | None = None
+    """Why this trial cannot be begun."""
     _walk: Generator[Event, None, None] | None = None
     _last_epoch = 0
     _test_sets: Inputs | None = None

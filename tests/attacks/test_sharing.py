@@ -52,7 +52,11 @@ def test_rates_and_seeds_share_what_the_attack_trains(name):
     stages = Counter(node.name for node in {r: n for g in graphs for r, n in g.stages.items()}.values())
     assert stages.pop("supervised") == stages.pop("evaluate") == 4
     stages.pop("all_samples")
-    more = {"issba_images": 2, "iab_images": 2, "mixtures": 3}  # of training images, of test images, of covers
+    more = {
+        "issba_images": 2,
+        "iab_images": 2,
+        "mixtures": 3,
+    }  # training, test, covers
     assert stages == {stage: more.get(stage, 1) for stage in stages}
     assert stages
 
