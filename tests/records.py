@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 
 from bdtune import registry
+from tests.trained import folder_until_exit
 
 
 def stamped(images):
@@ -97,7 +97,7 @@ def write_record(
 @cache
 def shelf():
     """Return the one folder of this process's records."""
-    return Path(tempfile.mkdtemp(prefix="bdtune-test-records-"))
+    return folder_until_exit("bdtune-test-records-")
 
 
 def record_of(train, test, classes, **knobs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -81,10 +83,17 @@ def merged(base, over):
     return both
 
 
+def folder_until_exit(prefix):
+    """Return a new folder that is removed when this process ends."""
+    path = Path(tempfile.mkdtemp(prefix=prefix))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 @cache
 def store():
     """Return the one store of this process's tests."""
-    return Store(Path(tempfile.mkdtemp(prefix="bdtune-test-store-")))
+    return Store(folder_until_exit("bdtune-test-store-"))
 
 
 def nodes_of(attack, dataset, root=None):
