@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -24,6 +25,11 @@ from bdtune.training.adversarial import PGD
 
 NUMERICS = Numerics(device="cpu", precision="fp32")
 MODEL = {"name": "resnet_s", "stem_width": 2}
+CLASSIFIER = {
+    "surrogate": {"epochs": 4, "batch_size": 16, "optimizer": "adam", "lr": 0.01, "augment": "none"},
+    "surrogate_model": {"name": "resnet18", "width": 4},
+}
+"""Knobs of a surrogate that learns `quarters` in a moment."""
 QUICK = {"epochs": 1, "iterations": 2, "batch_size": 16, "widths": (4, 4, 4), "channels": 4}
 """What knobs of these names become, wherever they stand."""
 
@@ -53,6 +59,15 @@ def shown(images, labels, classes=4):
     name = f"{hash((images.tobytes(), images.shape, np.asarray(labels).tobytes())):x}"
     _sets[name] = (images, labels)
     return Shown(which=name, classes=classes)
+
+
+def quarters(n=96, side=16, noise=90, brighter=120):
+    """Return images uint8 [n, side, side, 3] of four classes that take turns: which quarter is brighter."""
+    images = np.random.default_rng(0).integers(0, noise, (n, side, side, 3), dtype=np.uint8)
+    width = side // 4
+    for row in range(n):
+        images[row, :, width * (row % 4) : width * (row % 4 + 1)] += brighter
+    return images
 
 
 def is_trained(cls):
@@ -96,6 +111,17 @@ def store():
     return Store(folder_until_exit("bdtune-test-store-"))
 
 
+@contextmanager
+def one_thread():
+    """Compute as tests do; fixtures of a module are made before the test's own setting holds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def nodes_of(attack, dataset, root=None):
     """Return the nodes of what an attack trains on a data set, by name, of both splits."""
     return trained_nodes(attack, dataset, root, 0, NUMERICS)
@@ -103,14 +129,9 @@ def nodes_of(attack, dataset, root=None):
 
 def equipped_for(attack, dataset, root=None):
     """Return the attack with what it trains on a data set."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        executor = Executor(store(), InProcess(root))
-        nodes = nodes_of(attack, dataset, root)
+    executor, nodes = Executor(store(), InProcess(root)), nodes_of(attack, dataset, root)
+    with one_thread():
         return attack.equip({name: executor.compute(node) for name, node in nodes.items()})
-    finally:
-        torch.set_num_threads(before)
 
 
 def upstream(attack, images, classes=4):

@@ -71,7 +71,7 @@ class Collisions(Stage):
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         import torch
 
-        from bdtune.attacks._crafting import as_planes, frozen_network, gathered, normalised
+        from bdtune.attacks._crafting import as_planes, frozen_network, normalised
         from bdtune.training import pgd, session, weights
 
         data, test, device = inputs["data"], inputs["test"], session.device_of(ctx.numerics)
@@ -85,7 +85,7 @@ class Collisions(Stage):
         def features(planes: torch.Tensor) -> torch.Tensor:
             return network.features(normalised(planes, data))
 
-        bases, instances = gathered(data, ids), gathered(test, instance_ids)
+        bases, instances = data.images_at(ids), test.images_at(instance_ids)
         images, sums = np.empty_like(bases), np.zeros(2)
         size = max(16, pgd.BATCH_PIXELS // int(np.prod(data.image_shape[:2])))
         for start in range(0, len(ids), size):

@@ -47,7 +47,7 @@ class CraftedImages(Stage):
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         import torch
 
-        from bdtune.attacks._crafting import as_planes, frozen_network, gathered
+        from bdtune.attacks._crafting import as_planes, frozen_network
         from bdtune.training import pgd, session, weights
 
         data, device = inputs["data"], session.device_of(ctx.numerics)
@@ -57,7 +57,7 @@ class CraftedImages(Stage):
         network = frozen_network(inputs, "surrogate", ctx.numerics)
         exact = ctx.numerics.model_copy(update={"precision": "fp32"})
         attack = pgd.Attack(network, self.pgd, data, exact)
-        clean = gathered(data, ids)
+        clean = data.images_at(ids)
         crafted, hits = np.empty_like(clean), np.zeros(2)
         height, width, _ = data.image_shape
         size = max(16, pgd.BATCH_PIXELS // (height * width))

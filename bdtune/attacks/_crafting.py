@@ -136,18 +136,6 @@ def some_ids(count: int, seed: int, most: int = MOST_IMAGES) -> np.ndarray:
     return np.sort(np.argsort(words, kind="stable")[:most])
 
 
-def gathered(data: ImageSet, ids: np.ndarray) -> np.ndarray:
-    """Return the images uint8 [n, H, W, C] of ascending ids; a stream is read once for them."""
-    if isinstance(data.images, np.ndarray):
-        return data.images[ids]
-    images = np.empty((len(ids), *data.image_shape), np.uint8)
-    for block_ids, block in data.images.blocks(None):
-        at = np.searchsorted(ids, block_ids)
-        wanted = ids[np.minimum(at, len(ids) - 1)] == block_ids
-        images[at[wanted]] = block[wanted]
-    return images
-
-
 def drawn_batch(images: torch.Tensor, size: int, seed: int, step: int) -> torch.Tensor:
     """Return `size` rows (all, if fewer) of uint8 [n, H, W, C] as pixels [B, C, H, W]: those of this step."""
     import torch

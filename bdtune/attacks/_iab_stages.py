@@ -195,7 +195,7 @@ class InputAwareImages(Rendering):
 
     def stamp(self, inputs: Inputs, ctx: Context) -> Stamp:
         from bdtune.attacks import _iab_networks as iab
-        from bdtune.attacks._crafting import as_planes, gathered, normalised
+        from bdtune.attacks._crafting import as_planes, normalised
         from bdtune.training import session, weights
 
         data = inputs["data"]
@@ -211,7 +211,7 @@ class InputAwareImages(Rendering):
         if self.trigger == "own":
             return own
         partner = partners(len(data), self.partner_seed)
-        images = data.images if isinstance(data.images, np.ndarray) else gathered(data, np.arange(len(data)))
+        images = data.images if isinstance(data.images, np.ndarray) else data.images_at(np.arange(len(data)))
 
         def cross(planes: torch.Tensor, ids: np.ndarray) -> torch.Tensor:
             seen = normalised(as_planes(images[partner[ids]], session.device_of(ctx.numerics)), data)

@@ -15,7 +15,6 @@ from bdtune.attacks._crafting import (
     as_planes,
     drawn_batch,
     frozen_network,
-    gathered,
     normalised,
     some_ids,
 )
@@ -98,7 +97,7 @@ class LatentTrigger(Crafting):
         with session.deterministic(ctx.numerics):
             goal = _mean_embedding(network, data, rows["target_ids"], ctx.seed, device)
         fitted = rows["ids"][some_ids(len(rows["ids"]), ctx.seed)]
-        images = weights.as_tensor(gathered(data, fitted)).to(device)
+        images = weights.as_tensor(data.images_at(fitted)).to(device)
 
         stamped = self.stamp((height, width), device)
 
@@ -140,7 +139,7 @@ def _mean_embedding(
     """Return the mean feature [d] of the images of some ids."""
     import torch
 
-    images = gathered(data, ids[some_ids(len(ids), seed, MOST_IMAGES)])
+    images = data.images_at(ids[some_ids(len(ids), seed, MOST_IMAGES)])
     total = torch.zeros(network.feature_dim, device=device)
     with torch.no_grad():
         for start in range(0, len(images), CHUNK):

@@ -140,9 +140,7 @@ def _parts(first: np.ndarray, second: np.ndarray, cut: Cut) -> tuple[np.ndarray,
 
 def _read(data: ImageSet, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ids, ascending, and images uint8 of all that is mixed; a stream is read once for them."""
-    from bdtune.attacks._crafting import gathered
-
     if isinstance(data.images, np.ndarray):
         return np.arange(len(data)), data.images
     known = np.unique(pairs)
-    return known, gathered(data, known)
+    return known, data.images_at(known)

@@ -70,12 +70,11 @@ class PruneDormant(Stage):
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         import torch
 
-        from bdtune.attacks._crafting import gathered
         from bdtune.training import session, weights
         from bdtune.training.predict import trained_network
 
         subset, data = inputs["subset"].arrays, inputs["data"]
-        part = replace(data, images=gathered(data, subset["ids"]), labels=subset["labels"])
+        part = replace(data, images=data.images_at(subset["ids"]), labels=subset["labels"])
         network = trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
         with torch.inference_mode(), session.deterministic(ctx.numerics):
             inner = Inner.of(network)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bdtune.attacks._plan import PoisonPlan
+    from bdtune.datasets._base import Split
 
 Images = np.ndarray | ImageStream
 """uint8 [N, H, W, C], resident or as a stream."""
@@ -101,6 +102,15 @@ class AttackedSource(DataSource):
         return {**super().identity(), "attack": attack}
 
 
+def _stamped(split: Split, attack: Attack, ids: np.ndarray | None) -> Images:
+    """Return test images with the trigger: those of ascending `ids` int64 [n], or all."""
+    if not isinstance(split.images, np.ndarray):
+        return poisoned_stream(split.images, attack, ids=ids)
+    if ids is None:
+        return attack.trigger(split.images, np.arange(len(split)))
+    return attack.trigger(split.images[ids], ids)
+
+
 class TriggeredTest(AttackedSource):
     """The test images that an attack is measured on, with the trigger in them and the class wanted for each.
 
@@ -121,12 +131,7 @@ class TriggeredTest(AttackedSource):
         attack = self.attack.equip(artefacts)
         ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
         goals = attack.test_labels(labels[ids], self.dataset.num_classes)
-        everything = len(ids) == len(labels)
-        stamped: Images
-        if isinstance(split.images, np.ndarray):
-            stamped = attack.trigger(split.images if everything else split.images[ids], ids)
-        else:
-            stamped = poisoned_stream(split.images, attack, ids=None if everything else ids)
+        stamped = _stamped(split, attack, None if len(ids) == len(labels) else ids)
         return TriggeredSet(stamped, labels[ids], **self._facts(), goals=goals)
 
 
@@ -143,12 +148,7 @@ class CoverTest(AttackedSource):
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
         assert self.attack is not None
         split = resident.split(self.dataset, "test")
-        attack = self.attack.equip(artefacts).as_cover()
-        images: Images
-        if isinstance(split.images, np.ndarray):
-            images = attack.trigger(split.images, np.arange(len(split.labels)))
-        else:
-            images = poisoned_stream(split.images, attack)
+        images = _stamped(split, self.attack.equip(artefacts).as_cover(), None)
         return ImageSet(images, np.asarray(split.labels), **self._facts())
 
 

@@ -12,7 +12,6 @@ from bdtune.attacks._crafting import (
     as_image,
     drawn_batch,
     frozen_network,
-    gathered,
     normalised,
     some_ids,
 )
@@ -75,7 +74,7 @@ class UniversalPerturbation(Crafting):
         network = frozen_network(inputs, "surrogate", ctx.numerics)
         weight = network.head.weight[self.target]
         units = weight.topk(min(self.units, len(weight))).indices
-        images = weights.as_tensor(gathered(data, some_ids(len(data), ctx.seed))).to(device)
+        images = weights.as_tensor(data.images_at(some_ids(len(data), ctx.seed))).to(device)
 
         def loss(value: torch.Tensor, step: int) -> torch.Tensor:
             clean = drawn_batch(images, self.batch_size, ctx.seed, step)

@@ -137,15 +137,22 @@ def attack_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
     """Return why the attack cannot be made on the data set; with `data`, its labels and image size."""
     if spec.attack is None:
         return []
-    labels, shape = None, None
-    if data and not spec.dataset.check(spec.data_root):
-        labels = spec.dataset.labels("train", spec.data_root)
-        try:
-            shape = spec.dataset.image_shape(spec.data_root)
-        except DataError as error:
-            return [fault_of(problem) for problem in error.problems]
+    shape, faults = image_shape(spec) if data else (None, [])
+    if faults:
+        return faults
+    labels = spec.dataset.labels("train", spec.data_root) if shape else None
     found = spec.attack.check(spec.dataset.num_classes, labels, shape)
     return [fault_of(problem).under("attack") for problem in found]
+
+
+def image_shape(spec: TrialSpec) -> tuple[tuple[int, int, int] | None, list[Fault]]:
+    """Return (H, W, C) of the data set's images, or None where it is missing, and why it cannot be told."""
+    if spec.dataset.check(spec.data_root):  # `data_faults` says so
+        return None, []
+    try:
+        return spec.dataset.image_shape(spec.data_root), []
+    except DataError as error:
+        return None, [fault_of(problem) for problem in error.problems]
 
 
 def defense_faults(spec: TrialSpec) -> list[Fault]:
@@ -157,12 +164,9 @@ def network_faults(spec: TrialSpec) -> list[Fault]:
     """Return why a network, the trial's or one of the defense's own, cannot be built for the images."""
     from bdtune.models._base import networks_of
 
-    if spec.dataset.check(spec.data_root):
-        return []
-    try:
-        shape = spec.dataset.image_shape(spec.data_root)
-    except DataError as error:
-        return [fault_of(problem) for problem in error.problems]
+    shape, faults = image_shape(spec)
+    if shape is None:
+        return faults
     networks = [("model", spec.model), *networks_of(spec.defense, "defense")]
     return [fault_of(problem).under(path) for path, model in networks for problem in model.check(shape)]
 

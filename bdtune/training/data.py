@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import numpy as np
 
 
 @runtime_checkable
@@ -58,6 +58,17 @@ class ImageSet:
         """(H, W, C) of one image."""
         _, height, width, channels = self.images.shape
         return height, width, channels
+
+    def images_at(self, ids: np.ndarray) -> np.ndarray:
+        """Return the images uint8 [n, H, W, C] of ascending ids; a stream is read once for them."""
+        if isinstance(self.images, np.ndarray):
+            return self.images[ids]
+        images = np.empty((len(ids), *self.image_shape), np.uint8)
+        for block_ids, block in self.images.blocks(None):
+            at = np.searchsorted(ids, block_ids)
+            wanted = ids[np.minimum(at, len(ids) - 1)] == block_ids
+            images[at[wanted]] = block[wanted]
+        return images
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Source: t-SNE (van der Maaten and Hinton, 2008) in scikit-learn's Barnes-Hut for
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ class Embedding(Stage):
     """
 
     name: ClassVar[str] = "embedding"
+    version: ClassVar[int] = 2  # 1 passed the images in another order
     kind: ClassVar[Kind] = "train"
 
     samples: int = Field(500, ge=1)
@@ -38,10 +40,14 @@ class Embedding(Stage):
     """Neighbours that count for each."""
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        data = inputs["data"]
+        from bdtune.training.predict import predict_features, trained_network
+
+        data: ImageSet = inputs["data"]
         draw = np.random.default_rng(derive_seed(ctx.seed, "samples"))
         ids = np.sort(draw.permutation(len(data))[: self.samples]).astype(np.int64)
-        features = features_of(data, ids, inputs, ctx)
+        part = replace(data, images=data.images_at(ids), labels=data.labels[ids])
+        network = trained_network(inputs["model"], part, inputs["classifier"], ctx.numerics)
+        features = np.nan_to_num(predict_features(network, part, ctx.numerics))
         return Artefact({"ids": ids, "points": self._laid_out(features, ctx.seed)})
 
     def _laid_out(self, features: np.ndarray, seed: int) -> np.ndarray:
@@ -57,23 +63,3 @@ class Embedding(Stage):
             random_state=seed % 2**32,
         )
         return layout.fit_transform(features).astype(np.float32)
-
-
-def features_of(data: ImageSet, ids: np.ndarray, inputs: Inputs, ctx: Context) -> np.ndarray:
-    """Return features float32 [n, d] of the images `ids`, in evaluation mode and without augmentation."""
-    import torch
-
-    from bdtune.training import batches, predict, session
-    from bdtune.training.augment import Augmentation
-    from bdtune.training.weights import as_array
-
-    network = predict.trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
-    see = Augmentation.of("none", data, session.dtype_of(ctx.numerics))
-    some = batches.DeviceSet(data, session.device_of(ctx.numerics), ids, np.asarray(data.labels)[ids])
-    found = np.zeros((len(ids), network.feature_dim), np.float32)
-    with torch.inference_mode(), session.deterministic(ctx.numerics):
-        for batch in some.shuffled(256, 0, 0):
-            with session.autocast(ctx.numerics):
-                values = network.features(see(batch.images))
-            found[batch.rows.cpu().numpy()] = as_array(values.float())
-    return np.nan_to_num(found)

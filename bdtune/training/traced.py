@@ -23,11 +23,16 @@ class Recorded(Supervised):
     """
 
     def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
+        self.recorded(logits.detach(), batch, inputs)
+        return super().batch_loss(logits, batch, inputs)
+
+    def recorded(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
+        """Return the cross-entropies [B] of one batch, which are kept for the result."""
         from torch.nn.functional import cross_entropy
 
-        losses = cross_entropy(logits.detach(), batch.labels, reduction="none")
-        inputs["trace"].current[batch.rows] = losses
-        return super().batch_loss(logits, batch, inputs)
+        losses = cross_entropy(logits, batch.labels, reduction="none")
+        inputs["trace"].current[batch.rows] = losses.detach()
+        return losses
 
     def companions(self, inputs: Inputs, device: torch.device) -> dict[str, torch.nn.Module]:
         import torch
@@ -50,8 +55,4 @@ class Traced(Recorded):
         """Return what is minimised, of the cross-entropies [B] of one batch."""
 
     def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
-        from torch.nn.functional import cross_entropy
-
-        losses = cross_entropy(logits, batch.labels, reduction="none")
-        inputs["trace"].current[batch.rows] = losses.detach()
-        return self.objective(losses)
+        return self.objective(self.recorded(logits, batch, inputs))

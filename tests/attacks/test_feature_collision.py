@@ -15,13 +15,12 @@ from bdtune.datasets._resident import InProcess
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.training.data import ImageSet
-from tests.trained import NUMERICS, Shown, equipped, shown
+from tests.trained import CLASSIFIER, NUMERICS, Shown, equipped, quarters, shown
 
 N, SIDE, CLASSES = 96, 16, 4
 LABELS = np.arange(N) % CLASSES
 SMALL = {
-    "surrogate": {"epochs": 4, "batch_size": 16, "optimizer": "adam", "lr": 0.01, "augment": "none"},
-    "surrogate_model": {"name": "resnet18", "width": 4},
+    **CLASSIFIER,
     "instances": {"count": 5},
     "iterations": 30,
 }
@@ -29,12 +28,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def images():
-    """Four classes: which quarter of the columns is bright."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 90, (N, SIDE, SIDE, 3), dtype=np.uint8)
-    for row in range(N):
-        images[row, :, 4 * (row % 4) : 4 * (row % 4) + 4] += 120
-    return images
+    return quarters(N)
 
 
 @pytest.fixture(scope="module")

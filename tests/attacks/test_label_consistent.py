@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 import bdtune
 from bdtune.attacks._sources import FitLabels, FitSet, TriggeredTest
 from bdtune.errors import ConfigError
-from tests.trained import NUMERICS, equipped, merged, quick, shown, upstream
+from tests.trained import NUMERICS, equipped, merged, quarters, quick, shown, upstream
 
 N, SIDE = 80, 16
 SMALL = {"name": "resnet18", "width": 4}
@@ -18,12 +18,7 @@ CLEAN = {"surrogate": "clean", "clean": SHORT, "surrogate_model": SMALL, "rate_b
 
 @pytest.fixture(scope="module")
 def images():
-    """Four classes: which quarter of the columns is a little brighter."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 200, (N, SIDE, SIDE, 3), dtype=np.uint8)
-    for row in range(N):
-        images[row, :, 4 * (row % 4) : 4 * (row % 4) + 4] += 40
-    return images
+    return quarters(N, noise=200, brighter=40)
 
 
 def attack(**knobs):

@@ -13,13 +13,12 @@ from bdtune.attacks._sources import FitSet, TriggeredTest
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.training.data import LabelSet
-from tests.trained import NUMERICS, equipped, shown, upstream
+from tests.trained import CLASSIFIER, NUMERICS, equipped, quarters, shown, upstream
 
 N, SIDE, CLASSES = 96, 16, 4
 LABELS = np.arange(N) % CLASSES
 SMALL = {
-    "surrogate": {"epochs": 4, "batch_size": 16, "optimizer": "adam", "lr": 0.01, "augment": "none"},
-    "surrogate_model": {"name": "resnet18", "width": 4},
+    **CLASSIFIER,
     "batch_size": 32,
     "place": {"size": 16},
     "per_class": 12,
@@ -29,12 +28,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def images():
-    """Four classes: which quarter of the columns is bright."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 90, (N, SIDE, SIDE, 3), dtype=np.uint8)
-    for row in range(N):
-        images[row, :, 4 * (row % 4) : 4 * (row % 4) + 4] += 120
-    return images
+    return quarters(N)
 
 
 def made(images, **knobs):

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.attacks._crafting import drawn_batch, gathered, some_ids
+from bdtune.attacks._crafting import drawn_batch, some_ids
 from bdtune.attacks._sources import FitSet, TriggeredTest
 from bdtune.attacks._trojan import Shape, watermark
 from bdtune.datasets._resident import InProcess
@@ -20,12 +20,10 @@ from bdtune.engine.store import Store
 from bdtune.errors import BdtuneError, UserError
 from bdtune.training.data import ImageSet
 from bdtune.training.simclr import SimCLR
-from tests.trained import NUMERICS, equipped, shown, upstream
+from tests.trained import CLASSIFIER, NUMERICS, equipped, quarters, shown, upstream
 
 N, SIDE = 96, 16
-SHORT = {"epochs": 4, "batch_size": 16, "optimizer": "adam", "lr": 0.01, "augment": "none"}
-SMALL = {"name": "resnet18", "width": 4}
-CLASSIFIER = {"surrogate": SHORT, "surrogate_model": SMALL}
+SMALL = CLASSIFIER["surrogate_model"]
 ENCODER = {"simclr": {"epochs": 2, "batch_size": 32}, "surrogate_model": SMALL}
 CASES = {
     "trojan": CLASSIFIER,
@@ -36,12 +34,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def images():
-    """Four classes: which quarter of the columns is bright."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 90, (N, SIDE, SIDE, 3), dtype=np.uint8)
-    for row in range(N):
-        images[row, :, 4 * (row % 4) : 4 * (row % 4) + 4] += 120
-    return images
+    return quarters(N)
 
 
 def made(name, images, **knobs):
@@ -224,7 +217,7 @@ def test_images_of_a_stream_are_gathered():
     data = ImageSet(Blocks(), np.zeros(50, int), 1, (0.5,) * 3, (0.5,) * 3)
     ids = some_ids(50, 3, most=11)
     assert len(ids) == 11
-    assert (gathered(data, ids)[:, 0, 0, 0] == ids).all()
+    assert (data.images_at(ids)[:, 0, 0, 0] == ids).all()
 
 
 def test_batches_depend_on_their_step_alone():

@@ -19,7 +19,7 @@ from bdtune.engine.stage import Context, Node
 from bdtune.engine.store import Store
 from bdtune.training.data import LabelSet
 from bdtune.training.predict import predict_logits, trained_network
-from tests.trained import NUMERICS
+from tests.trained import NUMERICS, one_thread
 
 SHORT = {"epochs": 5, "lr": 0.05, "schedule": "cosine", "batch_size": 32, "augment": "none"}
 PRUNING = {
@@ -48,13 +48,13 @@ def graph(**settings):
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
     """The stages' results by name, the trial's graph, and its test sets."""
-    torch.set_num_threads(1)
     executor = Executor(Store(tmp_path_factory.mktemp("store")), InProcess())
     found = graph()
     last = found.chain["classifier"]
     nodes = {"restored": last, **{name: node for name, node in last.inputs.items() if isinstance(node, Node)}}
     tests = executor.inputs_but(found.evaluate, "classifier")
-    return {name: executor.compute(node) for name, node in nodes.items()}, found, tests, executor
+    with one_thread():
+        return {name: executor.compute(node) for name, node in nodes.items()}, found, tests, executor
 
 
 def network_of(artefact, tests):

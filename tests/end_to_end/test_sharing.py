@@ -8,7 +8,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from bdtune import cli
 from bdtune.cluster.sweep import make_ledger, planned_trials
@@ -68,10 +67,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.chdir(tmp_path)
     for name in ("BDTUNE_DATA", "BDTUNE_HOME", "BDTUNE_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield lambda *words: Grid(monkeypatch, capsys, *words)
-    torch.set_num_threads(before)
+    return lambda *words: Grid(monkeypatch, capsys, *words)
 
 
 def quick(*stages: str) -> list[str]:

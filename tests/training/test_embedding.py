@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,7 @@ import bdtune
 from bdtune.engine.key import digest_of
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
-from bdtune.training.embedding import Embedding, features_of
-from bdtune.training.predict import predict_features, trained_network
+from bdtune.training.embedding import Embedding
 from bdtune.training.weights import module_arrays, new_network
 
 FP32 = Numerics(device="cpu", precision="fp32")
@@ -20,14 +21,29 @@ def weights_of(model, data) -> Artefact:
     return Artefact(module_arrays(network, "model."))
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_features_are_those_of_the_images_drawn(make_set, tiny, stream, streamed):
+def test_a_stream_is_laid_out_as_the_images_in_memory_are(make_set, tiny, stream):
     data = make_set(40)
     inputs = {"data": data, "model": tiny, "classifier": weights_of(tiny, data)}
-    expected = predict_features(trained_network(tiny, data, inputs["classifier"], FP32), data, FP32)
-    given = data if not streamed else type(data)(stream(data.images), data.labels, 3, data.mean, data.std)
-    ids = np.array([2, 3, 17, 39])
-    np.testing.assert_allclose(features_of(given, ids, inputs, CTX), expected[ids], rtol=1e-4, atol=1e-6)
+    streamed = {**inputs, "data": replace(data, images=stream(data.images))}
+    found, expected = (Embedding(samples=20).run(given, CTX).arrays for given in (streamed, inputs))
+    assert np.array_equal(found["ids"], expected["ids"])
+    assert np.array_equal(found["points"], expected["points"])
+
+
+def test_the_points_are_of_the_images_that_the_ids_name(make_set, tiny):
+    data = make_set(40)
+    data = replace(data, images=data.images.copy())
+    data.images[:20] = 255 - data.images[:20] // 64
+    data.images[20:] //= 64
+    arrays = (
+        Embedding(samples=24)
+        .run({"data": data, "model": tiny, "classifier": weights_of(tiny, data)}, CTX)
+        .arrays
+    )
+    bright = arrays["ids"] < 20
+    centre = arrays["points"][bright].mean(0), arrays["points"][~bright].mean(0)
+    away = [np.linalg.norm(arrays["points"] - middle, axis=1) for middle in centre]
+    assert np.array_equal(away[0] < away[1], bright)
 
 
 def test_a_part_is_laid_out_the_same_each_time(make_set, tiny):
