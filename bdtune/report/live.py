@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 REFRESHES_PER_S = 4
 LINE_EVERY_S = 1.0  # plain lines: a log of 10,000 trials should stay readable; failures are always told
+ALIVE_EVERY_S = 60.0  # after so long without a line, one says what runs
 MOST_RUNNING = 8
 BAD = ("failed", "diverged")
 
@@ -35,6 +36,9 @@ class Running:
     epoch: int = 0
     epochs: int = 0
     since: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.epoch}/{self.epochs}" if self.epochs else self.stage
 
 
 class Progress:
@@ -63,7 +67,8 @@ class Progress:
         self.running: dict[str, Running] = {}
         self.counts: Counter[str] = Counter()
         self.waiting = 0
-        self._spent = 0.0  # stage-seconds of finished trials
+        self._spent = 0.0  # seconds in stages that have ended, here and now
+        self._answered = 0  # trials that ended without a stage here: the store had them
         self._started = clock()
         self._last_line = float("-inf")
 
@@ -82,8 +87,12 @@ class Progress:
         """Note that a trial is in a stage, after so many of its epochs."""
         with self._lock:
             known = self.running.get(trial)
+            if known is None or known.stage != stage:
+                self._leave(known)
             since = known.since if known and known.stage == stage else self._clock()
             self.running[trial] = Running(stage, epoch, epochs, since)
+        if self._clock() - max(self._last_line, self._started) >= ALIVE_EVERY_S:
+            self._line("; ".join(f"{trial} {state}" for trial, state in list(self.running.items())))
 
     def held(self, count: int) -> None:
         """Note how many trials wait for a stage that another one computes."""
@@ -92,14 +101,22 @@ class Progress:
     def trial_done(self, result: TrialResult) -> None:
         """Note that a trial ended."""
         with self._lock:
-            self.running.pop(result.id, None)
+            self._answered += result.id not in self.running
+            self._leave(self.running.pop(result.id, None))
             self.counts[result.status] += 1
-            self._spent += result.computed_seconds
         if result.status in BAD:
             self.message(f"{result.status} {result.id}: {_last(result.error)}", always=True)
-        elif self._live is None and not self.quiet and self._clock() - self._last_line >= LINE_EVERY_S:
+        elif self._clock() - self._last_line >= LINE_EVERY_S:
+            self._line(f"{result.id} {_numbers(result)}")
+
+    def _leave(self, state: Running | None) -> None:
+        self._spent += self._clock() - state.since if state else 0.0
+
+    def _line(self, news: str) -> None:
+        """Print the counts and something new, where there is no live display."""
+        if self._live is None and not self.quiet:
             self._last_line = self._clock()
-            self.message(f"{self.summary()}; {result.id} {_numbers(result)}")
+            self.message(f"{self.summary()}; {news}")
 
     def message(self, text: str, *, always: bool = False) -> None:
         """Print a line, above the live display if there is one; when quiet only the `always` ones."""
@@ -140,7 +157,7 @@ class Progress:
         if self.predicted:
             part = (self._spent + self._in_progress()) / self.predicted
         else:
-            part = self.ended / self.trials if self.trials else 0.0
+            part = (self.ended - self._answered) / max(1, self.trials - self._answered)
         if part < 0.02 or elapsed <= 0:  # the first few per cent say little
             return None
         return elapsed * (1.0 - min(part, 0.99)) / min(part, 0.99)

@@ -56,17 +56,44 @@ def test_the_estimate_goes_by_predicted_seconds(make_trial, clock):
     progress = Progress(stream=io.StringIO(), clock=clock)
     progress.planned(10, seconds=100.0)
     assert progress.remaining_s() is None
+    progress.stage("a", "simclr", 1, 10)
+    progress.stage("a", "features")
     clock.now = 10.0
-    progress.trial_done(make_trial("a"))  # 25 of the 100 stage-seconds
-    assert progress.remaining_s() == pytest.approx(30.0)
+    progress.trial_done(make_trial("a"))
+    assert progress.remaining_s() == pytest.approx(90.0)  # 10 of the 100 stage-seconds
     progress.stage("b", "simclr", 1, 10)
-    clock.now = 20.0  # 10 s more in a running stage: 35 of 100
-    assert progress.remaining_s() == pytest.approx(20 * 65 / 35)
+    progress.stage("c", "supervised", 1, 10)
+    clock.now = 20.0  # twice 10 s more in running stages
+    assert progress.remaining_s() == pytest.approx(20 * 70 / 30)
+
+
+def test_what_the_store_answers_is_no_progress(make_trial, clock):
+    for seconds in (100.0, None):
+        progress = Progress(stream=io.StringIO(), clock=clock)
+        progress.planned(10, seconds=seconds)
+        for name in "abcdefgh":
+            progress.trial_done(make_trial(name))
+        clock.now += 5.0
+        assert progress.remaining_s() is None
+
+
+def test_a_log_tells_what_runs_while_no_trial_ends(make_trial, clock):
+    out = io.StringIO()
+    progress = Progress(stream=out, clock=clock)
+    progress.planned(3)
+    progress.trial_done(make_trial("a"))
+    progress.trial_done(make_trial("b"))
+    for epoch in range(30):
+        clock.now += 5.0
+        progress.stage("c", "supervised", epoch, 30)
+    told = out.getvalue().splitlines()[2:]
+    assert told == [f"2/3 trials, 1 running; c supervised {epoch}/30" for epoch in (11, 23)]
 
 
 def test_without_a_prediction_it_goes_by_trials(make_trial, clock):
     progress = Progress(stream=io.StringIO(), clock=clock)
     progress.planned(4)
+    progress.stage("a", "supervised")
     clock.now = 10.0
     progress.trial_done(make_trial("a"))
     assert progress.remaining_s() == pytest.approx(30.0)
