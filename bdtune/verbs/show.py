@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from bdtune import registry
 from bdtune.errors import ConfigError, Problem, nearest
@@ -100,10 +100,14 @@ def _rows(cls: type[Knobs], prefix: str) -> Iterator[KnobRow]:
 
 
 def _type_name(annotation: Any) -> str:
-    options = get_args(annotation)
+    options, origin = get_args(annotation), get_origin(annotation)
+    if origin is Annotated:
+        return _type_name(options[0])
+    if origin is tuple:
+        return f"list of {_type_name(options[0])}"
     if options and all(isinstance(option, str) for option in options):
         return " | ".join(options)
-    if options and get_origin(annotation) is not tuple:
+    if options:
         return " | ".join("none" if option is type(None) else _type_name(option) for option in options)
     return getattr(annotation, "__name__", str(annotation))
 
