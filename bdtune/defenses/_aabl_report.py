@@ -13,6 +13,7 @@ from bdtune.defenses._loss_pictures import PARTS, draw_trace, dress, panels
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from bdtune.engine.stage import Artefact
@@ -64,30 +65,39 @@ def _share(hits: np.ndarray) -> float:
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-    """Draw losses while the naive classifier is trained, and scores of images as they are and perturbed.
+    """Draw the losses of both trainings, and scores of images as they are and perturbed between them.
 
-    The dashed line is the lowest score that is kept.
+    The dashed line is the lowest score that is kept. The last training is of what is kept, on adversarial
+    images; where it is `natural` it records no losses.
     """
-    picture, (trained, *axes) = panels(3)
+    last, kept = artefacts["classifier"].arrays, artefacts["split"].arrays["ids"]
+    picture, (trained, *axes) = panels(4 if "trace.losses" in last else 3)
     draw_trace(trained, artefacts["naive"].arrays["trace.losses"], truth.is_poison)
     trained.set_title("naive training", fontsize="medium")
-    scores = artefacts["scores"].arrays
+    if "trace.losses" in last:
+        final = axes.pop()
+        draw_trace(final, last["trace.losses"], truth.is_poison[kept])
+        final.set_title("adversarial training on what is kept", fontsize="medium")
+    _draw_scores(axes, artefacts["scores"].arrays, kept, truth.is_poison)
+    return picture
+
+
+def _draw_scores(
+    axes: list[Axes], scores: Mapping[str, np.ndarray], kept: np.ndarray, poison: np.ndarray
+) -> None:
     both = [scores["clean_scores"], scores["scores"]]
     edges = np.linspace(min(v.min(initial=0.0) for v in both), max(v.max(initial=1e-9) for v in both), BINS)
     titles = ("scores of images as they are", "scores of perturbed images")
     names, colours = zip(*PARTS, strict=True)
     for ax, values, title in zip(axes, both, titles, strict=True):
-        parts = [values[~truth.is_poison], values[truth.is_poison]]
-        ax.hist(parts, list(edges), stacked=True, color=colours, label=names)
+        ax.hist([values[~poison], values[poison]], list(edges), stacked=True, color=colours, label=names)
         ax.set_yscale("symlog", linthresh=10)
         ax.set_title(title, fontsize="medium")
         ax.set_xlabel("score; low: the label is predicted firmly", fontsize="small")
         ax.set_ylabel("samples", fontsize="small")
     axes[1].sharey(axes[0])
-    kept = scores["scores"][artefacts["split"].arrays["ids"]]
     if len(kept):
-        label = f"kept from {kept.min():.3g}"
-        axes[1].axvline(kept.min(), color="black", linestyle="--", linewidth=0.8, label=label)
+        least = scores["scores"][kept].min()
+        axes[1].axvline(least, color="black", linestyle="--", linewidth=0.8, label=f"kept from {least:.3g}")
     for ax in axes:
         dress(ax)
-    return picture

@@ -78,6 +78,8 @@ class Defense(Plugin):
 
     evidence: ClassVar[tuple[str, ...]] = ()
     """Names of the chain's nodes that `diagnose` and `figure` read, beside the truth."""
+    pictured: ClassVar[tuple[str, ...]] = ()
+    """Names of those that `figure` alone reads: each trial computes them, or they stand in its evidence."""
 
     @abstractmethod
     def build(self, given: Given) -> dict[str, Node]:
@@ -103,7 +105,7 @@ class Defense(Plugin):
         return {}
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure | None:
-        """Return a picture of what the defense saw, or None; `artefacts` holds the evidence."""
+        """Return a picture of what the defense saw, or None; `artefacts` also holds what is `pictured`."""
         return None
 
 

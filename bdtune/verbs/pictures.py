@@ -71,13 +71,12 @@ class Gallery:
         diagnose = entry.graph.diagnose
         if diagnose is None:
             return None
-        nodes = {
-            name: node for name, node in entry.graph.chain.items() if name in entry.spec.defense.evidence
-        }
+        defense, chain = entry.spec.defense, entry.graph.chain
+        nodes = {name: chain[name] for name in (*defense.evidence, *defense.pictured) if name in chain}
         keys = {name: self.resolver.key(node) for name, node in nodes.items()}
         if None in keys.values():  # the trial failed before
             return None
-        name = entry.spec.defense.plugin_name()
+        name = defense.plugin_name()
         path = self.folder / f"{name}-{key_of(keys)}.png"
         if path.exists():
             return path
@@ -86,7 +85,7 @@ class Gallery:
         source = diagnose.inputs["truth"]
         assert isinstance(source, TruthSource)
         truth = source.load(InProcess(entry.spec.data_root), {})
-        figure = entry.spec.defense.figure(self._open(nodes), truth)
+        figure = defense.figure(self._open(nodes), truth)
         if figure is None:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)

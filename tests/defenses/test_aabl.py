@@ -171,6 +171,8 @@ def judged(scores: Any, poison: Any, **knobs: Any) -> tuple[dict[str, float], An
     found["threshold"] = Threshold(bins=defense.bins).run(found, CTX)
     stage = Split(rule=defense.rule, clamp=defense.clamp, keep=defense.keep)
     found["split"] = stage.run({**found, "data": LabelSet(zeros, 2)}, CTX)
+    rows = np.arange(len(found["split"].arrays["ids"]), dtype=np.float32)
+    found["classifier"] = Artefact({"trace.losses": rows[None]} if defense.final == "adversarial" else {})
     truth = Truth(zeros, zeros, poison.astype(np.uint8), 0)
     return defense.diagnose(found, truth), defense.figure(found, truth), found
 
@@ -191,11 +193,13 @@ def test_diagnosis_counts_what_was_isolated() -> None:
     assert found["smallest_class"] == 0.6
     assert found["clamped"] == 0
     assert found["separability"] > 0.99
-    trained, *histograms = picture.axes
+    trained, *histograms, final = picture.axes
     assert [line.get_label() for line in trained.get_lines()] == ["clean", "poisoned"]
     assert trained.get_lines()[1].get_ydata() == pytest.approx([1.2575, 0.2575])
     assert [ax.get_title()[:9] for ax in histograms] == ["scores of"] * 2
     assert [line.get_label() for line in histograms[1].get_lines()] == ["kept from 1"]
+    assert [line.get_ydata() for line in final.get_lines()] == [[3.0], [0.0]]  # rows 1 to 5 of 6, and row 0
+    assert len(judged(scores, poison, final="natural")[1].axes) == 3
 
 
 def test_diagnosis_tells_that_the_clamp_decided() -> None:
