@@ -60,7 +60,12 @@ class Dynamic(DialectAttack):
     """The classifier's network."""
 
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cover_rate"}
-    one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "cross": "train", "test": "test"}
+    one_split: ClassVar[dict[str, SplitName]] = {
+        "train": "train",
+        "cross": "train",
+        "test": "test",
+        "cross_test": "test",
+    }
     batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
@@ -90,14 +95,21 @@ class Dynamic(DialectAttack):
         }
         if self.cover_rate > 0:
             update = {"trigger": "cross", "partner_seed": self.trigger_seed}
-            nodes["cross"] = attacker.node(own.model_copy(update=update), data=clean, **made)
+            cross = own.model_copy(update=update)
+            nodes["cross"] = attacker.node(cross, data=clean, **made)
+            nodes["cross_test"] = attacker.node(cross, data=attacker.test, **made)
         return nodes
+
+    @property
+    def covers_test(self) -> bool:
+        return self.cover_rate > 0
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         cover = np.flatnonzero(rows.role == Role.COVER)
         images[:] = looked_up(self.artefact(rows.split), rows)
         if len(cover):
-            images[cover] = looked_up(self.artefact("cross"), rows[cover])
+            crossed = self.artefact("cross" if rows.split == "train" else "cross_test")
+            images[cover] = looked_up(crossed, rows[cover])
         return images
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:

@@ -12,7 +12,7 @@ from bdtune.attacks import _iab_networks as iab
 from bdtune.attacks._iab_stages import MaskTraining, PatternRecipe, partners
 from bdtune.attacks._issba_networks import Decoder, Encoder, ssim
 from bdtune.attacks._issba_stages import SecretCoder, SecretImages, coders
-from bdtune.attacks._sources import CleanTest, FitSet, TriggeredTest
+from bdtune.attacks._sources import CleanTest, CoverTest, FitSet, TriggeredTest
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context
@@ -192,7 +192,21 @@ def test_cover_rows_carry_their_partners_trigger(images):
     )
     assert (plan.labels[plan.cover_ids] == plan.cover_ids % 4).all()
     without = FitSet(dataset=shown(images, np.arange(N) % 4), attack=attack("dynamic"), numerics=NUMERICS)
-    assert "cross" not in without.upstream
+    assert not {"cross", "cross_test"} & set(without.upstream)
+
+
+def test_accuracy_is_also_measured_under_the_triggers_of_other_test_images(images):
+    dataset = shown(images, np.arange(N) % 4)
+    made = attack("dynamic", cover_rate=0.1)
+    assert made.covers_test
+    assert not attack("dynamic").covers_test
+    source = CoverTest(dataset=dataset, attack=made, numerics=NUMERICS)
+    assert "cross" not in source.upstream
+    results = {name: Executor(store(), InProcess()).compute(node) for name, node in source.upstream.items()}
+    covered = source.load(InProcess(), results)
+    assert np.array_equal(covered.images, results["cross_test"].arrays["images"])
+    assert not np.array_equal(covered.images, results["test"].arrays["images"])
+    assert np.array_equal(covered.labels, np.arange(N) % 4)
 
 
 def test_a_cross_trigger_is_made_of_the_partner_alone(images):
