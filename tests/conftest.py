@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME"):  # the user's own; plugins are listed when tests are collected
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
