@@ -70,8 +70,9 @@ class AdversarialLosses(Stage):
 
     Inputs: data (ImageSet), model (Model), classifier (artefact with weights). Arrays: losses float64 [N],
     predictions int64 [N] of perturbed images; clean_losses, clean_predictions of those as they are; unmoved
-    bool [N], true where every gradient was zero. Images are not augmented, the network is in evaluation mode
-    and all is float32: where the loss underflows, sign(0) = 0 would make a sample look robust.
+    bool [N], true where the perturbation left the image as it was, as it does where every gradient is zero.
+    Images are not augmented, the network is in evaluation mode and all is float32: where the loss underflows,
+    sign(0) = 0 would make a sample look robust.
     Raises `Diverged` when logits are not finite.
     """
 
@@ -93,12 +94,14 @@ class AdversarialLosses(Stage):
 class AugmentedLosses(Stage):
     """Augment every sample once and take the classifier's loss: the ablation without a perturbation.
 
-    Inputs and arrays are those of `AdversarialLosses`. The policies are torchvision's, with its settings
-    (AutoAugment: the one found on CIFAR-10), and drawn anew for each sample from its id.
+    Inputs and arrays are those of `AdversarialLosses`, without unmoved: an augmentation may well do nothing.
+    The policies are torchvision's, with its settings (AutoAugment: the one found on CIFAR-10), and drawn anew
+    for each sample from its id.
     Departures: the paper says AutoMix and cites AugMix (Hendrycks et al., 2020), which is meant.
     """
 
     name: ClassVar[str] = "augmented_losses"
+    version: ClassVar[int] = 2  # 1 had AutoAugment's policy for ImageNet
     kind: ClassVar[Kind] = "train"
 
     policy: Literal["randaugment", "autoaugment", "augmix"]
@@ -109,20 +112,18 @@ class AugmentedLosses(Stage):
 
         data = inputs["data"]
         network = trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
-        return losses_of(network, data, self._batches(data, ctx))
+        found = losses_of(network, data, self._batches(data, ctx)).arrays
+        return Artefact({name: values for name, values in found.items() if name != "unmoved"})
 
     def _batches(self, data: ImageSet, ctx: Context) -> Iterator[Changed]:
         import torch
-        from torchvision.transforms import v2
-
         from bdtune.engine.key import derive_seed
         from bdtune.training.batches import in_order
         from bdtune.training.pgd import pixel_augmentation
         from bdtune.training.session import device_of, seeded
         from bdtune.training.weights import as_tensor
 
-        kinds = {"randaugment": v2.RandAugment, "autoaugment": v2.AutoAugment, "augmix": v2.AugMix}
-        augment, plain = kinds[self.policy](), pixel_augmentation("none", data)
+        augment, plain = self._transform(), pixel_augmentation("none", data)
         device = device_of(ctx.numerics)
         for ids, images in in_order(data, 256):
             changed = torch.empty(images.shape, dtype=torch.uint8)
@@ -132,6 +133,13 @@ class AugmentedLosses(Stage):
                     torch.manual_seed(derive_seed(ctx.seed, "policy", sample))
                     changed[row] = augment(as_tensor(images[row]).permute(2, 0, 1)).permute(1, 2, 0)
             yield ids, plain(as_tensor(images).to(device)), plain(changed.to(device))
+
+    def _transform(self) -> torch.nn.Module:
+        from torchvision.transforms import v2
+
+        if self.policy == "autoaugment":
+            return v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+        return v2.RandAugment() if self.policy == "randaugment" else v2.AugMix()
 
 
 def losses_of(network: Network, data: ImageSet, batches: Iterable[Changed]) -> Artefact:

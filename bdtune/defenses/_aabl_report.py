@@ -30,8 +30,9 @@ def diagnose(
     gamma: kept share of all samples; rho_vul: share of poison in what is kept; kept_poison, kept_clean: kept
     shares of poison and of the rest; isolation_precision, isolation_recall: of poison in what is left out;
     smallest_class: least kept share of an observed class; auroc: chance that a poisoned sample scores below
-    another; flipped_poison, flipped_clean: shares whose prediction the perturbation changes; unmoved: share
-    without any gradient; with Otsu also threshold, separability and clamped (1 where the clamp decided).
+    another; flipped_poison, flipped_clean: shares whose prediction the perturbation changes; with iFGSM also
+    unmoved: share of images that it left as they were, for want of a gradient; with Otsu also threshold,
+    separability and clamped (1 where the clamp decided).
     """
     losses, scores = artefacts["losses"].arrays, artefacts["scores"].arrays["scores"]
     poison = truth.is_poison
@@ -48,9 +49,10 @@ def diagnose(
         "auroc": metrics.auroc(-scores, poison),
         "flipped_poison": _share(flipped[poison]),
         "flipped_clean": _share(flipped[~poison]),
-        "unmoved": _share(losses["unmoved"]),
         **{f"isolation_{name}": isolated[name] for name in ("precision", "recall") if name in isolated},
     }
+    if "unmoved" in losses:
+        found["unmoved"] = _share(losses["unmoved"])
     if "threshold" in artefacts:
         limit = artefacts["threshold"].arrays
         low, high = bounds(len(scores), clamp)

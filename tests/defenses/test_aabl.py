@@ -202,6 +202,16 @@ def test_diagnosis_counts_what_was_isolated() -> None:
     assert len(judged(scores, poison, final="natural")[1].axes) == 3
 
 
+def test_images_without_a_gradient_are_counted_where_there_are_gradients() -> None:
+    scores = np.linspace(0, 1, 10)
+    found, _, artefacts = judged(scores, scores < 0)
+    assert found["unmoved"] == 0.1
+    losses = {k: v for k, v in artefacts["losses"].arrays.items() if k != "unmoved"}  # of augmentations
+    truth = Truth(np.zeros(10, np.int64), np.zeros(10, np.int64), np.zeros(10, np.uint8), 0)
+    other = bdtune.defense("aabl").diagnose({**artefacts, "losses": Artefact(losses)}, truth)
+    assert other == {name: value for name, value in found.items() if name != "unmoved"}
+
+
 def test_diagnosis_tells_that_the_clamp_decided() -> None:
     scores = np.array([0.0] + [1.0] * 19)
     found, _, artefacts = judged(scores, scores == 0)

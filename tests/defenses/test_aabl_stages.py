@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torchvision.transforms import v2
 
 import bdtune
 from bdtune.defenses._aabl_losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
 from bdtune.defenses._aabl_split import Scores, Split, Threshold, highest, otsu, symmetric_cross_entropy
-from bdtune.engine.key import digest_of
+from bdtune.engine.key import derive_seed, digest_of
 from bdtune.engine.stage import Artefact, Context
 from bdtune.training.data import ImageSet, LabelSet
 from bdtune.training.pgd import pixel_augmentation
@@ -279,6 +280,7 @@ def test_augmented_losses_depend_on_seed_and_sample_alone(
         assert (found["losses"] != found["clean_losses"]).any()
         return found["losses"]
 
+    assert "unmoved" not in stage.run({"data": data, "model": model, "classifier": naive}, CTX).arrays
     whole = losses(data)
     torch.manual_seed(9)
     np.testing.assert_array_equal(losses(data), whole)
@@ -287,16 +289,23 @@ def test_augmented_losses_depend_on_seed_and_sample_alone(
     np.testing.assert_allclose(losses(part), whole[:5], rtol=1e-4, atol=1e-5)
 
 
-def test_augmentation_is_torchvisions(seen: tuple[ImageSet, Any, Artefact]) -> None:
-    from torchvision.transforms import v2
-
-    from bdtune.engine.key import derive_seed
-
+@pytest.mark.parametrize(
+    ("policy", "augment"),
+    [
+        ("randaugment", v2.RandAugment()),
+        ("autoaugment", v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)),
+        ("augmix", v2.AugMix()),
+    ],
+)
+def test_augmentation_is_torchvisions(
+    seen: tuple[ImageSet, Any, Artefact], policy: Any, augment: torch.nn.Module
+) -> None:
     data, *_ = seen
-    stage = AugmentedLosses(policy="randaugment")
-    ((ids, pixels, changed),) = stage._batches(data, CTX)
+    ((ids, pixels, changed),) = AugmentedLosses(policy=policy)._batches(data, CTX)
     assert ids.tolist() == list(range(40))
     assert torch.equal(pixels, pixel_augmentation("none", data)(torch.from_numpy(data.images)))
-    torch.manual_seed(derive_seed(1, "policy", 7))
-    expected = v2.RandAugment()(torch.from_numpy(data.images[7]).permute(2, 0, 1))
-    torch.testing.assert_close(changed[7], expected / 255)
+    with torch.random.fork_rng(devices=[]):
+        for row in range(40):
+            torch.manual_seed(derive_seed(CTX.seed, "policy", row))
+            expected = augment(torch.from_numpy(data.images[row]).permute(2, 0, 1))
+            torch.testing.assert_close(changed[row], expected / 255)
