@@ -36,25 +36,6 @@ def robust_classification(predicted: np.ndarray, labels: np.ndarray, goals: np.n
     return _share(predicted[counted] == labels[counted])
 
 
-def evaluation(
-    clean_predicted: np.ndarray,
-    clean_labels: np.ndarray,
-    triggered_predicted: np.ndarray,
-    triggered_labels: np.ndarray,
-    goals: np.ndarray,
-) -> dict[str, float]:
-    """Return `acc`, `asr`, `asr_all` and `ra` of one classifier, without those that cannot be counted."""
-    triggered = (triggered_predicted, triggered_labels, goals)
-    return defined(
-        {
-            "acc": accuracy(clean_predicted, clean_labels),
-            "asr": attack_success(*triggered),
-            "asr_all": attack_success(*triggered, every_image=True),
-            "ra": robust_classification(*triggered),
-        }
-    )
-
-
 def der(acc: float, asr: float, undefended_acc: float, undefended_asr: float) -> float:
     """Return the defense effectiveness rating (max(0, dASR) - max(0, dACC) + 1) / 2.
 
@@ -63,25 +44,6 @@ def der(acc: float, asr: float, undefended_acc: float, undefended_asr: float) ->
     Source: Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization (Zhu et al., 2023).
     """
     return (max(0.0, undefended_asr - asr) - max(0.0, undefended_acc - acc) + 1) / 2
-
-
-def attack_took(
-    undefended_asr: float,
-    min_asr: float,
-    undefended_acc: float | None = None,
-    clean_acc: float | None = None,
-    max_acc_loss: float = 0.02,
-) -> bool:
-    """Return whether an undefended run is inside its acceptance band; if not, no defense may take credit.
-
-    `min_asr`: the attack's `min_undefended_asr`. With the accuracy of a clean run of the same recipe, the
-    undefended accuracy may be at most `max_acc_loss` lower (0.04 for clean-label attacks on half a class).
-    """
-    if not undefended_asr >= min_asr:  # nan did not take
-        return False
-    if undefended_acc is None or clean_acc is None:
-        return True
-    return undefended_acc >= clean_acc - max_acc_loss
 
 
 def detection(flagged: np.ndarray, truth: np.ndarray) -> dict[str, float]:

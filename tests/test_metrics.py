@@ -13,11 +13,13 @@ LABELS = np.array([0, 0, 1, 1, 2, 2])
 GOALS = np.zeros(6, int)
 
 
-def test_evaluation_counts_each_metric_over_its_own_images():
+def test_each_metric_is_counted_over_its_own_images():
     clean = np.array([0, 0, 1, 1, 2, 0])
     triggered = np.array([0, 1, 0, 1, 0, 0])
-    found = metrics.evaluation(clean, LABELS, triggered, LABELS, GOALS)
-    assert found == {"acc": 5 / 6, "asr": 3 / 4, "asr_all": 4 / 6, "ra": 1 / 4}
+    assert metrics.accuracy(clean, LABELS) == 5 / 6
+    assert metrics.attack_success(triggered, LABELS, GOALS) == 3 / 4
+    assert metrics.attack_success(triggered, LABELS, GOALS, every_image=True) == 4 / 6
+    assert metrics.robust_classification(triggered, LABELS, GOALS) == 1 / 4
 
 
 def test_a_perfect_clean_model_has_asr_0_and_asr_all_of_the_target_share():
@@ -35,7 +37,8 @@ def test_all_to_all_counts_every_image():
 def test_what_cannot_be_counted_is_left_out():
     none = np.zeros(0, int)
     assert math.isnan(metrics.accuracy(none, none))
-    assert metrics.evaluation(LABELS, LABELS, none, none, none) == {"acc": 1.0}
+    assert math.isnan(metrics.attack_success(none, none, none))
+    assert math.isnan(metrics.robust_classification(LABELS, GOALS, GOALS))
     assert metrics.detection(np.zeros(3), np.zeros(3)) == {"false_positive_rate": 0.0}
 
 
@@ -50,14 +53,6 @@ def test_der_against_undefended_90_100(acc, asr, expected):
 @given(*[st.floats(0, 1) for _ in range(4)])
 def test_der_is_a_fraction(acc, asr, undefended_acc, undefended_asr):
     assert 0 <= metrics.der(acc, asr, undefended_acc, undefended_asr) <= 1
-
-
-def test_attack_took():
-    assert metrics.attack_took(0.96, 0.95)
-    assert not metrics.attack_took(0.94, 0.95)
-    assert not metrics.attack_took(float("nan"), 0.95)
-    assert metrics.attack_took(0.96, 0.95, undefended_acc=0.91, clean_acc=0.92)
-    assert not metrics.attack_took(0.96, 0.95, undefended_acc=0.89, clean_acc=0.92)
 
 
 def test_detection_scores():

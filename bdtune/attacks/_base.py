@@ -76,7 +76,7 @@ class Attack(Plugin):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Papers' conventions: "paper/attack" -> knobs."""
     min_undefended_asr: ClassVar[float] = 0.95
-    """Undefended attack success below which the attack "did not take"."""
+    """Undefended attack success below which the attack "did not take"; see `asr_band`."""
 
     _artefacts: dict[str, Artefact] = PrivateAttr(default_factory=dict)
     _test_role: Role = PrivateAttr(Role.POISON)
@@ -175,6 +175,22 @@ class Attack(Plugin):
     def single_target(self) -> int | None:
         """The one target class, or None when there is none."""
         return self.target
+
+    @property
+    def asr_band(self) -> float:
+        """Undefended attack success in [0, 1] below which the attack "did not take".
+
+        Without one target class it is at most 0.6: a triggered image must be recognised to be moved on, so
+        success is bounded by accuracy.
+        """
+        return (
+            self.min_undefended_asr if self.single_target is not None else min(0.6, self.min_undefended_asr)
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the attack adds to a key; `target` is nothing to an attack without one."""
+        unused = () if self.single_target is not None else ("target",)
+        return {name: value for name, value in super().identity().items() if name not in unused}
 
     # --- what everyone else calls ---------------------------------------------------------------------------
 

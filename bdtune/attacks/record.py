@@ -50,6 +50,7 @@ class FromRecord(Attack):
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"hand_over"}
     test_only: ClassVar[frozenset[str]] = Attack.test_only | {"hand_over"}
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "test": "test"}
+    min_undefended_asr: ClassVar[float] = 0.5  # any attack's record may be given, weak ones too
 
     @model_validator(mode="before")
     @classmethod

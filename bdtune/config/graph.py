@@ -47,6 +47,8 @@ class TrialGraph:
     """The undefended twin; None when the trial is undefended itself."""
     data_digest: str = ""
     """Names the poisoned training set: its files, the attack and the seed."""
+    truth: TruthSource | None = None
+    """Who is poisoned in it, for what is told afterwards."""
 
     @property
     def goals(self) -> list[Node]:
@@ -153,7 +155,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     inputs |= {name: source for name, source in optional.items() if source is not None}
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
-    return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest)
+    return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth)
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:

@@ -6,17 +6,24 @@ So a resumed sweep, a report and another machine on the same store all tell the 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bdtune import metrics
+from bdtune.attacks._plan import Role
 from bdtune.config.trial import to_params
+from bdtune.datasets._resident import InProcess
 from bdtune.engine.results import DataUse, StageUse, TrialResult
 from bdtune.engine.store import CURVE
+from bdtune.errors import UserError
 from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from bdtune.attacks._sources import TruthSource
     from bdtune.config.graph import TrialGraph
     from bdtune.config.ledger import Entry
     from bdtune.engine.execute import Executor
@@ -86,7 +93,6 @@ def result_of(
 ) -> TrialResult:
     """Return the record of a trial as the store has it now."""
     spec = entry.spec
-    attack = f" + {spec.attack.plugin_name()}" if spec.attack else ""
     return TrialResult(
         id=entry.id,
         status=status,
@@ -96,11 +102,28 @@ def result_of(
         error=error,
         reference=entry.is_reference,
         reference_id=entry.reference,
-        asr_band=spec.attack.min_undefended_asr if spec.attack else None,
-        data=DataUse(f"{spec.dataset.plugin_name()}{attack}", entry.graph.data_digest),
+        asr_band=spec.attack.asr_band if spec.attack else None,
+        data=_data_use(entry),
         curves=_curves(entry, resolver),
         **times,
     )
+
+
+def _data_use(entry: Entry) -> DataUse:
+    spec, truth = entry.spec, entry.graph.truth
+    attack = f" + {spec.attack.plugin_name()}" if spec.attack else ""
+    counts = {} if truth is None else _counts(truth)
+    return DataUse(f"{spec.dataset.plugin_name()}{attack}", entry.graph.data_digest, **counts)
+
+
+@lru_cache(maxsize=1024)
+def _counts(truth: TruthSource) -> dict[str, int]:
+    try:
+        role = truth.load(InProcess(truth.root), {}).role
+    except UserError:  # a report of results whose data set is not on this machine
+        return {}
+    poisoned, covered = (int(np.count_nonzero(role == kind)) for kind in (Role.POISON, Role.COVER))
+    return {"samples": len(role), "poisoned": poisoned, "covered": covered}
 
 
 def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]:

@@ -33,6 +33,12 @@ class DataUse:
     name: str
     digest: str
     context: str = "fit"
+    samples: int | None = None
+    """Training images that the defense was given; None, as the next two, where the files are not at hand."""
+    poisoned: int | None = None
+    """Those that carry the trigger and the attacker's label."""
+    covered: int | None = None
+    """Those that carry a trigger and their own label."""
 
 
 @dataclass(frozen=True)

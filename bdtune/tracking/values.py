@@ -21,6 +21,9 @@ CURVE_POINTS = (
     100  # per curve: what a plot can show; 10,000 trials with three curves stay in a few hundred MB
 )
 
+DATA_COUNTS = ("samples", "poisoned", "covered")
+"""Of the training set as it was poisoned: the rate that a knob asks for is rounded, or of another basis."""
+
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
 TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "stopped": "KILLED"}
@@ -56,12 +59,14 @@ def knob_metrics(params: Mapping[str, Scalar]) -> list[Metric]:
 
 
 def trial_metrics(trial: TrialResult) -> list[Metric]:
-    """Return final metrics, knobs, costs and curves; numbers that are not finite are left to a tag."""
+    """Return final metrics, knobs, costs, counts of samples and curves; numbers that are not finite are left to a tag."""
     final = [(name(key), value, 0) for key, value in trial.metrics.items() if math.isfinite(value)]
     costs = [
         ("cost/stage_seconds", trial.computed_seconds, 0),
         ("cost/saved_seconds", trial.saved_seconds, 0),
     ]
+    data = vars(trial.data) if trial.data else {}
+    counts = [(f"data/{key}", float(data[key]), 0) for key in DATA_COUNTS if data.get(key) is not None]
     curves = [
         (name(f"{stage}/{column}"), float(value), int(row.get("epoch", index)))
         for stage, rows in trial.curves.items()
@@ -69,7 +74,7 @@ def trial_metrics(trial: TrialResult) -> list[Metric]:
         for column, value in row.items()
         if column != "epoch" and math.isfinite(value)
     ]
-    return [*final, *knob_metrics(trial.params), *costs, *curves]
+    return [*final, *knob_metrics(trial.params), *costs, *counts, *curves]
 
 
 def trial_tags(trial: TrialResult) -> dict[str, str]:

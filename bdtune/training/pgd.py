@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from bdtune.training.augment import Augmentation, normalise_planes
 from bdtune.training.batches import in_order
-from bdtune.training.session import autocast, deterministic, device_of, dtype_of, generator
+from bdtune.training.session import autocast, deterministic, device_of, dtype_of, full_float32, generator
 from bdtune.training.weights import as_array, as_tensor
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def attacked_batches(
         yield ids, pixels, found
 
 
+@full_float32()
 def pixel_logits(network: Network, data: ImageSet, pixels: torch.Tensor) -> torch.Tensor:
     """Return float32 logits [B, K] of pixels [B, C, H, W], in float32 throughout; the mode is as it is."""
     with torch.inference_mode():

@@ -59,8 +59,19 @@ def _deterministic_mode(wanted: bool, *, warn_only: bool) -> None:
 
 
 @contextmanager
+def full_float32() -> Iterator[None]:
+    """Let float32 convolutions on a GPU keep their 24 bits: by default torch rounds them to TF32's 11."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
 def deterministic(numerics: Numerics) -> Iterator[None]:
-    """Use deterministic algorithms inside, where asked for."""
+    """Use deterministic algorithms inside, where asked for, and float32 in full."""
     wanted, device = numerics.resolved().deterministic, numerics.resolved().device
     memory: Any = torch.utils.deterministic
     before = (
@@ -76,7 +87,7 @@ def deterministic(numerics: Numerics) -> Iterator[None]:
     memory.fill_uninitialized_memory = False  # costs a pass over every new tensor
     torch.backends.cudnn.benchmark = not wanted
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), full_float32():
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
             yield
     finally:

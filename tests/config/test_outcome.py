@@ -1,4 +1,4 @@
-"""What is measured of a classifier while it is being trained."""
+"""What is measured of a classifier while it is being trained, and what is told of a trial's data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from bdtune.config.graph import trial_graph
-from bdtune.config.outcome import judge_tick
+from bdtune.config.ledger import Ledger
+from bdtune.config.outcome import judge_tick, result_of
 from bdtune.config.trial import parse_trial
+from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact
+from bdtune.engine.store import Store
 
 
 class Recording:
@@ -34,3 +37,35 @@ def test_robust_accuracy_is_measured_at_ticks_only_where_it_decides(wanted: Any,
     assert executor.node.stage.robust == robust
     assert executor.node.seed == graph.evaluate.seed
     assert graph.evaluate.stage.robust == "pgd"
+
+
+def told(folder: Any, **settings: Any) -> Any:
+    """Return what is told of a trial that has not been computed."""
+    data = {"name": "digits", "train_limit": 200}
+    spec, faults = parse_trial({"dataset": data, **settings})
+    assert spec is not None, faults
+    resolver = Resolver(Store(folder))
+    return result_of(Ledger("s", resolver).add(spec), resolver, sweep="s", status="failed")
+
+
+def test_what_was_poisoned_is_counted_whatever_the_knob_asked_for(tmp_path: Any) -> None:
+    bench = {
+        "preset": "backdoorbench/wanet",
+        "rate": 0.03,
+    }  # 3 of each whole batch of 128, twice as many cover
+    data = told(tmp_path, attack=bench).data
+    assert (data.samples, data.poisoned, data.covered) == (200, 5, 10)
+    clean = told(tmp_path, attack=None, holdout=0.25).data
+    assert (clean.samples, clean.poisoned, clean.covered) == (150, 0, 0)
+
+
+def test_the_band_is_lower_where_success_is_bounded_by_accuracy(tmp_path: Any) -> None:
+    assert told(tmp_path, attack="badnets").asr_band == 0.95
+    assert told(tmp_path, attack={"name": "badnets", "all_to_all": True}).asr_band == 0.6
+    assert told(tmp_path, attack=None).asr_band is None
+
+
+def test_the_target_is_nothing_to_an_attack_without_one(tmp_path: Any) -> None:
+    each = [told(tmp_path, attack={"name": "badnets", "all_to_all": True, "target": t}) for t in (0, 3)]
+    assert each[0].id == each[1].id
+    assert each[0].data == each[1].data

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bdtune.engine.results import StageUse, SweepResult
+from bdtune.engine.results import DataUse, StageUse, SweepResult
 from bdtune.tracking import values
 
 
@@ -35,6 +35,13 @@ def test_curves_go_by_epoch_and_costs_by_who_paid(make_trial):
     assert ("cost/stage_seconds", 5.0, 0) in metrics
     assert ("cost/saved_seconds", 20.0, 0) in metrics
     assert not any(name.endswith("/epoch") for name, _, _ in metrics)
+
+
+def test_the_training_set_is_counted_as_it_was_poisoned(make_trial):
+    counted = make_trial(data=DataUse("digits", "abc", samples=60, poisoned=5, covered=0))
+    metrics = values.trial_metrics(counted)
+    assert {("data/samples", 60.0, 0), ("data/poisoned", 5.0, 0), ("data/covered", 0.0, 0)} <= set(metrics)
+    assert not any(name.startswith("data/") for name, _, _ in values.trial_metrics(make_trial()))
 
 
 def test_tags_say_what_became_of_each_stage(make_trial):
