@@ -183,9 +183,8 @@ class Attack(Plugin):
         Without one target class it is at most 0.6: a triggered image must be recognised to be moved on, so
         success is bounded by accuracy.
         """
-        return (
-            self.min_undefended_asr if self.single_target is not None else min(0.6, self.min_undefended_asr)
-        )
+        bounded = self.single_target is None
+        return min(0.6, self.min_undefended_asr) if bounded else self.min_undefended_asr
 
     def identity(self) -> dict[str, Any]:
         """Return what the attack adds to a key; `target` is nothing to an attack without one."""

@@ -112,12 +112,12 @@ def result_of(
 def _data_use(entry: Entry) -> DataUse:
     spec, truth = entry.spec, entry.graph.truth
     attack = f" + {spec.attack.plugin_name()}" if spec.attack else ""
-    counts = {} if truth is None else _counts(truth)
-    return DataUse(f"{spec.dataset.plugin_name()}{attack}", entry.graph.data_digest, **counts)
+    known = DataUse(f"{spec.dataset.plugin_name()}{attack}", entry.graph.data_digest)
+    return known if truth is None else replace(known, **_counts(truth))
 
 
 @lru_cache(maxsize=1024)
-def _counts(truth: TruthSource) -> dict[str, int]:
+def _counts(truth: TruthSource) -> dict[str, Any]:
     try:
         role = truth.load(InProcess(truth.root), {}).role
     except UserError:  # a report of results whose data set is not on this machine

@@ -52,7 +52,7 @@ def test_what_was_poisoned_is_counted_whatever_the_knob_asked_for(tmp_path: Any)
     bench = {
         "preset": "backdoorbench/wanet",
         "rate": 0.03,
-    }  # 3 of each whole batch of 128, twice as many cover
+    }  # 3 and 2 of two batches
     data = told(tmp_path, attack=bench).data
     assert (data.samples, data.poisoned, data.covered) == (200, 5, 10)
     clean = told(tmp_path, attack=None, holdout=0.25).data
