@@ -70,7 +70,7 @@ class Dynamic(DialectAttack):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
         "abl/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
-        "aabl/dynamic": {"rate": 0.1, "cover_rate": 0.1, "target": 0, "include_target_class": True},
+        "aabl/iab": {"rate": 0.1, "cover_rate": 0.1, "target": 0, "include_target_class": True},
         "backdoorbench/inputaware": {
             "dialect": "backdoorbench",
             "rate": 0.1,

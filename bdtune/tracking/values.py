@@ -59,7 +59,7 @@ def knob_metrics(params: Mapping[str, Scalar]) -> list[Metric]:
 
 
 def trial_metrics(trial: TrialResult) -> list[Metric]:
-    """Return final metrics, knobs, costs, counts and curves; numbers that are not finite are left to a tag."""
+    """Return final metrics, knobs, costs, counts and curves; what is not finite is left to a tag."""
     final = [(name(key), value, 0) for key, value in trial.metrics.items() if math.isfinite(value)]
     costs = [
         ("cost/stage_seconds", trial.computed_seconds, 0),
