@@ -1,4 +1,4 @@
-"""A data set seen through an attack, as the inputs of stages: pixels are made on the fly, never stored.
+"""A data set seen through an attack, as the inputs of stages: pixels are made on the fly.
 
 Three roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels:
 all that a defender has to choose by) and *report* (clean and triggered test images).
