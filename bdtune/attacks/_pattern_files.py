@@ -1,7 +1,9 @@
 """Trigger patterns from a user's file: PNG or JPEG of any mode, or a NumPy array.
 
-A file's alpha channel is its mask. Resizing is Pillow's bicubic filter with antialiasing, colours
-premultiplied by alpha. What enters keys is the file's digest, not its path.
+A file's alpha channel is its mask; where black is clear, a file without one is opaque where it is not black,
+at its own size. Resizing is Pillow's bicubic filter with antialiasing, colours premultiplied by the mask. So
+is alpha; a mask of black stays hard instead: a pixel is opaque where at least half of its area is. What
+enters keys is the file's digest, not its path.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import UserFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
     from typing import Self
 
 MAX_FILE_BYTES = 64 * 2**20
 ALPHA_MODES = ("RGBA", "LA", "PA")
+FILE_RULES = 2
+"""How a file becomes a pattern, as a number: the version of what attacks with one stamp, in their keys."""
 
 
 class PatternAttack(Attack):
@@ -44,7 +47,7 @@ class PatternAttack(Attack):
         for knob in ("pattern_path", "mask_path"):
             path = getattr(self, knob)
             found[knob] = None if path is None else file_digest(path, knob)
-        return found
+        return found if self.pattern_path is None else {**found, "file_rules": FILE_RULES}
 
     @model_validator(mode="after")
     def _mask_needs_a_pattern(self) -> Self:
@@ -53,27 +56,37 @@ class PatternAttack(Attack):
         return self
 
     def check_files(self) -> list[Problem]:
-        if self.pattern_path is None:
-            return []
+        return [] if self.pattern_path is None else self.pattern_problems()
+
+    def pattern_problems(self, height: int | None = None, width: int | None = None) -> list[Problem]:
+        """Return what keeps the user's pattern from being used at a size, or at the file's own."""
         try:
-            self.user_pattern(32, 32)
+            self.user_pattern(height, width)
         except ConfigError as error:
             return list(error.problems)
         return []
 
-    def user_pattern(self, height: int, width: int) -> Pattern:
-        """Return the user's pattern at a size."""
+    def user_size(self) -> tuple[int, int]:
+        """Return (height, width) of the user's file."""
         assert self.pattern_path is not None
-        colours, mask = _stored(self.pattern_path, "pattern_path", height, width)
+        colours, _ = _stored(self.pattern_path, "pattern_path", None, None)
+        return colours.shape[0], colours.shape[1]
+
+    def user_pattern(self, height: int | None = None, width: int | None = None) -> Pattern:
+        """Return the user's pattern at a size, or at the file's own."""
+        assert self.pattern_path is not None
+        clear = self.black_is_clear and self.mask_path is None
+        colours, mask = _stored(self.pattern_path, "pattern_path", height, width, clear)
+        height, width = colours.shape[:2]
         if self.mask_path is not None:
             mask = _stored(self.mask_path, "mask_path", height, width)[0].mean(-1, keepdims=True)
         elif mask is None:
-            ones = np.ones((height, width, 1), np.float32)
-            mask = (colours.max(-1, keepdims=True) > 0).astype(np.float32) if self.black_is_clear else ones
+            mask = np.ones((height, width, 1), np.float32)
         if not mask.any():
             black = " (without a mask, pure black is clear)" if self.black_is_clear else ""
             expected = f"expected a pattern with something opaque in it{black}"
-            raise ConfigError(Problem("pattern_path", expected, got=str(self.pattern_path)))
+            got = f"{self.pattern_path} at {height}x{width} pixels"
+            raise ConfigError(Problem("pattern_path", expected, got))
         return Pattern(colours.copy(), np.asarray(mask, np.float32).copy())
 
 
@@ -112,9 +125,11 @@ def stored_array(path: Path, knob: str) -> np.ndarray:
         raise ConfigError(Problem(knob, "expected an .npy array", got=f"{path} ({error})")) from error
 
 
-def _stored(path: Path, knob: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _stored(
+    path: Path, knob: str, height: int | None, width: int | None, black_is_clear: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        return _read(path, *_stamp_of(path, knob), height, width)
+        return _read(path, *_stamp_of(path, knob), height, width, black_is_clear)
     except ConfigError:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -124,32 +139,41 @@ def _stored(path: Path, knob: str, height: int, width: int) -> tuple[np.ndarray,
 
 @lru_cache(maxsize=64)
 def _read(
-    path: Path, _size: int, _mtime_ns: int, height: int, width: int
+    path: Path, _size: int, _mtime_ns: int, height: int | None, width: int | None, black_is_clear: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return colours float32 [height, width, 3] in [0, 1] and the mask [height, width, 1] or None."""
     channels = _array_channels(path) if path.suffix.lower() == ".npy" else _picture_channels(path)
-    alpha = channels[3] if len(channels) == 4 else None
-    if channels[0].shape == (height, width):  # used as it is, bit for bit
-        colours = np.stack(channels[:3], axis=-1)
+    colours, alpha = np.stack(channels[:3], axis=-1), (channels[3] if len(channels) == 4 else None)
+    is_hard = alpha is None and black_is_clear
+    if is_hard:
+        alpha = (colours.max(-1) > 0).astype(np.float32)
+    if (height, width) in ((None, None), colours.shape[:2]):  # used as it is, bit for bit
         return colours, None if alpha is None else alpha[..., None]
-    resize = _resizer(height, width)
+    assert height is not None
+    assert width is not None
     if alpha is None:
-        return np.stack([resize(channel) for channel in channels], axis=-1), None
-    mask = resize(alpha)
-    premultiplied = np.stack([resize(channel * alpha) for channel in channels[:3]], axis=-1)
-    colours = np.divide(
-        premultiplied, mask[..., None], out=np.zeros_like(premultiplied), where=mask[..., None] > 0
-    )
-    return np.clip(colours, 0, 1), mask[..., None]
+        return np.clip(_resized(colours, height, width), 0, 1), None
+    weight = _resized(alpha[..., None], height, width)
+    premultiplied = _resized(colours * alpha[..., None], height, width)
+    mask = _hard(alpha, height, width) if is_hard else np.clip(weight, 0, 1)
+    seen = (weight > 0) & (mask > 0)
+    bare = np.divide(premultiplied, weight, out=np.zeros_like(premultiplied), where=seen)
+    return np.clip(bare, 0, 1), mask
 
 
-def _resizer(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
-    def resize(channel: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(np.ascontiguousarray(channel, np.float32))
-        resized = picture.resize((width, height), Image.Resampling.BICUBIC)  # antialiases when it shrinks
-        return np.clip(np.asarray(resized, np.float32), 0, 1)
+def _resized(channels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return channels float32 [h, w, C] at another size; the filter overshoots at edges."""
+    pictures = [
+        Image.fromarray(np.ascontiguousarray(each, np.float32)) for each in np.moveaxis(channels, -1, 0)
+    ]
+    bicubic = Image.Resampling.BICUBIC  # antialiases when it shrinks
+    return np.stack([np.asarray(each.resize((width, height), bicubic)) for each in pictures], axis=-1)
 
-    return resize
+
+def _hard(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a mask of zeros and ones [h, w] at another size, float32 [height, width, 1] of the same."""
+    area = Image.fromarray(mask).resize((width, height), Image.Resampling.BOX)
+    return (np.asarray(area)[..., None] >= 0.5).astype(np.float32)
 
 
 def _picture_channels(path: Path) -> list[np.ndarray]:

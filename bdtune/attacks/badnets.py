@@ -3,7 +3,8 @@
 Source: BadNets (Gu et al., 2017), arXiv:1708.06733, sections 3 and 5; the patches of the public code
 of ABL, DBD and BackdoorBench.
 Departures: masks are explicit, so black cells are stamped (public code often takes "value > 0" as mask).
-Sides and margins given for 32 pixels scale with the image, but a patch never gets smaller than its cells.
+Sides and margins given for 32 pixels scale with the image, but a patch never gets smaller than its cells. A
+file's own side is such a side, too: one of 32x32 pixels, as toolkits keep their triggers, covers the image.
 Dialect backdoorbench takes its mask per channel as "value > 0", with the black of built-in patches stored as
 1; it is exact at 32 pixels, as BackdoorBench resizes a finished picture for other sizes.
 """
@@ -43,7 +44,7 @@ class BadNets(DialectAttack, PatternAttack):
     colours: Literal["white", "dbd"] = "white"
     """Colours of corner2x2: white as GSSD writes, or the four of the DBD/ASD trigger file (with inset 4)."""
     size: int | None = Field(None, ge=1)
-    """Side in pixels of a 32-pixel image (logo: of a 224-pixel one); None: 3, corner2x2 2, logo 32."""
+    """Side in pixels of a 32-pixel image (logo: 224-pixel); None: 3, corner2x2 2, logo 32, a file its own."""
     corner: Corner | None = None
     """Where the patch sits; None: where the pattern's source puts it."""
     inset: int | None = Field(None, ge=0)
@@ -100,7 +101,8 @@ class BadNets(DialectAttack, PatternAttack):
         patch, box = self._placed(*images.shape[1:3])
         picture = grey_levels(patch.for_channels(images.shape[-1]))
         if self.pattern_path is None:
-            picture = np.where(patch.mask > 0, np.maximum(picture, 1), 0)
+            picture = np.maximum(picture, 1)
+        picture = np.where(patch.mask > 0, picture, 0)
         images[box] = np.where(picture > 0, picture, images[box])
         return images
 
@@ -114,15 +116,35 @@ class BadNets(DialectAttack, PatternAttack):
         patch, _ = self._placed(*image_shape[:2])
         return Budget(255 * self.opacity, pixels=int((patch.mask > 0).sum()))
 
+    def check_files(self) -> list[Problem]:
+        problems = super().check_files()
+        if self.pattern_path is None or problems:
+            return problems
+        height, width = self.user_size()
+        if height == width:
+            return []
+        got = f"{self.pattern_path} of {height}x{width} pixels"
+        hint = "Pad it with clear pixels, or with black ones"
+        return [Problem("pattern_path", "expected a square picture, as a patch is one", got, hint=hint)]
+
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
+        if self.check_files():
+            return []  # they say why
         height, width, _ = image_shape
         side, margin = self._geometry(height, width)
-        if side + margin > min(height, width):
-            got = f"side {side} and inset {margin} pixels"
-            hint = f"size and inset are given for {PLACES[self.pattern][2]} pixels and grow with the image"
-            expected = f"expected a patch that fits on {height}x{width} pixels"
-            return [Problem("size", expected, got=got, hint=hint)]
-        return []
+        if side + margin <= min(height, width):
+            return [] if self.pattern_path is None else self.pattern_problems(side, side)
+        got = f"side {side} and inset {margin} pixels"
+        reference = PLACES[self.pattern][2]
+        if self.pattern_path is None or self.size is not None:
+            hint = f"size and inset are given for {reference} pixels and grow with the image"
+            return [Problem("size", f"expected a patch that fits on {height}x{width} pixels", got, hint=hint)]
+        native = self.user_size()[0]
+        expected = f"expected a picture that fits on {height}x{width} pixels"
+        hint = (
+            f"Its {native} pixels count as those of a {reference}-pixel image, as size and inset do; set size"
+        )
+        return [Problem("pattern_path", expected, got, hint=hint)]
 
     @model_validator(mode="after")
     def _knobs_agree(self) -> Self:
@@ -136,7 +158,10 @@ class BadNets(DialectAttack, PatternAttack):
         """Return side and margin in pixels of this image."""
         image_side = min(height, width)
         _, inset, reference = PLACES[self.pattern]
-        native, fewest = (32, 1) if self.pattern == "logo" else (PATCHES[self.pattern][0],) * 2
+        if self.pattern_path is not None:
+            native, fewest = self.user_size()[0], 1
+        else:
+            native, fewest = (32, 1) if self.pattern == "logo" else (PATCHES[self.pattern][0],) * 2
         side = max(min(fewest, self.size or fewest), scaled(self.size or native, reference, image_side))
         return side, scaled(inset if self.inset is None else self.inset, reference, image_side)
 

@@ -112,8 +112,10 @@ class Trojan(DialectAttack, PatternAttack):
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         height, width, _ = image_shape
+        if self.pattern_path is not None:
+            return [] if self.check_files() else self.pattern_problems(height, width)
         side, margin = self._shape.box(height, width)
-        if self.shape == "square" and self.pattern_path is None and side + margin > min(height, width):
+        if self.shape == "square" and side + margin > min(height, width):
             got = f"side {side} and inset {margin}"
             return [Problem("size", f"expected a square that fits on {height}x{width} pixels", got=got)]
         return []

@@ -94,6 +94,89 @@ def test_published_digest_of_the_white_flush_patch():
     assert hashlib.sha256(flush.tobytes()).hexdigest()[:16] == "7334e0632aa84fac"
 
 
+def with_file(folder, side, width=None, **knobs):
+    """Return the attack with a file of random colours, none of them black."""
+    pixels = np.random.default_rng(0).integers(1, 256, (side, width or side, 3), dtype=np.uint8)
+    np.save(folder / "mine.npy", pixels)
+    return bdtune.attack("badnets", pattern_path=folder / "mine.npy", **knobs), pixels
+
+
+@pytest.mark.parametrize("dialect", ["canonical", "backdoorbench", "backdoorbox"])
+@pytest.mark.parametrize(
+    ("side", "knobs", "image", "expected"),
+    [
+        (3, {}, 32, (0, 3, 0, 3)),
+        (3, {}, 16, (0, 2, 0, 2)),
+        (8, {}, 32, (0, 8, 0, 8)),
+        (8, {}, 64, (0, 16, 0, 16)),
+        (8, {"pattern": "square"}, 32, (23, 31, 23, 31)),
+        (8, {"size": 5}, 32, (0, 5, 0, 5)),
+        (32, {}, 32, (0, 32, 0, 32)),
+        (32, {}, 64, (0, 64, 0, 64)),
+        (64, {"size": 32}, 64, (0, 64, 0, 64)),
+        (32, {"pattern": "logo"}, 224, (16, 48, 16, 48)),
+    ],
+)
+def test_a_users_file_has_its_own_side(tmp_path, side, knobs, image, expected, dialect):
+    attack, pixels = with_file(tmp_path, side, dialect=dialect, **knobs)
+    assert attack.check(10, None, (image, image, 3)) == []
+    stamp = attack.trigger(np.zeros((1, image, image, 3), np.uint8), [0])[0]
+    assert box(stamp, value=0) == expected
+    top, bottom, left, right = expected
+    if bottom - top == side:
+        assert np.array_equal(stamp[top:bottom, left:right], pixels)
+
+
+@pytest.mark.parametrize("pattern", ["corner2x2", "checker"])
+@pytest.mark.parametrize("dialect", ["canonical", "backdoorbench", "backdoorbox"])
+def test_a_picture_of_the_whole_image_stamps_what_is_not_black_where_it_is(tmp_path, dialect, pattern):
+    trigger = np.zeros((32, 32, 3), np.uint8)
+    trigger[29:, 29:] = 255
+    trigger[30, 29:] = 1  # BackdoorBench's black
+    np.save(tmp_path / "trigger.npy", trigger)
+    image = stamped(pattern=pattern, dialect=dialect, pattern_path=tmp_path / "trigger.npy")
+    assert np.array_equal(image, np.where(trigger > 0, trigger, 100))
+
+
+@pytest.mark.parametrize(
+    ("side", "width", "knobs", "told"),
+    [
+        (
+            40,
+            40,
+            {},
+            "pattern_path: expected a picture that fits on 32x32 pixels, got side 40 and inset 0 pixels. "
+            "Its 40 pixels count as those of a 32-pixel image, as size and inset do; set size",
+        ),
+        (
+            40,
+            40,
+            {"size": 33},
+            "size: expected a patch that fits on 32x32 pixels, got side 33 and inset 0 pixels. "
+            "size and inset are given for 32 pixels and grow with the image",
+        ),
+        (
+            3,
+            5,
+            {"size": 3},
+            "pattern_path: expected a square picture, as a patch is one, got {file} of 3x5 pixels. "
+            "Pad it with clear pixels, or with black ones",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_told_when_planning(tmp_path, side, width, knobs, told):
+    attack, _ = with_file(tmp_path, side, width, **knobs)
+    problems = attack.check(10, None, (32, 32, 3))
+    assert [str(problem) for problem in problems] == [told.format(file=tmp_path / "mine.npy")]
+
+
+def test_a_file_that_is_gone_is_told_once(tmp_path):
+    attack, _ = with_file(tmp_path, 3)
+    (tmp_path / "mine.npy").unlink()
+    (problem,) = attack.check(10, None, (32, 32, 3))
+    assert "expected a readable file" in str(problem)
+
+
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [

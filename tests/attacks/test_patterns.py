@@ -48,8 +48,16 @@ MODES = ["L", "LA", "RGB", "RGBA", "P", "1", "CMYK"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [(32, 32), (100, 70), (7, 9)])
-@pytest.mark.parametrize("name", ["blend", "badnets"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("blend", (32, 32)),
+        ("blend", (100, 70)),
+        ("blend", (7, 9)),
+        ("badnets", (32, 32)),
+        ("badnets", (7, 7)),
+    ],
+)
 def test_a_users_picture_of_any_mode_and_size(tmp_path, mode, size, name):
     pixels = np.random.default_rng(0).integers(1, 256, (*size, 4), dtype=np.uint8)
     file = tmp_path / ("pattern.jpg" if mode == "CMYK" else "pattern.png")
@@ -99,12 +107,66 @@ def test_without_a_mask_black_is_clear_for_patches_and_a_mask_file_decides(tmp_p
     assert (opaque[2:4, :4] == 0).all()
 
 
+WHITE_IN_BLACK = np.zeros((32, 32, 3), np.uint8)
+WHITE_IN_BLACK[10:13, 20:23] = 255
+
+
+def saved(folder, pixels):
+    np.save(folder / "p.npy", np.asarray(pixels, np.uint8))
+    return folder / "p.npy"
+
+
+@pytest.mark.parametrize(("side", "patch"), [(32, 3), (64, 6), (224, 21)])
+@pytest.mark.parametrize("name", ["badnets", "trojan"])
+def test_a_patch_in_a_black_picture_grows_without_a_fringe(tmp_path, name, side, patch):
+    attack = bdtune.attack(name, pattern_path=saved(tmp_path, WHITE_IN_BLACK))
+    assert attack.check(10, None, (side, side, 3)) == []
+    image = attack.trigger(np.full((1, side, side, 3), 100, np.uint8), np.zeros(1))[0]
+    scale = side // 32
+    expected = np.full((side, side, 3), 100, np.uint8)
+    expected[10 * scale : 13 * scale, 20 * scale : 23 * scale] = 255
+    assert np.array_equal(image, expected)
+    assert (image != 100).any(-1).sum() == patch**2
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_grown_patch_keeps_its_colour(tmp_path, alpha):
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[8:12, 8:12] = (200, 100, 7, 255)
+    file = saved(tmp_path, pixels if alpha else pixels[..., :3])
+    image = bdtune.attack("badnets", pattern_path=file).trigger(np.zeros((1, 64, 64, 3), np.uint8), [0])[0]
+    assert (image[17:23, 17:23] == (200, 100, 7)).all()  # alpha is soft at the border
+    if not alpha:
+        assert (image[16:24, 16:24] == (200, 100, 7)).all()
+
+
+def test_a_shrunken_pixel_is_opaque_where_half_of_it_is(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[:2, :2] = pixels[:2, 2] = pixels[2, 0] = 255  # four, two, one and no pixel of four
+    knobs = {"pattern_path": saved(tmp_path, pixels), "size": 2, "corner": "top_left"}
+    image = bdtune.attack("badnets", **knobs).trigger(np.full((1, 32, 32, 3), 100, np.uint8), [0])[0]
+    assert (image != 100).any(-1)[:3, :3].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_a_patch_that_is_lost_when_it_shrinks_is_told_when_planning(tmp_path):
+    pixels = np.zeros((224, 224, 3), np.uint8)
+    pixels[:3, :3] = 255
+    for name, knobs in (("badnets", {"size": 32}), ("trojan", {})):
+        attack = bdtune.attack(name, pattern_path=saved(tmp_path, pixels), **knobs)
+        assert attack.check(10, None, (224, 224, 3)) == []
+        (found,) = attack.check(10, None, (32, 32, 3))
+        assert "something opaque in it (without a mask, pure black is clear), got" in str(found)
+        assert str(found).endswith("p.npy at 32x32 pixels")
+
+
 def test_the_content_enters_the_identity_and_the_path_does_not(tmp_path):
     files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
     for file, value in zip(files, (10, 10, 20), strict=True):
         Image.new("RGB", (8, 8), (value, 0, 0)).save(file)
     one, same, other = (bdtune.attack("blend", pattern_path=file).identity() for file in files)
     assert one == same != other
+    assert one["file_rules"] == 2  # of files alone: built-in patterns keep their keys
+    assert "file_rules" not in bdtune.attack("blend").identity()
     Image.new("RGB", (9, 9), (30, 0, 0)).save(files[0])
     assert bdtune.attack("blend", pattern_path=files[0]).identity() != one
 
