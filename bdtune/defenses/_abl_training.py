@@ -14,7 +14,7 @@ from pydantic import Field
 from bdtune.engine.key import derive_seed
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
 from bdtune.training.choices import Augment, Schedule  # noqa: TC001  pydantic reads them
-from bdtune.training.supervised import Supervised
+from bdtune.training.nesterov import Nesterov
 from bdtune.training.traced import Traced
 from bdtune.training.weighted import Weighted
 
@@ -29,23 +29,14 @@ if TYPE_CHECKING:
     from bdtune.training.batches import Batch, DeviceSet
 
 
-class Nesterov(Supervised):
+class Descent(Nesterov):
     """Base of ABL's trainings: sgd with Nesterov's momentum and a weight decay of 1e-4."""
 
     weight_decay: float = Field(1e-4, ge=0)
     """On all weights; decoupled with adamw."""
-    nesterov: bool = True
-    """Nesterov's momentum, with sgd."""
-
-    def new_optimizer(self, network: Network) -> torch.optim.Optimizer:
-        optimizer = super().new_optimizer(network)
-        if self.optimizer == "sgd":
-            for group in optimizer.param_groups:
-                group["nesterov"] = self.nesterov and self.momentum > 0
-        return optimizer
 
 
-class Isolate(Nesterov, Traced):
+class Isolate(Descent, Traced):
     """Train on everything, but push the loss back up whenever it falls below gamma.
 
     Local gradient ascent: sign(L - gamma) L is minimised, L being the cross-entropy. Flooding, |L - b| + b,
@@ -84,7 +75,7 @@ class Isolate(Nesterov, Traced):
         return signed + (mean - signed).detach()  # the value of the loss with the gradient of the signed one
 
 
-class Recover(Nesterov):
+class Recover(Descent):
     """Go on with plain descent on the samples that were not isolated, to regain clean accuracy."""
 
     name: ClassVar[str] = "abl_recover"
@@ -97,7 +88,7 @@ class Recover(Nesterov):
     """crop: padded by an eighth of the side; flip: left and right; cutout: a black square of 3/32 of it."""
 
 
-class Joint(Nesterov, Weighted):
+class Joint(Descent, Weighted):
     """Go on with descent on the rest and ascent on the isolated samples at once (global gradient ascent)."""
 
     name: ClassVar[str] = "abl_joint"
@@ -108,7 +99,7 @@ class Joint(Nesterov, Weighted):
     """Cross-entropy from which on a sample of negative weight is not pushed any more; None: no limit."""
 
 
-class Unlearn(Nesterov):
+class Unlearn(Descent):
     """Ascend on the isolated samples alone.
 
     Inputs: those of `Supervised` (subset: the isolated samples), and rest (subset artefact). The curve's

@@ -18,7 +18,6 @@ from bdtune.defenses._base import Defense
 from bdtune.knobs import Rate
 from bdtune.training.everything import AllSamples
 from bdtune.training.losses import SampleLosses
-from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from bdtune.defenses._base import Given
     from bdtune.engine.stage import Artefact, Node
     from bdtune.training.data import Truth
+    from bdtune.training.supervised import Supervised
 
 
 class ABL(Defense):
@@ -70,8 +70,7 @@ class ABL(Defense):
 
     def reference(self) -> Supervised:
         training = self.joint if self.form == "joint" else self.recover
-        knobs = {name: getattr(training, name) for name in Supervised.model_fields}
-        return Supervised(**{**knobs, "epochs": max(1, training.epochs)})
+        return training.alone(epochs=max(1, training.epochs))
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses._abl_report import diagnose

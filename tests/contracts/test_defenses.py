@@ -112,7 +112,10 @@ def test_chain_is_named_and_ends_in_a_classifier(name: str) -> None:
     chain = defense.build(given())
     assert chain["classifier"].stage.classifier
     assert set(defense.evidence) <= set(chain)
-    assert type(defense.reference()) is Supervised
+    twin = defense.reference()
+    assert isinstance(twin, Supervised)
+    assert (twin.name, twin.classifier) == ("supervised", True)
+    assert bdtune.defense("none", train=twin).build(given())["classifier"].stage == twin
     assert {node.recipe for node in chain.values()} >= {node.recipe for node in chain["classifier"].walk()}
     for node in chain.values():
         assert isinstance(node.stage, Stage)
@@ -173,7 +176,7 @@ def test_diagnosis_and_figure(name: str) -> None:
     assert not found.arrays
     assert found.info
     assert all(key.startswith(f"{name}/") and np.isfinite(value) for key, value in found.info.items())
-    evidence = {key: run(chain[key]) for key in defense.evidence}
+    evidence = {key: run(chain[key]) for key in (*defense.evidence, *defense.pictured)}
     picture = defense.figure(evidence, truth(0))
     assert picture is None or picture.axes
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import bdtune
+from bdtune.config.graph import trial_graph
+from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params
 from bdtune.defenses._abl_stages import Isolated, Rest, Signs, largest_class
 from bdtune.defenses._abl_training import Isolate, Joint, Recover, Unlearn
 from bdtune.defenses._base import diagnosis
@@ -19,6 +22,7 @@ from bdtune.engine.stage import Artefact, Context
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import Batch, DeviceSet
 from bdtune.training.data import LabelSet
+from bdtune.training.nesterov import Nesterov
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import module_arrays, new_network
 from tests.doubles import CPU, Is
@@ -309,7 +313,56 @@ def test_both_forms_share_the_isolation(poisoned: tuple[Given, Truth]) -> None:
     assert recover["isolated"].recipe == joint["isolated"].recipe
     assert joint["classifier"].name == "abl_joint"
     assert short(form="joint").reference() != short(joint={"lr": 0.01}, form="joint").reference()
-    assert type(short().reference()) is Supervised
+
+
+@pytest.mark.parametrize("form", ["recover", "joint"])
+def test_the_twin_is_trained_as_the_defended_classifier(poisoned: tuple[Given, Truth], form: str) -> None:
+    knobs: dict[str, Any] = {"epochs": 7, "lr": 0.03, "weight_decay": 1e-3}
+    knobs |= {"milestones": (0.5,), "augment": "flip"}
+    defense = bdtune.defense("abl", form=form, **{form: knobs})
+    assert type(defense.reference()) is Nesterov
+    assert defense.reference() == Nesterov(**knobs)
+    twin = bdtune.defense("none", train=defense.reference()).build(poisoned[0])["classifier"].stage
+    assert (twin.name, twin.classifier, twin.length()) == ("supervised", True, 7)
+    assert twin.identity()["knobs"]["nesterov"] is True
+    assert isinstance(twin, Nesterov)
+    network = bdtune.model("resnet_s", stem_width=2).build(2, (8, 8, 3))
+    assert [(group["lr"], group["nesterov"]) for group in twin.new_optimizer(network).param_groups] == [
+        (0.03, True)
+    ]
+
+
+@pytest.mark.parametrize("plain", [{"optimizer": "adam"}, {"nesterov": False}, {"momentum": 0.0}])
+def test_without_nesterovs_momentum_the_twin_is_one_that_others_have_too(
+    poisoned: tuple[Given, Truth], plain: dict[str, Any]
+) -> None:
+    knobs: dict[str, Any] = {"epochs": 80, "lr": 1e-3, "weight_decay": 0.0, "schedule": "cosine"}
+    knobs |= {"milestones": (0.5, 0.75), "augment": "crop_flip"}
+    twin = bdtune.defense("abl", recover={**knobs, **plain}).reference()
+    assert type(twin) is Supervised
+    assert twin == Supervised(**knobs, **{k: v for k, v in plain.items() if k != "nesterov"})
+    if "optimizer" in plain:
+        assert twin == bdtune.defense("lfd").reference()
+    asked = bdtune.defense("none", train={**knobs, "nesterov": True, **plain})
+    other = bdtune.defense("none", train=twin)
+    recipes = {defense.build(poisoned[0])["classifier"].recipe for defense in (asked, other)}
+    assert len(recipes) == 1
+
+
+@pytest.mark.parametrize("knobs", [{}, {"form": "joint"}, {"recover": {"optimizer": "adam"}}])
+def test_the_twins_settings_survive_being_written_down(knobs: dict[str, Any]) -> None:
+    """So they travel to the worker that trains it, and into a sweep's files."""
+    raw = {"dataset": "digits", "attack": "badnets", "defense": {"name": "abl", **knobs}}
+    spec, faults = parse_trial(raw)
+    assert spec is not None
+    assert not faults
+    twin = trial_graph(spec).reference
+    assert twin is not None
+    again = spec_from_dict(json.loads(json.dumps(spec_to_dict(twin))))
+    assert again == twin
+    assert type(again.defense.train) is type(twin.defense.train)  # type: ignore[attr-defined]
+    assert trial_graph(again).chain["classifier"].recipe == trial_graph(twin).chain["classifier"].recipe
+    assert to_params(twin).get("defense.train.nesterov", False) is not bool(knobs.get("recover"))
 
 
 def test_unlearning_goes_on_from_the_weights_alone(poisoned: tuple[Given, Truth]) -> None:
