@@ -117,6 +117,7 @@ class AugmentedLosses(Stage):
 
     def _batches(self, data: ImageSet, ctx: Context) -> Iterator[Changed]:
         import torch
+
         from bdtune.engine.key import derive_seed
         from bdtune.training.batches import in_order
         from bdtune.training.pgd import pixel_augmentation

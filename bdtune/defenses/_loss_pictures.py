@@ -1,4 +1,4 @@
-"""Pictures of losses by sample, coloured by the truth: what LfD and ABL draw."""
+"""Pictures of losses by sample, coloured by the truth: what LfD, ABL, A-ABL and adversarial training draw."""
 
 from __future__ import annotations
 

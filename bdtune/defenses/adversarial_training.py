@@ -4,12 +4,14 @@ Source: "Towards Deep Learning Models Resistant to Adversarial Attacks" (Madry e
 "Adversarially Robust Anti-Backdoor Learning" (Zhao and Wressnegger, 2024), column "Adv. Train" of table 3.
 
 Departures: batch, weight decay, random start and augmentation are not given there; they are those of
-"Overfitting in adversarially robust deep learning" (Rice et al., 2020). The attack runs in evaluation mode.
+"Overfitting in adversarially robust deep learning" (Rice et al., 2020). The attack runs in evaluation mode,
+and in bf16 where the numerics are. Rice et al. also report the epoch that is best on a validation part; here
+only the last epoch is reported.
 
 What to expect: Blend, SSBA and WaNet fall to an ASR of 2 to 8 %; BadNets, Trojan, CLB and IAB stay near
 100 %, as a patch is a robust feature; at low poisoning rates the ASR can be higher than without any defense.
 Samples stay mislabelled. Robust accuracy falls again after the first drop of the rate (robust overfitting):
-the last epoch is reported, never the best test epoch, and weight decay decides much. With one step
+the last epoch may be worse than one before it, and weight decay decides much. With one step
 (`train.pgd.steps: 1`) robust accuracy can collapse to 0 within an epoch, unseen by the training loss: measure
 it with `evaluation.robust: pgd`. A large `train.pgd.eps` at a high rate may keep the network from learning.
 """

@@ -57,7 +57,10 @@ class AdversarialTraining(Supervised):
     Inputs and result are those of `Supervised`; the curve's loss and acc are of adversarial images. Costs
     `pgd.steps` + 1 times a natural training. The ball is around the augmented image, in pixels: the attack
     normalises inside. Weights get no gradients from it.
-    Departures: none in the attack; that it runs in evaluation mode is this project's choice (`attack_bn`).
+    Departures: with bf16 numerics the attack's passes are bf16 too, and it finds slightly weaker images than
+    in float32, in which A-ABL's split and robust accuracy are measured whatever the numerics; that the attack
+    runs in evaluation mode is this project's choice (`attack_bn`); the last epoch's weights are the result,
+    none chosen by validation.
     """
 
     name: ClassVar[str] = "adversarial_training"

@@ -1,7 +1,7 @@
-"""SampleLosses: how well a classifier fits each training sample; Trace: the same while it is trained.
+"""SampleLosses: how well a classifier fits each training sample.
 
-Source: the scoring step that LfD, ABL and A-ABL share: cross-entropy of the observed label, in evaluation
-mode, without augmentation.
+Source: the scoring step of LfD and ABL: cross-entropy of the observed label, in evaluation mode, without
+augmentation. A-ABL takes the same cross-entropy of images that it has changed.
 """
 
 from __future__ import annotations
