@@ -1,7 +1,7 @@
 """ABL's trainings: isolation, recovery of clean accuracy, unlearning, and the joint form of the last two.
 
 Source: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data" (Li et al., NeurIPS 2021), section 3,
-and the authors' released code for recovery and unlearning.
+and the authors' released code for recovery and unlearning. Departures are told where they are.
 """
 
 from __future__ import annotations
@@ -89,7 +89,10 @@ class Recover(Descent):
 
 
 class Joint(Descent, Weighted):
-    """Go on with descent on the rest and ascent on the isolated samples at once (global gradient ascent)."""
+    """Go on with descent on the rest and ascent on the isolated samples at once (global gradient ascent).
+
+    Departures: `loss_cap` bounds the ascent by default, as nothing does in the paper.
+    """
 
     name: ClassVar[str] = "abl_joint"
 
@@ -103,9 +106,12 @@ class Unlearn(Descent):
     """Ascend on the isolated samples alone.
 
     Inputs: those of `Supervised` (subset: the isolated samples), and rest (subset artefact). The curve's
-    loss is their cross-entropy; `rest_acc` is the accuracy on observed labels of some of the rest. Two rules,
-    which need no trigger, stop a blow-up: `max_loss` and `max_drop`. An epoch that breaks the second is taken
-    back and ends the training.
+    loss is their cross-entropy; `rest_acc` is the accuracy on observed labels of some of the rest. Raises
+    `Diverged` on a non-finite loss or weight.
+    Departures: two rules that need no trigger stand against a blow-up. Beyond `max_loss` a batch's gradient
+    is zero: training goes on, and momentum and weight decay still move the weights. An epoch that breaks
+    `max_drop` is taken back and ends the training. `bn_mode` keeps the running statistics, which the code
+    lets go after batches of one class; every epoch trains, while the code's first one only tests.
     """
 
     name: ClassVar[str] = "abl_unlearn"

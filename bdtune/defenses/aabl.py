@@ -6,7 +6,7 @@ Departures: none from what is written. Left open there, and decided here: the we
 cross-entropy; a clamp of the kept share to 10 to 90 %, which the exact 90.00 and 10.00 % of tables 1 and 5
 show; that the perturbation follows the cross-entropy, starts at the image and changes images without
 augmentation; batch, weight decay and augmentation of both trainings, and the attack's batch-norm mode; that
-the last epoch is reported, and it alone: which one a validation part would choose is not.
+the last epoch alone is reported, not the one that a validation part would choose.
 "Not flipped", as the abstract puts it, is taken as: still predicted as labelled.
 """
 

@@ -1,7 +1,8 @@
 """Weighted: a supervised training in which each sample's loss has a weight, negative ones included.
 
 Source: gradient ascent on suspected samples as in LfD (ACM MM 2024), equations 5 and 6, and in ABL (Li et
-al., NeurIPS 2021), equation 4. Departures: none; `loss_cap` and `clip_norm` are extras, off by default.
+al., NeurIPS 2021), equation 4. Departures: `loss_cap` and `clip_norm` are extras; both are off here and in
+LfD, while ABL's joint form has a cap by default.
 """
 
 from __future__ import annotations
