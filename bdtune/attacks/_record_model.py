@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.attacks._shapes import differences, network_shapes
 from bdtune.errors import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bdtune.attacks._record_files import Record, State
     from bdtune.models._base import Model
-
-    Shapes = Mapping[str, tuple[int, ...]]
 
 BLOCKS = {"preactresnet18": (2, 2, 2, 2), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 """Networks that both have, with the blocks of their stages."""
@@ -68,36 +65,12 @@ def model_problems(record: Record, model: Model, num_classes: int, mean: tuple[f
         expected = f"expected a data set normalised with the mean {theirs}, as the record's network is"
         return [Problem("attack.hand_over", expected, str(tuple(mean)), hint=alone)]
     wanted = {our_name(name, record.network): shape for name, shape in record.shapes.items()}
-    wrong = differences(_shapes(model, num_classes, record.image_shape), wanted)
+    wrong = differences(network_shapes(model, num_classes, record.image_shape), wanted, "the record")
     if not wrong:
         return []
     expected = f"expected {{name: {record.network}, {KNOBS[record.network]}}}, the record's network"
     got = f"{model.plugin_name()}: {wrong}"
     return [Problem("model", expected, got, hint=f"With it, weights fit exactly; {alone}")]
-
-
-def differences(have: Shapes, wanted: Shapes) -> str:
-    """Say in which names and shapes two networks differ; nothing when they do not."""
-    lists = {
-        "missing in the record": sorted(have.keys() - wanted.keys()),
-        "only in the record": sorted(wanted.keys() - have.keys()),
-        "of another shape": sorted(n for n in have.keys() & wanted.keys() if have[n] != wanted[n]),
-    }
-    told = []
-    for what, names in lists.items():
-        if names:
-            shapes = f" {list(wanted[names[0]])}" if names[0] in have.keys() & wanted.keys() else ""
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            told.append(f"{names[0]}{shapes}{more} {what}")
-    return "; ".join(told)
-
-
-def _shapes(model: Model, num_classes: int, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    import torch
-
-    with torch.device("meta"):
-        network = model.build(num_classes, image_shape)
-    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 def our_state(state: State, network: str, data: str, std: tuple[float, ...]) -> State:

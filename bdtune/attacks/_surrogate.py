@@ -6,13 +6,14 @@ take the same recipe and the same seed trains another network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from bdtune.attacks._pattern_files import file_digest
+from bdtune.attacks._shapes import differences, network_shapes
 from bdtune.attacks._sources import CleanTest, DataSource, FitLabels
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Given, Inputs, Kind, Node, Source, Stage
@@ -23,12 +24,15 @@ from bdtune.training.everything import AllSamples
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
+    from bdtune.attacks._shapes import Shapes
     from bdtune.engine.numerics import Numerics
     from bdtune.models._base import Model
 
 
 MOST_BYTES = 4 * 2**30
 """Of a weights file: the largest networks have 0.6 GB."""
+KNOB = "surrogate_path"
+PREFIX, HEAD, COUNTER = "model.", "head.", ".num_batches_tracked"
 
 
 class Surrogate(Supervised):
@@ -64,7 +68,7 @@ class GivenWeights(Stage):
     """The file."""
 
     def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "knobs": {"path": file_digest(self.path, "surrogate_path", MOST_BYTES)}}
+        return {**super().identity(), "knobs": {"path": file_digest(self.path, KNOB, MOST_BYTES)}}
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         from safetensors import SafetensorError
@@ -74,24 +78,69 @@ class GivenWeights(Stage):
             arrays = load_file(self.path)
         except (OSError, SafetensorError) as error:
             got = f"{self.path} ({error})"
-            raise ConfigError(Problem("surrogate_path", "expected a safetensors file", got)) from error
-        bare = {name.removeprefix("model."): array for name, array in arrays.items()}
-        return Artefact({f"model.{name}": array for name, array in bare.items()})
+            raise ConfigError(Problem(KNOB, "expected a safetensors file", got)) from error
+        bare = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
+        return Artefact({PREFIX + name: array for name, array in bare.items()})
 
 
-def weights_problems(path: Path, knob: str = "surrogate_path") -> list[Problem]:
+def weights_problems(path: Path) -> list[Problem]:
     """Return what keeps a weights file from being read; reads its header alone."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        file_digest(path, knob, MOST_BYTES)
-        with safe_open(path, framework="np") as file:
-            empty = not file.keys()
+        empty = not _shapes_in(path)
     except ConfigError as error:
         return list(error.problems)
+    return [Problem(KNOB, "expected a file with weights in it", got=str(path))] if empty else []
+
+
+def class_problems(path: Path, num_classes: int) -> list[Problem]:
+    """Return why a weights file is of a network for another number of classes than the data set has."""
+    if weights_problems(path):
+        return []  # which say why
+    classes = _classes_in(_shapes_in(path), num_classes)
+    if classes == num_classes:
+        return []
+    expected = f"expected weights of a network for {num_classes} classes, as many as the data set has"
+    return [Problem(KNOB, expected, got=f"{path} for {classes}")]
+
+
+def network_problems(path: Path, model: Model, image_shape: tuple[int, int, int]) -> list[Problem]:
+    """Return how a weights file differs from the surrogate's network, whatever its classes.
+
+    Counts of batches seen may be missing, as nothing is computed from them.
+    """
+    if weights_problems(path):
+        return []  # which say why
+    if problems := model.check(image_shape):
+        return [replace(problem, path=f"surrogate_model.{problem.path}".rstrip(".")) for problem in problems]
+    found = _shapes_in(path)
+    classes = _classes_in(found, 1)
+    network = network_shapes(model, classes, image_shape)
+    needed = {name: shape for name, shape in network.items() if name in found or not name.endswith(COUNTER)}
+    wrong = differences(needed, found, "the file")
+    if not wrong:
+        return []
+    expected = f"expected the weights of surrogate_model, {model.plugin_name()}"
+    hint = "Set surrogate_model and its knobs to the network that the file was trained as"
+    return [Problem(KNOB, expected, got=f"{path}: {wrong}", hint=hint)]
+
+
+def _classes_in(shapes: Shapes, default: int) -> int:
+    bias = shapes.get(f"{HEAD}bias")
+    return max(1, bias[0]) if bias else default
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a file's weights by the network's names; raises `ConfigError`."""
+    from safetensors import SafetensorError, safe_open
+
+    file_digest(path, KNOB, MOST_BYTES)
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            return {name.removeprefix(PREFIX): tuple(file.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
-        return [Problem(knob, "expected a safetensors file", got=f"{path} ({error})")]
-    return [Problem(knob, "expected a file with weights in it", got=str(path))] if empty else []
+        expected = "expected a safetensors file"
+        raise ConfigError(Problem(KNOB, expected, got=f"{path} ({error})")) from error
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from bdtune.attacks._surrogate import (
     GivenWeights,
     RobustSurrogate,
     Surrogate,
+    class_problems,
+    network_problems,
     weights_problems,
 )
 from bdtune.engine.stage import Given
@@ -168,13 +170,21 @@ class LabelConsistent(DialectAttack):
         height, width, _ = image_shape
         if min(height, width) < 2 * SIDE:
             return [Problem("", "expected images in which four corners fit", got=f"{height}x{width} pixels")]
-        return []
+        if self.surrogate_path is None:
+            return []
+        return network_problems(self.surrogate_path, self.surrogate_model, image_shape)
 
     @model_validator(mode="after")
     def _knobs_agree(self) -> Self:
         if self.surrogate_path is not None and self.surrogate == "none":
             raise ValueError("surrogate_path is of no use with surrogate 'none'")
         return self
+
+    def _check_target(self, num_classes: int) -> list[Problem]:
+        problems = super()._check_target(num_classes)
+        if self.surrogate_path is not None:
+            problems += class_problems(self.surrogate_path, num_classes)
+        return problems
 
     def _with_corners(self, images: np.ndarray) -> np.ndarray:
         amplitude = np.float32(self.amplitude)

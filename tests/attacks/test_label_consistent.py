@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 import bdtune
+from bdtune import registry
 from bdtune.attacks._sources import FitLabels, FitSet, TriggeredTest
 from bdtune.errors import ConfigError
 from tests.trained import NUMERICS, equipped, merged, quarters, quick, shown, upstream
@@ -186,3 +187,50 @@ def test_weights_that_cannot_be_read_are_told_when_planning(tmp_path):
     assert "with weights in it" in told("empty.safetensors")[0]
     assert "expected a readable file" in told("none.safetensors")[0]
     assert told("good.safetensors") == []
+
+
+def weights_of(model, classes=4, side=SIDE):
+    from bdtune.attacks._shapes import network_shapes
+
+    network = registry.load("models", model["name"])(**{k: v for k, v in model.items() if k != "name"})
+    shapes = network_shapes(network, classes, (side, side, 3))
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def told_of(tmp_path, weights, classes=4, side=SIDE):
+    """Return what is said of a file when planning, with `FILE` for its name."""
+    save_file(weights, tmp_path / "w.safetensors")
+    found = attack(surrogate_path=tmp_path / "w.safetensors").check(classes, None, (side, side, 3))
+    return [str(problem).replace(str(tmp_path / "w.safetensors"), "FILE") for problem in found]
+
+
+FITTING = "Set surrogate_model and its knobs to the network that the file was trained as"
+
+
+def test_weights_of_the_surrogates_network_are_taken(tmp_path):
+    weights = weights_of(SMALL)
+    assert told_of(tmp_path, weights) == []
+    assert told_of(tmp_path, {f"model.{name}": array for name, array in weights.items()}) == []
+    uncounted = {name: array for name, array in weights.items() if not name.endswith("num_batches_tracked")}
+    assert len(uncounted) < len(weights)
+    assert told_of(tmp_path, uncounted) == []
+
+
+def test_weights_of_another_network_are_told_when_planning(tmp_path):
+    weights = weights_of(SMALL)
+    (told,) = told_of(tmp_path, weights_of({"name": "resnet18", "width": 8}))
+    assert told.startswith("surrogate_path: expected the weights of surrogate_model, resnet18, got FILE: ")
+    assert told.endswith(f" more of another shape. {FITTING}")
+    (told,) = told_of(tmp_path, {**weights, "fc": np.zeros(3)})
+    expected = "surrogate_path: expected the weights of surrogate_model, resnet18"
+    assert told == f"{expected}, got FILE: fc only in the file. {FITTING}"
+    headless = {name: array for name, array in weights.items() if not name.startswith("head.")}
+    (told,) = told_of(tmp_path, headless)
+    assert "head.bias and 1 more missing in the file" in told
+    (told,) = told_of(tmp_path, weights, side=224)
+    assert "more of another shape" in told  # its stem is another one there
+
+
+def test_weights_for_other_classes_are_told_when_planning(tmp_path):
+    expected = "surrogate_path: expected weights of a network for 4 classes, as many as the data set has"
+    assert told_of(tmp_path, weights_of(SMALL, classes=10)) == [f"{expected}, got FILE for 10"]
