@@ -3,13 +3,12 @@
 Source: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data" (Li et al., NeurIPS 2021),
 arXiv:2110.11571, section 3 (form `joint`), and the authors' released code (form `recover`).
 
-Departures from the code: batches of the isolation, too, are shuffled, and losses taken in float64 with ties by
-id, where the code leaves ties to chance. Unlearning starts with fresh momentum, and all its 5 epochs train,
-where the code's first one only tests; it leaves batch norm's running statistics alone (`unlearn.bn_mode`). A
+Departures from the code: the isolation's batches are shuffled; losses are taken in float64 with ties by id,
+where the code leaves ties to chance. Unlearning starts with fresh momentum, and all its 5 epochs train, where
+the code's first one only tests; it keeps batch norm's running statistics as they are (`unlearn.bn_mode`). A
 batch whose loss has passed `unlearn.max_loss` gives no gradient, and an epoch that costs more accuracy than
-`unlearn.max_drop` is taken back and ends it; null takes such a rule away. Departures from the paper: the joint
-form pushes no isolated sample whose loss has passed `joint.loss_cap`, and null takes this away; its 80 epochs
-make the paper's 100 with those of the isolation.
+`unlearn.max_drop` is taken back and ends it; null takes such a rule away. Departures from the paper: the
+joint form pushes no isolated sample whose loss has passed `joint.loss_cap`; null takes this away too.
 """
 
 from __future__ import annotations
