@@ -71,7 +71,12 @@ class DialectAttack(Attack):
         return {**common, **cls.fixed_by.get(dialect, {})}
 
     def plan_seed(self, seed: int) -> int:
-        return super().plan_seed(seed) if self.dialect == "canonical" else seed
+        """Return the seed of the poison plan; raises `ConfigError` for one that the dialect cannot take."""
+        if self.dialect == "canonical":
+            return super().plan_seed(seed)
+        if self.dialect == "backdoorbench" and self.dialect not in self.batchwise:
+            return numpys_seed(seed)
+        return seed
 
     def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         """Return uint8 images [n, H, W, C] stamped as BackdoorBench does; by default the canonical bytes."""
@@ -118,10 +123,16 @@ class DialectAttack(Attack):
 
 def chosen_by_numpy(candidates: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return what `np.random.seed(seed); np.random.choice(candidates, count, replace=False)` gives."""
+    generator = np.random.RandomState(numpys_seed(seed))
+    return generator.choice(candidates, count, replace=False).astype(np.int64)
+
+
+def numpys_seed(seed: int) -> int:
+    """Return the seed if NumPy's legacy generators take it; else raises `ConfigError`."""
     if seed > MAX_SEED:
         expected = f"expected at most {MAX_SEED}, as dialect 'backdoorbench' seeds NumPy's generator with it"
         raise ConfigError(Problem("seed", expected, got=str(seed)))
-    return np.random.RandomState(seed).choice(candidates, count, replace=False).astype(np.int64)
+    return seed
 
 
 def shuffled_by_random(candidates: np.ndarray, seed: int) -> np.ndarray:

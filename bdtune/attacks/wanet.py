@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bdtune.attacks._base import Attack
-from bdtune.attacks._dialects import DialectAttack, first_of_batches, torch_uniform
+from bdtune.attacks._dialects import MAX_SEED, DialectAttack, first_of_batches, torch_uniform
 from bdtune.attacks._pattern_files import file_digest, stored_array
 from bdtune.attacks._plan import Role
 from bdtune.attacks._warp import identity_grid, sampled, upsampled
@@ -96,6 +96,14 @@ class WaNet(DialectAttack):
         except ConfigError as error:
             return list(error.problems)
         return []
+
+    @model_validator(mode="after")
+    def _seed_of_the_field(self) -> Self:
+        draws = self.dialect != "canonical" and self.control_field is None
+        if draws and self.trigger_seed > MAX_SEED:
+            seeded = f"dialect '{self.dialect}' seeds NumPy's generator with trigger_seed"
+            raise ValueError(f"{seeded}, at most {MAX_SEED}, got {self.trigger_seed}")
+        return self
 
     def _field(self) -> np.ndarray:
         """Return the control field, float64 [2, k, k]."""

@@ -121,6 +121,7 @@ def cross_checks(*, data: bool) -> list[Checked]:
     checks: list[Checked] = [(("dataset", "data_root"), data_faults)] if data else []
     checks.append((("dataset", "data_root", "attack"), lambda spec: attack_faults(spec, data=data)))
     checks.append((("dataset", "data_root", "attack", "model"), lambda spec: model_faults(spec, data=data)))
+    checks.append((("attack", "seed"), seed_faults))
     checks.append((("dataset", "defense"), defense_faults))
     if data:
         checks.append((("dataset", "data_root", "defense", "model"), network_faults))
@@ -182,6 +183,16 @@ def model_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
 
     found = spec.attack.check_trial(spec.model, spec.dataset, test_labels)
     return [fault_of(problem) for problem in found]
+
+
+def seed_faults(spec: TrialSpec) -> list[Fault]:
+    """Return why the attack cannot make its poison plan from the trial's seed."""
+    try:
+        if spec.attack is not None:
+            spec.attack.plan_seed(spec.seed)
+    except ConfigError as error:
+        return [fault_of(problem) for problem in error.problems]
+    return []
 
 
 def offer_faults(spec: TrialSpec) -> list[Fault]:

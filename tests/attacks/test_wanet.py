@@ -210,3 +210,14 @@ def test_backdoorbench_takes_the_first_rows_of_every_batch():
     assert attack.quantise == "trunc"
     with pytest.raises(ConfigError, match="poisons at least one"):
         bdtune.attack("wanet", dialect="backdoorbench", rate=0.007).plan(np.arange(500) % 10, seed=0)
+
+
+@pytest.mark.parametrize("dialect", ["backdoorbench", "backdoorbox"])
+def test_a_dialects_field_takes_seeds_of_32_bits(dialect, tmp_path):
+    bdtune.attack("wanet", dialect=dialect, trigger_seed=2**32 - 1).grid(8, 8)
+    with pytest.raises(ValueError, match="at most 4294967295, got 4294967296"):
+        bdtune.attack("wanet", dialect=dialect, trigger_seed=2**32)
+    np.save(tmp_path / "field.npy", np.random.default_rng(0).random((2, 4, 4)))
+    given = {"dialect": dialect, "control_field": tmp_path / "field.npy"}  # nothing is drawn then
+    for attack in (bdtune.attack("wanet", **each, trigger_seed=2**32) for each in ({}, given)):
+        attack.grid(8, 8)

@@ -92,6 +92,11 @@ AXES = [
         "s.yaml:2: grid: expected at most 100,000 trials, got 970,299",
     ),
     wrong(
+        "one of the seeds",
+        "trial: {dataset: toy, defense: tiny, attack: {name: blend, dialect: backdoorbench}}\nseeds: [0, 4294967296]\n",
+        "s.yaml:2: seeds[1]: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967296",
+    ),
+    wrong(
         "seeds", HEAD + "seeds: 3\n", "s.yaml:2: seeds: expected a list of seeds, such as [0, 1, 2], got 3"
     ),
 ]

@@ -157,6 +157,16 @@ TRIAL = [
         "s.yaml:4: defense.on: expected true or false, got 'yes'",
     ),
     wrong(
+        "a seed that a dialect cannot take",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack: {name: badnets, dialect: backdoorbench}\n  seed: 4294967296\n",
+        "s.yaml:5: seed: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967296",
+    ),
+    wrong(
+        "a trigger seed that a dialect cannot take",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack: {name: wanet, dialect: backdoorbox, trigger_seed: 4294967296}\n",
+        "s.yaml:4: attack: expected settings that agree: dialect 'backdoorbox' seeds NumPy's generator with trigger_seed, at most 4294967295, got 4294967296",
+    ),
+    wrong(
         "quoted number, list item, mapping",
         "trial:\n  dataset: toy\n  defense:\n    name: tiny\n    limit: '10'\n    milestones: [0.5, x]\n    warmup: 3\n",
         "s.yaml:5: defense.limit: expected an integer of at least 1 or null, got '10'",

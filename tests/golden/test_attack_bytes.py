@@ -130,8 +130,14 @@ def test_dialects_can_be_an_axis_of_a_sweep():
 def test_the_trials_seed_is_the_toolkits():
     assert bdtune.attack("badnets", dialect="backdoorbox").plan_seed(7) == 7
     assert bdtune.attack("badnets").plan_seed(7) != 7
-    with pytest.raises(ConfigError, match="seed: expected at most 4294967295"):
-        bdtune.attack("badnets", dialect="backdoorbench").plan(LABELS, seed=2**32)
+    attack = bdtune.attack("badnets", dialect="backdoorbench")
+    assert attack.plan_seed(2**32 - 1) == 2**32 - 1
+    for take in (attack.plan_seed, lambda seed: attack.plan(LABELS, seed=seed)):
+        with pytest.raises(ConfigError, match="seed: expected at most 4294967295"):
+            take(2**32)
+    for name, dialect in (("badnets", "backdoorbox"), ("wanet", "backdoorbench")):  # neither seeds NumPy's
+        attack = bdtune.attack(name, dialect=dialect)
+        assert attack.plan(LABELS, seed=attack.plan_seed(2**32)).seed == 2**32
 
 
 def test_no_global_generator_is_touched():
