@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from bdtune import registry
-from bdtune.errors import ConfigError
+from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import Knobs
 from bdtune.registry import Plugin
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from bdtune.errors import Problem
     from bdtune.models._network import Network
 
 Stem = Literal["auto", "cifar", "imagenet"]
@@ -89,6 +88,15 @@ def networks_of(knobs: Knobs, prefix: str) -> Iterator[tuple[str, Model]]:
 def is_network(info: FieldInfo) -> bool:
     """Return whether a knob is a network."""
     return any(isinstance(mark, BeforeValidator) and mark.func is _read for mark in info.metadata)
+
+
+def too_small(image_shape: tuple[int, int, int], least: int) -> list[Problem]:
+    """Return what a network says that needs images (H, W, C) of at least `least` pixels a side."""
+    side = min(image_shape[:2])
+    if side >= least:
+        return []
+    hint = "Give the data set an image_size, or take another network"
+    return [Problem("", f"images of at least {least} pixels a side", f"{side} pixels", hint=hint)]
 
 
 def small_images(stem: Stem, image_shape: tuple[int, int, int]) -> bool:

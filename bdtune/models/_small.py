@@ -1,7 +1,8 @@
-"""Bodies of the low-capacity LeNet and MobileNetV2."""
+"""Bodies of LeNet, full and of low capacity, and of the low-capacity MobileNetV2."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -16,26 +17,29 @@ KERNEL = 5
 
 
 class LeNetNetwork(Network):
-    """5x5 convolutions of 1 and 2 channels, each halved by max pooling, then linear 20 and K."""
+    """Two 5x5 convolutions with ReLU, each halved by max pooling, then linear layers, the last one to K."""
 
-    def __init__(self, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        *,
+        channels: tuple[int, int],
+        widths: tuple[int, ...],
+    ) -> None:
         super().__init__()
         height, width = ((side - KERNEL + 1) // 2 for side in image_shape[:2])
         height, width = ((side - KERNEL + 1) // 2 for side in (height, width))
         if min(height, width) < 1:
-            raise ValueError(f"LeNet-S needs images of at least 16 pixels a side, got {image_shape}")
-        self.body = nn.Sequential(
-            nn.Conv2d(image_shape[2], 1, KERNEL),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Conv2d(1, 2, KERNEL),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(2 * height * width, 20),
-            nn.ReLU(inplace=True),
-        )
-        self.head = nn.Linear(20, num_classes)
+            raise ValueError(f"LeNet needs images of at least 16 pixels a side, got {image_shape}")
+        layers: list[nn.Module] = []
+        for c_in, c_out in itertools.pairwise((image_shape[2], *channels)):
+            layers += [nn.Conv2d(c_in, c_out, KERNEL), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        layers.append(nn.Flatten())
+        for d_in, d_out in itertools.pairwise((channels[1] * height * width, *widths)):
+            layers += [nn.Linear(d_in, d_out), nn.ReLU(inplace=True)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], num_classes)
 
     def features(self, images_NCHW: Tensor) -> Tensor:
         # contiguous: Flatten would otherwise order channels-last images differently

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.errors import Problem
-from bdtune.models._base import Model
+from bdtune.models._base import Model, too_small
 
 if TYPE_CHECKING:
+    from bdtune.errors import Problem
     from bdtune.models._network import Network
 
 
@@ -23,13 +23,9 @@ class LeNetS(Model):
     """Two convolutions and two linear layers."""
 
     def check(self, image_shape: tuple[int, int, int]) -> list[Problem]:
-        side = min(image_shape[:2])
-        if side >= LEAST_SIDE:
-            return []
-        hint = "Give the data set an image_size, or take another network"
-        return [Problem("", f"images of at least {LEAST_SIDE} pixels a side", f"{side} pixels", hint=hint)]
+        return too_small(image_shape, LEAST_SIDE)
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
         from bdtune.models._small import LeNetNetwork
 
-        return LeNetNetwork(num_classes, image_shape)
+        return LeNetNetwork(num_classes, image_shape, channels=(1, 2), widths=(20,))

@@ -28,6 +28,7 @@ def parameters(name, num_classes=10, side=32, **knobs) -> int:
         ("resnet_s2", {}, 4_903_242),
         ("vgg_s", {}, 181_434),
         ("lenet_s", {}, 1_358),
+        ("lenet", {}, 62_006),
         ("mobilenetv2_s", {}, 942),
         # the usual CIFAR forms
         ("resnet18", {}, 11_173_962),
@@ -103,6 +104,7 @@ def test_lenet_says_at_planning_time_what_it_needs(tmp_path):
     from bdtune.errors import ConfigError
 
     assert not bdtune.model("lenet_s").check((16, 16, 3))
+    assert not bdtune.model("lenet").check((16, 20, 3))
     for split in ("train", "test"):
         for name in "ab":
             folder = tmp_path / "small" / split / name
@@ -112,16 +114,30 @@ def test_lenet_says_at_planning_time_what_it_needs(tmp_path):
     words = ["dataset=imagefolder", "dataset.path=small", "dataset.num_classes=2"]
     words += [f"data_root={tmp_path}", "defense=lfd"]
     with pytest.raises(ConfigError) as error:
-        load_trial(None, [*words, "model=lenet_s", "defense.teacher.model=lenet_s"])
+        load_trial(None, [*words, "model=lenet_s", "defense.teacher.model=lenet"])
     found = {problem.path: str(problem) for problem in error.value.problems}
     assert set(found) == {"model", "defense.teacher.model"}
     assert all("at least 16 pixels a side, got 8 pixels" in said for said in found.values())
     assert load_trial(None, [*words, "model=lenet_s", "dataset.image_size=16"])
 
 
-def test_lenet_refuses_tiny_images():
+@pytest.mark.parametrize("name", ["lenet", "lenet_s"])
+def test_lenet_refuses_tiny_images(name):
     with pytest.raises(ValueError, match="at least 16 pixels"):
-        bdtune.model("lenet_s").build(2, (8, 8, 3))
+        bdtune.model(name).build(2, (8, 8, 3))
+
+
+def test_lenet_has_the_layers_of_lenet_5():
+    """Grey images and 10 classes: the maps and units of the paper's figure 2, C1 to F6."""
+    network = bdtune.model("lenet").build(10, (32, 32, 1))
+    shapes = []
+    for layer in network.body:
+        layer.register_forward_hook(lambda _layer, _seen, out: shapes.append(tuple(out.shape[1:])))
+    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 10)
+    weighted = [s for s, layer in zip(shapes, network.body, strict=True) if list(layer.parameters())]
+    assert weighted == [(6, 28, 28), (16, 10, 10), (120,), (84,)]
+    pooled = [s for s, e in zip(shapes, network.body, strict=True) if isinstance(e, torch.nn.MaxPool2d)]
+    assert pooled == [(6, 14, 14), (16, 5, 5)]
 
 
 def test_width_is_checked():
