@@ -158,10 +158,9 @@ class LabelConsistent(DialectAttack):
         return np.clip(levels, 0, 255).astype(np.uint8)
 
     def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
-        height, width, _ = image_shape
-        if split == "train" and self.surrogate != "none":
-            return Budget(grey_levels=255 * min(1.0, self.amplitude + self.pgd.eps))
-        return Budget(grey_levels=255 * self.amplitude, pixels=4 * _side(height, width) ** 2)
+        corners = 4 * _side(*image_shape[:2]) ** 2
+        eps = self.pgd.eps if split == "train" and self.surrogate != "none" else 0.0
+        return Budget(255 * min(1.0, self.amplitude + eps), pixels=corners, elsewhere=255 * eps)
 
     def check_files(self) -> list[Problem]:
         return [] if self.surrogate_path is None else weights_problems(self.surrogate_path)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bdtune import registry
 from bdtune.attacks._base import Attack
+from bdtune.attacks._budget import Budget
 from bdtune.attacks._plan import Role
 from bdtune.attacks._presets import presets
 from bdtune.errors import ConfigError
@@ -176,6 +177,40 @@ def test_the_change_keeps_to_its_budget(name, knobs, side):
     triggered = attack.trigger(images, np.arange(N))
     assert attack.budget(images.shape[1:], "train").excess(images, stamped) == []
     assert attack.budget(images.shape[1:], "test").excess(images, triggered) == []
+
+
+UNBOUNDED = {
+    "composite": "puts half of another image beside the image's own",
+    "dynamic": "a network decides where each image is changed, by up to 255 levels",
+    "feature_collision": "an image comes from gradient steps on a distance of features, in no ball",
+    "issba": "an encoder's residual is as large as its training made it",
+    "record": "the images of another toolkit's attack, whichever it was",
+    "wanet": "moves pixels, by as much as neighbours differ",
+}
+"""Attacks that bound no change of pixels, and why they cannot."""
+
+
+def test_attacks_without_a_budget_say_why():
+    shape = (32, 32, 3)
+    bounds = {name: [make(name, {}).budget(shape, split) for split in ("train", "test")] for name in NAMES}
+    assert {name for name, budgets in bounds.items() if Budget() in budgets} == set(UNBOUNDED)
+
+
+@pytest.mark.parametrize(
+    ("levels", "count", "excess"),
+    [
+        (200, 4, []),
+        (200, 5, ["pixels: 5, at most 4", "L2: 1.75378, at most 1.6"]),
+        (9, 64, []),  # one level is rounding
+        (10, 5, ["pixels: 5, at most 4"]),
+        (202, 1, ["grey levels: 202, at most 201"]),
+    ],
+)
+def test_a_budget_may_have_a_bound_for_few_pixels_and_one_elsewhere(levels, count, excess):
+    before = np.full((1, 8, 8, 1), 20, np.uint8)
+    after = before.copy()
+    after.reshape(-1)[:count] += levels
+    assert Budget(200, pixels=4, elsewhere=8).excess(before, after) == excess
 
 
 @pytest.mark.parametrize("name", NAMES)
