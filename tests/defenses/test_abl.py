@@ -19,10 +19,13 @@ from bdtune.defenses._base import diagnosis
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
+from bdtune.errors import Diverged
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import Batch, DeviceSet
 from bdtune.training.data import LabelSet
+from bdtune.training.losses import sample_logits
 from bdtune.training.nesterov import Nesterov
+from bdtune.training.predict import trained_network
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import module_arrays, new_network
 from tests.doubles import CPU, Is
@@ -238,17 +241,34 @@ def test_beyond_its_bound_a_loss_is_not_pushed(start: dict[str, Any]) -> None:
         torch.testing.assert_close(logits.grad, plain if pushed else torch.zeros(1, 3))
 
 
+@pytest.mark.parametrize(("lr", "epochs"), [(100.0, 8), (1e8, 8)])
+def test_ascent_without_bound_ends_as_diverged(start: dict[str, Any], lr: float, epochs: int) -> None:
+    knobs: dict[str, Any] = {"epochs": epochs, "batch_size": 6, "lr": lr}
+    with pytest.raises(Diverged, match="abl_unlearn"):
+        Unlearn(**knobs, max_loss=None, max_drop=None).run(start, CTX)
+    held = Unlearn(**knobs, max_loss=None).run(start, CTX)  # its first epoch is taken back
+    assert digest_of(held.arrays, 0) == digest_of(start["init"].arrays, 0)
+
+
+def rest_accuracy(start: dict[str, Any], classifier: Artefact) -> float:
+    network = trained_network(start["model"], start["data"], classifier, CPU)
+    rest = start["rest"].arrays
+    predicted = sample_logits(network, start["data"], CPU)[rest["ids"]].argmax(1)
+    return float(np.mean(predicted == rest["labels"]))
+
+
 def test_an_epoch_that_costs_too_much_is_taken_back(start: dict[str, Any], memory: Any) -> None:
     knobs: dict[str, Any] = {"epochs": 8, "batch_size": 6, "lr": 0.02, "max_loss": None}
     free = Unlearn(**knobs, max_drop=None).run(start, CTX)
     held = Unlearn(**knobs, max_drop=0.2).run(start, CTX)
     assert held.info["epochs"] == len(held.curve) < len(free.curve) == 8
     assert [row.get("stopped") for row in held.curve] == [*[None] * (len(held.curve) - 1), 1.0]
-    before = [row["rest_acc"] for row in held.curve[:-1]]
-    assert min(before, default=1.0) >= held.curve[-1]["rest_acc"]
-    kept = Unlearn(**{**knobs, "epochs": max(1, len(held.curve) - 1)}, max_drop=1.0).run(start, CTX)
-    if len(held.curve) > 1:
-        assert digest_of(held.arrays, 0) == digest_of(kept.arrays, 0)
+    drops = [rest_accuracy(start, start["init"]) - row["rest_acc"] for row in held.curve]
+    assert len(drops) > 1
+    assert drops[-1] > 0.2 >= max(drops[:-1])
+    kept = Unlearn(**{**knobs, "epochs": len(drops) - 1}, max_drop=1.0).run(start, CTX)
+    assert digest_of(held.arrays, 0) == digest_of(kept.arrays, 0)
+    assert rest_accuracy(start, held) == held.curve[-2]["rest_acc"]
     slot = memory(due_after=[len(held.curve)])
     ctx = Context(seed=4, numerics=CPU, checkpoint=slot)
     assert digest_of(Unlearn(**knobs).run(start, ctx).arrays, 0) == digest_of(held.arrays, 0)

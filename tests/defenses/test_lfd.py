@@ -235,7 +235,22 @@ def test_candidates_are_judged_by_the_truth(counting: Counting, poisoned: tuple[
     assert found["auroc"] == pytest.approx(
         np.mean(poison[:, None] < clean) + np.mean(poison[:, None] == clean) / 2
     )
-    assert found["push"] == pytest.approx(found["weight_negative"] / -found["weight_positive"])
+
+
+@pytest.mark.parametrize("knobs", [{"beta": 0.5}, {"mode": "ascent_sum"}])
+def test_push_is_how_negative_weights_compare_with_positive_ones(
+    counting: Counting, poisoned: tuple[Given, Truth], knobs: dict[str, Any]
+) -> None:
+    given, truth = poisoned
+    defense = short(teacher={"epochs": 3, "lr": 0.02, "model": "resnet_s"}, alpha=0.2, **knobs)
+    chain = defense.build(given)
+    weights = counting.compute(chain["weights"]).arrays["weights"].tolist()
+    up, down = sum(w for w in weights if w > 0), sum(-w for w in weights if w < 0)
+    assert min(up, down) > 0.01
+    found = defense.diagnose({name: counting.compute(chain[name]) for name in defense.evidence}, truth)
+    assert found["weight_positive"] == pytest.approx(up)
+    assert found["weight_negative"] == pytest.approx(-down)
+    assert found["push"] == pytest.approx(down / up)
 
 
 def test_without_poison_there_is_nothing_to_judge_by(
@@ -272,14 +287,10 @@ def test_knobs_have_the_papers_defaults() -> None:
     lfd = bdtune.defense("lfd").model_dump()
     assert (lfd["alpha"], lfd["beta"], lfd["mode"]) == (0.15, 1e-3, "weighted")
     assert lfd["teacher"]["model"]["name"] == "resnet_s"
-    assert (lfd["teacher"]["epochs"], lfd["teacher"]["augment"]) == (5, "none")
-    student = {
-        name: lfd["student"][name] for name in ("epochs", "optimizer", "lr", "weight_decay", "schedule")
+    shared = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "batch_size": 128}
+    expected = {
+        "teacher": {**shared, "epochs": 5, "schedule": "constant", "augment": "none"},
+        "student": {**shared, "epochs": 80, "schedule": "cosine", "augment": "crop_flip"},
     }
-    assert student == {
-        "epochs": 80,
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "schedule": "cosine",
-    }
+    assert {part: {name: lfd[part][name] for name in knobs} for part, knobs in expected.items()} == expected
+    assert (lfd["student"]["loss_cap"], lfd["student"]["clip_norm"]) == (None, None)

@@ -19,6 +19,7 @@ from bdtune.errors import Diverged
 from bdtune.training.adversarial import PGD, AdversarialTraining
 from bdtune.training.evaluate import Evaluate
 from bdtune.training.pgd import Attack, pixel_augmentation, pixel_logits, robust_predictions
+from bdtune.training.session import generator
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import module_arrays, new_network
 
@@ -194,6 +195,56 @@ def test_a_ball_of_radius_zero_is_natural_training(make_set, everything, tiny):
     natural = train(stage.natural(), data, everything(data), tiny)
     for name, value in natural.arrays.items():
         np.testing.assert_allclose(adversarial.arrays[name], value, rtol=1e-3, atol=1e-4)
+
+
+def slow_training(stage, data, model, seed):
+    """As the papers write it, a batch at a time: attack in pixels, then step on what was found."""
+    network = new_network(model, data, seed, FP32)
+    optimizer = torch.optim.SGD(
+        network.parameters(), stage.lr, stage.momentum, weight_decay=stage.weight_decay
+    )
+    mean, std = (torch.tensor(each)[:, None, None] for each in (data.mean, data.std))
+    images = torch.from_numpy(data.images).permute(0, 3, 1, 2) / 255
+    labels, pgd = torch.from_numpy(data.labels), stage.pgd
+    for epoch in range(stage.epochs):
+        order = torch.randperm(len(labels), generator=generator(seed, "order", epoch))
+        start = generator(seed, "augment", epoch)
+        for rows in order.split(stage.batch_size):
+            clean = images[rows]
+            x = (clean + pgd.eps * (2 * torch.rand(clean.shape, generator=start) - 1)).clamp(0, 1)
+            network.train(stage.attack_bn == "train")
+            for _ in range(pgd.steps):
+                x = x.detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(cross_entropy(network((x - mean) / std), labels[rows]), x)
+                x = x.detach() + pgd.step * gradient.sign()
+                x = torch.minimum(torch.maximum(x, clean - pgd.eps), clean + pgd.eps).clamp(0, 1)
+            network.train()
+            optimizer.zero_grad()
+            cross_entropy(network((x - mean) / std), labels[rows]).backward()
+            optimizer.step()
+    return module_arrays(network)
+
+
+@pytest.mark.parametrize("attack_bn", ["eval", "train"])
+def test_training_is_the_papers(make_set, everything, tiny, attack_bn):
+    data = make_set(24)
+    pgd = PGD(eps=16 / 255, step=6 / 255, steps=2)
+    knobs = {"epochs": 2, "batch_size": 8, "lr": 0.01, "schedule": "constant", "augment": "none", "pgd": pgd}
+    stage = AdversarialTraining(**knobs, attack_bn=attack_bn)
+    expected = slow_training(stage, data, tiny, seed=5)
+    found = train(stage, data, everything(data), tiny).arrays
+    other = {"eval": "train", "train": "eval"}[attack_bn]
+    for wrong in ({"attack_bn": other}, {"pgd": PGD(eps=0)}):
+        far = slow_training(stage.model_copy(update=wrong), data, tiny, seed=5)
+        assert distance(far, expected) > 1e-2
+    assert distance(found, expected) < 1e-4
+
+
+def distance(one, other):
+    """Return the largest difference of two networks' weights and running statistics."""
+    assert one.keys() == other.keys()
+    names = [name for name in one if "num_batches" not in name]
+    return max(float(np.abs(one[name] - other[name]).max()) for name in names)
 
 
 @pytest.mark.parametrize("numerics", [FP32, BF16])
