@@ -43,7 +43,7 @@ class Naive(Recorded):
     epochs: int = Field(20, ge=1)
     """Passes over all samples."""
     optimizer: OptimizerName = "adam"
-    """sgd: with momentum, not Nesterov's."""
+    """sgd: with momentum."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate at the start."""
     weight_decay: float = Field(0.0, ge=0)

@@ -14,7 +14,7 @@ from pydantic import Field
 from bdtune.engine.key import derive_seed
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
 from bdtune.training.choices import Augment, Schedule  # noqa: TC001  pydantic reads them
-from bdtune.training.nesterov import Nesterov
+from bdtune.training.supervised import Supervised
 from bdtune.training.traced import Traced
 from bdtune.training.weighted import Weighted
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from bdtune.training.batches import Batch, DeviceSet
 
 
-class Descent(Nesterov):
+class Descent(Supervised):
     """Base of ABL's trainings: sgd with Nesterov's momentum and a weight decay of 1e-4."""
 
+    nesterov: bool = True
+    """Whether sgd looks ahead along its momentum, as Nesterov's does."""
     weight_decay: float = Field(1e-4, ge=0)
     """On all weights; decoupled with adamw."""
 

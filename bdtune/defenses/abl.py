@@ -21,6 +21,7 @@ from bdtune.defenses._base import Defense
 from bdtune.knobs import Rate
 from bdtune.training.everything import AllSamples
 from bdtune.training.losses import SampleLosses
+from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from bdtune.defenses._base import Given
     from bdtune.engine.stage import Artefact, Node
     from bdtune.training.data import Truth
-    from bdtune.training.supervised import Supervised
 
 
 class ABL(Defense):
@@ -73,7 +73,9 @@ class ABL(Defense):
 
     def reference(self) -> Supervised:
         training = self.joint if self.form == "joint" else self.recover
-        return training.alone(epochs=max(1, training.epochs))
+        knobs = {name: getattr(training, name) for name in Supervised.model_fields}
+        # where there is nothing to look ahead along, the twin is one that other defenses have too
+        return Supervised(**{**knobs, "epochs": max(1, training.epochs), "nesterov": training.looks_ahead})
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses._abl_report import diagnose

@@ -48,7 +48,7 @@ class Teacher(Traced):
     epochs: int = Field(5, ge=1)
     """Passes over the training set."""
     optimizer: OptimizerName = "adam"
-    """sgd: with momentum, not Nesterov's."""
+    """sgd: with momentum."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate."""
     weight_decay: float = Field(0.0, ge=0)
@@ -70,7 +70,7 @@ class Student(Weighted):
     epochs: int = Field(80, ge=1)
     """Passes over the training set."""
     optimizer: OptimizerName = "adam"
-    """sgd: with momentum, not Nesterov's."""
+    """sgd: with momentum."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate at the start."""
     weight_decay: float = Field(0.0, ge=0)

@@ -2,7 +2,7 @@
 
 Source: the recipe of "Deep residual learning for image recognition" (He et al., 2016), section 4.2; every
 defense's undefended twin is this one with that defense's own training. Where the attacker hands over a model,
-that is the undefended one. `train.nesterov: true` gives sgd Nesterov's momentum, as ABL's twin has it.
+that is the undefended one.
 Departures: none.
 """
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from bdtune.defenses._base import Defense
 from bdtune.engine.stage import Node
-from bdtune.training.nesterov import Nesterov, Training
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -22,12 +21,11 @@ if TYPE_CHECKING:
 class NoDefense(Defense):
     """Train on all samples with their observed labels, or take the model that the attacker hands over."""
 
-    train: Training = Supervised()
+    train: Supervised = Supervised()
     """The training; without effect where the attacker hands over a model."""
 
     def build(self, given: Given) -> dict[str, Node]:
-        train = self.train.alone() if isinstance(self.train, Nesterov) else self.train
-        classifier = given.undefended(train)
+        classifier = given.undefended(self.train)
         before = {name: node for name, node in classifier.inputs.items() if isinstance(node, Node)}
         return {**before, "classifier": classifier}
 

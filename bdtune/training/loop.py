@@ -33,11 +33,13 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
+    nesterov: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return an optimizer with fused kernels; `momentum` is SGD's (not Nesterov's), `betas` the others'."""
+    """Return an optimizer with fused kernels; `momentum` and `nesterov` are SGD's, `betas` the others'."""
     weights = list(weights)
     if name == "sgd":
-        return torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+        rule: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        return torch.optim.SGD(weights, lr=lr, fused=True, **rule)
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     return kind(weights, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
 

@@ -45,11 +45,13 @@ class Supervised(Stage):
     batch_size: int = Field(128, ge=2)
     """Images per step; the last batch may be smaller."""
     optimizer: OptimizerName = "sgd"
-    """sgd: with momentum, not Nesterov's."""
+    """sgd: with momentum."""
     lr: float = Field(0.1, gt=0)
     """Learning rate at the start."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd."""
+    nesterov: bool = False
+    """Whether sgd looks ahead along its momentum, as Nesterov's does."""
     weight_decay: float = Field(5e-4, ge=0)
     """On all weights; decoupled with adamw."""
     schedule: Schedule = "multistep"
@@ -60,6 +62,17 @@ class Supervised(Stage):
     """Factor of each multistep."""
     augment: Augment = "crop_flip"
     """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
+
+    def identity(self) -> dict[str, Any]:
+        found = super().identity()
+        if not self.nesterov:  # a recipe without it is the one that it was before there was this knob
+            found["knobs"].pop("nesterov")
+        return found
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the momentum is Nesterov's: with sgd, if it has any."""
+        return self.nesterov and self.optimizer == "sgd" and self.momentum > 0
 
     def length(self) -> int:
         return self.epochs
@@ -82,7 +95,9 @@ class Supervised(Stage):
         from bdtune.training.loop import make_optimizer
 
         rule: dict[str, Any] = {"momentum": self.momentum, "weight_decay": self.weight_decay}
-        return make_optimizer(network.parameters(), self.optimizer, self.lr, **rule)
+        return make_optimizer(
+            network.parameters(), self.optimizer, self.lr, nesterov=self.looks_ahead, **rule
+        )
 
     def companions(self, inputs: Inputs, device: torch.device) -> dict[str, torch.nn.Module]:
         """Return modules that are kept, saved and stored beside the network, each under its own name.

@@ -188,3 +188,26 @@ def test_defenses_may_weigh_samples(make_set, everything, tiny):
 def test_knobs_are_checked(wrong):
     with pytest.raises(ValidationError):
         Supervised(**wrong)
+
+
+def test_nesterovs_momentum_is_torchs_and_a_recipe_without_it_keeps_its_key(tiny):
+    ours, theirs = (tiny.build(3, (16, 16, 3)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    stage = Supervised(lr=0.05, nesterov=True)
+    rules = (
+        stage.new_optimizer(ours),
+        torch.optim.SGD(theirs.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True),
+    )
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        images = torch.rand(4, 3, 16, 16, generator=draws)
+        for network, rule in zip((ours, theirs), rules, strict=True):
+            rule.zero_grad()
+            network(images).square().sum().backward()
+            rule.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for plain in ({"optimizer": "adam"}, {"momentum": 0.0}):
+        assert not Supervised(nesterov=True, **plain).looks_ahead
+    assert stage.identity()["knobs"]["nesterov"] is True
+    assert "nesterov" not in Supervised().identity()["knobs"]
