@@ -176,6 +176,7 @@ class Driver:
         if entry.id in self._stopped and self.ledger.result(entry).status != "done":
             self._give_out(self._stopped[entry.id])
             return
+        self.executor.passing.want(entry.graph.stages.values())
         made_for = f"{self.ledger.sweep}/{entry.id}"
         self.frontier.add(Work(entry.id, entry.graph.goals, self._first(entry), made_for))
 
@@ -189,7 +190,9 @@ class Driver:
 
     def _config(self, trial: str) -> dict[str, Any]:
         entry = self.ledger.entries[trial]
-        return {"trial": trial, "spec": spec_to_dict(entry.spec), "judged": self._judged(entry)}
+        passing = self.executor.passing.of(entry.graph.stages.values())
+        config = {"trial": trial, "spec": spec_to_dict(entry.spec), "judged": self._judged(entry)}
+        return {**config, "passing": passing}
 
     def _settle(self) -> None:
         for settled in self.frontier.settled():

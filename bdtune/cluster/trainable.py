@@ -19,6 +19,7 @@ from bdtune.config.graph import trial_graph
 from bdtune.config.outcome import judge_tick, stored_metrics
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.passing import Passing
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
 
@@ -52,12 +53,12 @@ class Trial(tune.Trainable):
         self.trial, self.judged = new_config["trial"], new_config["judged"]
         self._unready = None
         try:
-            self._turn_to(new_config["spec"])
+            self._turn_to(new_config["spec"], new_config["passing"])
         except Exception as problem:  # raised here, Tune would only say that an actor failed
             self._unready = problem
         return True
 
-    def _turn_to(self, spec: dict[str, Any]) -> None:
+    def _turn_to(self, spec: dict[str, Any], passing: dict[str, list[int]]) -> None:
         self.spec = spec_from_dict(spec)
         self.graph = trial_graph(self.spec)
         self.first = self._twin_goals() if self.judged else []
@@ -66,6 +67,7 @@ class Trial(tune.Trainable):
             NodeResident(self.shared, self.spec.data_root),
             checkpoint_interval_s=0.0 if self.judged else None,
             made_for=f"{self.shared.sweep}/{self.trial}",
+            passing=Passing(passing),
         )
         self._noted_at = 0.0
 

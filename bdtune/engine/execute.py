@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bdtune.engine.manifest import Cost
+from bdtune.engine.passing import Passing
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact, Context, Node, Source, Tick
 from bdtune.errors import BdtuneError, UserError
@@ -58,6 +59,8 @@ class Executor:
     checkpoint_interval_s: float | None = None
     made_for: str = ""
     """The trial that is being worked for, as `sweep/trial`; entered in the manifests of what is computed."""
+    passing: Passing = field(default_factory=Passing)
+    """Which shorter trainings others want, so that a longer one publishes their results on the way."""
     resolver: Resolver = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,7 +167,9 @@ class Executor:
                 except StopIteration as end:
                     artefact = end.value
                     break
-                yield Event("tick", node, key, time.perf_counter() - started, tick)
+                seconds = time.perf_counter() - started
+                self._publish_passed(node, tick, seconds)
+                yield Event("tick", node, key, seconds, tick)
         except UserError:
             raise
         except Exception as error:
@@ -178,3 +183,17 @@ class Executor:
         if artefact.arrays:
             self._loaded[key] = replace(artefact, info=dict(artefact.info))
         yield Event("computed", node, key, seconds)
+
+    def _publish_passed(self, node: Node, tick: Tick, seconds: float) -> None:
+        """Publish the result of a shorter training that is wanted, if this one is just where it ends.
+
+        It is made for nobody, as the longer training pays for it.
+        """
+        shorter = self.passing.passed(node).get(tick.epoch)
+        key = None if shorter is None else self.resolver.key(shorter)
+        if shorter is None or key is None or self.store.has(key):
+            return
+        with self.store.leases.try_hold(key) as mine:
+            if mine and not self.store.has(key):
+                preimage, cost = self.resolver.preimage(shorter), Cost.measured(seconds)
+                self.store.publish(key, shorter.stage.kind, preimage, tick.artefact(), cost=cost)

@@ -60,7 +60,7 @@ class Frontier:
         self.predict = predict
         self.running: dict[str, Work] = {}
         self._settled: list[Settled] = []
-        self._ready: list[tuple[tuple[bool, float, int], Work]] = []
+        self._ready: list[tuple[tuple[bool, float, int, int], Work]] = []
         self._blocked: dict[str, list[Work]] = defaultdict(list)
         self._count = itertools.count()
         self._looked_at = 0.0
@@ -127,6 +127,8 @@ class Frontier:
         for node in work.nodes:
             for step, key in missing(self.executor, node):
                 work.claims.add(key)
+                passed = self.executor.passing.passed(step).values()
+                work.claims |= {known for shorter in passed if (known := self.executor.resolver.key(shorter))}
                 if step.stage.kind == "derive":
                     keyless = (later for later in node.walk() if self.executor.resolver.key(later) is None)
                     work.unsure[key] = {later.name for later in keyless}
@@ -190,8 +192,12 @@ class Frontier:
             return True
         return self.executor.store.leases.held_by_other(key)
 
-    def _priority(self, work: Work) -> tuple[bool, float, int]:
-        """Followers of a finished stage go first, then the longest remaining path, then the order given."""
+    def _priority(self, work: Work) -> tuple[bool, float, int, int]:
+        """Followers of a finished stage go first, then the longest remaining path, then the order given.
+
+        Where seconds are not known yet epochs tell, so that a training starts before those that it passes.
+        """
         steps = {step.recipe: step for node in work.nodes for step in node.walk()}.values()
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
-        return len(todo) == len(steps), -sum(self.predict(step) for step in todo), next(self._count)
+        seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
+        return len(todo) == len(steps), -seconds, -epochs, next(self._count)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from bdtune.engine.passing import Passing
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -43,6 +45,8 @@ class StageCount:
 
     unique: int = 0
     cached: int = 0
+    passed: int = 0
+    """Missing ones that a longer training, missing too, publishes on its way."""
     without_sharing: int = 0
     exact: bool = True
     """False while stages before it have no result: different recipes may turn out to be one."""
@@ -75,7 +79,7 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
     costs = Costs(resolver.store)
     plan = Plan(trials=-references, references=references)
     unique: dict[str, Node] = {}
-    unknown: set[str] = set()
+    absent: list[Node] = []
     seconds: dict[str, float | None] = {}
     for nodes in trials:
         plan.trials += 1
@@ -96,8 +100,21 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
             if key is not None and resolver.store.has(key):
                 count.cached += 1
             else:
-                plan.seconds_shared += seconds[recipe] or 0.0
-                if seconds[recipe] is None:
-                    unknown.add(step.name)
-    plan.unpredicted = tuple(sorted(unknown))
+                absent.append(step)
+    _count_absent(plan, absent, seconds)
     return plan
+
+
+def _count_absent(plan: Plan, absent: list[Node], seconds: dict[str, float | None]) -> None:
+    """Add what must be computed, without what longer trainings publish on their way."""
+    passing = Passing()
+    passing.want(absent)
+    unknown: set[str] = set()
+    for step in absent:
+        if passing.is_passed(step):
+            plan.stages[step.name].passed += 1
+        elif (predicted := seconds[step.recipe]) is None:
+            unknown.add(step.name)
+        else:
+            plan.seconds_shared += predicted
+    plan.unpredicted = tuple(sorted(unknown))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -129,6 +129,13 @@ class Stage(Knobs):
         """Return the number of ticks the stage will yield, 0 if it yields none."""
         return 0
 
+    def at(self, epochs: int) -> Stage | None:
+        """Return the same stage with another length, if the longer of the two passes the shorter's result.
+
+        That is: after so many epochs the longer one's tick gives the very artefact. By default none does.
+        """
+        return None
+
 
 def result_of(steps: Generator[Tick, None, Artefact]) -> Artefact:
     """Run a generator to its end and return its result."""
@@ -215,6 +222,11 @@ class Node:
                 inputs[name] = {**value.known_identity, **({"upstream": upstream} if upstream else {})}
         tag = self.numerics.tag() if self.stage.kind == "train" else None
         return {**self.stage.identity(), "inputs": inputs, "seed": self.seed, "numerics": tag}
+
+    def at(self, epochs: int) -> Node | None:
+        """Return the node of the same training with another length, where `Stage.at` has one."""
+        stage = self.stage.at(epochs)
+        return None if stage is None else replace(self, stage=stage)
 
     @cached_property
     def recipe(self) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
 
+    import numpy as np
     import torch
 
     from bdtune.models._network import Network
@@ -77,6 +78,14 @@ class Supervised(Stage):
     def length(self) -> int:
         return self.epochs
 
+    def at(self, epochs: int) -> Supervised | None:
+        """Return the same training with another length, where its rate depends on none.
+
+        A classifier that a scheduler judges has none: it may be stopped before it passes anything.
+        """
+        fixed = self.schedule == "constant" and not self.classifier
+        return self.model_copy(update={"epochs": epochs}) if fixed and epochs >= 1 else None
+
     def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
         """Return the mean loss of one batch; defenses that weigh samples override this."""
         from torch.nn.functional import cross_entropy
@@ -105,6 +114,10 @@ class Supervised(Stage):
         The other hooks find them in `inputs`; what they keep in buffers survives an interruption.
         """
         return {}
+
+    def kept(self, arrays: dict[str, np.ndarray], done: int) -> dict[str, np.ndarray]:
+        """Return what of the modules' arrays is the result after `done` epochs; by default all."""
+        return arrays
 
     def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
         """Put the network into the mode in which it is trained, `done` epochs being over."""
@@ -148,7 +161,7 @@ class Supervised(Stage):
             return self.after_epoch({"loss": mean_loss, "acc": accuracy, "lr": lr}, network, inputs)
 
         def result(done: int) -> tuple[dict[str, Any], dict[str, Any]]:
-            return weights.modules_arrays(modules), {"epochs": done, "samples": samples}
+            return self.kept(weights.modules_arrays(modules), done), {"epochs": done, "samples": samples}
 
         modules = {"model": network, **companions}
         return (yield from loop.Training(self.name, self.epochs, modules, optimizer, epoch, result).run(ctx))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from bdtune.engine.stage import Inputs
@@ -41,6 +42,9 @@ class Recorded(Supervised):
         samples = len(inputs["subset"].arrays["ids"])
         trace.register_buffer("losses", torch.zeros(self.epochs, samples, device=device))
         return {**super().companions(inputs, device), "trace": trace}
+
+    def kept(self, arrays: dict[str, np.ndarray], done: int) -> dict[str, np.ndarray]:
+        return {**super().kept(arrays, done), "trace.losses": arrays["trace.losses"][:done]}
 
     def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
         super().before_epoch(done, network, inputs)

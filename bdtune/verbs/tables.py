@@ -46,7 +46,7 @@ def plan_table(name: str, plan: Plan) -> Table:
     rows = [
         {
             "stage": stage,
-            "to compute": ("" if count.exact else "<= ") + str(count.unique - count.cached),
+            "to compute": ("" if count.exact else "<= ") + str(count.unique - count.cached - count.passed),
             "in the store": count.cached,
             "without sharing": count.without_sharing,
         }
@@ -55,6 +55,9 @@ def plan_table(name: str, plan: Plan) -> Table:
     notes = []
     if any(not count.exact for count in plan.stages.values()):
         notes.append("<=: known exactly once the stages before have run; equal results are computed on once")
+    for stage, count in plan.stages.items():
+        if count.passed:
+            notes.append(f"{stage}: {count.passed} more are published by longer ones on their way")
     if plan.unpredicted:
         notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}")
     else:

@@ -100,6 +100,18 @@ def test_a_trial_that_fits_nowhere_is_an_error_at_once(bench, settings, missing)
     assert not bench.notes()
 
 
+def test_the_longest_training_publishes_the_shorter_ones_on_its_way(bench):
+    lengths = ("defense.prefix.epochs=1,4,3", "defense.prefix.passes=true", "defense.prefix.seconds=0.2")
+    assert bench.plan(*lengths).stages["toy_prefix"].passed == 2
+    outcome = bench.run(*lengths)
+    assert {trial.status for trial in outcome.trials} == {"done"}
+    assert [note["identity"][0]["epochs"] for note in bench.notes("toy_prefix")] == [4]
+    assert bench.published()["toy_prefix"] == 3
+    paid = {trial.params["defense.prefix.epochs"]: trial.stages["toy_prefix"] for trial in defended(outcome)}
+    assert [paid[length].computed for length in (1, 3, 4)] == [False, False, True]
+    assert paid[1].seconds < paid[3].seconds < paid[4].seconds
+
+
 def test_images_can_be_streamed_inside_trials(bench):
     resident = bench.run("defense.tail.quality=0.5,1.0", "attack=badnets")
     streamed = bench.run("defense.tail.quality=0.5,1.0", "attack=badnets", "pipeline=stream")

@@ -76,9 +76,14 @@ class Prefix(Stage):
     seconds: float = Field(0.0, ge=0)
     """Of each epoch."""
     trouble: Trouble = "none"
+    passes: bool = False
+    """Whether longer ones pass what shorter ones end with."""
 
     def length(self) -> int:
         return self.epochs
+
+    def at(self, epochs: int) -> Prefix | None:
+        return self.model_copy(update={"epochs": epochs}) if self.passes else None
 
     def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
         saved = ctx.checkpoint.load()
@@ -91,8 +96,11 @@ class Prefix(Stage):
             done += 1
             if ctx.checkpoint.due():
                 ctx.checkpoint.save({"x": np.zeros(1)}, {"done": done})
-            yield Tick(done, self.epochs, {"loss": 1.0 / done}, Artefact)
+            yield Tick(done, self.epochs, {"loss": 1.0 / done}, lambda: self._scores(count))
         note("end", self, inputs, ctx)
+        return self._scores(count)
+
+    def _scores(self, count: int) -> Artefact:
         return Artefact({"score": (np.arange(count) + self.level) % 10 / 10}, {"level": self.level})
 
 
