@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdtune.errors import Problem, UserError
+from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+log = logging.getLogger(__name__)
+
+STARTS = 3
+"""Attempts to start a session."""
 OBJECT_STORE_BYTES = 200 * 2**20
 """Of a session started here, besides what the resident data sets need."""
 
@@ -48,27 +52,46 @@ def session(
     if ray.is_initialized():
         yield
         return
-    try:
-        if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                num_cpus=cpus or len(os.sched_getaffinity(0)),
-                num_gpus=gpus,
-                object_store_memory=OBJECT_STORE_BYTES + 2 * data_bytes,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except (ConnectionError, ValueError) as error:
-        hint = "Start one with `ray start --head`, or leave the address out for a session of this machine"
-        raise UserError(
-            Problem("--address", "a running Ray cluster", address or "none", hint=hint)
-        ) from error
+    if address is not None:
+        _join(address)
+    else:
+        _start(cpus or len(os.sched_getaffinity(0)), gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        hint = "Start one with `ray start --head`, or leave the address out for a session of this machine"
+        raise UserError(Problem("--address", "a running Ray cluster", address, hint=hint)) from error
+
+
+def _start(cpus: int, gpus: int | None, store_bytes: int) -> None:
+    """Start a session of this machine, again if need be: Ray gives itself 30 s, which a busy one may need."""
+    import ray
+
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                object_store_memory=store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises it bare
+            ray.shutdown()
+            if not left:
+                raise BdtuneError(f"Ray could not be started in {STARTS} attempts: {error}") from error
+            log.warning("Ray could not be started, trying again: %s", error)
 
 
 def _quiet_environment() -> None:

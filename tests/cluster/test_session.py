@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from bdtune.cluster.schedulers import most_open
-from bdtune.cluster.session import Needs, _fit
+from bdtune.cluster.session import Needs, _fit, session
 from bdtune.config.sweep import Scheduler
+from bdtune.errors import BdtuneError
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,41 @@ def test_trials_that_fit_on_a_node(node, needs, slots):
 def test_a_streaming_trial_asks_for_a_cpu_beside_its_own():
     assert Needs(1, 0.5, 1).bundles == [{"CPU": 1, "GPU": 0.5}, {"CPU": 1}]
     assert Needs(2).bundles == [{"CPU": 2}]
+
+
+class Starting:
+    """A Ray that cannot be started so often."""
+
+    def __init__(self, failures):
+        self.left, self.on, self.stops = failures, False, 0
+
+    def init(self, **options):
+        assert options["num_cpus"] == 2
+        self.left -= 1
+        if self.left >= 0:
+            raise Exception("The current node timed out during startup.")
+        self.on = True
+
+    def is_initialized(self):
+        return self.on
+
+    def shutdown(self):
+        self.on, self.stops = False, self.stops + 1
+
+
+def test_a_session_that_a_busy_machine_does_not_start_in_time_is_started_again(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "ray", ray := Starting(2))
+    with session(cpus=2):
+        assert ray.on
+    assert not ray.on
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
+def test_one_that_never_starts_is_the_machines_fault_and_is_said_in_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ray := Starting(9))
+    with pytest.raises(BdtuneError, match=r"in 3 attempts: The current node timed out"), session(cpus=2):
+        pass
+    assert (ray.left, ray.stops) == (6, 3)
 
 
 def test_hyperband_opens_a_band_of_trials_the_others_as_many_as_fit():
