@@ -178,7 +178,8 @@ class Driver:
             return
         self.executor.passing.want(entry.graph.stages.values())
         made_for = f"{self.ledger.sweep}/{entry.id}"
-        self.frontier.add(Work(entry.id, entry.graph.goals, self._first(entry), made_for))
+        work = Work(entry.id, entry.graph.goals, self._first(entry), made_for, awaited=entry.is_reference)
+        self.frontier.add(work)
 
     def _first(self, entry: Entry) -> list[Node]:
         """Early judgement compares with the undefended twin, so its numbers must be there."""

@@ -38,6 +38,8 @@ class Work:
     first: Sequence[Node] = ()
     made_for: str = ""
     """Entered in the manifests of derived stages that are run here for this work."""
+    awaited: bool = False
+    """Whether the results of other works are only told beside this one's, so that it goes first."""
     claims: set[str] = field(default_factory=set)
     """Keys this work has yet to publish while it runs, as far as they are known."""
     unsure: dict[str, set[str]] = field(default_factory=dict)
@@ -60,7 +62,7 @@ class Frontier:
         self.predict = predict
         self.running: dict[str, Work] = {}
         self._settled: list[Settled] = []
-        self._ready: list[tuple[tuple[bool, float, int, int], Work]] = []
+        self._ready: list[tuple[tuple[bool, bool, float, int, int], Work]] = []
         self._blocked: dict[str, list[Work]] = defaultdict(list)
         self._count = itertools.count()
         self._looked_at = 0.0
@@ -192,12 +194,12 @@ class Frontier:
             return True
         return self.executor.store.leases.held_by_other(key)
 
-    def _priority(self, work: Work) -> tuple[bool, float, int, int]:
-        """Followers of a finished stage go first, then the longest remaining path, then the order given.
+    def _priority(self, work: Work) -> tuple[bool, bool, float, int, int]:
+        """The awaited go first, then followers of a finished stage, then the longest remaining path.
 
         Where seconds are not known yet epochs tell, so that a training starts before those that it passes.
         """
         steps = {step.recipe: step for node in work.nodes for step in node.walk()}.values()
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
         seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
-        return len(todo) == len(steps), -seconds, -epochs, next(self._count)
+        return not work.awaited, len(todo) == len(steps), -seconds, -epochs, next(self._count)

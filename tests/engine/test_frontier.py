@@ -48,6 +48,14 @@ def test_a_trial_whose_own_stage_the_leader_will_compute_later_is_held_back(exec
     assert [settled.work.id for settled in frontier.settled()] == ["b"]
 
 
+def test_what_others_are_compared_with_goes_first(executor):
+    frontier = Frontier(executor, lambda node: 1.0 + node.stage.epochs if node.name == "toy_train" else 0.0)
+    frontier.add(Work("long", [chain(seed=1, epochs=9)]))
+    frontier.add(Work("twin", [chain(seed=2)], awaited=True))
+    frontier.add(Work("longer", [chain(seed=3, epochs=12)]))
+    assert [frontier.take().id for _ in range(3)] == ["twin", "longer", "long"]
+
+
 def test_what_the_store_answers_never_starts(executor):
     node = chain()
     executor.compute(node)
