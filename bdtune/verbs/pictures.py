@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from bdtune.attacks._sources import TruthSource, trained_nodes
+from bdtune.attacks._sources import trained_nodes
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
@@ -68,8 +68,7 @@ class Gallery:
         return path
 
     def _defense(self, entry: Entry) -> Path | None:
-        diagnose = entry.graph.diagnose
-        if diagnose is None:
+        if entry.graph.diagnose is None or entry.graph.truth is None:
             return None
         defense, chain = entry.spec.defense, entry.graph.chain
         nodes = {name: chain[name] for name in (*defense.evidence, *defense.pictured) if name in chain}
@@ -82,9 +81,7 @@ class Gallery:
             return path
         if len(list(self.folder.glob(f"{name}-*.png"))) >= MOST_FIGURES:
             return None
-        source = diagnose.inputs["truth"]
-        assert isinstance(source, TruthSource)
-        truth = source.load(InProcess(entry.spec.data_root), {})
+        truth = entry.graph.truth.load(InProcess(entry.spec.data_root), {})
         figure = defense.figure(self._open(nodes), truth)
         if figure is None:
             return None
