@@ -9,9 +9,13 @@ import os
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 """A fraction in [0, 1]."""
@@ -48,6 +52,13 @@ class Knobs(BaseModel):
             for name in type(self).model_fields
             if name not in self.no_effect
         }
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values; what was worked out from the old ones (its key) is forgotten."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in copy.__dict__.keys() - type(self).model_fields.keys():
+            del copy.__dict__[name]
+        return copy
 
 
 def identity_of(value: Any) -> Any:

@@ -44,21 +44,36 @@ def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray, *, share_above: 
 
     `share_above` adds, on an axis of its own, the share of poisoned samples above the clean mean.
     """
-    from matplotlib.ticker import MaxNLocator
-
     epochs = np.arange(1, len(trace) + 1)
     for (name, colour), rows in zip(PARTS, (~poison, poison), strict=True):
         if rows.any():
             means = trace[:, rows].mean(1, dtype=np.float64)
             ax.plot(epochs, means, color=colour, marker=".", label=name)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-    ax.set_xlabel("epoch", fontsize="small")
     ax.set_ylabel("mean loss", fontsize="small")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    _number_epochs(ax)
     if share_above and poison.any() and not poison.all():
         above = (trace[:, poison] > trace[:, ~poison].mean(1, keepdims=True)).mean(1)
         _beside(ax, epochs, above)
     dress(ax)
+
+
+def draw_best(ax: Axes, values: np.ndarray, name: str) -> None:
+    """Draw a value [epochs] by epoch, and mark the highest."""
+    best = int(values.argmax())
+    ax.plot(np.arange(1, len(values) + 1), values, color="black", marker=".", label=name)
+    ax.plot(best + 1, values[best], "o", color="#009E73", label=f"best: {values[best]:.3g}, epoch {best + 1}")
+    ax.set_ylim(bottom=0.0)
+    ax.set_ylabel(name, fontsize="small")
+    _number_epochs(ax)
+    dress(ax)
+
+
+def _number_epochs(ax: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel("epoch", fontsize="small")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
 def _beside(ax: Axes, epochs: np.ndarray, above: np.ndarray) -> None:

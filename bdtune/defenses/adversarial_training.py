@@ -5,27 +5,31 @@ Source: "Towards Deep Learning Models Resistant to Adversarial Attacks" (Madry e
 
 Departures: batch, weight decay, random start and augmentation are not given there; they are those of
 "Overfitting in adversarially robust deep learning" (Rice et al., 2020). The attack runs in evaluation mode,
-and in bf16 where the numerics are. Rice et al. also report the epoch that is best on a validation part; here
-only the last epoch is reported.
+and in bf16 where the numerics are.
 
 What to expect: Blend, SSBA and WaNet fall to an ASR of 2 to 8 %; BadNets, Trojan, CLB and IAB stay near
 100 %, as a patch is a robust feature; at low poisoning rates the ASR can be higher than without any defense.
 Samples stay mislabelled. Robust accuracy falls again after the first drop of the rate (robust overfitting):
-the last epoch may be worse than one before it, and weight decay decides much. With one step
+the last epoch may be worse than one before it (`checkpoint: best` takes the one that is best on a validation
+part; grid over both, and they share the training), and weight decay decides much. With one step
 (`train.pgd.steps: 1`) robust accuracy can collapse to 0 within an epoch, unseen by the training loss: measure
 it with `evaluation.robust: pgd`. A large `train.pgd.eps` at a high rate may keep the network from learning.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from bdtune.defenses._base import Defense
 from bdtune.training.adversarial import RecordedAdversarialTraining
 from bdtune.training.everything import AllSamples
+from bdtune.training.validation import Apart, BestEpoch, ValidatedAdversarialTraining, best_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
     from matplotlib.figure import Figure
 
@@ -38,37 +42,68 @@ if TYPE_CHECKING:
 class AdversariallyTrained(Defense):
     """Train on adversarial images of all samples, with their observed labels."""
 
-    evidence: ClassVar[tuple[str, ...]] = ("subset", "classifier")
+    evidence: ClassVar[tuple[str, ...]] = ("subset", "training")
 
     train: RecordedAdversarialTraining = RecordedAdversarialTraining()
     """The training; that of A-ABL is the same on fewer samples."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Fraction held out to measure robust accuracy after each epoch, under the attack of `train`."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which epoch's weights are kept: the last, or the one that is best on the validation part."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.checkpoint == "best" and self.validation == 0:
+            raise ValueError("checkpoint best needs a validation part: Rice et al. hold out 0.02")
+        return self
 
     def build(self, given: Given) -> dict[str, Node]:
-        subset = given.node(AllSamples(), data=given.labels)
-        classifier = given.node(self.train, data=given.fit, subset=subset, model=given.model)
-        return {"subset": subset, "classifier": classifier}
+        subset, stage = given.node(AllSamples(), data=given.labels), self.train
+        if self.validation > 0:
+            subset = given.node(Apart(fraction=self.validation), data=given.labels)
+            knobs = {name: getattr(self.train, name) for name in type(self.train).model_fields}
+            stage = ValidatedAdversarialTraining(**knobs)
+        training = given.node(stage, data=given.fit, subset=subset, model=given.model)
+        best = self.checkpoint == "best"
+        classifier = given.node(BestEpoch(), classifier=training) if best else training
+        return {"subset": subset, "training": training, "classifier": classifier}
 
     def reference(self) -> Supervised:
         return self.train.natural()
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        """Return the mean losses on adversarial images in the last epoch: loss_clean, loss_poison (nats)."""
-        last = artefacts["classifier"].arrays["trace.losses"][-1]
-        poison = truth.is_poison[artefacts["subset"].arrays["ids"]]
-        return {
+        """Return the mean losses on adversarial images in the last epoch: loss_clean, loss_poison (nats).
+
+        With a validation part also best_epoch, from 1, and overfitting: the robust accuracy on it that was
+        lost between that epoch and the last.
+        """
+        arrays = artefacts["training"].arrays
+        last, poison = arrays["trace.losses"][-1], truth.is_poison[artefacts["subset"].arrays["ids"]]
+        found = {
             "loss_clean": float(last[~poison].mean()) if not poison.all() else float("nan"),
             "loss_poison": float(last[poison].mean()) if poison.any() else float("nan"),
         }
+        if self.validation > 0:
+            curve = arrays["validation.robust_acc"]
+            found |= {"best_epoch": best_epoch(arrays), "overfitting": float(curve.max() - curve[-1])}
+        return found
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-        """Draw the losses on adversarial images, clean and poisoned, while training and in its last epoch."""
-        from bdtune.defenses._loss_pictures import draw_histogram, draw_trace, panels
+        """Draw the losses on adversarial images, clean and poisoned, while training and in its last epoch.
 
-        trace = artefacts["classifier"].arrays["trace.losses"]
+        With a validation part also the robust accuracy on it, epoch by epoch, and the best one.
+        """
+        from bdtune.defenses._loss_pictures import draw_best, draw_histogram, draw_trace, panels
+
+        arrays = artefacts["training"].arrays
+        trace, curve = arrays["trace.losses"], arrays.get("validation.robust_acc")
         poison = truth.is_poison[artefacts["subset"].arrays["ids"]]
-        picture, (left, right) = panels(2)
+        picture, (left, right, *rest) = panels(2 if curve is None else 3)
         draw_trace(left, trace, poison)
         draw_histogram(right, trace[-1], poison, None, "")
         left.set_title("on adversarial images, while training", fontsize="medium")
         right.set_title("in the last epoch", fontsize="medium")
+        if curve is not None:
+            draw_best(rest[0], curve, "robust accuracy")
+            rest[0].set_title("on the validation part", fontsize="medium")
         return picture

@@ -22,21 +22,26 @@ class Costs:
     """Predicts the seconds of a stage from those recorded in the store."""
 
     def __init__(self, store: Store) -> None:
-        rows = defaultdict(list)
+        same: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+        alike: dict[str, list[float]] = defaultdict(list)
         file = store.root / "costs.jsonl"
         for line in file.read_text().splitlines() if file.exists() else []:
             row = json.loads(line)
-            rows[row["stage"], row.get("flavour")].append(row["seconds"])
-        self._by_flavour = {key: fmean(seconds) for key, seconds in rows.items()}
-        by_stage = defaultdict(list)
-        for (stage, _), seconds in rows.items():
-            by_stage[stage].extend(seconds)
-        self._by_stage = {stage: fmean(seconds) for stage, seconds in by_stage.items()}
+            same[row["stage"], row.get("flavour")].append(row["seconds"])
+            if "epochs" in row:  # stores of early versions do not say
+                alike[row["stage"]].append(row["seconds"] / (row["epochs"] or 1))
+        self._same = {flavour: fmean(seconds) for flavour, seconds in same.items()}
+        self._per_epoch = {stage: fmean(seconds) for stage, seconds in alike.items()}
 
     def seconds(self, node: Node) -> float | None:
-        """Return the mean over past runs of the stage with these knobs, else of the stage; None if new."""
-        flavour = (node.name, node.stage.flavour)
-        return self._by_flavour.get(flavour, self._by_stage.get(node.name))
+        """Return the mean over past runs of the stage with these knobs; None if the stage is new.
+
+        Without such a run: the stage's mean seconds per epoch times its epochs.
+        """
+        if (known := self._same.get((node.name, node.stage.flavour))) is not None:
+            return known
+        per_epoch = self._per_epoch.get(node.name)
+        return None if per_epoch is None else per_epoch * (node.stage.length() or 1)
 
 
 @dataclass

@@ -164,7 +164,7 @@ class Store:
         )
         contents[MANIFEST] = manifest.to_json()  # the manifest comes last
         self._rename_into_place(key, contents, force=cost.seconds >= FORCE_S)
-        append_line(self.root / "costs.jsonl", json.dumps(_cost_row(manifest)))
+        append_line(self.root / "costs.jsonl", json.dumps(_cost_row(manifest, len(artefact.curve))))
         (self.root / "failed" / f"{key}.json").unlink(missing_ok=True)
         self.checkpoint(key).clear()
         published = self.manifest(key)
@@ -264,6 +264,7 @@ def _payload(artefact: Artefact) -> dict[str, bytes]:
     return contents
 
 
-def _cost_row(manifest: Manifest) -> dict[str, Any]:
+def _cost_row(manifest: Manifest, epochs: int) -> dict[str, Any]:
     flavour = key_of({name: manifest.preimage[name] for name in ("stage", "version", "knobs")})
-    return {"stage": manifest.stage, "flavour": flavour, "seconds": round(manifest.cost.seconds, 4)}
+    seconds = round(manifest.cost.seconds, 4)
+    return {"stage": manifest.stage, "flavour": flavour, "epochs": epochs, "seconds": seconds}

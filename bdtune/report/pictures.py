@@ -53,7 +53,7 @@ def dataset_picture(
     """
     selection = dataset.selection("train", root)
     look = _Look(
-        title=f"{type(attack).__name__} on {dataset.plugin_name()}",
+        title=f"{attack.plugin_name()} on {dataset.plugin_name()}",
         class_names=selection.records.class_names,
         columns=columns,
     )
@@ -73,7 +73,7 @@ def attack_picture(
     columns: int = 8,
 ) -> Path:
     """Draw an attack on images (uint8 [N, H, W, C], true labels int64 [N]) to a PNG file; return `path`."""
-    look = _Look(type(attack).__name__, tuple(class_names), columns)
+    look = _Look(attack.plugin_name(), tuple(class_names), columns)
     plan = _plan(attack, labels, seed, num_classes)
     return _save(_picture(lambda ids: images[ids], labels, attack, plan, look), path)
 

@@ -65,10 +65,17 @@ class Supervised(Stage):
     """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
 
     def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        if not self.nesterov:  # a recipe without it is the one that it was before there was this knob
+        """Return what enters a key; knobs that this recipe does not look at are as if never touched."""
+        plain = {name: Supervised.model_fields[name].default for name in self.idle()}
+        found = super(Supervised, self.model_copy(update=plain)).identity()
+        if not self.looks_ahead:  # a recipe without it is the one that it was before there was this knob
             found["knobs"].pop("nesterov")
         return found
+
+    def idle(self) -> list[str]:
+        """Return the knobs whose values change nothing, as others are what they are."""
+        found = [] if self.optimizer == "sgd" else ["momentum"]
+        return found if self.schedule == "multistep" else [*found, "milestones", "gamma"]
 
     @property
     def looks_ahead(self) -> bool:

@@ -54,9 +54,9 @@ def test_its_picture_shows_the_losses_on_adversarial_images(
     defense = bdtune.defense("adversarial_training", train=short)
     chain = defense.build(given)
     evidence = {name: counting.compute(chain[name]) for name in defense.evidence}
-    trace = evidence["classifier"].arrays["trace.losses"]
+    trace = evidence["training"].arrays["trace.losses"]
     assert trace.shape == (2, 60)
-    curve = [row["loss"] for row in evidence["classifier"].curve]
+    curve = [row["loss"] for row in evidence["training"].curve]
     assert curve == pytest.approx(trace.mean(1).tolist(), rel=1e-5)
     found = defense.diagnose(evidence, truth)
     assert found["loss_poison"] == pytest.approx(trace[-1][truth.is_poison].mean())
@@ -75,6 +75,47 @@ def test_recording_changes_no_weight(poisoned: tuple[Given, Truth], counting: Co
     recorded = counting.compute(given.node(RecordedAdversarialTraining(**knobs), **inputs)).arrays
     assert recorded.keys() - plain.keys() == {"trace.losses"}
     assert all(np.array_equal(recorded[name], value) for name, value in plain.items())
+
+
+def test_the_last_and_the_best_epoch_share_one_training() -> None:
+    last, best = (graph(validation=0.1, checkpoint=name) for name in ("last", "best"))
+    assert last.chain["classifier"].recipe == best.chain["training"].recipe
+    assert [node.name for node in best.chain["classifier"].walk()] == [
+        "validation_part",
+        "validated_adversarial_training",
+        "best_epoch",
+    ]
+    assert best.reference == graph().reference
+    assert best.epochs == last.epochs == 100
+
+
+def test_the_best_epoch_needs_a_validation_part() -> None:
+    raw = {"dataset": "digits", "defense": {"name": "adversarial_training", "checkpoint": "best"}}
+    _, (fault,) = parse_trial(raw)
+    assert "needs a validation part" in f"{fault.expected} {fault.hint}"
+
+
+def test_what_the_best_epoch_is_worth_is_told_and_drawn(
+    counting: Counting, poisoned: tuple[Given, Truth]
+) -> None:
+    given, truth = poisoned
+    short = {"epochs": 3, "batch_size": 20, "optimizer": "adam", "lr": 0.02, "pgd": {"steps": 1}}
+    defense = bdtune.defense("adversarial_training", train=short, validation=0.4, checkpoint="best")
+    chain = defense.build(given)
+    chosen = counting.compute(chain["classifier"])
+    evidence = {name: counting.compute(chain[name]) for name in defense.evidence}
+    curve = evidence["training"].arrays["validation.robust_acc"].tolist()
+    found = defense.diagnose(evidence, truth)
+    assert found["best_epoch"] == chosen.info["epoch"] == 1 + curve.index(max(curve))
+    assert found["overfitting"] == pytest.approx(max(curve) - curve[-1])
+    ids = evidence["subset"].arrays["ids"]
+    losses = evidence["training"].arrays["trace.losses"][-1]
+    assert found["loss_poison"] == pytest.approx(losses[truth.is_poison[ids]].mean())
+    picture = defense.figure(evidence, truth)
+    assert picture is not None
+    line, mark = picture.axes[2].get_lines()
+    assert list(line.get_ydata()) == curve
+    assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([found["best_epoch"]], [max(curve)])
 
 
 def test_it_has_the_papers_defaults() -> None:

@@ -211,3 +211,27 @@ def test_nesterovs_momentum_is_torchs_and_a_recipe_without_it_keeps_its_key(tiny
         assert not Supervised(nesterov=True, **plain).looks_ahead
     assert stage.identity()["knobs"]["nesterov"] is True
     assert "nesterov" not in Supervised().identity()["knobs"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "idle"),
+    [
+        ({"optimizer": "adam"}, {"momentum": 0.5, "nesterov": True}),
+        ({"optimizer": "adamw"}, {"momentum": 0.0}),
+        ({"schedule": "cosine"}, {"milestones": (0.1,), "gamma": 0.5}),
+        ({"schedule": "constant"}, {"milestones": ()}),
+        ({"momentum": 0.0}, {"nesterov": True}),
+    ],
+)
+def test_a_knob_that_a_recipe_does_not_look_at_makes_no_other_training(
+    recipe, idle, make_set, everything, tiny
+):
+    data, short = make_set(16), {"epochs": 2, "batch_size": 8, "lr": 0.01}
+    plain = Supervised(**short, **recipe)
+    touched = plain.model_copy(update=idle)
+    assert touched.identity() == plain.identity()
+    one, other = (train(stage, data, everything(data), tiny) for stage in (plain, touched))
+    assert digest(one) == digest(other)
+    used = Supervised(**short)
+    for name, value in idle.items():
+        assert used.model_copy(update={name: value}).identity() != used.identity()

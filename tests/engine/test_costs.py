@@ -1,0 +1,56 @@
+"""What a stage will take, from what stages like it took."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bdtune.engine.manifest import Cost
+from bdtune.engine.plan import Costs
+from bdtune.engine.stage import Artefact, Node
+from bdtune.engine.store import Store
+from tests.engine.toys import Numbers, Pass, Threshold
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def node(stage):
+    return Node(stage, {"number": Numbers()})
+
+
+def took(store, stage, seconds, epochs):
+    curve = tuple({"epoch": epoch + 1} for epoch in range(epochs))
+    key = f"{len(list(store.entries())):016x}"
+    store.publish(key, stage.kind, node(stage).preimage(None), Artefact(curve=curve), cost=Cost(seconds, 1))
+
+
+def test_the_same_stage_takes_what_it_took_and_another_length_its_share(store):
+    took(store, Pass(epochs=4), 8.0, 4)
+    took(store, Pass(epochs=4), 12.0, 4)
+    took(store, Pass(epochs=10), 15.0, 10)
+    took(store, Threshold(limit=1.0), 0.5, 0)
+    costs = Costs(store)
+    assert costs.seconds(node(Pass(epochs=4))) == 10.0
+    assert costs.seconds(node(Pass(epochs=10))) == 15.0
+    assert costs.seconds(node(Pass(epochs=100))) == pytest.approx(100 * (2.0 + 3.0 + 1.5) / 3)
+    assert costs.seconds(node(Pass(epochs=4).at(100))) == costs.seconds(node(Pass(epochs=100)))
+    assert costs.seconds(node(Threshold(limit=2.0))) == 0.5
+
+
+def test_of_a_new_stage_nothing_is_known(store):
+    took(store, Threshold(limit=1.0), 0.5, 0)
+    assert Costs(store).seconds(node(Pass())) is None
+
+
+def test_a_store_that_says_no_epochs_tells_of_the_same_stage_alone(store):
+    took(store, Pass(epochs=4), 8.0, 4)
+    file = store.root / "costs.jsonl"
+    row = json.loads(file.read_text())
+    del row["epochs"]
+    file.write_text(json.dumps(row) + "\n")
+    assert Costs(store).seconds(node(Pass(epochs=4))) == 8.0
+    assert Costs(store).seconds(node(Pass(epochs=5))) is None
