@@ -109,8 +109,8 @@ def rank(value: Scalar) -> tuple[int, float, str]:
 def varying(groups: Iterable[Group]) -> list[str]:
     """Return the parameters that differ among defended groups, in the order in which trials state them.
 
-    A knob counts only where it differs among trials with the same plugin: that other plugins have other
-    knobs is told by the plugin's name.
+    A knob counts only where it differs among trials with the same plugin, or network of a plugin: that
+    others have other knobs is told by their names.
     """
     defended = [group for group in groups if not group.reference]
     names = dict.fromkeys(name for group in defended for name in group.params)
@@ -118,11 +118,12 @@ def varying(groups: Iterable[Group]) -> list[str]:
 
 
 def _differs(name: str, groups: Sequence[Group]) -> bool:
-    plugin = name.partition(".")[0]
+    parts = name.split(".")
+    above = [".".join(parts[:end]) for end in range(1, len(parts))]
     missing = object()  # a knob that only some trials of a plugin have varies too
     found: dict[object, set[object]] = {}
     for group in groups:
-        owner = group.params.get(plugin) if plugin != name else None
+        owner = tuple(group.params.get(plugin) for plugin in above)
         found.setdefault(owner, set()).add(_hashed(group.params.get(name, missing)))
     return any(len(values) > 1 for values in found.values())
 

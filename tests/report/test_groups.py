@@ -77,3 +77,13 @@ def test_knobs_of_another_plugin_do_not_vary():
     assert varying(found) == ["attack", "defense.beta"]
     found.append(Group({"attack": "blend", "attack.ratio": 0.2, "defense.beta": 1, "seed": 0}, (), False))
     assert varying(found) == ["attack", "defense.beta", "attack.ratio"]
+
+
+def test_knobs_of_another_network_of_a_plugin_do_not_vary():
+    own = {"resnet_s": {"defense.teacher.model.stem": "auto"}, "vgg_s": {}}
+    found = [
+        Group({"defense": "lfd", "defense.teacher.model": model, **knobs, "defense.beta": beta}, (), False)
+        for model, knobs in own.items()
+        for beta in (1, 2)
+    ]
+    assert varying(found) == ["defense.teacher.model", "defense.beta"]
