@@ -216,7 +216,9 @@ class PointReader:
             return self.space.sections[key], section_key_of(key, self.space.sections[key])
         value, faults = self._parse(key, mine)
         for fault in faults:
-            self.report(fault, self._culprits(fault, key, mine))
+            # a wrong base is told of anyway, and what was left out of it may be all that is missed here
+            if key in self.space.sections or _causes(fault, mine):
+                self.report(fault, self._culprits(fault, key, mine))
         return None if faults else (value, section_key_of(key, value))
 
     def _parse(self, key: str, mine: Point) -> tuple[Any, list[Fault]]:
@@ -281,8 +283,7 @@ class PointReader:
 
     def report(self, fault: Fault, point: Point) -> None:
         """Report a fault where the value that causes it stands; alike ones only so often."""
-        causes = [a for a in point if f"{fault.path}.".startswith((f"{a.path}.", f"{a.path}["))]
-        if causes:
+        if causes := _causes(fault, point):
             cause = max(causes, key=lambda a: len(a.path))
             label = cause.label.rpartition("[")[0] if fault.about_key else cause.label
             fault = _moved(fault, label + fault.path[len(cause.path) :])
@@ -326,6 +327,11 @@ class PointReader:
 def section_key_of(key: str, value: Any) -> str:
     """Return the hash of one setting of a trial, different for different settings of equal value."""
     return f"{key}={section_key(str(value) if key == 'data_root' else value)}"
+
+
+def _causes(fault: Fault, point: Point) -> list[Assignment]:
+    """Return the assignments whose own value, or a part of it, is what is wrong."""
+    return [a for a in point if f"{fault.path}.".startswith((f"{a.path}.", f"{a.path}["))]
 
 
 def _moved(fault: Fault, path: str) -> Fault:

@@ -47,6 +47,11 @@ AXES = [
         "s.yaml:3: grid.defense.alpha_c[1]: expected alpha_c + alpha_p of at most 1, got 1.1. Here defense.alpha_c=0.9, defense.alpha_p=0.2; 'exclude' leaves such points out",
     ),
     wrong(
+        "values that would go together with a base that is right",
+        "trial: {dataset: toy, defense: {name: tiny, alpha_p: 0.05, steps: no}}\ngrid:\n  defense.alpha_c: [0.3, 0.95]\n",
+        "s.yaml:1: defense.steps: expected an integer of at least 1, got 'no'",
+    ),
+    wrong(
         "an axis that changes nothing",
         HEAD + "grid:\n  data_root: [a, b]\n",
         "s.yaml:3: grid.data_root: expected a setting that can change the result, got 'data_root'",
