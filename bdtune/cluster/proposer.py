@@ -51,12 +51,17 @@ class Proposer(Protocol):
 
 
 class Listed:
-    """The points of a finite sweep."""
+    """The points of a finite sweep.
+
+    Under a scheduler they come in the order of their ids, which are hashes: what stops trials early compares
+    each with those before it, and in a grid's own order, worse settings first, it would stop none.
+    """
 
     adaptive = False
 
     def __init__(self, spec: SweepSpec) -> None:
-        self._points = iter(enumerate(points(spec)))
+        judged = spec.scheduler.name != "none"
+        self._points = iter(enumerate(sorted(points(spec), key=trial_id) if judged else points(spec)))
 
     def ask(self) -> tuple[int, TrialSpec] | None:
         return next(self._points, None)

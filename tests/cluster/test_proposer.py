@@ -119,3 +119,19 @@ search:
     assert 0 < len(found) < 8
     assert all(defense.alpha_c + defense.alpha_p <= 1 for defense in found)
     assert "is left out" in caplog.text
+
+
+def test_a_scheduler_is_given_a_grid_in_no_order_of_its_values(bench, tmp_path):
+    """What compares a trial with those before it must not be shown the worst ones first."""
+    grid = "defense.tail.quality=" + ",".join(str(n / 16) for n in range(1, 17))
+
+    def qualities(*overrides: str) -> list[float]:
+        return [quality for quality, *_ in asked(make_proposer(bench.spec(grid, *overrides), tmp_path))]
+
+    listed, judged = qualities(), qualities("scheduler=asha")
+    assert listed == sorted(listed)
+    assert sorted(judged) == listed
+    assert judged not in (listed, listed[::-1])
+    assert judged == qualities("scheduler=asha"), "a resumed sweep has the same order"
+    halves = judged[:8], judged[8:]
+    assert all(min(half) < 0.5 < max(half) for half in halves)
