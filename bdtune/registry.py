@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
+from bdtune.source import source_digest
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,6 +32,13 @@ class Plugin(Knobs):
 
     version: ClassVar[int] = 1
     """Raise it whenever the same knobs give another result: old artefacts are then left alone."""
+    code_digest: ClassVar[str | None] = None
+    """Of a plugin outside the package: a digest of its source, which enters keys as its version does."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.code_digest = source_digest(cls, Knobs)
 
     @classmethod
     def plugin_name(cls) -> str:
@@ -38,7 +46,8 @@ class Plugin(Knobs):
         return cls.__module__.rpartition(".")[2]
 
     def identity(self) -> dict[str, Any]:
-        return {"name": self.plugin_name(), "version": self.version, **super().identity()}
+        code = {"code_digest": self.code_digest} if self.code_digest else {}
+        return {"name": self.plugin_name(), "version": self.version, **super().identity(), **code}
 
 
 @dataclass(frozen=True)

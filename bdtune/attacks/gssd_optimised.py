@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 class BenignSimCLR(SimCLR):
     """SimCLR as GSSD's appendix E writes it; the defense has the betas of the code."""
 
+    name: ClassVar[str] = "simclr"
+
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     """Adam's betas, as the appendix prints them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,9 +19,10 @@ from bdtune.attacks._sources import (
 )
 from bdtune.defenses import _base as defenses
 from bdtune.engine.stage import Given, Node
+from bdtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from bdtune.attacks._base import Attack
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 UNDEFENDED = "none"
 """The defense that is none: what every other one is compared with."""
+
+RESERVED = ("evaluate", "diagnose")
+"""Roles of what judges every chain."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,35 @@ class TrialGraph:
         return max(1, sum(self.stages[recipe].stage.length() for recipe in self.judged))
 
     @cached_property
+    def roles(self) -> dict[str, str]:
+        """The unique role of each node by recipe: its name in the chain, else where its result is read.
+
+        "retrain", "evaluate"; "attack.trigger" of what the attack trains; "attack.trigger.surrogate" before it.
+        """
+        named = {node.recipe: role for role, node in reversed(self.chain.items())}
+        named |= {node.recipe: node.name for node in self.goals}
+        todo = deque([*self.chain.values(), *self.goals])
+        while todo:
+            node = todo.popleft()
+            for role, parent in _read_by(node, named[node.recipe]):
+                if parent.recipe not in named:
+                    named[parent.recipe] = role
+                    todo.append(parent)
+        return named
+
+    @cached_property
     def stages(self) -> dict[str, Node]:
         """All nodes of the trial by recipe, parents first."""
         return {node.recipe: node for goal in self.goals for node in goal.walk()}
+
+
+def _read_by(node: Node, role: str) -> Iterator[tuple[str, Node]]:
+    """Yield the parents of a node in a role, each with the role that it has as such."""
+    for name, value in node.inputs.items():
+        if isinstance(value, Node):
+            yield f"{role}.{name}", value
+        else:
+            yield from ((f"attack.{key}", parent) for key, parent in value.upstream.items())
 
 
 class _Sources(NamedTuple):
@@ -146,6 +177,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         backdoored=backdoored,
     )
     chain = spec.defense.build(given)
+    check_roles(spec.defense.plugin_name(), chain)
     inputs: dict[str, Node | Source] = {
         "classifier": chain["classifier"],
         "model": model,
@@ -156,6 +188,18 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
     return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth)
+
+
+def check_roles(defense: str, chain: Mapping[str, Node]) -> None:
+    """Raise `ConfigError` when a defense gives its nodes names that results of the trial have otherwise."""
+    if "classifier" not in chain:
+        raise ConfigError(
+            f"defense '{defense}': expected a chain with a node called 'classifier', got {list(chain)}"
+        )
+    for role in chain:
+        if role in RESERVED or role.startswith("attack."):
+            expected = "expected another name for a node; results of the trial are called so"
+            raise ConfigError(f"defense '{defense}': {expected}, got '{role}'")
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:

@@ -128,18 +128,20 @@ def _counts(truth: TruthSource) -> dict[str, Any]:
 
 def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]:
     uses: dict[str, StageUse] = {}
+    roles = entry.graph.roles
     for node in entry.graph.stages.values():
         manifest = resolver.manifest(node)
         if manifest is not None:
             computed = manifest.made_for == owner
-            uses[node.name] = StageUse(manifest.key, computed, round(manifest.cost.seconds, 4))
+            uses[roles[node.recipe]] = StageUse(manifest.key, computed, round(manifest.cost.seconds, 4))
     return uses
 
 
 def _curves(entry: Entry, resolver: Resolver) -> dict[str, list[dict[str, Any]]]:
     curves = {}
+    roles = entry.graph.roles
     for node in entry.graph.stages.values():
         manifest = resolver.manifest(node)
         if manifest is not None and CURVE in manifest.files:
-            curves[node.name] = resolver.store.curve(manifest.key)
+            curves[roles[node.recipe]] = resolver.store.curve(manifest.key)
     return curves

@@ -43,7 +43,7 @@ class Work:
     claims: set[str] = field(default_factory=set)
     """Keys this work has yet to publish while it runs, as far as they are known."""
     unsure: dict[str, set[str]] = field(default_factory=dict)
-    """Derived keys that it is just computing -> names of stages behind them, whose keys they will tell."""
+    """Derived keys that it is just computing -> full names of stages behind them, whose keys they will tell."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Frontier:
                 work.claims |= {known for shorter in passed if (known := self.executor.resolver.key(shorter))}
                 if step.stage.kind == "derive":
                     keyless = (later for later in node.walk() if self.executor.resolver.key(later) is None)
-                    work.unsure[key] = {later.name for later in keyless}
+                    work.unsure[key] = {later.stage.full_name() for later in keyless}
 
     def _look_at_blocked(self) -> None:
         """Place again every work whose blocking key is published, or has no worker any more."""
@@ -187,7 +187,7 @@ class Frontier:
         if self._is_claimed(key):
             return key
         unsure = (pair for work in self.running.values() for pair in work.unsure.items())
-        return next((derived for derived, names in unsure if step.name in names), None)
+        return next((derived for derived, names in unsure if step.stage.full_name() in names), None)
 
     def _is_claimed(self, key: str) -> bool:
         if any(key in work.claims for work in self.running.values()):

@@ -69,7 +69,7 @@ class Manifest:
     """Everything about a stored artefact but its arrays."""
 
     key: str
-    stage: str
+    stage: str  # its full name, with who owns it
     kind: str
     preimage: dict[str, Any]
     digest: str  # of the content: what derived stages enter later keys by
@@ -82,6 +82,11 @@ class Manifest:
     host: str = field(default_factory=socket.gethostname)
     commit: str = field(default_factory=git_commit)
     format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        """The stage's own name."""
+        return self.stage.rpartition(".")[2]
 
     @property
     def size(self) -> int:

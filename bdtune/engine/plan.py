@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bdtune.engine.passing import Passing
+from bdtune.engine.results import short_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,9 +39,9 @@ class Costs:
 
         Without such a run: the stage's mean seconds per epoch times its epochs.
         """
-        if (known := self._same.get((node.name, node.stage.flavour))) is not None:
+        if (known := self._same.get((node.stage.full_name(), node.stage.flavour))) is not None:
             return known
-        per_epoch = self._per_epoch.get(node.name)
+        per_epoch = self._per_epoch.get(node.stage.full_name())
         return None if per_epoch is None else per_epoch * (node.stage.length() or 1)
 
 
@@ -91,7 +92,7 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
         steps = {step.recipe: step for node in nodes for step in node.walk()}
         for recipe, step in steps.items():
             key = resolver.key(step)
-            count = plan.stages.setdefault(step.name, StageCount())
+            count = plan.stages.setdefault(step.stage.full_name(), StageCount())
             count.without_sharing += 1
             count.exact = count.exact and key is not None
             if recipe not in seconds:
@@ -107,6 +108,7 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
             else:
                 absent.append(step)
     _count_absent(plan, absent, seconds)
+    _shorten(plan)
     return plan
 
 
@@ -117,9 +119,16 @@ def _count_absent(plan: Plan, absent: list[Node], seconds: dict[str, float | Non
     unknown: set[str] = set()
     for step in absent:
         if passing.is_passed(step):
-            plan.stages[step.name].passed += 1
+            plan.stages[step.stage.full_name()].passed += 1
         elif (predicted := seconds[step.recipe]) is None:
-            unknown.add(step.name)
+            unknown.add(step.stage.full_name())
         else:
             plan.seconds_shared += predicted
     plan.unpredicted = tuple(sorted(unknown))
+
+
+def _shorten(plan: Plan) -> None:
+    """Leave out of the stages' names what is not needed to tell them apart."""
+    short = short_names(plan.stages)
+    plan.stages = {short[name]: count for name, count in plan.stages.items()}
+    plan.unpredicted = tuple(sorted(short[name] for name in plan.unpredicted))

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from bdtune.engine.key import derive_seed, key_of
 from bdtune.engine.numerics import Numerics
+from bdtune.errors import ConfigError
 from bdtune.knobs import Knobs
+from bdtune.source import file_of, owner_of, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Kind = Literal["train", "derive"]
+NODE_PARTS = ("inputs", "seed", "numerics")
+"""What a node adds to its stage's identity in a key."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,31 @@ class Stage(Knobs):
 
     `kind = "train"`: expensive or not bit-reproducible across devices; enters later keys by its own key.
     `kind = "derive"`: cheap, deterministic, numpy only; enters later keys by the digest of its result.
+
+    Keys hold the stage's owner beside its name, so that plugins need not know of each other's stages. A class
+    of which nodes are made has a `name` of its own, as one that inherits it would share its ancestor's keys.
     """
 
     name: ClassVar[str]
+    """Unique among the stages of its owner: a plugin, or the package's shared trainings."""
     version: ClassVar[int] = 1
     kind: ClassVar[Kind]
     classifier: ClassVar[bool] = False
     """Whether the result is a trained classifier, so that a scheduler can judge its ticks."""
+    code_digest: ClassVar[str | None] = None
+    """Of a stage outside the package: a digest of its source, which enters its key as its version does."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.code_digest = source_digest(cls, Knobs)
+        if "name" in vars(cls):
+            _check_unique(cls)
+
+    @classmethod
+    def full_name(cls) -> str:
+        """Return owner and name: "training.supervised", "defenses.gssd.split"."""
+        return f"{owner_of(cls)}.{cls.name}"
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         """Compute the result; stages with epochs override `steps` instead."""
@@ -118,7 +140,8 @@ class Stage(Knobs):
         yield  # makes this a generator
 
     def identity(self) -> dict[str, Any]:
-        return {"stage": self.name, "version": self.version, "knobs": super().identity()}
+        code = {"code_digest": self.code_digest} if self.code_digest else {}
+        return {"stage": self.full_name(), "version": self.version, "knobs": super().identity(), **code}
 
     @cached_property
     def flavour(self) -> str:
@@ -135,6 +158,18 @@ class Stage(Knobs):
         That is: after so many epochs the longer one's tick gives the very artefact. By default none does.
         """
         return None
+
+
+_classes: dict[str, type[Stage]] = {}
+"""The class of each full name."""
+
+
+def _check_unique(cls: type[Stage]) -> None:
+    """Note a class's name; raises `ConfigError` with both files when its owner has another stage of that name."""
+    known = _classes.setdefault(cls.full_name(), cls)
+    if known.__qualname__ != cls.__qualname__ or file_of(known) != file_of(cls):
+        both = " and ".join(f"{each.__qualname__} in {file_of(each)}" for each in (known, cls))
+        raise ConfigError(f"two stages are called '{cls.full_name()}': {both}; give one another name")
 
 
 def result_of(steps: Generator[Tick, None, Artefact]) -> Artefact:
@@ -194,6 +229,11 @@ class Node:
     numerics: Numerics = field(default_factory=Numerics)
     replicate: int = 0
 
+    def __post_init__(self) -> None:
+        cls = type(self.stage)
+        if "name" not in vars(cls):
+            raise ConfigError(f"stage {cls.__qualname__} in {file_of(cls)} needs a `name` of its own")
+
     @property
     def name(self) -> str:
         return self.stage.name
@@ -221,7 +261,8 @@ class Node:
                 upstream = {key: parent_identity(node) for key, node in sorted(value.upstream.items())}
                 inputs[name] = {**value.known_identity, **({"upstream": upstream} if upstream else {})}
         tag = self.numerics.tag() if self.stage.kind == "train" else None
-        return {**self.stage.identity(), "inputs": inputs, "seed": self.seed, "numerics": tag}
+        around = dict(zip(NODE_PARTS, (inputs, self.seed, tag), strict=True))
+        return {**self.stage.identity(), **around}
 
     def at(self, epochs: int) -> Node | None:
         """Return the node of the same training with another length, where `Stage.at` has one."""

@@ -32,7 +32,7 @@ from bdtune.engine.key import digest_of, key_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
 from bdtune.engine.pins import Pins
-from bdtune.engine.stage import Artefact
+from bdtune.engine.stage import NODE_PARTS, Artefact
 from bdtune.errors import Diverged, StoreError
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ def _payload(artefact: Artefact) -> dict[str, bytes]:
 
 
 def _cost_row(manifest: Manifest, epochs: int) -> dict[str, Any]:
-    flavour = key_of({name: manifest.preimage[name] for name in ("stage", "version", "knobs")})
+    own = {name: value for name, value in manifest.preimage.items() if name not in NODE_PARTS}
+    flavour = key_of(own)
     seconds = round(manifest.cost.seconds, 4)
     return {"stage": manifest.stage, "flavour": flavour, "epochs": epochs, "seconds": seconds}

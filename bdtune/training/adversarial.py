@@ -63,8 +63,6 @@ class AdversarialTraining(Supervised):
     none chosen by validation.
     """
 
-    name: ClassVar[str] = "adversarial_training"
-
     pgd: PGD = PGD()
     """The attack that the classifier is trained against."""
     attack_bn: Literal["eval", "train"] = "eval"
@@ -95,4 +93,5 @@ class AdversarialTraining(Supervised):
 class RecordedAdversarialTraining(AdversarialTraining, Recorded):
     """Adversarial training that keeps each sample's loss on its adversarial image, epoch by epoch."""
 
+    name: ClassVar[str] = "adversarial_training"
     version: ClassVar[int] = 2  # 1 kept none

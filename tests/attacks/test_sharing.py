@@ -72,4 +72,4 @@ def test_a_sweep_computes_them_once(name, tmp_path):
     own = set(computed) - {"supervised", "evaluate", "all_samples", "iab_images"}
     assert own
     assert {computed[stage] for stage in own} == {1}
-    assert all(manifest.size > 0 for manifest in executor.store.entries() if manifest.stage in own)
+    assert all(manifest.size > 0 for manifest in executor.store.entries() if manifest.name in own)

@@ -79,7 +79,7 @@ class Bench:
 
     def published(self) -> Counter[str]:
         """Return how many entries the store has of each stage."""
-        return Counter(manifest.stage for manifest in Store(self.store.root).entries())
+        return Counter(manifest.name for manifest in Store(self.store.root).entries())
 
     def twice(self) -> dict[str, int]:
         """Return the toy stages that were started more than once."""

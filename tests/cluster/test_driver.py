@@ -130,7 +130,7 @@ def test_derived_stages_are_entered_under_the_trial_they_were_run_for(bench):
     desk.run()
     for trial, result in desk.driver.results.items():
         if not desk.driver.ledger.entries[trial].is_reference:
-            assert result.stages["toy_threshold"].computed
+            assert result.stages["verdict"].computed
 
 
 def test_torn_results_are_noticed_moved_away_and_computed_again(bench):
@@ -138,12 +138,12 @@ def test_torn_results_are_noticed_moved_away_and_computed_again(bench):
     before = {manifest.key: manifest.digest for manifest in bench.store.entries()}
     damaged = {}
     for manifest in bench.store.entries():
-        if manifest.stage in ("toy_threshold", "toy_prefix"):
-            damaged[manifest.stage] = manifest.key
+        if manifest.name in ("toy_threshold", "toy_prefix"):
+            damaged[manifest.name] = manifest.key
             file = bench.store.folder(manifest.key) / ARRAYS
             content = bytearray(file.read_bytes())
             content[-1] ^= 1
-            file.write_bytes(content[:-1] if manifest.stage == "toy_threshold" else content)
+            file.write_bytes(content[:-1] if manifest.name == "toy_threshold" else content)
     desk = Desk(bench, "defense.tail.quality=1.0,0.5")
     assert len(desk.run()) == 1
     assert {result.status for result in desk.driver.results.values()} == {"done"}

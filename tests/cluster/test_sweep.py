@@ -107,7 +107,7 @@ def test_the_longest_training_publishes_the_shorter_ones_on_its_way(bench):
     assert {trial.status for trial in outcome.trials} == {"done"}
     assert [note["identity"][0]["epochs"] for note in bench.notes("toy_prefix")] == [4]
     assert bench.published()["toy_prefix"] == 3
-    paid = {trial.params["defense.prefix.epochs"]: trial.stages["toy_prefix"] for trial in defended(outcome)}
+    paid = {trial.params["defense.prefix.epochs"]: trial.stages["prefix"] for trial in defended(outcome)}
     assert [paid[length].computed for length in (1, 3, 4)] == [False, False, True]
     assert paid[1].seconds < paid[3].seconds < paid[4].seconds
 

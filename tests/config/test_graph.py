@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bdtune.config.graph import trial_graph
+import pytest
+
+from bdtune import registry
+from bdtune.config.graph import check_roles, trial_graph
 from bdtune.config.trial import parse_trial, trial_id
+from bdtune.errors import ConfigError
 
 GSSD = {
     "name": "gssd",
@@ -95,6 +99,32 @@ def test_no_stage_of_the_chain_reads_the_truth() -> None:
     for node in graph.chain["classifier"].walk():
         for value in node.inputs.values():
             assert type(value).__name__ not in {"TruthSource", "TriggeredTest", "CleanTest"}
+
+
+@pytest.mark.parametrize("attack", registry.names("attacks"))
+def test_every_stage_of_a_trial_has_a_role_of_its_own(attack: str) -> None:
+    if attack == "record":  # needs a folder
+        return
+    for defense in ("none", GSSD, "abl"):
+        settings = {"dataset": {"name": "digits", "side": 32}, "attack": attack, "defense": defense}
+        graph = trial_graph(spec(**settings, model={"name": "resnet18", "width": 4}))
+        roles = [graph.roles[recipe] for recipe in graph.stages]
+        assert len(set(roles)) == len(roles)
+        assert {"classifier", "evaluate"} <= set(roles)
+
+
+def test_roles_are_the_names_that_attack_and_defense_gave() -> None:
+    graph = trial_graph(spec(attack={"name": "composite", "target": 2}))
+    assert sorted(graph.roles.values()) == [
+        *("attack.cover", "attack.test", "attack.train", "class_tests", "classifier", "density", "diagnose"),
+        *("evaluate", "features", "flows", "relabel", "retrain", "simclr", "split"),
+    ]
+
+
+def test_a_chain_must_not_take_the_roles_of_what_judges_it() -> None:
+    chain = trial_graph(spec()).chain
+    with pytest.raises(ConfigError, match="'evaluate'"):
+        check_roles("mine", {"evaluate": chain["retrain"], "classifier": chain["classifier"]})
 
 
 def test_goals_come_last() -> None:

@@ -118,7 +118,7 @@ class Runs:
                 elif "digest" in value:
                     digests[name] = value["digest"]
             identity = [manifest.preimage["knobs"], manifest.preimage["seed"], digests]
-            name = json.dumps([manifest.stage, identity], sort_keys=True)
+            name = json.dumps([manifest.name, identity], sort_keys=True)
             published[name] = (store.folder(manifest.key) / "manifest.json").stat().st_mtime
         starts = [
             (json.dumps([note["stage"], note["identity"]], sort_keys=True), note["time"])

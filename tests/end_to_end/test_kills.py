@@ -34,7 +34,7 @@ def is_whole(runs, result, undisturbed) -> None:
 def test_the_undisturbed_sweep_shares_and_its_rerun_is_free(undisturbed):
     runs, result = undisturbed
     is_whole(runs, result, undisturbed)
-    stages = [manifest.stage for manifest in runs.store.entries()]
+    stages = [manifest.name for manifest in runs.store.entries()]
     assert stages.count("toy_prefix") == 2
     assert stages.count("toy_tail") == 4  # two verdicts of each prefix
     before = (runs.folder / "runs" / "mlflow.db").stat().st_mtime

@@ -58,7 +58,7 @@ class Grid:
         for entry in ledger.entries.values():
             for event in executor.walk(entry.graph.goals):
                 computed[event.node.name] += event.what == "computed"
-        assert +computed == Counter(manifest.stage for manifest in executor.store.entries())
+        assert +computed == Counter(manifest.name for manifest in executor.store.entries())
         return computed
 
 

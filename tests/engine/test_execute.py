@@ -26,6 +26,11 @@ def computed(executor, node):
     return [event.node.name for event in executor.walk([node]) if event.what == "computed"]
 
 
+def stored(executor):
+    """How many entries of each stage the store has."""
+    return Counter(manifest.name for manifest in executor.store.entries())
+
+
 def test_a_chain_is_computed_once_parents_first(executor):
     assert computed(executor, chain()) == ["toy_train", "toy_threshold", "toy_train"]
     assert computed(executor, chain()) == []
@@ -35,8 +40,7 @@ def test_a_chain_is_computed_once_parents_first(executor):
 def test_settings_with_the_same_verdict_share_what_follows(executor):
     values = [executor.compute(chain(limit=limit)).arrays["value"] for limit in (-100.0, -99.0, -98.0)]
     assert len({float(value[0]) for value in values}) == 1
-    stages = Counter(manifest.stage for manifest in executor.store.entries())
-    assert stages == {"toy_train": 2, "toy_threshold": 3}
+    assert stored(executor) == {"toy_train": 2, "toy_threshold": 3}
 
 
 def test_other_verdicts_do_not_share(executor):
@@ -47,7 +51,7 @@ def test_other_verdicts_do_not_share(executor):
 def test_intermediate_results_nobody_needs_are_not_computed_again(executor):
     executor.compute(chain())
     for manifest in list(executor.store.entries()):
-        if manifest.stage == "toy_train" and not manifest.preimage["inputs"].get("base"):
+        if manifest.name == "toy_train" and not manifest.preimage["inputs"].get("base"):
             executor.store.remove(manifest.key)
     assert computed(executor, chain()) == []
     assert computed(executor, chain(tail=1.0)) == ["toy_train", "toy_train"]
@@ -127,5 +131,4 @@ def test_a_plan_counts_what_is_shared_and_what_exists(executor):
     after = make_plan(trials, 0, Resolver(executor.store)).stages
     assert (after["toy_train"].unique, after["toy_train"].cached, after["toy_train"].exact) == (3, 3, True)
     assert after["toy_threshold"].unique == 2
-    executed = Counter(manifest.stage for manifest in executor.store.entries())
-    assert {name: count.unique for name, count in after.items()} == executed
+    assert {name: count.unique for name, count in after.items()} == stored(executor)

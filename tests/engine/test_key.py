@@ -41,6 +41,7 @@ def test_every_knob_moves_the_key(knobs):
 
 def test_knobs_without_effect_do_not_move_the_key():
     class Patient(Train):
+        name = "patient"
         no_effect = frozenset({"seconds"})
 
     assert Node(Patient(seconds=3), {}).recipe == Node(Patient(), {}).recipe

@@ -1,0 +1,144 @@
+"""Keys hold who owns a stage and, outside the package, its code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from bdtune.engine.stage import Kind, Node, Stage
+from bdtune.errors import BdtuneError, ConfigError
+from bdtune.knobs import Knobs
+from bdtune.source import owner_of, source_digest
+from bdtune.training.supervised import Supervised
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLUGIN = '''
+from typing import ClassVar
+import numpy as np
+from bdtune.defenses._base import Defense
+from bdtune.engine.stage import Artefact, Stage
+from bdtune.training.supervised import Supervised
+{imports}
+
+class Pick(Stage):
+    """Keep some rows."""
+    name: ClassVar[str] = "pick"
+    kind: ClassVar = "derive"
+
+    def run(self, inputs, ctx):
+        # which rows
+        labels = np.asarray(inputs["data"].labels)
+        ids = np.arange(len(labels))[{rows}]
+        return Artefact({{"ids": ids, "labels": labels[ids]}})
+
+class Picky(Defense):
+    train: Supervised = Supervised(epochs=1)
+
+    def build(self, given):
+        subset = given.node(Pick(), data=given.labels)
+        return {{"subset": subset, "classifier": given.node(self.train, data=given.fit, subset=subset, model=given.model)}}
+
+    def reference(self):
+        return self.train
+'''
+
+KEYS = """
+import sys
+from bdtune.config.graph import trial_graph
+from bdtune.config.load import load_trial
+for name in sys.argv[1:]:
+    print(trial_graph(load_trial(None, ["dataset=digits", f"defense={name}"])).evaluate.recipe)
+"""
+
+
+def write(folder: Path, name: str, rows: str = "::2", imports: str = "") -> None:
+    (folder / "defenses").mkdir(exist_ok=True)
+    text = PLUGIN.format(rows=rows, imports=imports)
+    (folder / "defenses" / f"{name}.py").write_text(text)
+
+
+def recipes(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> list[str]:
+    """What a fresh process calls the results of defenses in a plugin folder."""
+    monkeypatch.setenv("BDTUNE_PLUGINS", str(folder))
+    command = [sys.executable, "-c", f"import sys; sys.path.append({str(folder)!r}){KEYS}", *names]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_plugins_do_not_share_results_of_stages_of_one_name(monkeypatch, tmp_path):
+    write(tmp_path, "one", rows="::2")
+    write(tmp_path, "two", rows="::3")
+    one, two = recipes(monkeypatch, tmp_path, "one", "two")
+    assert one != two
+
+
+def test_an_edited_plugin_has_other_keys(monkeypatch, tmp_path):
+    write(tmp_path, "one", rows="::2")
+    before = recipes(monkeypatch, tmp_path, "one")
+    write(tmp_path, "one", rows="1::2")
+    assert recipes(monkeypatch, tmp_path, "one") != before
+
+
+def test_what_a_plugin_imports_from_its_folder_counts_as_its_code(monkeypatch, tmp_path):
+    (tmp_path / "my_rows.py").write_text("STEP = 2\n")
+    write(tmp_path, "one", rows="::my_rows.STEP", imports="import my_rows")
+    before = recipes(monkeypatch, tmp_path, "one")
+    (tmp_path / "my_rows.py").write_text("STEP = 3\n")
+    assert recipes(monkeypatch, tmp_path, "one") != before
+
+
+def test_comments_docstrings_and_layout_do_not_count(monkeypatch, tmp_path):
+    write(tmp_path, "one")
+    before = recipes(monkeypatch, tmp_path, "one")
+    file = tmp_path / "defenses" / "one.py"
+    text = (
+        file.read_text().replace("# which rows", "# every other row").replace("Keep some rows.", "Halve it.")
+    )
+    file.write_text(f'"""A defense."""\n\n\n{text}')
+    assert recipes(monkeypatch, tmp_path, "one") == before
+
+
+def test_the_package_owns_its_trainings_and_each_plugin_its_stages():
+    from bdtune.defenses._gssd_stages import Split
+
+    assert Supervised.full_name() == "training.supervised"
+    assert Split.full_name().startswith("defenses.gssd")
+    assert (Supervised.code_digest, source_digest(Supervised, Knobs)) == (None, None)
+
+
+class First(Stage):
+    name: ClassVar[str] = "of_this_name"
+    kind: ClassVar[Kind] = "derive"
+
+
+def test_two_stages_of_one_name_and_owner_are_an_error_that_names_both_files():
+    with pytest.raises(
+        ConfigError, match=r"two stages are called '.*of_this_name': First in .*\.py and .*Second in"
+    ):
+
+        class Second(Stage):
+            name: ClassVar[str] = "of_this_name"
+            kind: ClassVar[Kind] = "derive"
+
+
+def test_a_stage_with_its_ancestors_name_makes_no_node():
+    class Quiet(First):
+        pass
+
+    with pytest.raises(ConfigError, match="Quiet in .* needs a `name` of its own"):
+        Node(Quiet(), {})
+
+
+def test_a_class_without_a_file_is_an_error_that_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nowhere", object())
+    with pytest.raises(BdtuneError, match="move it into a plugin file"):
+        type("Lost", (Stage,), {"__module__": "nowhere", "__annotations__": {}})
+
+
+def test_a_subclass_outside_is_owned_by_its_module():
+    assert owner_of(First) == First.__module__
+    assert First.code_digest
