@@ -1,7 +1,7 @@
-"""Who owns a class and what its code is: keys hold both, so that results of other or older code are left alone.
+"""Who owns a class and what its code is: keys hold both, so that no result of other or older code is used.
 
-Inside the package an explicit `version` says when code changed. Plugins from elsewhere are edited while they are
-tried out: their source is hashed.
+Inside the package an explicit `version` says when code changed. Plugins from elsewhere are edited while they
+are tried out: their source is hashed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdtune.errors import BdtuneError
+from bdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,13 +40,11 @@ def owner_of(cls: type) -> str:
 
 
 def file_of(cls: type) -> Path:
-    """Return the file that defines a class; raises `BdtuneError` if there is none, as in a notebook's cell."""
+    """Return the file that defines a class; raises `ConfigError` if there is none (a notebook's cell)."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is None:
-        raise BdtuneError(
-            f"{cls.__module__}.{cls.__qualname__} is defined in no file, so a change of its code could not be "
-            "noticed; move it into a plugin file"
-        )
+        what = f"{cls.__module__}.{cls.__qualname__} is defined in no file"
+        raise ConfigError(f"{what}, so a change of its code could not be noticed; move it into a plugin file")
     return Path(file)
 
 
@@ -87,9 +85,8 @@ def _with_imports(file: Path, module: str) -> set[Path]:
     """Return a file and all that it imports, directly or not, from its own folder or package."""
     package = module.partition(".")[0]
     inside = getattr(sys.modules.get(package), "__file__", None)
-    root = (
-        Path(inside).parent if inside else file.parent.parent
-    )  # a plugin folder holds attacks/, defenses/, ...
+    # a package's folder, else the plugin folder that holds defenses/ and so on
+    root = Path(inside).parent if inside else file.parent.parent
     found: set[Path] = set()
     todo = [(file.resolve(), module)]
     while todo:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from bdtune.engine.stage import Kind, Node, Stage
-from bdtune.errors import BdtuneError, ConfigError
+from bdtune.errors import ConfigError
 from bdtune.knobs import Knobs
 from bdtune.source import owner_of, source_digest
 from bdtune.training.supervised import Supervised
@@ -41,7 +41,8 @@ class Picky(Defense):
 
     def build(self, given):
         subset = given.node(Pick(), data=given.labels)
-        return {{"subset": subset, "classifier": given.node(self.train, data=given.fit, subset=subset, model=given.model)}}
+        last = given.node(self.train, data=given.fit, subset=subset, model=given.model)
+        return {{"subset": subset, "classifier": last}}
 
     def reference(self):
         return self.train
@@ -129,13 +130,13 @@ def test_a_stage_with_its_ancestors_name_makes_no_node():
     class Quiet(First):
         pass
 
-    with pytest.raises(ConfigError, match="Quiet in .* needs a `name` of its own"):
+    with pytest.raises(ConfigError, match=r"Quiet in .* needs a `name` of its own"):
         Node(Quiet(), {})
 
 
 def test_a_class_without_a_file_is_an_error_that_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "nowhere", object())
-    with pytest.raises(BdtuneError, match="move it into a plugin file"):
+    with pytest.raises(ConfigError, match="move it into a plugin file"):
         type("Lost", (Stage,), {"__module__": "nowhere", "__annotations__": {}})
 
 

@@ -80,9 +80,9 @@ class TrialGraph:
     def roles(self) -> dict[str, str]:
         """The unique role of each node by recipe: its name in the chain, else where its result is read.
 
-        "retrain", "evaluate"; "attack.trigger" of what the attack trains; "attack.trigger.surrogate" before it.
+        "retrain", "evaluate"; "attack.trigger" of what an attack trains, "attack.trigger.surrogate" before it.
         """
-        named = {node.recipe: role for role, node in reversed(self.chain.items())}
+        named = {node.recipe: role for role, node in reversed(list(self.chain.items()))}
         named |= {node.recipe: node.name for node in self.goals}
         todo = deque([*self.chain.values(), *self.goals])
         while todo:

@@ -43,7 +43,7 @@ class Work:
     claims: set[str] = field(default_factory=set)
     """Keys this work has yet to publish while it runs, as far as they are known."""
     unsure: dict[str, set[str]] = field(default_factory=dict)
-    """Derived keys that it is just computing -> full names of stages behind them, whose keys they will tell."""
+    """Derived keys that it is just computing -> full names of stages behind them: their keys depend on it."""
 
 
 @dataclass(frozen=True)

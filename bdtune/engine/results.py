@@ -46,8 +46,8 @@ class TrialResult:
     """One trial's outcome.
 
     `params` maps each knob's dotted path to its value; `metrics` holds fractions in [0, 1] under the names of
-    the project (`acc`, `asr`, `undefended/asr`, `gssd/...`). `stages` and `curves` (rows of an epoch each) go by
-    a stage's role in the trial, such as "retrain": a defense may run one stage twice.
+    the project (`acc`, `asr`, `undefended/asr`, `gssd/...`). `stages` and `curves` (rows of an epoch) go by a
+    stage's role in the trial, such as "retrain", as a defense may run one stage twice.
     """
 
     id: str

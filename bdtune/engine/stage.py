@@ -165,7 +165,7 @@ _classes: dict[str, type[Stage]] = {}
 
 
 def _check_unique(cls: type[Stage]) -> None:
-    """Note a class's name; raises `ConfigError` with both files when its owner has another stage of that name."""
+    """Note a class's name; raises `ConfigError` with both files if its owner has another stage called so."""
     known = _classes.setdefault(cls.full_name(), cls)
     if known.__qualname__ != cls.__qualname__ or file_of(known) != file_of(cls):
         both = " and ".join(f"{each.__qualname__} in {file_of(each)}" for each in (known, cls))
