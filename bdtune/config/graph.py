@@ -80,7 +80,7 @@ class TrialGraph:
     def roles(self) -> dict[str, str]:
         """The unique role of each node by recipe: its name in the chain, else where its result is read.
 
-        "retrain", "evaluate"; "attack.trigger" of what an attack trains, "attack.trigger.surrogate" before it.
+        "retrain", "evaluate"; "attack.trigger" of what an attack trains, "attack.trigger.model" before it.
         """
         named = {node.recipe: role for role, node in reversed(list(self.chain.items()))}
         named |= {node.recipe: node.name for node in self.goals}
