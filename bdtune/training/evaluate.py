@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Evaluate(Stage):
     """Count how often a classifier is right, and how often the trigger wins.
 
+    Everything is computed in float32, on every device: see `predict_logits`.
     Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
     (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels) and select (ImageSet
     held out of the training set, observed labels).
@@ -27,6 +28,7 @@ class Evaluate(Stage):
     """
 
     name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2  # 1 computed in the precision of the training
     kind: ClassVar = "train"
 
     robust: Literal["none", "pgd"] = "none"
