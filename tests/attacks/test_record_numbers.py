@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import bdtune
+from bdtune import registry
 from bdtune.cli import main
 from tests.backdoorbench import ATTACKS, make_record
+from tests.datasets.layouts import write_parquet
 
 
 def imported(folder, tmp_path, monkeypatch, capsys, *words):
@@ -41,3 +44,19 @@ def test_a_record_has_the_numbers_of_its_attack_df(name, tmp_path, monkeypatch, 
         written["test_ra"],
     )
     assert ("asr_all" in found) == (name == "badnet_all2all")  # others have no image of the target class
+
+
+def test_a_record_of_gtsrb_sees_its_pixels_as_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry.load("datasets", "gtsrb"), "counts", {})
+    for split, rows in (("train", 258), ("test", 129)):
+        write_parquet(tmp_path / "gtsrb" / f"{split}.parquet", np.arange(rows) % 43, first=len(split))
+    black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    data = bdtune.dataset("gtsrb", image_size=16)
+    splits = [(split.images, split.labels) for split in (data.load(s, tmp_path) for s in ("train", "test"))]
+    folder = tmp_path / "record" / "badnet"
+    written = make_record(folder, ATTACKS["badnet"], *splits, (black, white), data="gtsrb")
+    plain = "dataset={name: gtsrb, image_size: 16, mean: [0, 0, 0], std: [1, 1, 1]}"
+    found = imported(folder, tmp_path, monkeypatch, capsys, plain, f"data_root={tmp_path}")
+    assert [found["acc"], found["asr"], found["ra"]] == [
+        written[f"test_{name}"] for name in ("acc", "asr", "ra")
+    ]

@@ -159,6 +159,15 @@ def test_what_cannot_be_counted_is_left_out(make_set, tiny):
     assert set(result.info) == {"acc", "asr_all", "n_clean", "n_triggered"}
 
 
+def test_every_image_is_not_counted_where_some_are_missing(make_set, tiny):
+    data = make_set(6)
+    part = TriggeredSet(
+        data.images, data.labels, 3, data.mean, data.std, goals=(data.labels + 1) % 3, complete=False
+    )
+    inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
+    assert "asr_all" not in Evaluate().run({**inputs, "triggered": part}, CTX).info
+
+
 def test_all_samples(make_set):
     data = make_set(5)
     result = AllSamples().run({"data": data}, CTX)
