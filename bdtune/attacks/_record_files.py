@@ -52,6 +52,7 @@ class Record:
     image_shape: tuple[int, int, int]  # (H, W, C)
     network: str  # BackdoorBench's name of the network
     shapes: Mapping[str, tuple[int, ...]]  # of the network's state
+    broken: tuple[str, ...]  # names in that state whose values are not all finite
     train: Part
     test: Part
 
@@ -139,6 +140,7 @@ def _read(folder: Path, _stamp: Stamp) -> Record:
         image_shape=(height, width, channels),
         network=str(raw["model_name"]),
         shapes=_shapes(raw["model"]),
+        broken=_broken(raw["model"]),
         train=_part(folder, raw["bd_train"], "bd_train"),
         test=_part(folder, raw["bd_test"], "bd_test"),
     )
@@ -225,9 +227,17 @@ def _file(folder: Path, written: str) -> Path:
 
 
 def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
-    if not isinstance(state, dict) or not all(hasattr(value, "shape") for value in state.values()):
+    import torch
+
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise no_record("expected the state of a network under 'model'", f"{type(state).__name__}")
     return {str(name).removeprefix("module."): tuple(value.shape) for name, value in state.items()}
+
+
+def _broken(state: Any) -> tuple[str, ...]:
+    return tuple(
+        str(name).removeprefix("module.") for name, value in state.items() if not value.isfinite().all()
+    )
 
 
 def _numbers(values: Any, name: str, count: int) -> list[int]:

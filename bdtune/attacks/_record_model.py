@@ -7,6 +7,7 @@ the first convolution, which is exact; another mean cannot be, as images are pad
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,32 @@ from bdtune.attacks._shapes import differences, network_shapes
 from bdtune.errors import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bdtune.attacks._record_files import Record, State
     from bdtune.models._base import Model
 
-BLOCKS = {"preactresnet18": (2, 2, 2, 2), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-"""Networks that both have, with the blocks of their stages."""
-KNOBS = {"preactresnet18": "final_norm: false", "resnet18": "stem: imagenet", "resnet34": "stem: imagenet"}
-"""How bdtune is told to build them as BackdoorBench does."""
+
+@dataclass(frozen=True)
+class Counterpart:
+    """How bdtune has a network of BackdoorBench's."""
+
+    knob: str  # that bdtune is told, to build it as BackdoorBench does
+    parts: Mapping[str, str]  # beginnings of the names of weights, theirs to bdtune's
+    blocks: tuple[int, ...] = ()  # of the stages of a residual network
+
+
+_RESNET = {"conv1": "body.0", "bn1": "body.1", "fc": "head"}
+COUNTERPARTS = {
+    "preactresnet18": Counterpart(
+        "final_norm: false", {"conv1": "body.0", "linear": "head"}, blocks=(2, 2, 2, 2)
+    ),
+    "resnet18": Counterpart("stem: imagenet", _RESNET, blocks=(2, 2, 2, 2)),
+    "resnet34": Counterpart("stem: imagenet", _RESNET, blocks=(3, 4, 6, 3)),
+    "densenet121": Counterpart("stem: imagenet", {"features": "body", "classifier": "head"}),
+    "mobilenet_v2": Counterpart("stem: imagenet", {"features": "body", "classifier.1": "head"}),
+}
+"""The networks that both have, by BackdoorBench's name, which is bdtune's too."""
 NORMALISED = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -31,24 +51,20 @@ NORMALISED = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """Mean and deviation by which BackdoorBench normalises a data set; others are taken as bdtune's own."""
-FIRST = "body.0.weight"
 
 
 def our_name(name: str, network: str) -> str:
     """Return bdtune's name of a weight; one that it has no counterpart for stays as it is."""
-    preact = network.startswith("preact")
-    first = 1 if preact else 4
-    found = re.fullmatch(r"layer([1-4])\.(\d+)\.(.+)", name)
+    ours = COUNTERPARTS[network]
+    found = re.fullmatch(r"layer([1-4])\.(\d+)\.(.+)", name) if ours.blocks else None
     if found is None:
-        stem = (
-            {"conv1": "body.0", "linear": "head"}
-            if preact
-            else {"conv1": "body.0", "bn1": "body.1", "fc": "head"}
-        )
-        part, _, rest = name.partition(".")
-        return f"{stem.get(part, part)}.{rest}"
+        for theirs, part in ours.parts.items():
+            if name.startswith(f"{theirs}."):
+                return part + name.removeprefix(theirs)
+        return name
     stage, block, rest = int(found[1]), int(found[2]), found[3]
-    at = first + sum(BLOCKS[network][: stage - 1]) + block
+    preact = network.startswith("preact")
+    at = (1 if preact else 4) + sum(ours.blocks[: stage - 1]) + block
     if preact:
         rest = rest.replace("bn1", "norm1").replace("bn2", "norm2").replace("shortcut.0", "shortcut")
     return f"body.{at}.{rest}"
@@ -57,18 +73,28 @@ def our_name(name: str, network: str) -> str:
 def model_problems(record: Record, model: Model, num_classes: int, mean: tuple[float, ...]) -> list[Problem]:
     """Return why the trial's network cannot be the record's; paths are relative to the trial."""
     alone = "'attack.hand_over: data' takes the poisoned set alone"
-    if record.network not in BLOCKS:
-        expected = f"expected the record of one of {', '.join(BLOCKS)}"
+    if record.network not in COUNTERPARTS:
+        expected = f"expected the record of one of {', '.join(COUNTERPARTS)}"
         return [Problem("attack.hand_over", expected, f"one of '{record.network}'", hint=alone)]
-    theirs = NORMALISED.get(record.data, (mean, ()))[0]
+    if record.broken:
+        expected = "expected a network whose weights are all finite"
+        more = f" and {len(record.broken) - 1} more" if len(record.broken) > 1 else ""
+        got = f"nan or infinity in '{record.broken[0]}'{more}"
+        return [Problem("attack.hand_over", expected, got, hint=f"Its training diverged; {alone}")]
+    theirs, std = NORMALISED.get(record.data, (mean, ()))
     if not np.allclose(theirs, mean, atol=5e-4):
-        expected = f"expected a data set normalised with the mean {theirs}, as the record's network is"
-        return [Problem("attack.hand_over", expected, str(tuple(mean)), hint=alone)]
+        expected = f"expected images normalised with the mean {theirs}, as the record's network is"
+        hint = (
+            f"Set dataset.mean to {list(theirs)} and dataset.std to {list(std)} where the data set has them"
+        )
+        return [Problem("attack.hand_over", expected, str(tuple(mean)), hint=f"{hint}; {alone}")]
     wanted = {our_name(name, record.network): shape for name, shape in record.shapes.items()}
     wrong = differences(network_shapes(model, num_classes, record.image_shape), wanted, "the record")
     if not wrong:
         return []
-    expected = f"expected {{name: {record.network}, {KNOBS[record.network]}}}, the record's network"
+    expected = (
+        f"expected {{name: {record.network}, {COUNTERPARTS[record.network].knob}}}, the record's network"
+    )
     got = f"{model.plugin_name()}: {wrong}"
     return [Problem("model", expected, got, hint=f"With it, weights fit exactly; {alone}")]
 
@@ -79,5 +105,6 @@ def our_state(state: State, network: str, data: str, std: tuple[float, ...]) -> 
     theirs = NORMALISED[data][1] if data in NORMALISED else std
     scale = (np.asarray(std) / np.asarray(theirs)).astype(np.float32)
     if not np.array_equal(scale, np.ones_like(scale)):
-        ours[FIRST] = ours[FIRST] * scale[None, :, None, None]
+        first = next(name for name in ours if name.startswith("body.") and name.endswith(".weight"))
+        ours[first] = ours[first] * scale[None, :, None, None]
     return ours

@@ -132,7 +132,8 @@ class TriggeredTest(AttackedSource):
         ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
         goals = attack.test_labels(labels[ids], self.dataset.num_classes)
         stamped = _stamped(split, attack, None if len(ids) == len(labels) else ids)
-        return TriggeredSet(stamped, labels[ids], **self._facts(), goals=goals)
+        complete = attack.tests_complete()
+        return TriggeredSet(stamped, labels[ids], **self._facts(), goals=goals, complete=complete)
 
 
 class CoverTest(AttackedSource):

@@ -4,13 +4,14 @@ Source: Man vs. computer: Benchmarking machine learning algorithms for traffic s
 et al., Neural Networks 2012); free for research and teaching.
 Departures: whole images stretched to `image_size`, without the annotated box. Two editions of the training
 set are in use and both are accepted: the final one (39,209 images) and that of the competition's first stage
-(26,640), which torchvision fetches; the fingerprint tells them apart.
+(26,640), which torchvision fetches; the fingerprint tells them apart. BackdoorBench and others leave pixels
+in [0, 1], which is `mean` 0 and `std` 1 here.
 """
 
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.datasets._base import SplitName
+
+Scale = Annotated[float, Field(gt=0)]
 
 _FINAL_TRAIN = (
     *(210, 2220, 2250, 1410, 1980, 1860, 420, 1440, 1410, 1470, 2010, 1320, 2100, 2160, 780, 630, 420, 1110),
@@ -39,6 +42,10 @@ class Gtsrb(Dataset):
 
     image_size: int | None = Field(32, ge=4, le=1024)
     """Side in pixels that all images are stretched to; the originals differ in size."""
+    mean: tuple[float, float, float] = (0.3403, 0.3121, 0.3214)
+    """Mean per channel that is subtracted from pixels in [0, 1]; the training images' own by default."""
+    std: tuple[Scale, Scale, Scale] = (0.2724, 0.2608, 0.2669)
+    """Standard deviation per channel that they are divided by; the training images' own by default."""
 
     title: ClassVar[str] = "GTSRB"
     layouts: ClassVar[tuple[str, ...]] = (
@@ -46,9 +53,15 @@ class Gtsrb(Dataset):
         "torchvision's gtsrb/GTSRB/ (Training or Final_Training/Images, Final_Test/Images)",
     )
     num_classes: ClassVar[int] = 43
-    mean: ClassVar[tuple[float, ...]] = (0.3403, 0.3121, 0.3214)
-    std: ClassVar[tuple[float, ...]] = (0.2724, 0.2608, 0.2669)
     counts: ClassVar = {"train": (_FINAL_TRAIN, 26640), "test": (_TEST,)}
+
+    def identity(self) -> dict[str, Any]:
+        found = super().identity()
+        fields = type(self).model_fields
+        for name in ("mean", "std"):  # the data set as it was before there was a choice
+            if getattr(self, name) == fields[name].default:
+                del found[name]
+        return found
 
     def records(self, split: SplitName, root: Path) -> Records | None:
         folder = root / "gtsrb"

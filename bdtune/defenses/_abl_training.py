@@ -117,6 +117,7 @@ class Unlearn(Descent):
     """
 
     name: ClassVar[str] = "abl_unlearn"
+    version: ClassVar[int] = 2  # 1 counted `rest_acc` in the precision of the training
 
     epochs: int = Field(5, ge=1)
     """Passes over the isolated samples, at most."""
@@ -191,19 +192,21 @@ class Watch:
         self.start = self.accuracy(trained_network(inputs["model"], self._data, inputs["init"], ctx.numerics))
 
     def accuracy(self, network: Network) -> float:
-        """Return the share of watched samples classified as labelled; 1 when there are none."""
+        """Return the share of watched samples classified as labelled; 1 when there are none.
+
+        In float32, whatever the precision of the training: it decides whether an epoch is taken back.
+        """
         import torch
 
         from bdtune.training.augment import Augmentation
-        from bdtune.training.session import autocast, deterministic, dtype_of
+        from bdtune.training.session import deterministic
 
-        see = Augmentation.of("none", self._data, dtype_of(self._numerics))
+        see = Augmentation.of("none", self._data)
         hits, training = 0, network.training
         network.eval()
         with torch.inference_mode(), deterministic(self._numerics):
             for batch in self._images.shuffled(512, 0, 0):
-                with autocast(self._numerics):
-                    predicted = network(see(batch.images)).argmax(1)
+                predicted = network(see(batch.images)).argmax(1)
                 hits += int((predicted == batch.labels).sum())
         network.train(training)
         return hits / len(self._images) if len(self._images) else 1.0

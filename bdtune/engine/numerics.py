@@ -14,7 +14,7 @@ class Numerics(Knobs):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the hardware computes in it, else fp32. Weights are fp32 either way."""
+    """Of trainings; all evaluation is fp32. auto: bf16 where the hardware computes in it, else fp32."""
     deterministic: bool = True
     """Use deterministic algorithms only; on a CPU results are then repeatable bit for bit."""
 
@@ -23,6 +23,10 @@ class Numerics(Knobs):
         device = self.device if self.device != "auto" else device or _best_device()
         precision = self.precision if self.precision != "auto" else _best_precision(device)
         return self.model_copy(update={"device": device, "precision": precision})
+
+    def exact(self) -> Numerics:
+        """Return a copy that computes in float32, for what is counted or decided; "auto" devices stay."""
+        return self.model_copy(update={"precision": "fp32"})
 
     def tag(self) -> dict[str, Any]:
         """Return the numerics tag of a key."""

@@ -76,6 +76,7 @@ class TriggeredSet(ImageSet):
     """The N test images that an attack is measured on, as it changes them; `labels` are the true classes."""
 
     goals: np.ndarray  # int64 [N], the class the attacker wants for each
+    complete: bool = True  # False: `asr_all` counts images that are not here
 
 
 @dataclass(frozen=True)

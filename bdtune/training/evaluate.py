@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 class Evaluate(Stage):
     """Count how often a classifier is right, and how often the trigger wins.
 
+    Everything is computed in float32, on every device: see `predict_logits`.
     Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
     (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels) and select (ImageSet
     held out of the training set, observed labels).
     Result: no arrays; info holds acc, asr, asr_all, ra, noise_acc (on cover), robust_acc and select_acc,
-    fractions in [0, 1], as far as there are images to count them on, and n_clean, n_triggered. robust_acc is
+    fractions in [0, 1], as far as there are images to count them on, and n_clean, n_triggered. asr_all is
+    left out where some of its images are missing (`TriggeredSet.complete`). robust_acc is
     the accuracy on clean images under an untargeted attack on the classifier itself: A-ABL's "RA", where
     BackdoorBench's is `ra`.
     """
 
     name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2  # 1 computed in the precision of the training, and asr_all of incomplete sets
     kind: ClassVar = "train"
 
     robust: Literal["none", "pgd"] = "none"
@@ -57,7 +60,8 @@ class Evaluate(Stage):
         if triggered is not None:
             classes, truth, goals = predicted(triggered), triggered.labels, triggered.goals
             found["asr"] = metrics.attack_success(classes, truth, goals)
-            found["asr_all"] = metrics.attack_success(classes, truth, goals, every_image=True)
+            if triggered.complete:
+                found["asr_all"] = metrics.attack_success(classes, truth, goals, every_image=True)
             found["ra"] = metrics.robust_classification(classes, truth, goals)
         for name, given in (("noise_acc", "cover"), ("select_acc", "select")):
             if (data := inputs.get(given)) is not None:

@@ -121,9 +121,8 @@ def attacked_batches(
     The attack runs in float32, whatever `numerics` says: in bf16 it finds weaker images, which would make
     a network look more robust than it is.
     """
-    exact = numerics.model_copy(update={"precision": "fp32"})
     device, plain = device_of(numerics), pixel_augmentation("none", data)
-    attack = Attack(network, knobs, data, exact)
+    attack = Attack(network, knobs, data, numerics.exact())
     labels = as_tensor(np.asarray(data.labels, np.int64))
     draws = generator(seed, "start")
     height, width, _ = data.image_shape

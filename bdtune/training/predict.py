@@ -28,13 +28,20 @@ def trained_network(model: Model, data: ImageSet, weights: Artefact, numerics: N
 
 
 def predict_features(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
-    """Return features float32 [N, d] of all images, without augmentation, in id order."""
+    """Return features float32 [N, d] of all images, without augmentation, in id order.
+
+    They are computed in the precision of `numerics`, as what is trained on them is.
+    """
     return _predict(network, data, numerics, features=True)
 
 
 def predict_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
-    """Return logits float32 [N, K] of all images, without augmentation, in id order."""
-    return _predict(network, data, numerics, features=False)
+    """Return logits float32 [N, K] of all images, without augmentation, in id order.
+
+    They are computed in float32 whatever `numerics` says: predictions are counted, and in bf16 an image's two
+    largest logits may be equal, of which argmax takes the first, often the attack's target.
+    """
+    return _predict(network, data, numerics.exact(), features=False)
 
 
 def _predict(network: Network, data: ImageSet, numerics: Numerics, *, features: bool) -> np.ndarray:

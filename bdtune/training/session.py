@@ -60,13 +60,18 @@ def _deterministic_mode(wanted: bool, *, warn_only: bool) -> None:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Let float32 convolutions on a GPU keep their 24 bits: by default torch rounds them to TF32's 11."""
-    before = torch.backends.cudnn.allow_tf32
+    """Let float32 convolutions and products keep their 24 bits, which TF32 and bf16 passes round off.
+
+    By default torch takes TF32 for convolutions on a GPU; a caller may have allowed less for products too.
+    """
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 @contextmanager

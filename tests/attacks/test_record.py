@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import bdtune
+from bdtune import registry
 from bdtune.attacks._plan import Role
 from bdtune.attacks._record_files import read_record, record_digest
-from bdtune.attacks._record_model import our_name, our_state
+from bdtune.attacks._record_model import COUNTERPARTS, our_name, our_state
 from bdtune.attacks._sources import FitSet, TriggeredTest
 from bdtune.cli import main
 from bdtune.config.graph import trial_graph
@@ -151,16 +153,30 @@ def test_the_network_is_the_undefended_model(folder, network, digits, tmp_path):
     assert trial_graph(defended.reference).chain["classifier"].recipe == graph.chain["classifier"].recipe
 
 
-def test_names_of_torchvisions_networks():
-    from torchvision.models import resnet18, resnet34
+TORCHVISIONS = [name for name in COUNTERPARTS if name != "preactresnet18"]
 
-    for name, make in (("resnet18", resnet18), ("resnet34", resnet34)):
-        with torch.device("meta"):
-            theirs = make(num_classes=3).state_dict()
-            ours = bdtune.model(name, stem="imagenet").build(3, SHAPE).state_dict()
-        assert {our_name(key, name): value.shape for key, value in theirs.items()} == {
-            key: value.shape for key, value in ours.items()
-        }
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_names_of_torchvisions_networks(name):
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, num_classes=3).state_dict()
+        ours = bdtune.model(name, stem="imagenet").build(3, SHAPE).state_dict()
+    assert {our_name(key, name): value.shape for key, value in theirs.items()} == {
+        key: value.shape for key, value in ours.items()
+    }
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_torchvisions_networks_answer_alike(name):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        theirs = torchvision.models.get_model(name, num_classes=3).eval()
+        ours = bdtune.model(name, stem="imagenet").build(3, (32, 32, 3)).eval()
+        state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+        found = our_state(state, name, "digits", (1.0, 1.0, 1.0))
+        ours.load_state_dict({key: torch.from_numpy(value) for key, value in found.items()})
+        images = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
 
 
 def test_another_scale_of_the_images_is_put_into_the_first_convolution():
@@ -190,7 +206,7 @@ def test_a_network_that_bdtune_lacks_leaves_the_poisoned_set(digits, tmp_path):
     folder = write_record(tmp_path / "r", *digits, classes=10, network="vgg19_bn")
     (told,) = refused(folder)
     assert told.startswith(
-        "attack.hand_over: expected the record of one of preactresnet18, resnet18, resnet34"
+        "attack.hand_over: expected the record of one of preactresnet18, resnet18, resnet34, "
     )
     assert "one of 'vgg19_bn'" in told
     assert not refused(
@@ -202,6 +218,25 @@ def test_another_mean_of_the_images_is_refused(digits, tmp_path, network):
     folder = write_record(tmp_path / "r", *digits, classes=10, state=bench_state(network), data="gtsrb")
     (told,) = refused(folder)
     assert "normalised with the mean (0.0, 0.0, 0.0)" in told
+    assert "dataset.mean to [0.0, 0.0, 0.0] and dataset.std to [1.0, 1.0, 1.0]" in told
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(digits, tmp_path, network):
+    state = {name: value.clone() for name, value in bench_state(network).items()}
+    state["layer2.0.bn1.weight"][3] = float("nan")
+    state["linear.bias"][0] = float("inf")
+    folder = write_record(tmp_path / "r", *digits, classes=10, state=state)
+    (told,) = refused(folder)
+    assert told.startswith("attack.hand_over: expected a network whose weights are all finite")
+    assert "'layer2.0.bn1.weight' and 1 more" in told
+    assert not refused(folder, attack={"name": "record", "path": str(folder), "hand_over": "data"})
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_image_is_counted_only_where_the_record_has_them(small, whole):
+    folder = small(every_test_row=whole)
+    attack = registry.load("attacks", "record")(path=folder)
+    assert attack.tests_complete() == whole
 
 
 def test_another_data_set_is_refused(folder, digits, tmp_path, network):

@@ -14,7 +14,7 @@ import bdtune
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params
 from bdtune.defenses._abl_stages import Isolated, Rest, Signs, largest_class
-from bdtune.defenses._abl_training import Isolate, Joint, Recover, Unlearn
+from bdtune.defenses._abl_training import Isolate, Joint, Recover, Unlearn, Watch
 from bdtune.defenses._base import diagnosis
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
@@ -254,6 +254,16 @@ def rest_accuracy(start: dict[str, Any], classifier: Artefact) -> float:
     rest = start["rest"].arrays
     predicted = sample_logits(network, start["data"], CPU)[rest["ids"]].argmax(1)
     return float(np.mean(predicted == rest["labels"]))
+
+
+def test_the_rest_is_watched_in_float32_whatever_the_precision(start: dict[str, Any]) -> None:
+    arrays = {name: value.copy() for name, value in start["init"].arrays.items()}
+    arrays["model.head.weight"][:] = 0
+    arrays["model.head.bias"][:] = [1, 1.001, 0]  # equal in bf16, of which argmax takes the first
+    labels = start["rest"].arrays["labels"]
+    bf16 = Context(seed=4, numerics=CPU.model_copy(update={"precision": "bf16"}))
+    watch = Watch({**start, "init": Artefact(arrays)}, bf16, len(labels))
+    assert watch.start == np.mean(labels == 1)
 
 
 def test_an_epoch_that_costs_too_much_is_taken_back(start: dict[str, Any], memory: Any) -> None:

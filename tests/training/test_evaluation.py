@@ -17,10 +17,11 @@ from bdtune.training.evaluate import Evaluate
 from bdtune.training.everything import AllSamples
 from bdtune.training.features import Features
 from bdtune.training.predict import predict_features, predict_logits, trained_network
+from bdtune.training.session import full_float32
 from bdtune.training.simclr import SimCLR
 from bdtune.training.weights import module_arrays, new_network
 
-FP32 = Numerics(device="cpu", precision="fp32")
+FP32, BF16 = (Numerics(device="cpu", precision=name) for name in ("fp32", "bf16"))
 CTX = Context(seed=2, numerics=FP32)
 
 
@@ -51,13 +52,44 @@ def test_prediction_leaves_the_networks_mode_and_statistics(make_set, tiny, weig
     assert all(np.array_equal(after[name], weights.arrays[name]) for name in after)
 
 
-def test_bf16_is_close_to_fp32(make_set, tiny, weights):
+def test_features_in_bf16_are_close_to_those_in_fp32(make_set, tiny, weights):
     data = make_set(40)
-    bf16 = Numerics(device="cpu", precision="bf16")
     network = trained_network(tiny, data, weights, FP32)
-    exact, rounded = (predict_features(network, data, numerics) for numerics in (FP32, bf16))
+    exact, rounded = (predict_features(network, data, numerics) for numerics in (FP32, BF16))
     assert not np.array_equal(exact, rounded)
     assert np.abs(exact - rounded).max() < 0.05 * np.abs(exact).max()
+
+
+def test_logits_are_float32_whatever_the_precision_of_the_training(make_set, tiny, weights):
+    data = make_set(40)
+    network = trained_network(tiny, data, weights, FP32)
+    exact, same = (predict_logits(network, data, numerics) for numerics in (FP32, BF16))
+    np.testing.assert_array_equal(exact, same)
+
+
+def test_predictions_are_told_apart_where_bf16_would_tie(make_set, tiny):
+    data = make_set(12)
+    close = constant_classifier(tiny, data, 1)
+    close.arrays["model.head.bias"][:] = [1, 1.001, 0]  # equal in bf16, of which argmax takes the first
+    triggered = TriggeredSet(data.images, data.labels, 3, data.mean, data.std, goals=np.zeros(12, np.int64))
+    inputs = {"classifier": close, "model": tiny, "clean": data, "triggered": triggered}
+    info = Evaluate().run(inputs, Context(seed=2, numerics=BF16)).info
+    assert (info["acc"], info["asr"]) == (np.mean(data.labels == 1), 0.0)
+
+
+def test_full_float32_takes_no_shortcut_on_any_device():
+    backends = torch.backends
+    before = (backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with full_float32():
+            assert not backends.cudnn.allow_tf32
+            assert not backends.cuda.matmul.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert backends.cudnn.allow_tf32 == before[0]
+    finally:
+        torch.set_float32_matmul_precision(before[1])
 
 
 def test_features_are_standardised_with_the_unbiased_deviation(make_set, tiny):
@@ -125,6 +157,15 @@ def test_what_cannot_be_counted_is_left_out(make_set, tiny):
     inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
     result = Evaluate().run({**inputs, "triggered": only_target}, CTX)
     assert set(result.info) == {"acc", "asr_all", "n_clean", "n_triggered"}
+
+
+def test_every_image_is_not_counted_where_some_are_missing(make_set, tiny):
+    data = make_set(6)
+    part = TriggeredSet(
+        data.images, data.labels, 3, data.mean, data.std, goals=(data.labels + 1) % 3, complete=False
+    )
+    inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
+    assert "asr_all" not in Evaluate().run({**inputs, "triggered": part}, CTX).info
 
 
 def test_all_samples(make_set):
