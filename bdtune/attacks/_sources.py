@@ -94,7 +94,7 @@ class AttackedSource(DataSource):
 
     @property
     def attack_seed(self) -> int:
-        """The attacker's seed: his own, or the data seed."""
+        """The attacker's seed: `attack.seed` where it is given, else the data seed."""
         return self.seed if self.attack is None else self.attack.attacker_seed(self.seed)
 
     @property

@@ -40,10 +40,12 @@ class Given:
     fit: Source  # loads an ImageSet: images and observed labels; in a trial a handle
     labels: Source  # loads a LabelSet: those observed labels, without reading an image; in a trial a handle
     model: Source  # loads a Model
-    seed: int = 0  # of nodes outside of a trial; a trial sets its own, as the poison may be drawn by the same
+    seed: int = (
+        0  # of nodes outside of a trial; in a trial 0, as `seed` may draw the poison: the graph sets it
+    )
     numerics: Numerics = field(default_factory=Numerics)
     replicate: int = 0
-    backdoored: Node | None = None  # stands for the classifier that the attacker hands over, if he does
+    backdoored: Node | None = None  # stands for the classifier that the attacker hands over, if any
 
     def node(self, stage: Stage, **inputs: Node | Source) -> Node:
         """Return a node of the chain: the stage with its inputs, on the trial's device and precision."""
