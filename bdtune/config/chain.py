@@ -74,9 +74,7 @@ class _Binder:
             return self.handed_over(node, name)
         name = self.names.get(id(node), name)
         for knob in _data_in(vars(node.stage).items()):
-            expected = (
-                f"expected the stage of node '{name}' of '{self.defense}' to hold no data and no attack"
-            )
+            expected = f"expected the stage of node '{name}' of '{self.defense}' to hold no data or attack"
             self.wrong(name, expected, f"one in its knob '{knob}'")
         inputs = {each: self.input(value, name, each) for each, value in node.inputs.items()}
         made = replace(node, inputs=inputs, master_seed=self.bindings.seed)

@@ -40,9 +40,7 @@ class Given:
     fit: Source  # loads an ImageSet: images and observed labels; in a trial a handle
     labels: Source  # loads a LabelSet: those observed labels, without reading an image; in a trial a handle
     model: Source  # loads a Model
-    seed: int = (
-        0  # of nodes outside of a trial; in a trial 0, as `seed` may draw the poison: the graph sets it
-    )
+    seed: int = 0  # of nodes outside of a trial; in one 0 until the graph is built, as `seed` may draw poison
     numerics: Numerics = field(default_factory=Numerics)
     replicate: int = 0
     backdoored: Node | None = None  # stands for the classifier that the attacker hands over, if any

@@ -153,7 +153,7 @@ TOY = {"dataset": bdtune.dataset("digits"), "attack": BADNETS}
                 **trained(given),
                 "peek": given.node(Peek(held=[TruthSource(**TOY)]), data=given.fit),
             },
-            r"defense\.peek: expected the stage of node 'peek' of 'test_chain' to hold no data",
+            r"defense\.peek: expected the stage of node 'peek' of 'test_chain' to hold no data or attack",
             "one in its knob 'held.0'",
         ),
         (
