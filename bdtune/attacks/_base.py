@@ -58,6 +58,8 @@ class Attack(Plugin):
     """How stamped pixels become uint8: floor(255 v + 0.5), or floor(255 v) as many public toolkits do."""
     trigger_seed: int = Field(0, ge=0)
     """Seed of what is random in the trigger itself; one trigger serves all of a trial's seeds and rates."""
+    seed: int | None = Field(None, ge=0)
+    """Seed of the poison plan, and of a model that the attacker trains; none: the trial's `data_seed`."""
 
     clean_label: ClassVar[bool] = False
     """Whether only images of the target class are poisoned and no label changes."""
@@ -148,7 +150,7 @@ class Attack(Plugin):
         """Return the node of the classifier that the attacker hands over; None: only the data are poisoned.
 
         Its artefact holds weights of the trial's network `model`, as a training's does. `fit` is the fit part
-        of the poisoned training set; the clean one, seed and numerics are found in it.
+        of the poisoned training set; the clean one, `attack_seed` and numerics are found in it.
         """
         return None
 
@@ -192,7 +194,8 @@ class Attack(Plugin):
 
     def identity(self) -> dict[str, Any]:
         """Return what the attack adds to a key; `target` is nothing to an attack without one."""
-        unused = () if self.single_target is not None else ("target",)
+        unused = {"target"} if self.single_target is None else set()
+        unused |= {"seed"} if self.seed is None else set()
         return {name: value for name, value in super().identity().items() if name not in unused}
 
     # --- what everyone else calls ---------------------------------------------------------------------------
@@ -216,8 +219,13 @@ class Attack(Plugin):
         changed = np.flatnonzero(observed != labels)
         return PoisonPlan(np.sort(poison), np.sort(cover), observed, changed, extras, seed)
 
+    @final
+    def attacker_seed(self, data_seed: int) -> int:
+        """Return the attacker's own seed in a trial of this data seed."""
+        return data_seed if self.seed is None else self.seed
+
     def plan_seed(self, seed: int) -> int:
-        """Return the seed of the poison plan in a trial with this seed: no knob changes it."""
+        """Return the seed of the poison plan that an attacker of this seed draws: no knob changes it."""
         return derive_seed(seed, "poison", self.plugin_name())
 
     @final
@@ -297,8 +305,11 @@ class Attack(Plugin):
             yield sample_generator(self.trigger_seed, self.plugin_name(), rows.split, int(sample_id))
 
     def identity_for(self, split: SplitName) -> dict[str, Any]:
-        """Return the part of the identity that can change the training set, or the triggered test set."""
-        left_out = self.test_only if split == "train" else self.train_only
+        """Return the part of the identity that can change the training set, or the triggered test set.
+
+        The seed is left to the source, whose own it may be as well.
+        """
+        left_out = {"seed"} | (self.test_only if split == "train" else self.train_only)
         if split == "test" and self._test_role == Role.COVER:
             left_out -= self.cover_test
         return {name: value for name, value in self.identity().items() if name not in left_out}

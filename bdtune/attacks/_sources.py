@@ -18,7 +18,7 @@ from pydantic import Field, SerializeAsAny, SkipValidation
 
 from bdtune.attacks._base import Attack
 from bdtune.attacks._plan import SplitName, drawn_order
-from bdtune.attacks._stream import poisoned_stream
+from bdtune.attacks._stream import poisoned_stream, sealed
 from bdtune.datasets._base import Dataset
 from bdtune.engine.key import derive_seed
 from bdtune.engine.numerics import Numerics
@@ -79,7 +79,7 @@ class AttackedSource(DataSource):
     attack: SerializeAsAny[SkipValidation[Attack]] | None = None
     """None: no attack, the data set stays clean."""
     seed: int = Field(0, ge=0)
-    """The trial's seed: which samples are poisoned, and which are held out."""
+    """The data seed: which samples are held out and, unless the attack has a seed, which are poisoned."""
     numerics: Numerics = Numerics()
     """Where the attack's own training stages compute; enters keys through those stages."""
 
@@ -93,9 +93,14 @@ class AttackedSource(DataSource):
         return {name: node for name, node in nodes.items() if only.get(name, self.split) == self.split}
 
     @property
+    def attack_seed(self) -> int:
+        """The attacker's seed: `attack.seed` where it is given, else the data seed."""
+        return self.seed if self.attack is None else self.attack.attacker_seed(self.seed)
+
+    @property
     def plan_seed(self) -> int:
-        """Seed of the poison plan: depends on the trial's seed and the attack, not on its strength."""
-        return self.seed if self.attack is None else self.attack.plan_seed(self.seed)
+        """Seed of the poison plan: depends on the attacker's seed and the attack, not on its strength."""
+        return self.seed if self.attack is None else self.attack.plan_seed(self.attack_seed)
 
     def identity(self) -> dict[str, Any]:
         attack = self.attack.identity_for(self.split) if self.attack else None
@@ -162,8 +167,14 @@ class TrainSource(AttackedSource):
     split: ClassVar[SplitName] = "train"
 
     def identity(self) -> dict[str, Any]:
-        drawn = self.attack is not None or self.holdout > 0
-        return {**super().identity(), "holdout": self.holdout, "seed": self.seed if drawn else None}
+        return {**super().identity(), "holdout": self.holdout, **self._seeds()}
+
+    def _seeds(self) -> dict[str, int | None]:
+        """Return the seeds that something is drawn by: one where the same serves for all that is drawn."""
+        if self.attack is None:
+            return {"seed": self.seed if self.holdout > 0 else None}
+        apart = self.holdout > 0 and self.attack_seed != self.seed
+        return {"seed": self.attack_seed, **({"holdout_seed": self.seed} if apart else {})}
 
     def plan(self, labels: np.ndarray) -> PoisonPlan | None:
         """Return the attack's plan for the whole training set of true labels int64 [N]."""
@@ -195,7 +206,7 @@ class TrainSource(AttackedSource):
         attack = self.attack.equip(artefacts) if self.attack else None
         images: Images
         if not isinstance(split.images, np.ndarray):
-            images = poisoned_stream(split.images, attack, plan, ids)
+            images = sealed(poisoned_stream(split.images, attack, plan, ids))
         else:
             images = split.images if len(ids) == len(labels) else split.images[ids]
             if attack is not None and plan is not None:

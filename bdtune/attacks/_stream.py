@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -68,3 +69,29 @@ def poisoned_stream(
     if isinstance(clean, StampingStream):
         return clean.poisoned(attack, plan, ids)
     return PoisonedStream(clean, attack, plan, np.arange(clean.shape[0]) if ids is None else ids)
+
+
+class SealedStream:
+    """An image stream that yields its blocks and nothing else: neither plan nor attack is found in it."""
+
+    __slots__ = ("__weakref__",)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[N, H, W, C]."""
+        return _sealed[self].shape
+
+    def blocks(self, shuffle_seed: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (ids int64 [n], images uint8 [n, H, W, C]) as the stream behind it does."""
+        return _sealed[self].blocks(shuffle_seed)
+
+
+_sealed: WeakKeyDictionary[SealedStream, ImageStream] = WeakKeyDictionary()
+"""What is behind each sealed stream: kept here, as any attribute would show it to the stages of a defense."""
+
+
+def sealed(stream: ImageStream) -> SealedStream:
+    """Return a stream that stages may see: its images, and no way to how they were made."""
+    seal = SealedStream()
+    _sealed[seal] = stream
+    return seal

@@ -80,9 +80,10 @@ class GSSDOptimised(Attack):
         else:
             encoder = attacker.node(self.simclr, data=clean, model=model)
         if self.craft_on == "plan":
-            chosen = CraftRows(attack=self, plan_seed=seed)
+            planned = self.model_copy(update={"seed": None})  # `plan_seed` says it all
+            chosen = CraftRows(attack=planned, plan_seed=seed)
         else:
-            planned = self.model_copy(update={"rate": self.craft_rate})
+            planned = self.model_copy(update={"rate": self.craft_rate, "seed": None})
             chosen = CraftRows(attack=planned, plan_seed=self.plan_seed(self.trigger_seed))
         rows = attacker.node(chosen, data=attacker.labels)
         names = ("ratio", "distance", "iterations", "batch_size", "lr", "settled")

@@ -75,8 +75,8 @@ class PruningAware(BadNets):
         clean = attacker.node(self.clean, data=data, subset=train, model=model)
         prune = PruneDormant(max_drop=self.max_drop)
         pruned = attacker.node(prune, data=data, subset=seen, model=model, classifier=clean)
-        trial = Attacker(data, fit.seed, fit.numerics)
-        every = Node(AllSamples(), {"data": FitLabels(**poisoned)}, fit.seed, fit.numerics)
+        trial = Attacker(data, fit.attack_seed, fit.numerics)
+        every = Node(AllSamples(), {"data": FitLabels(**poisoned)}, fit.attack_seed, fit.numerics)
         retrained = trial.node(self.retrain, data=fit, subset=every, model=model, init=pruned)
         before = {"retrained": retrained, "pruned": pruned, "original": clean}
         return trial.node(RestorePruned(slack=self.slack), data=fit, model=model, **before)

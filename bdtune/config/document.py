@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TRIAL_KEYS = (
-    "dataset", "attack", "defense", "model", "seed", "holdout", "evaluation", "numerics", "data_root",
-    "pipeline",
+    "dataset", "attack", "defense", "model", "seed", "data_seed", "holdout", "evaluation", "numerics",
+    "data_root", "pipeline",
 )  # fmt: skip
 SWEEP_KEYS = (
     "name", "description", "grid", "zip", "vary", "seeds", "when", "exclude", "search", "select", "scheduler",

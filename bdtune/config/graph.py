@@ -17,9 +17,10 @@ from bdtune.attacks._sources import (
     TriggeredTest,
     TruthSource,
 )
+from bdtune.config.chain import Bindings, bound
 from bdtune.defenses import _base as defenses
+from bdtune.defenses._handles import BACKDOORED, FIT, LABELS
 from bdtune.engine.stage import Given, Node
-from bdtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 UNDEFENDED = "none"
 """The defense that is none: what every other one is compared with."""
 
-RESERVED = ("evaluate", "diagnose")
-"""Roles of what judges every chain."""
-
-
 @dataclass(frozen=True)
 class TrialGraph:
     """The nodes of one trial; trials that share the beginning of a chain share recipes up to there."""
@@ -51,7 +48,7 @@ class TrialGraph:
     reference: TrialSpec | None = None
     """The undefended twin; None when the trial is undefended itself."""
     data_digest: str = ""
-    """Names the poisoned training set: its files, the attack and the seed."""
+    """Names the poisoned training set: its files, the attack and the seeds."""
     truth: TruthSource | None = None
     """Who is poisoned in it, for what is told afterwards."""
 
@@ -161,23 +158,13 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         dataset=spec.dataset,
         root=spec.data_root,
         attack=spec.attack,
-        seed=spec.seed,
+        seed=spec.seed_of_data,
         numerics=spec.numerics,
         holdout=spec.holdout,
         stream=spec.pipeline == "stream",
     )
     model = Given(plugin=spec.model)
-    backdoored = None if spec.attack is None else spec.attack.backdoored_model(data.fit, model)
-    given = defenses.Given(
-        fit=data.fit,
-        labels=data.labels,
-        model=model,
-        seed=spec.seed,
-        numerics=spec.numerics,
-        backdoored=backdoored,
-    )
-    chain = spec.defense.build(given)
-    check_roles(spec.defense.plugin_name(), chain)
+    chain = _chain(spec, data, model)
     inputs: dict[str, Node | Source] = {
         "classifier": chain["classifier"],
         "model": model,
@@ -190,20 +177,22 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth)
 
 
-def check_roles(defense: str, chain: Mapping[str, Node]) -> None:
-    """Raise `ConfigError` when a defense gives its nodes names that results of the trial have otherwise."""
-    if "classifier" not in chain:
-        raise ConfigError(
-            f"defense '{defense}': expected a chain with a node called 'classifier', got {list(chain)}"
-        )
-    for role in chain:
-        if role in RESERVED or role.startswith("attack."):
-            expected = "expected another name for a node; results of the trial are called so"
-            raise ConfigError(f"defense '{defense}': {expected}, got '{role}'")
+def _chain(spec: TrialSpec, data: _Sources, model: Given) -> dict[str, Node]:
+    """Return the defense's chain on the trial's data; it is built of handles, which lead to no truth."""
+    backdoored = None if spec.attack is None else spec.attack.backdoored_model(data.fit, model)
+    given = defenses.Given(
+        fit=FIT,
+        labels=LABELS,
+        model=model,
+        numerics=spec.numerics,
+        backdoored=None if backdoored is None else BACKDOORED,
+    )
+    bindings = Bindings({FIT: data.fit, LABELS: data.labels}, backdoored, spec.seed)
+    return bound(spec.defense.plugin_name(), spec.defense.build(given), bindings)
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:
-    """Return the trial's undefended twin: same data, attack, seed and training; None if it is its own."""
+    """Return the trial's undefended twin: same data, attack, seeds and training; None if it is its own."""
     if spec.defense.plugin_name() == UNDEFENDED:
         return None
     none = registry.load("defenses", UNDEFENDED)

@@ -52,7 +52,9 @@ class TrialSpec(Knobs):
     model: Model
     """The network."""
     seed: int = Field(0, ge=0)
-    """Master seed: of the poison plan, of the split that is held out, and of every stage."""
+    """Seed of every training and, unless `data_seed` is given, of the poisoned set."""
+    data_seed: int | None = Field(None, ge=0)
+    """Seed of what is held out and, unless `attack.seed` is given, of the poison plan; none: `seed`."""
     holdout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training set that is held out, with observed labels, to choose settings honestly."""
     evaluation: Evaluate = Evaluate()
@@ -63,6 +65,11 @@ class TrialSpec(Knobs):
     """Folder that holds the data sets; by default the variable BDTUNE_DATA."""
     pipeline: Literal["auto", "resident", "stream"] = "auto"
     """resident: all images in memory; stream: in blocks, so in another order; auto: resident if it fits."""
+
+    @property
+    def seed_of_data(self) -> int:
+        """The seed that the poisoned set is made by."""
+        return self.seed if self.data_seed is None else self.data_seed
 
 
 _PLAIN: dict[str, type[Knobs]] = {
@@ -121,7 +128,7 @@ def cross_checks(*, data: bool) -> list[Checked]:
     checks: list[Checked] = [(("dataset", "data_root"), data_faults)] if data else []
     checks.append((("dataset", "data_root", "attack"), lambda spec: attack_faults(spec, data=data)))
     checks.append((("dataset", "data_root", "attack", "model"), lambda spec: model_faults(spec, data=data)))
-    checks.append((("attack", "seed"), seed_faults))
+    checks.append((("attack", "seed", "data_seed"), seed_faults))
     checks.append((("dataset", "defense"), defense_faults))
     if data:
         checks.append((("dataset", "data_root", "defense", "model"), network_faults))
@@ -186,12 +193,15 @@ def model_faults(spec: TrialSpec, *, data: bool) -> list[Fault]:
 
 
 def seed_faults(spec: TrialSpec) -> list[Fault]:
-    """Return why the attack cannot make its poison plan from the trial's seed."""
+    """Return why the attack cannot make its poison plan from its seed; the path is where that was given."""
+    if spec.attack is None:
+        return []
+    path = "seed" if spec.data_seed is None else "data_seed"
+    path = path if spec.attack.seed is None else "attack.seed"
     try:
-        if spec.attack is not None:
-            spec.attack.plan_seed(spec.seed)
+        spec.attack.plan_seed(spec.attack.attacker_seed(spec.seed_of_data))
     except ConfigError as error:
-        return [fault_of(problem) for problem in error.problems]
+        return [replace(fault_of(problem), path=path) for problem in error.problems]
     return []
 
 
@@ -238,8 +248,12 @@ def to_params(spec: TrialSpec) -> dict[str, Scalar]:
 
 
 def trial_id(spec: TrialSpec) -> str:
-    """Return 16 hex digits that say which trial this is: of all knobs that can change the result."""
-    return key_of({key: section_key(getattr(spec, key)) for key in TRIAL_KEYS if key not in spec.no_effect})
+    """Return 16 hex digits that say which trial this is: of all knobs that can change the result.
+
+    A trial without a `data_seed` has the id that it had before there was one.
+    """
+    left_out = spec.no_effect | ({"data_seed"} if spec.data_seed is None else set())
+    return key_of({key: section_key(getattr(spec, key)) for key in TRIAL_KEYS if key not in left_out})
 
 
 def section_key(value: Any) -> str:

@@ -3,6 +3,8 @@
 A defense file fills `build` (the chain), `reference` (its undefended twin) and, where it has something to
 say, `diagnose` and `figure`. A chain is built from `Given` alone, which holds no truth: which samples are
 poisoned, true labels and the target class reach `diagnose` and `figure` only, and those feed no training.
+In a trial the data are handles, which `bdtune.config.chain` replaces once it has seen that the chain reads
+nothing else.
 """
 
 from __future__ import annotations
@@ -35,16 +37,16 @@ if TYPE_CHECKING:
 class Given:
     """All that a defense gets: the poisoned training set, the network to train, and where to compute."""
 
-    fit: Source  # loads an ImageSet: images and observed labels
-    labels: Source  # loads a LabelSet: those observed labels, without reading an image
+    fit: Source  # loads an ImageSet: images and observed labels; in a trial a handle
+    labels: Source  # loads a LabelSet: those observed labels, without reading an image; in a trial a handle
     model: Source  # loads a Model
-    seed: int = 0  # the trial's master seed
+    seed: int = 0  # of nodes outside of a trial; in one 0 until the graph is built, as `seed` may draw poison
     numerics: Numerics = field(default_factory=Numerics)
     replicate: int = 0
-    backdoored: Node | None = None  # the classifier that the attacker hands over, where there is one
+    backdoored: Node | None = None  # stands for the classifier that the attacker hands over, if any
 
     def node(self, stage: Stage, **inputs: Node | Source) -> Node:
-        """Return a node of the chain: the stage with its inputs, under the trial's seed and numerics."""
+        """Return a node of the chain: the stage with its inputs, on the trial's device and precision."""
         return Node(stage, inputs, self.seed, self.numerics, self.replicate)
 
     def network(self, model: Model) -> Source:

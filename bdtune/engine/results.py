@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 Scalar = str | int | float | bool | None
 Status = Literal["pending", "done", "failed", "diverged", "stopped"]
 SEED = "seed"
-"""The dotted name of the master seed: the one parameter over which a table takes means."""
+"""The dotted name of the training seed: the one parameter over which a table takes means."""
+DATA_SEED = "data_seed"
+"""That of the seed of the poisoned set: a setting like any other; none where it follows the training seed."""
 
 
 @dataclass(frozen=True)

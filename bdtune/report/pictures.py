@@ -79,8 +79,9 @@ def attack_picture(
 
 
 def _plan(attack: Attack, labels: np.ndarray, seed: int, num_classes: int | None) -> PoisonPlan:
-    """Return the plan that a trial with this seed has."""
-    return attack.plan(labels, seed=attack.plan_seed(seed), num_classes=num_classes)
+    """Return the plan that a trial of this data seed has."""
+    drawn = attack.plan_seed(attack.attacker_seed(seed))
+    return attack.plan(labels, seed=drawn, num_classes=num_classes)
 
 
 def chosen_ids(plan: PoisonPlan, labels: np.ndarray, columns: int) -> np.ndarray:

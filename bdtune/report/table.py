@@ -12,7 +12,7 @@ import textwrap
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import SEED, Scalar, short_names, show
+from bdtune.engine.results import DATA_SEED, SEED, Scalar, short_names, show
 from bdtune.report.groups import Group, grouped, order_of, rank, varying
 from bdtune.report.selection import is_oracle, metric_of, ranking, rule_title
 
@@ -250,6 +250,8 @@ def _notes(result: SweepResult, groups: list[Group], best: Group | None, layout:
     )
     if len(seeds) > 1:
         notes.append(f"n: how many of the seeds {', '.join(seeds)} have a result; mean ± standard deviation")
+        if all(trial.params.get(DATA_SEED) is not None for trial in result.trials):
+            notes.append("data_seed is set: the seeds of a row differ in training, on the same poisoned set")
     elif seeds:
         notes.append(f"one seed, {seeds[0]}: no spread is known; n: trials with a result")
     notes.extend(f"paper: {source}" for source in dict.fromkeys(n.source for n in layout.numbers) if source)

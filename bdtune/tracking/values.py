@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import SEED, short_names, show
+from bdtune.engine.results import DATA_SEED, SEED, short_names, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -105,7 +105,8 @@ OPTIONAL_TAGS = ("bdtune.error", "bdtune.not_finite")
 def run_name(trial: TrialResult, axes: Sequence[str]) -> str:
     """Return a readable name made of the parameters that vary: "beta_nd=0.6 seed=1"."""
     names = short_names(axes)
-    shown = [axis for axis in axes if axis in trial.params and (not trial.reference or axis == SEED)]
+    own = (SEED, DATA_SEED) if trial.reference else axes
+    shown = [axis for axis in axes if axis in trial.params and axis in own]
     parts = [f"{names[axis]}={show(trial.params[axis])}" for axis in shown]
     return cut(" ".join(["undefended"] * trial.reference + parts) or trial.id, NAME_LENGTH)
 

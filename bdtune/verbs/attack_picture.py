@@ -56,7 +56,7 @@ def draw(request: Request, *, train: bool = False) -> str:
     from bdtune.report.pictures import dataset_picture
 
     spec, attack = request.spec, request.attack
-    nodes = trained_nodes(attack, spec.dataset, spec.data_root, spec.seed, spec.numerics)
+    nodes = trained_nodes(attack, spec.dataset, spec.data_root, spec.seed_of_data, spec.numerics)
     if nodes:
         store = Store(request.run_dir / "store", create=train)
         executor = Executor(store, InProcess(spec.data_root, spec.pipeline))
@@ -65,7 +65,9 @@ def draw(request: Request, *, train: bool = False) -> str:
             return _told(missing, store)
         attack = attack.equip(_computed(nodes, executor, f"show/{attack.plugin_name()}"))
     try:
-        drawn = dataset_picture(spec.dataset, attack, request.path, root=spec.data_root, seed=spec.seed)
+        drawn = dataset_picture(
+            spec.dataset, attack, request.path, root=spec.data_root, seed=spec.seed_of_data
+        )
     except OSError as error:
         raise UserError(f"the picture cannot be written: {error}") from error
     return f"picture: {drawn}"

@@ -62,9 +62,11 @@ class Gallery:
         if not path.exists():
             from bdtune.report.pictures import dataset_picture
 
-            trained = trained_nodes(spec.attack, spec.dataset, spec.data_root, spec.seed, spec.numerics)
+            trained = trained_nodes(
+                spec.attack, spec.dataset, spec.data_root, spec.seed_of_data, spec.numerics
+            )
             attack = spec.attack.equip(self._open(trained))
-            dataset_picture(spec.dataset, attack, path, root=spec.data_root, seed=spec.seed)
+            dataset_picture(spec.dataset, attack, path, root=spec.data_root, seed=spec.seed_of_data)
         return path
 
     def _defense(self, entry: Entry) -> Path | None:

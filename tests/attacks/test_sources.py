@@ -16,7 +16,7 @@ from bdtune.attacks._sources import (
     TriggeredTest,
     TruthSource,
 )
-from bdtune.attacks._stream import PoisonedStream
+from bdtune.attacks._stream import SealedStream
 from bdtune.datasets._base import Dataset, Records, Split
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Node, Stage
@@ -188,7 +188,7 @@ def test_the_clean_sources_depend_on_neither_attack_nor_seed():
 def test_a_stream_gives_the_same_bytes_as_the_resident_set(source, seed):
     made = source(dataset=Tiny(), attack=BADNETS, seed=3, holdout=0.25)
     resident, stream = made.load(Memory(), {}), made.load(Streaming(), {})
-    assert isinstance(stream.images, PoisonedStream)
+    assert isinstance(stream.images, SealedStream)
     assert stream.images.shape == resident.images.shape
     assert np.array_equal(stream.labels, resident.labels)
     collected = np.zeros_like(resident.images)
@@ -211,14 +211,17 @@ def test_a_triggered_stream_gives_the_same_bytes(attack):
 def test_a_stream_with_workers_of_its_own_stamps_there():
     class Pipeline(Blocks):
         def poisoned(self, attack, plan, ids):
-            return "own stream", attack, len(plan), len(ids)
+            asked.append((attack, len(plan), len(ids)))
+            return Blocks(self.images[:3])
 
     class Resident:
         def split(self, dataset, split):
             loaded = dataset.load(split)
             return Split(Pipeline(loaded.images), loaded.labels)
 
-    assert fit().load(Resident(), {}).images == ("own stream", BADNETS, N_TRAIN, N_TRAIN)
+    asked = []
+    assert fit().load(Resident(), {}).images.shape == (3, 8, 8, 3)
+    assert asked == [(BADNETS, N_TRAIN, N_TRAIN)]
 
 
 def test_one_trained_artefact_serves_seeds_and_rates_and_both_splits():

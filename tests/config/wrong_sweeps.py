@@ -102,6 +102,12 @@ AXES = [
         "s.yaml:2: seeds[1]: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967296",
     ),
     wrong(
+        "one of the data seeds and of the attack's",
+        "trial: {dataset: toy, defense: tiny, attack: {name: blend, dialect: backdoorbench}}\ngrid:\n  data_seed: [0, 4294967296]\n  attack.seed: [null, 4294967297]\n",
+        "s.yaml:3: grid.data_seed[1]: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967296",
+        "s.yaml:4: grid.attack.seed[1]: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967297",
+    ),
+    wrong(
         "seeds", HEAD + "seeds: 3\n", "s.yaml:2: seeds: expected a list of seeds, such as [0, 1, 2], got 3"
     ),
 ]

@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 HEAD = "trial: {dataset: toy, defense: tiny}\n"
-SETTINGS = "attack, data_root, dataset, defense, evaluation, holdout, model, numerics, pipeline, seed"
+SETTINGS = (
+    "attack, data_root, data_seed, dataset, defense, evaluation, holdout, model, numerics, pipeline, seed"
+)
 KNOBS = "alpha_c, alpha_p, beta, limit, milestones, mode, on, steps, warmup"
 
 
@@ -160,6 +162,16 @@ TRIAL = [
         "a seed that a dialect cannot take",
         "trial:\n  dataset: toy\n  defense: tiny\n  attack: {name: badnets, dialect: backdoorbench}\n  seed: 4294967296\n",
         "s.yaml:5: seed: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967296",
+    ),
+    wrong(
+        "a data seed that a dialect cannot take",
+        "trial:\n  dataset: toy\n  defense: tiny\n  attack: {name: badnets, dialect: backdoorbench}\n  data_seed: 4294967296\n",
+        "s.yaml:5: data_seed: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967296",
+    ),
+    wrong(
+        "an attack's seed that a dialect cannot take",
+        "trial:\n  dataset: toy\n  defense: tiny\n  seed: 4294967297\n  attack:\n    name: badnets\n    dialect: backdoorbench\n    seed: 4294967296\n",
+        "s.yaml:8: attack.seed: expected at most 4294967295, as dialect 'backdoorbench' seeds NumPy's generator with it, got 4294967296",
     ),
     wrong(
         "a trigger seed that a dialect cannot take",

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 
 import bdtune
 from bdtune import registry
+from bdtune.attacks._base import Attack
+from bdtune.attacks._plan import PoisonPlan, Rows
+from bdtune.attacks._sources import FitSet
+from bdtune.config.chain import Bindings, bound
+from bdtune.datasets._base import Dataset
+from bdtune.datasets._resident import InProcess
 from bdtune.defenses._base import Defense, Given, diagnosis
+from bdtune.defenses._handles import FIT, LABELS
 from bdtune.engine.key import digest_of
-from bdtune.engine.stage import Artefact, Context, Node, Stage
+from bdtune.engine.stage import Artefact, Context, Node, Source, Stage
 from bdtune.engine.stage import Given as Plain
 from bdtune.knobs import Knobs
-from bdtune.models._base import Model
 from bdtune.training.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
 from tests.doubles import CPU, Is
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.reach import reachable
+from tests.trained import shown
 
 DEFENSES = registry.names("defenses")
 CLASSES, EACH = 3, 16
@@ -90,12 +96,21 @@ class Run:
         return self.done[node][1]
 
 
-def values_of(value: Any, depth: int = 0) -> Iterator[Any]:
-    """Yield a value and what its fields, items and attributes hold."""
-    yield value
-    if depth < 4 and hasattr(value, "__dict__"):
-        for each in vars(value).values():
-            yield from values_of(each, depth + 1)
+class Unseen(Attack):
+    """Poison that shows in no image and no label: who is poisoned can be known from the plan alone."""
+
+    clean_label: ClassVar[bool] = True
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        return images
+
+
+def poisoned_set(pipeline: Literal["resident", "stream"], seed: int) -> ImageSet:
+    """Return the observed set as a trial loads it; of another seed, others are poisoned in it."""
+    data = observed_set()
+    assert isinstance(data.images, np.ndarray)
+    source = FitSet(dataset=shown(data.images, data.labels, CLASSES), attack=Unseen(rate=0.1), seed=seed)
+    return source.load(InProcess(pipeline=pipeline), {})
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -133,22 +148,24 @@ def test_equal_knobs_give_equal_recipes(name: str) -> None:
 @pytest.mark.parametrize("name", DEFENSES)
 def test_chain_reads_nothing_but_what_it_was_given(name: str) -> None:
     have = given()
-    allowed = {id(have.fit), id(have.labels), id(have.model)}
-    for node in make(name).build(have).values():
-        for before in node.walk():
-            for value in before.inputs.values():
-                own = isinstance(value, Plain) and isinstance(value.plugin, Model)
-                assert isinstance(value, Node) or id(value) in allowed or own
+    handles = replace(have, fit=FIT, labels=LABELS, model=Plain(plugin=bdtune.model("resnet18", width=2)))
+    chain = bound(name, make(name).build(handles), Bindings({FIT: have.fit, LABELS: have.labels}, None, 5))
+    read = [value for last in chain.values() for node in last.walk() for value in node.inputs.values()]
+    sources = {id(value) for value in read if isinstance(value, Source) and not isinstance(value, Plain)}
+    assert sources <= {id(have.fit), id(have.labels)}
 
 
+@pytest.mark.parametrize("pipeline", ["resident", "stream"])
 @pytest.mark.parametrize("name", DEFENSES)
-def test_no_stage_changes_when_the_truth_is_shuffled(name: str) -> None:
+def test_no_stage_changes_when_the_truth_is_shuffled(
+    name: str, pipeline: Literal["resident", "stream"]
+) -> None:
     """Images and observed labels stay; true labels, poison flags and target change."""
     defense = make(name)
     digests = []
     for seed in (0, 1):
         run = Run()
-        chain = defense.build(given())
+        chain = defense.build(replace(given(), fit=Is(word="fit", value=poisoned_set(pipeline, seed))))
         judge = diagnosis(defense, chain, Is(word="truth", value=truth(seed)))
         if judge is not None:
             run(judge)  # before the rest, so that it could do its harm
@@ -156,11 +173,20 @@ def test_no_stage_changes_when_the_truth_is_shuffled(name: str) -> None:
             run(node)
         for node, (inputs, _) in run.done.items():
             if node is not judge:
-                assert not any(
-                    isinstance(each, Truth) for value in inputs.values() for each in values_of(value)
-                )
+                found = [each for value in inputs.values() for each in reachable(value)]
+                assert not any(isinstance(each, Truth | PoisonPlan | Attack | Dataset) for each in found)
         digests.append({key: digest_of(run(node).arrays, run(node).info) for key, node in chain.items()})
     assert digests[0] == digests[1]
+
+
+def test_the_shuffled_truth_shows_in_the_plan_alone() -> None:
+    sets = [poisoned_set("resident", seed) for seed in (0, 1)]
+    assert all(np.array_equal(data.images, observed_set().images) for data in sets)
+    assert all(np.array_equal(data.labels, observed_set().labels) for data in sets)
+    plans = [Unseen(rate=0.1).plan(observed_set().labels, seed=seed) for seed in (0, 1)]
+    assert not np.array_equal(plans[0].poison_ids, plans[1].poison_ids)
+    streamed = poisoned_set("stream", 0).images_at(np.arange(CLASSES * EACH))
+    assert np.array_equal(streamed, observed_set().images)
 
 
 @pytest.mark.parametrize("name", DEFENSES)

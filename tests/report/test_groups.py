@@ -23,6 +23,19 @@ def test_the_order_does_not_depend_on_which_trial_ended_first(sweep):
         assert [[trial.id for trial in group.trials] for group in grouped(order)] == expected
 
 
+def test_means_are_over_training_seeds_and_each_poisoned_set_has_its_own_row(make_trial):
+    def drawn(data_seed):
+        knobs = {"defense.beta_nd": 0.6, "data_seed": data_seed}
+        return [make_trial(f"{data_seed}-{seed}", seed, knobs=knobs) for seed in (0, 1, 2)]
+
+    groups = grouped([*drawn(0), *drawn(4)])
+    assert [group.params["data_seed"] for group in groups] == [0, 4]
+    assert [group.stat("acc").n for group in groups] == [3, 3]
+    assert varying(groups) == ["data_seed"]
+    [together] = grouped(drawn(None))
+    assert together.stat("acc").n == 3
+
+
 def test_mean_and_sample_deviation(sweep):
     stat = grouped(sweep.trials)[3].stat("acc")
     assert stat.mean == pytest.approx(0.97)

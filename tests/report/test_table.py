@@ -98,6 +98,16 @@ def test_a_long_table_keeps_references_and_the_best(make_trial, make_reference):
     assert "not shown: 190 settings" in shown.notes[0]
 
 
+def test_a_spread_over_trainings_on_one_poisoned_set_is_called_that(make_trial):
+    def notes(data_seed):
+        knobs = {"defense.beta_nd": 0.6, "data_seed": data_seed}
+        trials = tuple(make_trial(str(seed), seed, knobs=knobs) for seed in (0, 1))
+        return " ".join(build(SweepResult("s", trials)).notes)
+
+    assert "the seeds of a row differ in training, on the same poisoned set" in notes(0)
+    assert "poisoned set" not in notes(None)
+
+
 def test_plain_text_is_aligned(sweep):
     lines = table.plain(build(sweep)).splitlines()
     at = lines[2].index("asr")

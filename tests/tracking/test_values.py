@@ -65,6 +65,13 @@ def test_run_names_hold_the_varying_parameters_only(make_trial, changes, name):
     assert values.run_name(make_trial(1, **changes), ["defense.beta_nd", "seed"]) == name
 
 
+def test_undefended_models_of_different_poisoned_sets_have_names_of_their_own(make_trial):
+    params = {"defense.beta_nd": 0.6, "data_seed": 4, "seed": 1}
+    axes = ["defense.beta_nd", "data_seed", "seed"]
+    found = make_trial(1, params=params, reference=True)
+    assert values.run_name(found, axes) == "undefended data_seed=4 seed=1"
+
+
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 1234])
 def test_thinning_keeps_the_ends(length):
     rows = [{"epoch": float(i), "loss": 1.0} for i in range(1, length + 1)]

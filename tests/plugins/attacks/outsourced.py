@@ -37,10 +37,10 @@ class Outsourced(Attack):
             (FitSet(**where), FitLabels(**where)),
             (fit, FitLabels(**where, attack=fit.attack, seed=fit.seed, holdout=fit.holdout)),
         ):
-            subset = Node(AllSamples(), {"data": labels}, fit.seed, fit.numerics)
+            subset = Node(AllSamples(), {"data": labels}, fit.attack_seed, fit.numerics)
             inputs = {"data": data, "subset": subset, "model": model}
             inputs |= {} if init is None else {"init": init}
-            init = Node(self.train, inputs, fit.seed, fit.numerics)
+            init = Node(self.train, inputs, fit.attack_seed, fit.numerics)
         return init
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bdtune.defenses._base import Defense
 from bdtune.errors import Problem
+from bdtune.training.everything import AllSamples
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Needy(Defense):
 
     def build(self, given: Given) -> dict[str, Node]:
         trained = given.undefended(self.train)
-        subset = trained.inputs["subset"]
+        subset = given.node(AllSamples(), data=given.labels)
         tuned = given.node(self.tune, data=given.fit, subset=subset, model=given.model, init=trained)
         return {"trained": trained, "classifier": tuned}
 

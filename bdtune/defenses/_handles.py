@@ -1,0 +1,54 @@
+"""What a defense holds in place of a trial's data and of the attacker's model: names that lead nowhere.
+
+A chain is built of handles; `bdtune.config.chain` puts the sources in their places once the chain is checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
+from bdtune.errors import BdtuneError, Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.engine.stage import Resident
+
+
+class Withheld(UserError, AttributeError):  # noqa: N818 - what was done, not a mistake of ours
+    """A defense asked its data for what leads to the truth; an `AttributeError` too, as `hasattr` expects."""
+
+
+class Handle(Source):
+    """Stands for a part of the trial's data, of which it knows the role alone."""
+
+    role: str
+    """What the defense knows it as: "fit", "labels"."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return super().__getattr__(name)  # type: ignore[misc]  # pydantic's, for private attributes
+        expected = f"expected a chain that hands given.{self.role} to its nodes and looks into it nowhere"
+        raise Withheld(Problem("defense", expected, f"given.{self.role}.{name}"))
+
+    def identity(self) -> dict[str, Any]:
+        return {"handle": self.role}
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
+        raise BdtuneError(f"the handle '{self.role}' must be replaced by its source before it is loaded")
+
+
+class HandedOver(Stage):
+    """Stands for the training of the model that the attacker hands over: how it was made is not shown."""
+
+    name: ClassVar[str] = "handed_over"
+    kind: ClassVar[Kind] = "train"
+    classifier: ClassVar[bool] = True
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        raise BdtuneError("the model that the attacker hands over must be put in its place before it is used")
+
+
+FIT, LABELS = Handle(role="fit"), Handle(role="labels")
+BACKDOORED = Node(HandedOver(), {})
