@@ -108,7 +108,7 @@ def _domain(raw: Any) -> Any:
 
 
 class Scheduler(Knobs):
-    """What stops trials early that do badly, judged after each epoch of the defense's last long stage."""
+    """What stops trials early that do badly, judged after each epoch of the classifier's last training."""
 
     name: Literal["none", "asha", "hyperband", "median"] = "none"
     grace: int = Field(1, ge=1)
