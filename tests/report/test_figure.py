@@ -9,7 +9,7 @@ from bdtune.report.figure import _positions, overview, panels
 from bdtune.report.groups import grouped, varying
 
 
-def axis_values(groups, best=None):
+def axis_values(groups, *best):
     axes = varying(groups)
     return {p.axis: [group.params[p.axis] for group in p.groups] for p in panels(groups, axes, best)}
 
@@ -53,7 +53,7 @@ def test_panels_of_a_grid_run_through_the_best(make_trial):
     grid = [make_trial(f"{a}{b}", knobs={"a": a, "b": b}) for a in (1.0, 2.0, 3.0) for b in (1.0, 2.0)]
     groups = grouped(grid)
     best = next(group for group in groups if group.params["a"] == 2.0 and group.params["b"] == 2.0)
-    shown = {panel.axis: panel for panel in panels(groups, varying(groups), best)}
+    shown = {panel.axis: panel for panel in panels(groups, varying(groups), [best])}
     assert [group.params["a"] for group in shown["a"].groups] == [1.0, 2.0, 3.0]
     assert shown["a"].held == {"b": 2.0}
     assert shown["b"].held == {"a": 2.0}

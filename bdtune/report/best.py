@@ -1,0 +1,103 @@
+"""What a report says about the best settings, and about all that used what no defender has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bdtune.engine.results import is_oracle, metric_of, short_names
+from bdtune.report.groups import Group, label
+from bdtune.report.selection import rule_title, setting_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from bdtune.engine.results import GroupBest, OverallBest, SweepResult
+
+MOST_CASES = 30
+"""Data sets and attacks whose best settings are named one by one; the JSON file has all."""
+
+
+def marked(groups: Iterable[Group], result: SweepResult) -> list[Group]:
+    """Return the groups that the selection rule chose."""
+    chosen = result.chosen
+    return [group for group in groups if any(trial.id in chosen for trial in group.trials)]
+
+
+def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
+    """Return the lines about the best settings: on the one data set and attack, or on each and over all."""
+    if all(group.reference for group in groups):
+        return []
+    if len(result.by_group) < 2:
+        return [_only_best(result, groups), *_oracle_note(result, already="select")]
+    lines = []
+    if result.over == "each":
+        lines = [_best_of(case, result, groups) for case in result.by_group[:MOST_CASES]]
+        more = len(result.by_group) - len(lines)
+        lines += [f"... and on {more} more data sets and attacks"] if more else []
+    lines += [_best_over(best, result, groups) for best in result.overall]
+    return [*lines, *_oracle_note(result)]
+
+
+def _only_best(result: SweepResult, groups: Sequence[Group]) -> str:
+    best = next(iter(marked(groups, result)), None)
+    if best is None:
+        return f"best: none; no finished setting can be ranked by {rule_title(result.metric)}"
+    reads = " (it reads the report data, which no defender has)" if is_oracle(result.metric) else ""
+    return f"best: {result.mode} {rule_title(result.metric)} = {_value(best, result)}{reads}"
+
+
+def _best_of(case: GroupBest, result: SweepResult, groups: Sequence[Group]) -> str:
+    best = _with_trial(groups, case.best)
+    if best is None:
+        return f"best on {case.name}: none; no finished setting can be ranked by {rule_title(result.metric)}"
+    rule = f"{result.mode} {rule_title(result.metric)}"
+    return f"best on {case.name}: {rule} = {_value(best, result)}{_setting(best, groups, ', with ')}"
+
+
+def _best_over(best: OverallBest, result: SweepResult, groups: Sequence[Group]) -> str:
+    """Return what is best in mean or in the worst case, with the deviation over data sets and attacks."""
+    what, count = _what_differs(result), len(result.by_group)
+    where = f"{count} {what}" if not best.skipped else f"{best.groups} of {count} {what}"
+    head = f"best in mean over {where}" if best.over == "mean" else f"best in the worst case of {where}"
+    skipped = f"; without {', '.join(best.skipped)}, where no setting can be ranked" if best.skipped else ""
+    left_out = f"; settings left out, as they lack a result on some: {best.left_out}" if best.left_out else ""
+    setting = _with_trial(groups, best.trials[0] if best.trials else None)
+    if setting is None:
+        return f"{head}: none{skipped}{left_out}"
+    spread = "" if best.std is None else f"±{best.std:.3f}"
+    values = f"{best.mean:.3f}{spread} (over {what}), worst {best.worst:.3f} on {best.worst_on}"
+    rule = rule_title(result.metric)
+    return f"{head}: {rule} = {values}{_setting(setting, groups, ', with ')}{skipped}{left_out}"
+
+
+def _what_differs(result: SweepResult) -> str:
+    words = {"dataset": "data sets", "attack": "attacks"}
+
+    def differs(head: str) -> bool:
+        own = [{n: v for n, v in case.params.items() if n.split(".")[0] == head} for case in result.by_group]
+        return any(params != own[0] for params in own)
+
+    return " and ".join(word for head, word in words.items() if differs(head)) or "evaluations"
+
+
+def _oracle_note(result: SweepResult, already: str = "") -> list[str]:
+    """Name all that used what no defender has, unless that is only what the line above says `already`."""
+    if {read.reader for read in result.oracle} <= {already}:
+        return []
+    reads = ", ".join(read.text() for read in result.oracle)
+    return [f"oracle: {reads} (test data or knowledge of the attack, which no defender has)"]
+
+
+def _value(group: Group, result: SweepResult) -> str:
+    stat = group.stat(metric_of(result.metric))
+    return stat.text() if stat else "-"
+
+
+def _setting(group: Group, groups: Sequence[Group], before: str) -> str:
+    axes = setting_axes(groups)
+    text = label(group, axes, short_names(axes))
+    return before + text if text else ""
+
+
+def _with_trial(groups: Iterable[Group], trial: str | None) -> Group | None:
+    return next((group for group in groups if any(each.id == trial for each in group.trials)), None)
