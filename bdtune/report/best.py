@@ -29,45 +29,58 @@ def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
         return []
     if len(result.by_group) < 2:
         return [_only_best(result, groups), *_oracle_note(result, already="select")]
+    if all(case.best is None for case in result.by_group):
+        return [_none_ranked(result), *_oracle_note(result)]
     lines = []
     if result.over == "each":
         lines = [_best_of(case, result, groups) for case in result.by_group[:MOST_CASES]]
         more = len(result.by_group) - len(lines)
-        lines += [f"... and on {more} more data sets and attacks"] if more else []
-    lines += [_best_over(best, result, groups) for best in result.overall]
-    return [*lines, *_oracle_note(result)]
+        lines += [f"... and on {more} more {_what_differs(result)}"] if more else []
+    lines += [_best_over(best, result, groups) for best in result.overall if best.trials]
+    return [*lines, *_left_out(result), *_oracle_note(result)]
 
 
 def _only_best(result: SweepResult, groups: Sequence[Group]) -> str:
     best = next(iter(marked(groups, result)), None)
     if best is None:
-        return f"best: none; no finished setting can be ranked by {rule_title(result.metric)}"
+        return _none_ranked(result)
     reads = " (it reads the report data, which no defender has)" if is_oracle(result.metric) else ""
     return f"best: {result.mode} {rule_title(result.metric)} = {_value(best, result)}{reads}"
+
+
+def _none_ranked(result: SweepResult) -> str:
+    return f"best: none; no finished setting can be ranked by {rule_title(result.metric)}"
 
 
 def _best_of(case: GroupBest, result: SweepResult, groups: Sequence[Group]) -> str:
     best = _with_trial(groups, case.best)
     if best is None:
-        return f"best on {case.name}: none; no finished setting can be ranked by {rule_title(result.metric)}"
+        return f"best on {case.name}: none; no finished setting can be ranked"
     rule = f"{result.mode} {rule_title(result.metric)}"
     return f"best on {case.name}: {rule} = {_value(best, result)}{_setting(best, groups, ', with ')}"
 
 
 def _best_over(best: OverallBest, result: SweepResult, groups: Sequence[Group]) -> str:
     """Return what is best in mean or in the worst case, with the deviation over data sets and attacks."""
-    what, count = _what_differs(result), len(result.by_group)
-    where = f"{count} {what}" if not best.skipped else f"{best.groups} of {count} {what}"
-    head = f"best in mean over {where}" if best.over == "mean" else f"best in the worst case of {where}"
-    skipped = f"; without {', '.join(best.skipped)}, where no setting can be ranked" if best.skipped else ""
-    left_out = f"; settings left out, as they lack a result on some: {best.left_out}" if best.left_out else ""
-    setting = _with_trial(groups, best.trials[0] if best.trials else None)
-    if setting is None:
-        return f"{head}: none{skipped}{left_out}"
-    spread = "" if best.std is None else f"±{best.std:.3f}"
-    values = f"{best.mean:.3f}{spread} (over {what}), worst {best.worst:.3f} on {best.worst_on}"
-    rule = rule_title(result.metric)
-    return f"{head}: {rule} = {values}{_setting(setting, groups, ', with ')}{skipped}{left_out}"
+    what = _what_differs(result)
+    head = "best in mean over" if best.over == "mean" else "best in the worst case of"
+    spread = "" if best.std is None else f"±{best.std:.3f} (over {what})"
+    values = f"{best.mean:.3f}{spread}, worst {best.worst:.3f} on {best.worst_on}"
+    setting = _with_trial(groups, best.trials[0])
+    text = _setting(setting, groups, ", with ") if setting else ""
+    return f"{head} {best.groups} {what}: {rule_title(result.metric)} = {values}{text}"
+
+
+def _left_out(result: SweepResult) -> list[str]:
+    """Name what has no part in the best over all: data sets and attacks, and how many settings."""
+    best, what = result.overall[0], _what_differs(result)
+    lines = []
+    if best.skipped:
+        lines.append(f"no setting can be ranked on {', '.join(best.skipped)}: not among these {what}")
+    if best.left_out:
+        some = "" if best.trials else f"best over {best.groups} {what}: none; "
+        lines.append(f"{some}settings left out, as they lack a result on some {what}: {best.left_out}")
+    return lines
 
 
 def _what_differs(result: SweepResult) -> str:

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from bdtune.engine.results import SweepResult
+from bdtune.engine.results import OracleRead, SweepResult
 from bdtune.report.figure import _positions, overview, panels
 from bdtune.report.groups import grouped, varying
+from bdtune.report.selection import selected
 
 
 def axis_values(groups, *best):
@@ -65,3 +66,21 @@ def test_panels_of_one_factor_at_a_time_run_through_the_centre(make_trial):
     groups = grouped([make_trial(f"t{i}", knobs=knobs) for i, knobs in enumerate(points)])
     off_centre = groups[0]
     assert axis_values(groups, off_centre) == {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 5.0]}
+
+
+def test_a_panel_runs_through_the_best_of_most_attacks(make_trial):
+    grid = [
+        make_trial(f"{attack}{a}{b}", knobs={"attack": attack, "a": a, "b": b})
+        for attack in ("badnets", "blend") for a in (1, 2) for b in (1, 2)
+    ]  # fmt: skip
+    groups = grouped(grid)
+    best = [group for group in groups if group.params["a"] == group.params["b"] == 2]
+    shown = {panel.axis: panel.held for panel in panels(groups, varying(groups), best)}
+    assert shown["attack"] == {"a": 2, "b": 2}
+    assert (shown["a"]["b"], shown["b"]["a"]) == (2, 2)
+
+
+def test_a_picture_of_several_attacks(make_trial, tmp_path):
+    trials = [make_trial(attack, knobs={"attack": attack}) for attack in ("badnets", "blend")]
+    result = selected("s", trials, "oracle_der", oracle=(OracleRead("search", "oracle_der"),))
+    assert overview(result, tmp_path / "x.png")
