@@ -9,7 +9,7 @@ from bdtune.report.groups import Group, label
 from bdtune.report.selection import rule_title, setting_axes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bdtune.engine.results import GroupBest, OverallBest, SweepResult
 
@@ -31,12 +31,12 @@ def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
         return [_only_best(result, groups), *_oracle_note(result, already="select")]
     if all(case.best is None for case in result.by_group):
         return [_none_ranked(result), *_oracle_note(result)]
-    lines = []
+    lines, axes = [], short_names(setting_axes(groups))
     if result.over == "each":
-        lines = [_best_of(case, result, groups) for case in result.by_group[:MOST_CASES]]
+        lines = [_best_of(case, result, groups, axes) for case in result.by_group[:MOST_CASES]]
         more = len(result.by_group) - len(lines)
         lines += [f"... and on {more} more {_what_differs(result)}"] if more else []
-    lines += [_best_over(best, result, groups) for best in result.overall if best.trials]
+    lines += [_best_over(best, result, groups, axes) for best in result.overall if best.trials]
     return [*lines, *_left_out(result), *_oracle_note(result)]
 
 
@@ -52,23 +52,24 @@ def _none_ranked(result: SweepResult) -> str:
     return f"best: none; no finished setting can be ranked by {rule_title(result.metric)}"
 
 
-def _best_of(case: GroupBest, result: SweepResult, groups: Sequence[Group]) -> str:
+def _best_of(case: GroupBest, result: SweepResult, groups: Sequence[Group], axes: Mapping[str, str]) -> str:
     best = _with_trial(groups, case.best)
     if best is None:
         return f"best on {case.name}: none; no finished setting can be ranked"
     rule = f"{result.mode} {rule_title(result.metric)}"
-    return f"best on {case.name}: {rule} = {_value(best, result)}{_setting(best, groups, ', with ')}"
+    return f"best on {case.name}: {rule} = {_value(best, result)}{_with(best, axes)}"
 
 
-def _best_over(best: OverallBest, result: SweepResult, groups: Sequence[Group]) -> str:
+def _best_over(
+    best: OverallBest, result: SweepResult, groups: Sequence[Group], axes: Mapping[str, str]
+) -> str:
     """Return what is best in mean or in the worst case, with the deviation over data sets and attacks."""
     what = _what_differs(result)
     head = "best in mean over" if best.over == "mean" else "best in the worst case of"
     spread = "" if best.std is None else f"±{best.std:.3f} (over {what})"
     values = f"{best.mean:.3f}{spread}, worst {best.worst:.3f} on {best.worst_on}"
     setting = _with_trial(groups, best.trials[0])
-    text = _setting(setting, groups, ", with ") if setting else ""
-    return f"{head} {best.groups} {what}: {rule_title(result.metric)} = {values}{text}"
+    return f"{head} {best.groups} {what}: {rule_title(result.metric)} = {values}{_with(setting, axes)}"
 
 
 def _left_out(result: SweepResult) -> list[str]:
@@ -106,10 +107,10 @@ def _value(group: Group, result: SweepResult) -> str:
     return stat.text() if stat else "-"
 
 
-def _setting(group: Group, groups: Sequence[Group], before: str) -> str:
-    axes = setting_axes(groups)
-    text = label(group, axes, short_names(axes))
-    return before + text if text else ""
+def _with(group: Group | None, axes: Mapping[str, str]) -> str:
+    """Return a setting's parameters, given their dotted paths with short names."""
+    text = label(group, list(axes), axes) if group is not None else ""
+    return f", with {text}" if text else ""
 
 
 def _with_trial(groups: Iterable[Group], trial: str | None) -> Group | None:
