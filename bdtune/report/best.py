@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bdtune.engine.results import is_oracle, metric_of, short_names
@@ -36,7 +37,7 @@ def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
         lines = [_best_of(case, result, groups, axes) for case in result.by_group[:MOST_CASES]]
         more = len(result.by_group) - len(lines)
         lines += [f"... and on {more} more {_what_differs(result)}"] if more else []
-    lines += [_best_over(best, result, groups, axes) for best in result.overall if best.trials]
+    lines += _best_over(result, groups, axes)
     return [*lines, *_left_out(result), *_oracle_note(result)]
 
 
@@ -60,16 +61,21 @@ def _best_of(case: GroupBest, result: SweepResult, groups: Sequence[Group], axes
     return f"best on {case.name}: {rule} = {_value(best, result)}{_with(best, axes)}"
 
 
-def _best_over(
-    best: OverallBest, result: SweepResult, groups: Sequence[Group], axes: Mapping[str, str]
-) -> str:
-    """Return what is best in mean or in the worst case, with the deviation over data sets and attacks."""
-    what = _what_differs(result)
-    head = "best in mean over" if best.over == "mean" else "best in the worst case of"
-    spread = "" if best.std is None else f"±{best.std:.3f} (over {what})"
-    values = f"{best.mean:.3f}{spread}, worst {best.worst:.3f} on {best.worst_on}"
-    setting = _with_trial(groups, best.trials[0])
-    return f"{head} {best.groups} {what}: {rule_title(result.metric)} = {values}{_with(setting, axes)}"
+def _best_over(result: SweepResult, groups: Sequence[Group], axes: Mapping[str, str]) -> list[str]:
+    """Return what is best in mean and in the worst case, with the deviation over data sets and attacks."""
+    in_words = {"mean": "in mean", "worst": "in the worst case"}
+    found: dict[OverallBest, list[str]] = {}
+    for best in result.overall:
+        if best.trials:
+            found.setdefault(replace(best, over="mean"), []).append(in_words[best.over])
+    what, rule = _what_differs(result), rule_title(result.metric)
+    lines = []
+    for best, roles in found.items():
+        spread = "" if best.std is None else f"±{best.std:.3f} (over {what})"
+        values = f"{best.mean:.3f}{spread}, worst {best.worst:.3f} on {best.worst_on}"
+        setting = _with(_with_trial(groups, best.trials[0]), axes)
+        lines.append(f"best {' and '.join(roles)}, {best.groups} {what}: {rule} = {values}{setting}")
+    return lines
 
 
 def _left_out(result: SweepResult) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bdtune.engine.results import short_names, show
 from bdtune.report.best import marked
 from bdtune.report.groups import Group, Stat, grouped, label, rank, varying
-from bdtune.report.selection import rule_title
+from bdtune.report.selection import given, rule_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +169,7 @@ def _one_factor(
     for metric, color in (("acc", ACC), ("asr", ASR)):
         means, spread = _numbers(panel.groups, metric)
         ax.errorbar(positions, means, yerr=spread, marker="o", ms=4, color=color, capsize=2)
-        if undefended := _undefended(groups, metric):
+        if undefended := _undefended(panel, groups, metric):
             ax.axhline(undefended.mean, color=color, linestyle=":", linewidth=1.2, alpha=0.8)
         for index in (panel.groups.index(group) for group in best if group in panel.groups):
             ax.plot(positions[index], means[index], "*", color=BEST, ms=9, zorder=5)
@@ -199,6 +199,9 @@ def _positions(ax: Axes, values: list[Scalar]) -> tuple[list[float], list[str]]:
     return numbers, ticks
 
 
-def _undefended(groups: list[Group], metric: str) -> Stat | None:
-    references = [group for group in groups if group.reference]
+def _undefended(panel: Panel, groups: list[Group], metric: str) -> Stat | None:
+    cases = [given(group.params) for group in panel.groups]
+    references = [group for group in groups if group.reference and given(group.params) == cases[0]]
+    if any(case != cases[0] for case in cases):
+        return None
     return references[0].stat(metric) if len(references) == 1 else None  # several: there is no one level

@@ -70,7 +70,7 @@ def cases(groups: Iterable[Group]) -> list[Case]:
     found: dict[str, list[Group]] = {}
     for group in groups:
         if not group.reference:
-            found.setdefault(json.dumps(_given(group.params)), []).append(group)
+            found.setdefault(json.dumps(given(group.params)), []).append(group)
     every = {text: json.loads(text) for text in found}
     differ = varying([Group(params, (), reference=False) for params in every.values()])
     names = short_names(differ)
@@ -80,7 +80,8 @@ def cases(groups: Iterable[Group]) -> list[Case]:
     ]
 
 
-def _given(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def given(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the parameters of a trial that a defender does not choose."""
     return {name: value for name, value in params.items() if name.partition(".")[0] in GIVEN}
 
 

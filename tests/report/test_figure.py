@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from bdtune.engine.results import OracleRead, SweepResult
-from bdtune.report.figure import _positions, overview, panels
+from bdtune.report.figure import _positions, _undefended, overview, panels
 from bdtune.report.groups import grouped, varying
 from bdtune.report.selection import selected
 
@@ -78,6 +79,18 @@ def test_a_panel_runs_through_the_best_of_most_attacks(make_trial):
     shown = {panel.axis: panel.held for panel in panels(groups, varying(groups), best)}
     assert shown["attack"] == {"a": 2, "b": 2}
     assert (shown["a"]["b"], shown["b"]["a"]) == (2, 2)
+
+
+def test_the_level_without_a_defense_is_that_of_the_panels_attack(make_trial, make_reference):
+    grid = [make_trial(f"{a}{k}", knobs={"attack": a, "k": k}) for a in ("badnets", "blend") for k in (1, 2)]
+    twins = [
+        replace(reference, params={**reference.params, "attack": attack})
+        for attack, reference in (("badnets", make_reference("r", acc=0.9)), ("blend", make_reference("q")))
+    ]
+    groups = grouped([*grid, *twins])
+    shown = {panel.axis: panel for panel in panels(groups, varying(groups), [groups[2]])}
+    assert _undefended(shown["k"], groups, "acc").mean == 0.9
+    assert _undefended(shown["attack"], groups, "acc") is None
 
 
 def test_a_picture_of_several_attacks(make_trial, tmp_path):
