@@ -15,7 +15,7 @@ from bdtune.engine.files import append_line
 from bdtune.engine.frontier import Frontier, Work
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
-from bdtune.engine.results import TrialResult
+from bdtune.engine.results import TrialResult, metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -241,7 +241,7 @@ class Driver:
         self._tell(result)
 
     def _tell(self, result: TrialResult) -> None:
-        names = [metric.removeprefix("oracle_") for metric, _ in self.spec.objectives]
+        names = [metric_of(metric) for metric, _ in self.spec.objectives]
         known = result.status in ("done", "stopped") and all(name in result.metrics for name in names)
         for ticket in self._tickets.pop(result.id, []):
             self.proposer.tell(ticket, [result.metrics[name] for name in names] if known else None)

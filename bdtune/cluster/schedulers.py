@@ -1,4 +1,4 @@
-"""Schedulers that stop trials early, judged at each epoch of the stages that train the classifier."""
+"""Schedulers that stop trials early, judged at each epoch of the stages that the defense names."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from bdtune.config.graph import trial_graph
 from bdtune.config.ledger import Ledger
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
+from bdtune.engine.results import metric_of
 from bdtune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -137,11 +138,11 @@ def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
             store=store.root,
             sweep=spec.name,
             live=live,
-            objective=metric.removeprefix("oracle_") if judged else None,
+            objective=metric_of(metric) if judged else None,
             mode=mode,
             gpu=spec.resources.gpu,
             environment={name: os.environ[name] for name in FORWARDED if name in os.environ},
-            decisive=frozenset(name.removeprefix("oracle_") for name, _ in spec.objectives),
+            decisive=frozenset(metric_of(name) for name, _ in spec.objectives),
             residents=sharing.load_residents(specs),
             streamed=streamed,
         )

@@ -1,7 +1,8 @@
 """The Tune trainable: walks one trial's graph on the resources it was given, and reports.
 
-A first `step` walks to the end of the trial; with a scheduler it stops at each epoch of the stages that
-train the defense's classifier, so that each is one report. Results go through the store, never the driver.
+A first `step` walks to the end of the trial; with a scheduler it stops at each epoch of the classifier's last
+training (the stages that the defense names), so that each is one report. Results go through the store, never
+the driver.
 """
 
 from __future__ import annotations

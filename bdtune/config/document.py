@@ -46,6 +46,8 @@ class Document:
     name: str = "command line"
     origins: dict[str, Origin] = field(default_factory=dict)
     found: list[tuple[Origin, Problem]] = field(default_factory=list)
+    overridden: set[str] = field(default_factory=set)
+    """The trial's settings that the command line fixes or sweeps in place of the file."""
 
     def origin(self, path: str) -> Origin:
         """Return where a path, or the nearest part of a document that it lies in, was written."""

@@ -65,6 +65,8 @@ class Space:
     seeds: tuple[int, ...] = ()
     when: tuple[When, ...] = ()
     exclude: tuple[dict[str, Any], ...] = ()
+    overridden: frozenset[str] = frozenset()
+    """Settings that the command line gives: the file's `when` and `exclude` need not fit them."""
 
 
 def points(spec: SweepSpec) -> list[TrialSpec]:
@@ -101,7 +103,11 @@ def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
 
 
 def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = False) -> list[TrialSpec]:
-    """Return the trials of a space; what is wrong is reported once for each value or pair of settings."""
+    """Return the trials of a space; what is wrong is reported once for each value or pair of settings.
+
+    Entries of `when` and `exclude` that no trial meets, as the command line overrides what they ask for, are
+    taken out of the space.
+    """
     reader = PointReader(space, report, check_data=check_data)
     factors = list(_factors(space, reader))
     count = math.prod(len(factor) for factor in factors)
@@ -124,6 +130,7 @@ def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = 
                 if twice <= _SHOWN:
                     report(_same_trial(first[0], point))
     conditions.report_unmet(report)
+    conditions.drop_overridden()
     reader.report_rest()
     if not found and not reader.failed:
         report(Fault("exclude", "expected at least one trial to be left", "none"))
@@ -386,9 +393,32 @@ class _Conditions:
         entries = [(f"exclude[{i}]", entry) for i, entry in enumerate(self.space.exclude)]
         entries += [(f"when[{i}].if", entry.condition) for i, entry in enumerate(self.space.when)]
         for label, condition in entries:
+            if self._overridden(condition):
+                continue
             unknown = [path for path in condition if path not in self.seen]
             for path in unknown:
                 hint = nearest(path, {**_params(self.space), **dict.fromkeys(self.seen)})
                 report(Fault(f"{label}.{path}", "expected a setting of the trials", show(path), hint))
             if not unknown and label not in self.met:
                 report(Fault(label, "expected settings that some trial has", show(dict(condition))))
+
+    def drop_overridden(self) -> None:
+        """Take out of the space the entries that no point meets because of the command line."""
+
+        def kept(label: str, condition: Mapping[str, Any]) -> bool:
+            return label in self.met or not self._overridden(condition)
+
+        space = self.space
+        space.when = tuple(w for i, w in enumerate(space.when) if kept(f"when[{i}].if", w.condition))
+        space.exclude = tuple(e for i, e in enumerate(space.exclude) if kept(f"exclude[{i}]", e))
+
+    def _overridden(self, condition: Mapping[str, Any]) -> bool:
+        """Return whether the command line gives a setting of a condition, or the plugin whose knob it is."""
+        given = {_plugin_or_knob(path) for path in self.space.overridden}
+        return any(f"{path}.".startswith(tuple(f"{each}." for each in given)) for path in condition)
+
+
+def _plugin_or_knob(path: str) -> str:
+    """Return a setting's path; that of a plugin's name or preset is the plugin's own."""
+    head, _, rest = path.partition(".")
+    return head if rest in ("name", "preset") and head in PLUGIN_KINDS else path

@@ -51,6 +51,8 @@ class TrialGraph:
     """Names the poisoned training set: its files, the attack and the seeds."""
     truth: TruthSource | None = None
     """Who is poisoned in it, for what is told afterwards."""
+    judging: tuple[str, ...] = ("classifier",)
+    """Names of the chain's nodes whose epochs a scheduler may judge, as the defense gives them."""
 
     @property
     def goals(self) -> list[Node]:
@@ -59,18 +61,18 @@ class TrialGraph:
 
     @cached_property
     def judged(self) -> dict[str, int]:
-        """Recipes of the stages that train the classifier, with the epochs of those before each."""
+        """Recipes of the stages whose epochs a scheduler judges, with the epochs of those before each."""
         found: dict[str, int] = {}
         epochs = 0
-        for node in self.chain["classifier"].walk():
-            if node.stage.classifier:
+        for node in (self.chain[name] for name in self.judging if name in self.chain):
+            if node.stage.classifier and node.recipe not in found:
                 found[node.recipe] = epochs
                 epochs += node.stage.length()
         return found
 
     @property
     def epochs(self) -> int:
-        """Epochs of all stages that train the classifier; 1 where it is handed over as it is."""
+        """Epochs of all stages that a scheduler judges; 1 where the classifier is handed over as it is."""
         return max(1, sum(self.stages[recipe].stage.length() for recipe in self.judged))
 
     @cached_property
@@ -174,7 +176,9 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     inputs |= {name: source for name, source in optional.items() if source is not None}
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
-    return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth)
+    return TrialGraph(
+        evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth, spec.defense.judged
+    )
 
 
 def _chain(spec: TrialSpec, data: _Sources, model: Given) -> dict[str, Node]:

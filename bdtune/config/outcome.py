@@ -13,6 +13,7 @@ import numpy as np
 
 from bdtune import metrics
 from bdtune.attacks._plan import Role
+from bdtune.config.oracle import oracle_knobs
 from bdtune.config.trial import to_params
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.results import DataUse, StageUse, TrialResult
@@ -105,6 +106,7 @@ def result_of(
         asr_band=spec.attack.asr_band if spec.attack else None,
         data=_data_use(entry),
         curves=_curves(entry, resolver),
+        oracle=oracle_knobs(spec),
         **times,
     )
 

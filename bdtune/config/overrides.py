@@ -90,6 +90,7 @@ def _parse(document: Document, word: str, origin: Origin) -> Override | None:
 
 def _set_value(document: Document, override: Override) -> None:
     path, value = override.path, override.values[0]
+    document.overridden.add(path)
     if _drop_axis(document, path, override.origin):
         return
     axes = [axis for section in ("grid", "vary") for axis in _mapping(document.sweep.get(section))]
@@ -104,6 +105,7 @@ def _set_axis(document: Document, section: str, path: str, override: Override) -
     values = override.values
     if len(values) == 1 and isinstance(values[0], list) and section != "search.space":
         values = values[0]
+    document.overridden.add(path)
     if _drop_axis(document, path, override.origin):
         return
     parent = document.sweep
@@ -145,12 +147,21 @@ def _set_sweep(document: Document, override: Override) -> None:
         if path.startswith(f"{section}."):
             _set_axis(document, section, path.removeprefix(f"{section}."), override)
             return
+    document.overridden |= _swept(document, path)
     if path == "seeds":
         _drop_axis(document, "seed", override.origin)
         values = values[0] if isinstance(values[0], list) and not override.many else values
     value = values if override.many or path == "seeds" else values[0]
     document.sweep = assign(document.sweep, path, value)
     document.moved(path, override.origin)
+
+
+def _swept(document: Document, section: str) -> set[str]:
+    """Return the settings that a section of axes sweeps, which the command line gives anew as a whole."""
+    if section not in ("grid", "vary", "zip", "seeds"):
+        return set()
+    raw = {"seed": None} if section == "seeds" else document.sweep.get(section)
+    return {path for axes in (raw if isinstance(raw, list) else [raw]) for path in _mapping(axes)}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
     values = {"name": document.sweep.get("name", name), **_plain_values(document)}
     values["reference"] = _references(document, document.sweep.get("reference", []))
     axes = _axis_values(document)
-    space = Space(_raw(document, sections), sections, **axes)
+    space = Space(_raw(document, sections), sections, **axes, overridden=frozenset(document.overridden))
     search: Search | None = values.get("search")
     if search is not None:
         values["search"] = search = _with_objective(search, values.get("select", Select()))
@@ -62,6 +62,7 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
     found: list[TrialSpec] = []
     if search is None:
         found = expand(space, document.report, check_data=check_data)
+        axes |= {"when": space.when, "exclude": space.exclude}
     else:
         check_search(document, space, search, check_data=check_data)
     _check_name(document, values["name"])

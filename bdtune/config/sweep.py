@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from bdtune.config.trial import TrialSpec, spec_to_dict
+from bdtune.engine.results import Mode, Over
 from bdtune.knobs import Knobs, absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Mode = Literal["max", "min"]
 Axes = dict[str, tuple[Any, ...]]
 """Dotted path -> values."""
 
@@ -50,6 +50,8 @@ class Select(Knobs):
     metric: str = "oracle_der"
     mode: Mode = "max"
     """Unless given, what is better for the metric."""
+    over: Over = "each"
+    """Several data sets or attacks: a best setting of each, or one: best in mean, or in its worst case."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +110,7 @@ def _domain(raw: Any) -> Any:
 
 
 class Scheduler(Knobs):
-    """What stops trials early that do badly, judged after each epoch of the defense's last long stage."""
+    """What stops trials early that do badly, judged after each epoch of the classifier's last training."""
 
     name: Literal["none", "asha", "hyperband", "median"] = "none"
     grace: int = Field(1, ge=1)

@@ -82,6 +82,12 @@ class Defense(Plugin):
     """Names of the chain's nodes that `diagnose` and `figure` read, beside the truth."""
     pictured: ClassVar[tuple[str, ...]] = ()
     """Names of those that `figure` alone reads: each trial computes them, or they stand in its evidence."""
+    judged: ClassVar[tuple[str, ...]] = ("classifier",)
+    """Names of the chain's nodes whose epochs a scheduler may judge, in the order in which they run.
+
+    A training belongs here only if nothing of another kind changes the classifier after it: a classifier that
+    has yet to unlearn its backdoor says nothing of the one that the defense ends in.
+    """
 
     @abstractmethod
     def build(self, given: Given) -> dict[str, Node]:

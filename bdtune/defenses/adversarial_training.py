@@ -43,6 +43,7 @@ class AdversariallyTrained(Defense):
     """Train on adversarial images of all samples, with their observed labels."""
 
     evidence: ClassVar[tuple[str, ...]] = ("subset", "training")
+    judged: ClassVar[tuple[str, ...]] = ("training", "classifier")  # at the end an epoch of it is chosen
 
     train: RecordedAdversarialTraining = RecordedAdversarialTraining()
     """The training; that of A-ABL is the same on fewer samples."""

@@ -56,6 +56,7 @@ class GSSD(Defense):
     model_config: ClassVar = {"serialize_by_alias": True}
 
     evidence: ClassVar[tuple[str, ...]] = ("density", "class_tests", "split", "relabel")
+    judged: ClassVar[tuple[str, ...]] = ("retrain", "classifier")  # the tuning goes on with the same descent
 
     simclr: SimCLR = SimCLR()
     """Training of the encoder, without labels."""

@@ -16,6 +16,35 @@ SEED = "seed"
 """The dotted name of the training seed: the one parameter over which a table takes means."""
 DATA_SEED = "data_seed"
 """That of the seed of the poisoned set: a setting like any other; none where it follows the training seed."""
+Mode = Literal["max", "min"]
+Over = Literal["each", "mean", "worst"]
+"""Over several data sets and attacks: a best setting of each, or one by its mean or its worst value."""
+ORACLE = "oracle_"
+HONEST = "select_"
+
+
+def metric_of(rule: str) -> str:
+    """Return the metric a rule reads: `oracle_der` reads `der`."""
+    return rule.removeprefix(ORACLE)
+
+
+def is_oracle(rule: str) -> bool:
+    """Return whether a rule uses what a defender does not have: all but the `select_` ones do."""
+    return not rule.startswith(HONEST)
+
+
+@dataclass(frozen=True)
+class OracleRead:
+    """Something in a sweep that uses test data, or knowledge of the attack, which no defender has."""
+
+    reader: str
+    """"search", "scheduler" or "select"; else the dotted path of a knob."""
+    read: str
+    """The rule by which it decides, as `oracle_der`; of a knob its value."""
+
+    def text(self) -> str:
+        """Return it in words: "search by oracle_der", "defense.oracle_target=0"."""
+        return f"{self.reader}={self.read}" if "." in self.reader else f"{self.reader} by {self.read}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +97,8 @@ class TrialResult:
     started: float | None = None
     """Unix time in seconds, as `ended`."""
     ended: float | None = None
+    oracle: tuple[OracleRead, ...] = ()
+    """Knobs of this trial that were set by what no defender knows."""
 
     @property
     def computed_seconds(self) -> float:
@@ -96,6 +127,7 @@ class TrialResult:
             "data": vars(self.data).copy() if self.data else None,
             "started": self.started,
             "ended": self.ended,
+            "oracle": [vars(read).copy() for read in self.oracle],
         }
         if curves:
             value["curves"] = {
@@ -114,6 +146,7 @@ class TrialResult:
             fields["metrics"] = {name: _number(number) for name, number in fields["metrics"].items()}
             fields["stages"] = {name: StageUse(**use) for name, use in fields.get("stages", {}).items()}
             fields["data"] = DataUse(**fields["data"]) if fields.get("data") else None
+            fields["oracle"] = tuple(OracleRead(**read) for read in fields.get("oracle", ()))
             fields["curves"] = {
                 stage: [{name: _number(number) for name, number in row.items()} for row in rows]
                 for stage, rows in fields.get("curves", {}).items()
@@ -124,14 +157,71 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
+class GroupBest:
+    """The best setting on one data set and attack."""
+
+    name: str
+    """What tells it from the sweep's other ones: "blend", "cifar10 badnets rate=0.05"."""
+    params: Mapping[str, Scalar]
+    """Data set, attack, and what else of these differs in the sweep."""
+    best: str | None
+    """Id of the setting's first finished trial; None where no setting can be ranked."""
+
+
+@dataclass(frozen=True)
+class OverallBest:
+    """The setting that is best over several data sets and attacks, by its mean or by its worst value.
+
+    Values are means over seeds of the rule's metric; without a setting that was ranked there are none.
+    """
+
+    over: Literal["mean", "worst"]
+    trials: tuple[str, ...]
+    """Id of its first finished trial on each of them."""
+    mean: float | None
+    std: float | None
+    """Sample standard deviation (n - 1) over data sets and attacks."""
+    worst: float | None
+    worst_on: str | None
+    """The name of the data set and attack on which it is worst."""
+    groups: int
+    """Over how many data sets and attacks it was ranked."""
+    skipped: tuple[str, ...]
+    """Those that no setting can be ranked on: the attack did not take, say."""
+    left_out: int
+    """Settings that have no result on one of them."""
+
+
+@dataclass(frozen=True)
 class SweepResult:
-    """All trials of a sweep, and the one that the selection rule chose."""
+    """All trials of a sweep, and what the selection rule chose."""
 
     sweep: str
     trials: tuple[TrialResult, ...] = ()
     best: str | None = None
+    """Id of a trial of the one best setting; None where each data set and attack has its own."""
     metric: str = "oracle_der"
-    mode: Literal["max", "min"] = "max"
+    mode: Mode = "max"
+    over: Over = "each"
+    by_group: tuple[GroupBest, ...] = ()
+    overall: tuple[OverallBest, ...] = ()
+    """With several data sets and attacks: the best in mean and in the worst case."""
+    oracle: tuple[OracleRead, ...] = ()
+    """All that used what no defender has."""
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Id of the best setting's first trial by the name of each data set and attack, as `over` asks."""
+        one = next((best for best in self.overall if best.over == self.over), None)
+        if one is None:
+            return {group.name: group.best for group in self.by_group if group.best is not None}
+        ranked = [group.name for group in self.by_group if group.name not in one.skipped]
+        return dict(zip(ranked, one.trials, strict=False))  # no trials where no setting was ranked
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """Ids of the best settings, one of each row that a table marks."""
+        return frozenset(filter(None, (self.best, *self.choices.values())))
 
     def summary(self) -> dict[str, Any]:
         """Return counts of trials by status, of stages computed and shared, and seconds spent and saved."""
@@ -151,19 +241,44 @@ class SweepResult:
             "sweep": self.sweep,
             "trials": [trial.to_json() for trial in self.trials],
             "best": self.best,
-            "select": {"metric": self.metric, "mode": self.mode},
+            "best_by_group": [{**vars(group), "params": dict(group.params)} for group in self.by_group],
+            "best_over_groups": [
+                {**vars(best), "trials": list(best.trials), "skipped": list(best.skipped)}
+                for best in self.overall
+            ],
+            "select": {"metric": self.metric, "mode": self.mode, "over": self.over},
+            "oracle": [vars(read).copy() for read in self.oracle],
             "summary": self.summary(),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SweepResult:
-        """Return the sweep that `to_json` wrote; raises `ValueError` for another shape."""
+        """Return the sweep that `to_json` wrote; raises `ValueError` for another shape.
+
+        What an earlier version wrote has one best trial, and does not say what read test data but the rule.
+        """
         try:
             trials = tuple(TrialResult.from_json(trial) for trial in value["trials"])
             select = value["select"]
-            return cls(value["sweep"], trials, value["best"], select["metric"], select["mode"])
+            metric, over = select["metric"], select.get("over", "each")
+            rule = [{"reader": "select", "read": metric}] if is_oracle(metric) else []
+            return cls(
+                value["sweep"],
+                trials,
+                value["best"],
+                metric,
+                select["mode"],
+                over,
+                tuple(GroupBest(**group) for group in value.get("best_by_group", ())),
+                tuple(_overall(best) for best in value.get("best_over_groups", ())),
+                tuple(OracleRead(**read) for read in value.get("oracle", rule)),
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a sweep's result: {error}") from error
+
+
+def _overall(value: Mapping[str, Any]) -> OverallBest:
+    return OverallBest(**{**value, "trials": tuple(value["trials"]), "skipped": tuple(value["skipped"])})
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:

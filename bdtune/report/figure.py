@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bdtune.engine.results import short_names, show
+from bdtune.report.best import marked
 from bdtune.report.groups import Group, Stat, grouped, label, rank, varying
-from bdtune.report.selection import rule_title
+from bdtune.report.selection import given, rule_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ def overview(result: SweepResult, path: Path) -> Path | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    best = next((group for group in groups if any(trial.id == result.best for trial in group.trials)), None)
+    best = marked(groups, result)
     axes = varying(groups)
     names = short_names(axes)
     shown = panels(groups, axes, best)
@@ -57,7 +58,8 @@ def overview(result: SweepResult, path: Path) -> Path | None:
         column, row = divmod(index, rows)
         box = figure.add_subplot(grid[row, 5 + 3 * column : 8 + 3 * column])
         _one_factor(box, panel, names, groups, best)
-    figure.suptitle(f"sweep {result.sweep}: {len(groups)} settings, mean ± standard deviation over seeds")
+    title = f"sweep {result.sweep}: {len(groups)} settings, mean ± standard deviation over seeds"
+    figure.suptitle("\n".join([title, *_oracles(result)]))
     handles = _legend(result, groups, best, names, with_panels=bool(shown))
     figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,11 +67,11 @@ def overview(result: SweepResult, path: Path) -> Path | None:
     return path
 
 
-def panels(groups: list[Group], axes: list[str], best: Group | None) -> list[Panel]:
+def panels(groups: list[Group], axes: list[str], best: Sequence[Group]) -> list[Panel]:
     """Return for each varying parameter the groups that differ in it alone.
 
     Of all ways to hold the others, the one with the most values of the parameter is taken; of those the one
-    with the best setting in it: the best row of a grid, the centre of a one-factor-at-a-time sweep.
+    with most of the best settings in it: the best row of a grid, the centre of a one-factor-at-a-time sweep.
     """
     found = []
     for axis in axes:
@@ -80,7 +82,7 @@ def panels(groups: list[Group], axes: list[str], best: Group | None) -> list[Pan
                 slices.setdefault(others, []).append(group)
         if not slices:
             continue
-        chosen = max(sorted(slices.items()), key=lambda entry: (len(entry[1]), best in entry[1]))[1]
+        chosen = max(sorted(slices.items()), key=lambda entry: (len(entry[1]), _count(best, entry[1])))[1]
         if len(chosen) > 1:
             chosen.sort(key=lambda group: rank(group.params[axis]))
             held = {other: chosen[0].params.get(other) for other in axes if other != axis}
@@ -88,7 +90,7 @@ def panels(groups: list[Group], axes: list[str], best: Group | None) -> list[Pan
     return sorted(found, key=lambda panel: -len(panel.groups))[:MOST_PANELS]
 
 
-def _scatter(ax: Axes, groups: list[Group], best: Group | None) -> None:
+def _scatter(ax: Axes, groups: list[Group], best: Sequence[Group]) -> None:
     for role in sorted({_role(group, best) for group in groups}):
         members = [group for group in groups if _role(group, best) == role]
         (asr, asr_std), (acc, acc_std) = (_numbers(members, metric) for metric in ("asr", "acc"))
@@ -104,7 +106,7 @@ def _scatter(ax: Axes, groups: list[Group], best: Group | None) -> None:
 
 
 def _legend(
-    result: SweepResult, groups: list[Group], best: Group | None, names: dict[str, str],
+    result: SweepResult, groups: list[Group], best: Sequence[Group], names: dict[str, str],
     *, with_panels: bool,
 ) -> list[Any]:  # fmt: skip
     from matplotlib.lines import Line2D
@@ -115,8 +117,9 @@ def _legend(
     handles = []
     for role in sorted({_role(group, best) for group in groups}):
         text = role
-        if role == "best" and best is not None:
-            text = f"best ({rule_title(result.metric)}): {label(best, list(names), names)}"
+        if role == "best":
+            text = f"best ({rule_title(result.metric)}): "
+            text += label(best[0], list(names), names) if len(best) == 1 else f"{len(best)}, see the table"
         style = _style(role)
         handles.append(line(text, style["color"], style["fmt"], size=min(10, style["ms"])))
     if with_panels:
@@ -125,10 +128,23 @@ def _legend(
     return handles
 
 
-def _role(group: Group, best: Group | None) -> str:
+def _oracles(result: SweepResult) -> list[str]:
+    """Return a line that names all that used what no defender has; of the selection the legend says it."""
+    if {read.reader for read in result.oracle} <= {"select"}:
+        return []
+    return ["oracle: " + ", ".join(read.text() for read in result.oracle)]
+
+
+def _count(best: Sequence[Group], groups: Sequence[Group]) -> int:
+    return sum(group in groups for group in best)
+
+
+def _role(group: Group, best: Sequence[Group]) -> str:
+    if group in best:
+        return "best"
     if not group.attack_took:
         return "attack did not take"
-    return "undefended" if group.reference else "best" if group is best else "defended"
+    return "undefended" if group.reference else "defended"
 
 
 def _style(role: str) -> dict[str, Any]:
@@ -147,16 +163,15 @@ def _numbers(groups: Sequence[Group], metric: str) -> tuple[list[float], list[fl
 
 
 def _one_factor(
-    ax: Axes, panel: Panel, names: dict[str, str], groups: list[Group], best: Group | None
+    ax: Axes, panel: Panel, names: dict[str, str], groups: list[Group], best: Sequence[Group]
 ) -> None:
     positions, ticks = _positions(ax, [group.params[panel.axis] for group in panel.groups])
     for metric, color in (("acc", ACC), ("asr", ASR)):
         means, spread = _numbers(panel.groups, metric)
         ax.errorbar(positions, means, yerr=spread, marker="o", ms=4, color=color, capsize=2)
-        if undefended := _undefended(groups, metric):
+        if undefended := _undefended(panel, groups, metric):
             ax.axhline(undefended.mean, color=color, linestyle=":", linewidth=1.2, alpha=0.8)
-        if best in panel.groups:
-            index = panel.groups.index(best)
+        for index in (panel.groups.index(group) for group in best if group in panel.groups):
             ax.plot(positions[index], means[index], "*", color=BEST, ms=9, zorder=5)
     every = -(-len(ticks) // MOST_TICKS)
     ax.set_xticks(positions[::every], ticks[::every], fontsize=8)
@@ -184,6 +199,9 @@ def _positions(ax: Axes, values: list[Scalar]) -> tuple[list[float], list[str]]:
     return numbers, ticks
 
 
-def _undefended(groups: list[Group], metric: str) -> Stat | None:
-    references = [group for group in groups if group.reference]
+def _undefended(panel: Panel, groups: list[Group], metric: str) -> Stat | None:
+    cases = [given(group.params) for group in panel.groups]
+    references = [group for group in groups if group.reference and given(group.params) == cases[0]]
+    if any(case != cases[0] for case in cases):
+        return None
     return references[0].stat(metric) if len(references) == 1 else None  # several: there is no one level

@@ -15,6 +15,8 @@ from bdtune.engine.results import SEED, Scalar, TrialResult, show
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bdtune.engine.results import OracleRead
+
 
 @dataclass(frozen=True)
 class Stat:
@@ -64,6 +66,11 @@ class Group:
             return next(iter(counts))
         order = ("done", "failed", "diverged", "stopped", "pending")
         return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+
+    @property
+    def oracle(self) -> tuple[OracleRead, ...]:
+        """Its knobs that were set by what no defender knows."""
+        return self.trials[0].oracle
 
     @property
     def undefended_asr(self) -> Stat | None:

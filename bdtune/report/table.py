@@ -12,9 +12,10 @@ import textwrap
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import DATA_SEED, SEED, Scalar, short_names, show
+from bdtune.engine.results import DATA_SEED, SEED, Scalar, metric_of, short_names, show
+from bdtune.report.best import best_notes, marked
 from bdtune.report.groups import Group, grouped, order_of, rank, varying
-from bdtune.report.selection import is_oracle, metric_of, ranking, rule_title
+from bdtune.report.selection import by_rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,14 +138,13 @@ def build(
     `diagnostics` names further metrics to show; `limit` keeps the undefended rows and the best so many.
     """
     groups = grouped(result.trials)
-    ranked = ranking(groups, result.metric, result.mode)
-    best = next((group for group in groups if any(trial.id == result.best for trial in group.trials)), None)
+    best = marked(groups, result)
     layout = _layout(groups, paper, diagnostics, result.metric)
-    shown = _limited(groups, ranked, layout.axes, limit)
-    rows = tuple(_row(group, layout, best) for group in shown)
+    shown = _limited(groups, by_rank(groups, result.metric, result.mode), layout.axes, limit)
+    rows = tuple(_row(group, layout, group in best) for group in shown)
     left_out = len(groups) - len(shown)
     dropped = [f"not shown: {left_out} settings; the report's files have them all"] if left_out else []
-    notes = (*dropped, *_notes(result, groups, best, layout))
+    notes = (*dropped, *best_notes(result, groups), *_notes(result, groups, layout))
     return Table(_title(result, groups, layout), _columns(layout, groups), rows, notes)
 
 
@@ -195,7 +195,7 @@ def _columns(layout: _Layout, groups: list[Group]) -> tuple[Column, ...]:
     )
 
 
-def _row(group: Group, layout: _Layout, best: Group | None) -> Row:
+def _row(group: Group, layout: _Layout, best: bool) -> Row:
     axes = [show(group.params[axis]) if axis in group.params else EMPTY for axis in layout.axes]
     stats = [group.stat(name) for name in (*layout.metrics, *layout.diagnostics)]
     published = next((number.metrics for number in layout.numbers if _fits(number, group)), {})
@@ -205,20 +205,21 @@ def _row(group: Group, layout: _Layout, best: Group | None) -> Row:
     return Row(cells, _kind(group, best))
 
 
-def _status(group: Group, best: Group | None) -> str:
+def _status(group: Group, best: bool) -> str:
     """Say what the row is and what is wrong with it; plain "done" is said only of ordinary rows."""
-    role = "undefended" if group.reference else "best" if group is best else ""
+    role = "undefended" if group.reference else "best" if best else ""
     state = "" if role and group.status == "done" else group.status
-    return ", ".join(part for part in (role, state, "" if group.attack_took else NOT_TAKEN) if part)
+    told = "oracle" if group.oracle else ""
+    return ", ".join(part for part in (role, state, told, "" if group.attack_took else NOT_TAKEN) if part)
 
 
-def _kind(group: Group, best: Group | None) -> str:
+def _kind(group: Group, best: bool) -> str:
+    if best:
+        return "best"
     if not group.attack_took:
         return "not_taken"
     if group.reference:
         return "undefended"
-    if group is best:
-        return "best"
     return "" if group.complete else "failed"
 
 
@@ -232,22 +233,13 @@ def _limited(groups: list[Group], ranked: list[Group], axes: list[str], limit: i
     return [group for group in groups if group.reference] + kept
 
 
-def _notes(result: SweepResult, groups: list[Group], best: Group | None, layout: _Layout) -> list[str]:
+def _notes(result: SweepResult, groups: list[Group], layout: _Layout) -> list[str]:
     summary = result.summary()
     seeds = [show(seed) for seed in sorted({trial.params.get(SEED) for trial in result.trials}, key=rank)]
-    notes = []
-    if best is not None:
-        stat = best.stat(metric_of(result.metric))
-        reads = " (it reads the report data, which no defender has)" if is_oracle(result.metric) else ""
-        notes.append(
-            f"best: {result.mode} {rule_title(result.metric)} = {stat.text() if stat else EMPTY}{reads}"
-        )
-    elif any(not group.reference for group in groups):
-        notes.append(f"best: none; no finished setting can be ranked by {rule_title(result.metric)}")
-    notes.append(
+    notes = [
         f"stages: {summary['stages_computed']} computed, {summary['stages_shared']} shared; "
         f"{duration(summary['seconds_computed'])} spent, {duration(summary['seconds_saved'])} saved"
-    )
+    ]
     if len(seeds) > 1:
         notes.append(f"n: how many of the seeds {', '.join(seeds)} have a result; mean ± standard deviation")
         if all(trial.params.get(DATA_SEED) is not None for trial in result.trials):
@@ -345,10 +337,13 @@ def csv_text(result: SweepResult) -> str:
     spread = [column for name in metrics for column in (name, f"{name}:std")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["undefended", "best", "attack_took", *params, "status", "n", *spread])
+    writer.writerow(["undefended", "best", "attack_took", "oracle", *params, "status", "n", *spread])
+    best = marked(groups, result)
+    rules = [read for read in result.oracle if "." not in read.reader]
     for group in groups:
-        best = any(trial.id == result.best for trial in group.trials)
-        flags: list[Any] = [show(flag) for flag in (group.reference, best, group.attack_took)]
+        reads = "; ".join(read.text() for read in (*rules, *group.oracle))
+        flags: list[Any] = [show(flag) for flag in (group.reference, group in best, group.attack_took)]
+        flags.append(reads)
         values = [show_exact(group.params[name]) if name in group.params else "" for name in params]
         numbers: list[Any] = []
         for name in metrics:

@@ -120,12 +120,11 @@ class Tracker:
 
         `note` is Markdown for the parent run's page.
         """
-        tags = {"bdtune.best": result.best or "none", "bdtune.select": f"{result.mode} {result.metric}"}
         body = {
             **self._body(artifacts),
             "status": status,
             "metrics": values.sweep_metrics(result),
-            "tags": tags,
+            "tags": values.selection_tags(result),
             "note": values.cut(note, values.TAG_LENGTH),
         }
         new = self.outbox.append("end", self.sweep, [status, self.outbox.counts["trial"]], body)

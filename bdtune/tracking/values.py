@@ -11,7 +11,7 @@ from bdtune.engine.results import DATA_SEED, SEED, short_names, show
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.engine.results import Scalar, SweepResult, TrialResult
+    from bdtune.engine.results import OracleRead, Scalar, SweepResult, TrialResult
 
 PARAM_LENGTH = 6000  # MLflow's limits; a longer value would be refused or cut without a sign
 TAG_LENGTH = 8000
@@ -88,6 +88,7 @@ def trial_tags(trial: TrialResult) -> dict[str, str]:
         "bdtune.error": trial.error,
         "bdtune.reference": trial.reference_id,
         "bdtune.not_finite": ", ".join(lost) or None,
+        "bdtune.oracle": oracle_tag(trial.oracle) if trial.oracle else None,
     }
     tags = {
         "bdtune.status": trial.status,
@@ -96,6 +97,22 @@ def trial_tags(trial: TrialResult) -> dict[str, str]:
     }
     tags.update({key: value for key, value in optional.items() if value is not None})
     return {key: cut(value, TAG_LENGTH) for key, value in tags.items()}
+
+
+def oracle_tag(reads: Iterable[OracleRead]) -> str:
+    """Return all that used what no defender has: "select by oracle_der; defense.oracle_target=0"."""
+    return "; ".join(read.text() for read in reads) or "none"
+
+
+def selection_tags(result: SweepResult) -> dict[str, str]:
+    """Return the parent run's tags: the rule, what it chose, and what used what no defender has."""
+    each = "; ".join(f"{name}: {trial}" for name, trial in result.choices.items())
+    return {
+        "bdtune.best": (each if len(result.by_group) > 1 else result.best) or "none",
+        "bdtune.select": f"{result.mode} {result.metric}",
+        "bdtune.select_over": result.over,
+        "bdtune.oracle": oracle_tag(result.oracle),
+    }
 
 
 OPTIONAL_TAGS = ("bdtune.error", "bdtune.not_finite")
@@ -120,9 +137,8 @@ def thinned(rows: Sequence[Mapping[str, float]], points: int = CURVE_POINTS) -> 
 
 
 def sweep_metrics(result: SweepResult) -> dict[str, float]:
-    """Return the parent run's metrics: counts, costs, and the best trial's final numbers."""
+    """Return the parent run's metrics: counts, costs, and the final numbers of the best trials."""
     summary = result.summary()
-    best = next((trial.metrics for trial in result.trials if trial.id == result.best), {})
     return {
         "trials/total": summary["trials"],
         **{f"trials/{status}": count for status, count in summary["status"].items()},
@@ -130,8 +146,26 @@ def sweep_metrics(result: SweepResult) -> dict[str, float]:
         "stages/shared": summary["stages_shared"],
         "cost/stage_seconds": summary["seconds_computed"],
         "cost/saved_seconds": summary["seconds_saved"],
-        **{f"best/{key}": v for key, v in best.items() if "/" not in key and math.isfinite(v)},
+        **_best_metrics(result),
     }
+
+
+def _best_metrics(result: SweepResult) -> dict[str, float]:
+    """Return the best trial's numbers; with several data sets and attacks, those of the best on each."""
+    trials = {trial.id: trial.metrics for trial in result.trials}
+    chosen = {name: trials.get(trial, {}) for name, trial in result.choices.items()}
+    if len(result.by_group) < 2:
+        chosen = {"": trials.get(result.best or "", {})}
+    found = {
+        "/".join(filter(None, ("best", group, key))): value
+        for group, metrics in chosen.items()
+        for key, value in metrics.items()
+        if "/" not in key and math.isfinite(value)
+    }
+    for best in result.overall:
+        values = {"mean": best.mean, "std": best.std, "worst": best.worst}
+        found |= {f"best_in_{best.over}/{key}": v for key, v in values.items() if v is not None}
+    return found
 
 
 def identity_of(trial: TrialResult) -> Any:

@@ -36,13 +36,13 @@ class Gallery:
         found = [picture for draw in (self._attack, self._defense) if (picture := self._try(draw, entry))]
         return [(path, "pictures") for path in found]
 
-    def placed(self, entry: Entry, folder: Path) -> list[Path]:
+    def placed(self, entry: Entry, folder: Path, name: str = "best") -> list[Path]:
         """Copy a trial's pictures to where its sweep's report lies, as best-attack.png, best-defense.png."""
         found = []
         for what, draw in (("attack", self._attack), ("defense", self._defense)):
             picture = self._try(draw, entry)
             if picture is not None:
-                target = folder / f"best-{what}.png"
+                target = folder / f"{name}-{what}.png"
                 replace_file(target, picture.read_bytes())
                 found.append(target)
         return found

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_sweep
+from bdtune.config.oracle import oracle_knobs, oracle_reads
 from bdtune.config.sweep import SweepSpec, sweep_to_dict
 from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import replace_file
-from bdtune.engine.results import SweepResult, TrialResult
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
 from bdtune.report.live import Progress
-from bdtune.report.selection import choose
+from bdtune.report.selection import selected
+from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.verbs.pictures import Gallery
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.engine.plan import Plan
+    from bdtune.engine.results import OracleRead, SweepResult, TrialResult
 
 PREVIEWED = 50
 """Trials drawn from a search's space to say what it may cost."""
@@ -138,6 +141,7 @@ def sweep(
         spec.name,
         axes=spec.axis_paths(),
         params=to_params(spec.trial),
+        tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
         artifacts=[(resolved, "")],
     )
     with Progress(quiet=quiet) as progress:
@@ -176,7 +180,7 @@ def report(name: str, run_dir: Path) -> Swept:
     spec = load_sweep(file, check_data=False)
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     if spec.search is not None:
-        return Swept(spec, files.read(file.parent), False, "")
+        return Swept(spec, _result(spec, files.read(file.parent).trials), False, "")
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
     folder = run_dir / "sweeps" / spec.name
@@ -186,10 +190,15 @@ def report(name: str, run_dir: Path) -> Swept:
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
-    """Leave the best trial's pictures beside the table; older ones are not about this best."""
+    """Leave the best trials' pictures beside the table; older ones are not about these."""
     for old in folder.glob("best-*.png"):
         old.unlink(missing_ok=True)
-    return gallery.placed(ledger.entries[result.best], folder) if result.best in ledger.entries else []
+    found = []
+    for name, trial in result.choices.items():
+        place = f"best-{re.sub(r'[^A-Za-z0-9.]+', '-', name)}" if len(result.by_group) > 1 else "best"
+        if trial in ledger.entries:
+            found += gallery.placed(ledger.entries[trial], folder, place)
+    return found
 
 
 def _resolved(name: str, run_dir: Path) -> Path:
@@ -209,7 +218,12 @@ def table_of(swept: Swept) -> table.Table:
     return table.build(swept.result, paper=swept.spec.reference, limit=files.TERMINAL_ROWS)
 
 
+def _knobs(spec: SweepSpec) -> list[OracleRead]:
+    """Return what an oracle sets in the trials to come; of a search, in a sample of its space."""
+    return [read for trial in planned_trials(spec, PREVIEWED) for read in oracle_knobs(trial)]
+
+
 def _result(spec: SweepSpec, trials: Sequence[TrialResult]) -> SweepResult:
-    select: Any = spec.select
-    best = choose(trials, select.metric, select.mode)
-    return SweepResult(spec.name, tuple(trials), best, select.metric, select.mode)
+    select = spec.select
+    oracle = oracle_reads(spec, (read for trial in trials for read in trial.oracle))
+    return selected(spec.name, trials, select.metric, select.mode, over=select.over, oracle=oracle)

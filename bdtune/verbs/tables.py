@@ -86,8 +86,10 @@ def trial_table(result: SweepResult) -> Table:
     uses = [use for trial in ordered for use in trial.stages.values()]
     computed = sum(use.computed for use in uses)
     notes.append(f"{computed} stages computed for these trials, {len(uses) - computed} taken from others")
+    reads = [read.text() for trial in ordered for read in trial.oracle]
+    oracle = [f"oracle: {', '.join(reads)}; which no defender knows"] if reads else []
     rows = rows or [{"metric": "none", **dict.fromkeys(heads)}]
-    return plain_table("trial " + str(result.best), rows, ["; ".join(notes)])
+    return plain_table("trial " + str(result.best), rows, ["; ".join(notes), *oracle])
 
 
 def list_table(kind: str, found: Iterable[Description]) -> Table:

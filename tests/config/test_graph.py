@@ -145,3 +145,24 @@ def test_an_attack_that_is_not_made_is_not_in_the_key() -> None:
         recipes(evaluation={"robust": "pgd", "pgd": {"steps": steps}})["evaluate"] for steps in (3, 4)
     ]
     assert evaluations[0] != evaluations[1]
+
+
+def judged(**defense: Any) -> list[tuple[str, int]]:
+    """Return the stages that a scheduler judges, each with the epochs before it."""
+    graph = trial_graph(spec(defense=defense))
+    return [(graph.stages[recipe].name, before) for recipe, before in graph.judged.items()]
+
+
+def test_a_scheduler_does_not_judge_what_is_yet_to_be_unlearned() -> None:
+    abl = {"name": "abl", "recover": {"epochs": 7}, "unlearn": {"epochs": 3}}
+    assert judged(**abl) == [("abl_unlearn", 0)]
+    assert trial_graph(spec(defense=abl)).epochs == 3
+    assert judged(name="abl", form="joint") == [("abl_joint", 0)]
+
+
+def test_a_scheduler_judges_a_training_that_the_next_stage_goes_on_with() -> None:
+    assert judged(**GSSD) == [("supervised", 0), ("finetune", 3)]
+    assert trial_graph(spec(defense=GSSD)).epochs == 5
+    best = {"name": "adversarial_training", "validation": 0.1, "checkpoint": "best", "train": {"epochs": 4}}
+    assert judged(**best) == [("validated_adversarial_training", 0), ("best_epoch", 4)]
+    assert judged(name="lfd", student={"epochs": 6}) == [("lfd_student", 0)]

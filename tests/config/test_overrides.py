@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from bdtune.config.expand import points
 from bdtune.config.load import load_sweep, load_trial, split_words
+from bdtune.config.sweep import sweep_to_dict
 from bdtune.config.trial import to_params
+from bdtune.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,3 +129,44 @@ def test_the_first_word_may_be_a_file() -> None:
     assert split_words(["a.yaml", "seed=1"]) == ("a.yaml", ["seed=1"])
     assert split_words(["seed=1", "a.yaml"]) == (None, ["seed=1", "a.yaml"])
     assert split_words([]) == (None, [])
+
+
+CONDITIONS = """
+trial: {dataset: toy, defense: tiny}
+grid:
+  attack: [badnets, blend, sig]
+when:
+  - {if: {attack: blend}, grid: {attack.ratio: [0.1, 0.2]}}
+  - {if: {attack: badnets}, grid: {attack.rate: [0.2]}}
+exclude:
+  - {attack: sig, attack.rate: 0.1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "count", "rules"),
+    [
+        ("attack=badnets", 1, 1),
+        ("attack={name: blend}", 2, 1),
+        ("attack=blend,badnets", 3, 2),
+        ("grid.attack=[blend]", 2, 1),
+        ("grid={attack: [blend]}", 2, 1),
+        ("attack=none", 1, 0),
+    ],
+)
+def test_a_condition_that_the_command_line_overrides_need_not_be_met(
+    write: Callable[..., str], word: str, count: int, rules: int
+) -> None:
+    spec = load_sweep(write(CONDITIONS), [word])
+    assert len(points(spec)) == count
+    assert len(spec.when) + len(spec.exclude) == rules
+    again = load_sweep(write(yaml.safe_dump(sweep_to_dict(spec)), "again.yaml"))
+    assert points(again) == points(spec)  # as `bdtune report` reads it, without the command line
+
+
+@pytest.mark.parametrize("word", ["seed=3", "attack.target=1", "defense.beta=0.7"])
+def test_a_condition_that_the_command_line_leaves_alone_must_be_met(
+    write: Callable[[str], str], word: str
+) -> None:
+    with pytest.raises(UserError, match=r"when\[0\]\.if: expected settings that some trial has"):
+        load_sweep(write(CONDITIONS.replace("if: {attack: blend}", "if: {attack: wanet}")), [word])

@@ -127,6 +127,8 @@ def test_chain_is_named_and_ends_in_a_classifier(name: str) -> None:
     chain = defense.build(given())
     assert chain["classifier"].stage.classifier
     assert set(defense.evidence) <= set(chain)
+    assert defense.judged[-1] == "classifier"
+    assert all(chain[name].stage.classifier for name in defense.judged)
     twin = defense.reference()
     assert isinstance(twin, Supervised)
     assert (twin.name, twin.classifier) == ("supervised", True)

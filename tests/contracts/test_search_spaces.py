@@ -81,3 +81,13 @@ def test_the_default_sweep_runs_on_another_data_set(no_files: None) -> None:
     spec = load_sweep("gssd", words, check_data=False)
     assert spec.trial.dataset.train_limit == 10000
     assert trial_graph(points(spec)[0]).evaluate.recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_on_each_of_its_data_sets_alone(name: str) -> None:
+    spec = load_sweep(name, check_data=False)
+    every = [to_params(trial)["dataset"] for trial in trials(spec)]
+    for dataset in dict.fromkeys(every):
+        alone = trials(load_sweep(name, [f"dataset={dataset}"], check_data=False))
+        assert {to_params(trial)["dataset"] for trial in alone} == {dataset}
+        assert len(alone) == every.count(dataset) or spec.search is not None

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from bdtune.engine.results import SweepResult
-from bdtune.report.figure import _positions, overview, panels
+from bdtune.engine.results import OracleRead, SweepResult
+from bdtune.report.figure import _positions, _undefended, overview, panels
 from bdtune.report.groups import grouped, varying
+from bdtune.report.selection import selected
 
 
-def axis_values(groups, best=None):
+def axis_values(groups, *best):
     axes = varying(groups)
     return {p.axis: [group.params[p.axis] for group in p.groups] for p in panels(groups, axes, best)}
 
@@ -53,7 +55,7 @@ def test_panels_of_a_grid_run_through_the_best(make_trial):
     grid = [make_trial(f"{a}{b}", knobs={"a": a, "b": b}) for a in (1.0, 2.0, 3.0) for b in (1.0, 2.0)]
     groups = grouped(grid)
     best = next(group for group in groups if group.params["a"] == 2.0 and group.params["b"] == 2.0)
-    shown = {panel.axis: panel for panel in panels(groups, varying(groups), best)}
+    shown = {panel.axis: panel for panel in panels(groups, varying(groups), [best])}
     assert [group.params["a"] for group in shown["a"].groups] == [1.0, 2.0, 3.0]
     assert shown["a"].held == {"b": 2.0}
     assert shown["b"].held == {"a": 2.0}
@@ -65,3 +67,33 @@ def test_panels_of_one_factor_at_a_time_run_through_the_centre(make_trial):
     groups = grouped([make_trial(f"t{i}", knobs=knobs) for i, knobs in enumerate(points)])
     off_centre = groups[0]
     assert axis_values(groups, off_centre) == {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 5.0]}
+
+
+def test_a_panel_runs_through_the_best_of_most_attacks(make_trial):
+    grid = [
+        make_trial(f"{attack}{a}{b}", knobs={"attack": attack, "a": a, "b": b})
+        for attack in ("badnets", "blend") for a in (1, 2) for b in (1, 2)
+    ]  # fmt: skip
+    groups = grouped(grid)
+    best = [group for group in groups if group.params["a"] == group.params["b"] == 2]
+    shown = {panel.axis: panel.held for panel in panels(groups, varying(groups), best)}
+    assert shown["attack"] == {"a": 2, "b": 2}
+    assert (shown["a"]["b"], shown["b"]["a"]) == (2, 2)
+
+
+def test_the_level_without_a_defense_is_that_of_the_panels_attack(make_trial, make_reference):
+    grid = [make_trial(f"{a}{k}", knobs={"attack": a, "k": k}) for a in ("badnets", "blend") for k in (1, 2)]
+    twins = [
+        replace(reference, params={**reference.params, "attack": attack})
+        for attack, reference in (("badnets", make_reference("r", acc=0.9)), ("blend", make_reference("q")))
+    ]
+    groups = grouped([*grid, *twins])
+    shown = {panel.axis: panel for panel in panels(groups, varying(groups), [groups[2]])}
+    assert _undefended(shown["k"], groups, "acc").mean == 0.9
+    assert _undefended(shown["attack"], groups, "acc") is None
+
+
+def test_a_picture_of_several_attacks(make_trial, tmp_path):
+    trials = [make_trial(attack, knobs={"attack": attack}) for attack in ("badnets", "blend")]
+    result = selected("s", trials, "oracle_der", oracle=(OracleRead("search", "oracle_der"),))
+    assert overview(result, tmp_path / "x.png")

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import json
 import random
+import statistics
 from dataclasses import replace
 
 import pytest
 
+from bdtune.engine.results import OracleRead, SweepResult, is_oracle, metric_of
 from bdtune.report.groups import grouped
-from bdtune.report.selection import choose, is_oracle, metric_of, ranking, rule_title
+from bdtune.report.selection import cases, overall, ranking, rule_title, selected
+
+
+def choose(trials, rule, mode="max"):
+    """Return the id of the one best setting's first finished trial."""
+    return selected("s", trials, rule, mode).best
 
 
 @pytest.mark.parametrize(
@@ -25,12 +33,26 @@ def test_a_setting_with_a_failed_seed_ranks_last_whatever_its_numbers(sweep):
     assert [group.trials[0].id for group in ranked] == ["good0", "bad0", "half0"]
 
 
-def test_an_attack_that_did_not_take_is_never_the_best(make_trial):
-    lucky = make_trial("lucky", asr=0.0, knobs={"attack.rate": 0.001})
-    lucky = replace(lucky, metrics={**lucky.metrics, "undefended/asr": 0.2})
-    honest = make_trial("honest", asr=0.1)
-    assert choose([lucky, honest], "oracle_der") == "honest"
+def not_taken(trial):
+    return replace(trial, metrics={**trial.metrics, "undefended/asr": 0.2})
+
+
+def test_an_attack_that_did_not_take_is_never_the_best_of_an_oracle(make_trial):
+    lucky = not_taken(make_trial("lucky", asr=0.0, knobs={"model.width": 4}))
+    real = make_trial("real", asr=0.1, knobs={"model.width": 16})
+    assert choose([lucky, real], "oracle_der") == "real"
     assert choose([lucky], "oracle_der") is None
+
+
+def test_an_honest_rule_does_not_look_whether_the_attack_took(make_trial):
+    """That is seen on the test set, as the undefended model's ASR."""
+    trials = [
+        make_trial("better", metrics={"select_acc": 0.9, "undefended/asr": 0.2}, knobs={"k": 1}),
+        make_trial("worse", metrics={"select_acc": 0.8, "undefended/asr": 1.0}, knobs={"k": 2}),
+    ]
+    assert choose(trials, "select_acc") == "better"
+    everything_took = [replace(t, metrics={**t.metrics, "undefended/asr": 1.0}) for t in trials]
+    assert choose(everything_took, "select_acc") == "better"
 
 
 def test_ties_go_to_the_first_in_the_order_of_parameters(make_trial):
@@ -58,3 +80,118 @@ def test_rules_say_what_they_read():
         "select_acc",
     )
     assert rule_title("asr") == "oracle asr"  # the report data under any other name
+
+
+def over_attacks(make_trial, values, *, seeds=(0,), rule="der"):
+    """Return trials of settings k on attacks: values[attack][k] is the metric, None: the trial failed."""
+    return [
+        make_trial(
+            f"{attack}{k}.{seed}", seed, knobs={"attack": attack, "defense.k": k},
+            **({"status": "failed"} if value is None else {"metrics": {rule: value, "undefended/asr": 1.0}}),
+        )
+        for attack, row in values.items() for k, value in row.items() for seed in seeds
+    ]  # fmt: skip
+
+
+TWO = {"badnets": {1: 1.0, 2: 0.9, 3: 0.4}, "blend": {1: 0.5, 2: 0.7, 3: 0.8}}
+
+
+def test_each_attack_has_its_own_best(make_trial):
+    result = selected("s", over_attacks(make_trial, TWO, seeds=(0, 1)), "oracle_der")
+    assert result.best is None  # no defender chooses the attack
+    assert [(group.name, group.best) for group in result.by_group] == [
+        ("badnets", "badnets1.0"),
+        ("blend", "blend3.0"),
+    ]
+    assert result.by_group[0].params == {"dataset": "digits", "attack": "badnets"}
+    assert result.chosen == {"badnets1.0", "blend3.0"}
+
+
+def test_the_best_in_mean_and_in_the_worst_case(make_trial):
+    values = {**TWO, "sig": {1: 1.0, 2: 0.8, 3: 0.9}}
+    trials = over_attacks(make_trial, values)
+    in_mean, in_worst = selected("s", trials, "oracle_der").overall
+    assert in_mean.trials == ("badnets1.0", "blend1.0", "sig1.0")
+    assert (in_mean.mean, in_mean.worst, in_mean.worst_on) == (pytest.approx(2.5 / 3), 0.5, "blend")
+    assert in_mean.std == pytest.approx(statistics.stdev([1.0, 0.5, 1.0]))
+    assert in_worst.trials == ("badnets2.0", "blend2.0", "sig2.0")
+    assert (in_worst.worst, in_worst.groups, in_worst.left_out) == (0.7, 3, 0)
+    for over, first in (("mean", "badnets1.0"), ("worst", "badnets2.0")):
+        result = selected("s", trials, "oracle_der", over=over)
+        assert result.best == first
+        assert result.choices == {name: first.replace("badnets", name) for name in values}
+
+
+def test_less_may_be_better_and_then_the_worst_is_the_highest(make_trial):
+    trials = over_attacks(make_trial, TWO, rule="asr")
+    in_mean, in_worst = selected("s", trials, "oracle_asr", "min").overall
+    assert (in_mean.trials[0], in_mean.worst, in_mean.worst_on) == ("badnets3.0", 0.8, "blend")
+    assert in_worst.trials[0] == "badnets3.0"
+
+
+def test_a_setting_without_a_result_on_every_attack_is_left_out(make_trial):
+    trials = over_attacks(make_trial, {**TWO, "blend": {1: None, 2: 0.7}})
+    in_mean, in_worst = selected("s", trials, "oracle_der").overall
+    assert (in_mean.trials, in_mean.left_out) == (("badnets2.0", "blend2.0"), 2)
+    assert in_worst.trials == in_mean.trials
+    nothing = selected("s", over_attacks(make_trial, {"badnets": {1: 1.0}, "blend": {2: 1.0}}), "oracle_der")
+    assert [(best.trials, best.mean, best.left_out) for best in nothing.overall] == [((), None, 2)] * 2
+    assert selected("s", nothing.trials, "oracle_der", over="mean").chosen == frozenset()
+
+
+def test_a_failed_seed_anywhere_ranks_a_setting_after_the_complete_ones(make_trial):
+    trials = over_attacks(make_trial, TWO, seeds=(0, 1))
+    trials = [replace(t, status="failed", metrics={}) if t.id == "blend1.1" else t for t in trials]
+    assert selected("s", trials, "oracle_der").overall[0].trials == ("badnets2.0", "blend2.0")
+
+
+def test_an_attack_that_took_nowhere_is_no_case_of_an_oracle(make_trial):
+    trials = [not_taken(t) if "blend" in t.id else t for t in over_attacks(make_trial, TWO)]
+    result = selected("s", trials, "oracle_der", over="mean")
+    assert (result.overall[0].trials, result.overall[0].skipped) == (("badnets1.0",), ("blend",))
+    assert (result.overall[0].std, result.choices) == (None, {"badnets": "badnets1.0"})
+
+
+def test_ties_over_attacks_go_to_the_first_in_the_order_of_parameters(make_trial):
+    same = {3: 0.5, 1: 0.5, 2: 0.5}
+    in_mean, in_worst = selected(
+        "s", over_attacks(make_trial, {"blend": same, "badnets": same}), "oracle_der"
+    ).overall
+    assert in_mean.trials == in_worst.trials == ("badnets1.0", "blend1.0")
+
+
+def test_what_the_attacker_and_the_data_set_ask_for_is_no_part_of_a_setting(
+    make_trial,
+):
+    def trial(name, **knobs):
+        return make_trial(name, knobs={path.replace("__", "."): value for path, value in knobs.items()})
+
+    rates = [trial(f"{rate}{k}", attack__rate=rate, defense__k=k) for rate in (0.05, 0.1) for k in (1, 2)]
+    assert [case.name for case in cases(grouped(rates))] == ["rate=0.05", "rate=0.1"]
+    sets = [
+        trial(f"{dataset}{k}", dataset=dataset, defense__k=k, defense__augment=augment)
+        for dataset, augment in (("cifar10", "crop_flip"), ("gtsrb", "crop"))
+        for k in (1, 2)
+    ]
+    assert [best.left_out for best in overall(grouped(sets), "oracle_der", "max")] == [0, 0]
+    assert selected("s", sets, "oracle_der", over="worst").best == "cifar101"
+
+
+def test_one_data_set_and_attack_has_one_best_whatever_is_asked(sweep):
+    for over in ("each", "mean", "worst"):
+        result = selected("s", sweep.trials, "oracle_der", over=over)
+        assert (result.best, result.overall) == ("good0", ())
+        assert result.chosen == {"good0"}
+
+
+def test_a_selection_survives_json(make_trial):
+    oracle = (OracleRead("select", "oracle_der"), OracleRead("defense.oracle_target", "0"))
+    trials = over_attacks(make_trial, TWO)
+    for over in ("each", "mean", "worst"):
+        result = selected("s", trials, "oracle_der", over=over, oracle=oracle)
+        assert SweepResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    old = {key: result.to_json()[key] for key in ("sweep", "trials", "best", "summary")}
+    read = SweepResult.from_json(
+        {**old, "best": "blend1.0", "select": {"metric": "oracle_acc", "mode": "max"}}
+    )
+    assert (read.chosen, read.oracle) == ({"blend1.0"}, (OracleRead("select", "oracle_acc"),))

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from bdtune.config.sweep import Reference
-from bdtune.engine.results import SweepResult
+from bdtune.engine.results import OracleRead, SweepResult
 from bdtune.report import table
+from bdtune.report.selection import selected
 from bdtune.report.table import build
 
 
@@ -52,6 +53,90 @@ def test_an_attack_that_did_not_take_is_said(sweep, make_reference):
     assert {row.kind for row in shown.rows} == {"not_taken"}
     assert cells(shown, 0)["status"] == "undefended, attack did not take"
     assert "best: none" in "\n".join(shown.notes)
+
+
+READS = (
+    OracleRead("search", "oracle_der"),
+    OracleRead("scheduler", "oracle_der"),
+    OracleRead("defense.oracle_target", "0"),
+)
+
+
+def test_all_that_reads_test_data_is_named_though_the_selection_is_honest(sweep):
+    trials = list(sweep.trials)
+    trials[0] = replace(trials[0], oracle=READS[2:])
+    trials[1] = replace(trials[1], oracle=READS[2:])
+    shown = build(selected("s", trials, "select_acc", oracle=READS))
+    [note] = [note for note in shown.notes if note.startswith("oracle")]
+    assert "search by oracle_der, scheduler by oracle_der, defense.oracle_target=0" in note
+    assert [cells(shown, row)["status"] for row in (1, 3)] == ["done, oracle", "done"]
+    rows = list(
+        csv.DictReader(io.StringIO(table.csv_text(selected("s", trials, "select_acc", oracle=READS))))
+    )
+    assert rows[1]["oracle"] == "search by oracle_der; scheduler by oracle_der; defense.oracle_target=0"
+    assert rows[3]["oracle"] == "search by oracle_der; scheduler by oracle_der"
+    honest = build(selected("s", sweep.trials, "select_acc"))
+    assert "oracle" not in "\n".join(honest.notes)
+
+
+def test_the_selection_alone_is_named_where_the_best_is(sweep):
+    """One data set and attack, chosen by an oracle: one line says both, as ever."""
+    result = selected("s", sweep.trials, "oracle_der", oracle=(OracleRead("select", "oracle_der"),))
+    said = [note for note in build(result).notes if "oracle" in note]
+    assert said == ["best: max oracle der = 0.985±0.000 (it reads the report data, which no defender has)"]
+
+
+def two_attacks(make_trial, make_reference):
+    values = {"badnets": {1.0: 0.0, 3.0: 0.2}, "blend": {1.0: 0.9, 3.0: 0.3}}
+    return [
+        make_trial(f"{attack}{k}.{seed}", seed, asr=asr + seed / 50, knobs={"attack": attack, "defense.k": k})
+        for attack, row in values.items() for k, asr in row.items() for seed in (0, 1)
+    ] + [make_reference("ref")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("over", "rows"), [("each", [1, 4]), ("mean", [2, 4]), ("worst", [2, 4])])
+def test_each_attack_has_its_best_and_a_line_names_the_best_over_them(make_trial, make_reference, over, rows):
+    trials = two_attacks(make_trial, make_reference)
+    result = selected("s", trials, "oracle_der", over=over, oracle=(OracleRead("select", "oracle_der"),))
+    shown = build(result)
+    assert [index for index, row in enumerate(shown.rows) if row.kind == "best"] == rows
+    notes = "\n".join(shown.notes)
+    assert ("best on badnets: max oracle der = 0.990±0.007, with k=1" in notes) == (over == "each")
+    assert ("best on blend: max oracle der = 0.840±0.007, with k=3" in notes) == (over == "each")
+    numbers = "oracle der = 0.865±0.035 (over attacks), worst 0.840 on blend, with k=3"
+    assert f"best in mean and in the worst case, 2 attacks: {numbers}" in notes
+    assert "oracle: select by oracle_der" in notes
+
+
+def test_the_best_in_mean_may_be_another_than_in_the_worst_case(make_trial):
+    values = {"badnets": {1: 0.0, 2: 0.3}, "blend": {1: 0.4, 2: 0.3}, "sig": {1: 1.0}}
+    trials = [
+        make_trial(f"{attack}{k}", asr=asr, knobs={"attack": attack, "defense.k": k})
+        for attack, row in values.items() for k, asr in row.items()
+    ]  # fmt: skip
+    mean, worst = [note for note in build(selected("s", trials[:4], "oracle_der")).notes if ", 2 att" in note]
+    assert mean.startswith("best in mean, 2 attacks: oracle der = 0.895±0.141 (over attacks), worst 0.795 on")
+    assert worst.startswith("best in the worst case, 2 attacks: oracle der = 0.845±0.000 (over attacks)")
+    assert (mean[-15:], worst[-17:]) == ("blend, with k=1", "badnets, with k=2")
+    notes = build(selected("s", trials, "oracle_der")).notes
+    assert "settings left out, as they lack a result on some attacks: 1" in notes
+
+
+def test_a_long_table_keeps_the_best_of_each_attack(make_trial):
+    trials = [
+        make_trial(f"{attack}{k}", asr=abs(k - best) / 200, knobs={"attack": attack, "defense.k": float(k)})
+        for attack, best in (("badnets", 0), ("blend", 99)) for k in range(100)
+    ]  # fmt: skip
+    shown = build(selected("s", trials, "oracle_der"), limit=4)
+    assert [row.cells[:2] for row in shown.rows] == [
+        ("badnets", "0"), ("badnets", "1"), ("blend", "98"), ("blend", "99"),
+    ]  # fmt: skip
+
+
+def test_a_setting_that_an_honest_rule_chose_is_marked_though_the_attack_did_not_take(make_trial):
+    trials = [make_trial("a", metrics={"select_acc": 0.9, "undefended/asr": 0.1})]
+    shown = build(selected("s", trials, "select_acc"))
+    assert (shown.rows[0].kind, cells(shown, 0)["status"]) == ("best", "best, attack did not take")
 
 
 def test_the_papers_numbers_stand_beside_ours(sweep):

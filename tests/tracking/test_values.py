@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bdtune.engine.results import DataUse, StageUse, SweepResult
+from bdtune.engine.results import DataUse, GroupBest, OracleRead, OverallBest, StageUse, SweepResult
 from bdtune.tracking import values
 
 
@@ -104,3 +104,29 @@ def test_the_parent_sums_up(make_trial):
     assert metrics["stages/computed"] == 4
     assert metrics["cost/saved_seconds"] == 40.0
     assert metrics["best/asr"] == 0.01
+
+
+BY_HAND = OracleRead("defense.oracle_target", "0")
+
+
+def test_what_reads_test_data_is_a_tag_of_the_sweep_and_of_the_trials_whose_knob_it_is(make_trial):
+    reads = (OracleRead("scheduler", "oracle_der"), BY_HAND)
+    result = SweepResult("s", metric="select_acc", oracle=reads)
+    tags = values.selection_tags(result)
+    assert tags["bdtune.oracle"] == "scheduler by oracle_der; defense.oracle_target=0"
+    assert values.selection_tags(SweepResult("s", metric="select_acc"))["bdtune.oracle"] == "none"
+    assert values.trial_tags(make_trial(oracle=(BY_HAND,)))["bdtune.oracle"] == "defense.oracle_target=0"
+    assert "bdtune.oracle" not in values.trial_tags(make_trial())
+
+
+def test_the_parent_has_the_best_of_each_attack(make_trial):
+    trials = (make_trial(0), make_trial(1))
+    by_group = (GroupBest("badnets", {}, "trial000"), GroupBest("blend", {}, "trial001"))
+    best = OverallBest("worst", ("trial000", "trial001"), 0.9, 0.1, 0.8, "blend", 2, (), 0)
+    result = SweepResult("s", trials, by_group=by_group, overall=(best,))
+    metrics = values.sweep_metrics(result)
+    assert (metrics["best/badnets/asr"], metrics["best/blend/asr"]) == (0.0, 0.01)
+    assert (metrics["best_in_worst/mean"], metrics["best_in_worst/worst"]) == (0.9, 0.8)
+    tags = values.selection_tags(result)
+    assert tags["bdtune.best"] == "badnets: trial000; blend: trial001"
+    assert tags["bdtune.select_over"] == "each"

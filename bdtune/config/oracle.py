@@ -1,0 +1,64 @@
+"""What of a sweep uses test data, or knowledge of the attack: what no defender has.
+
+A rule called `oracle_...` reads the clean and triggered test images. A knob called `oracle_...` is set by
+whoever knows the attack; it counts wherever it has another value than its default.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from bdtune.config.document import TRIAL_KEYS
+from bdtune.engine.results import ORACLE, OracleRead, is_oracle, show
+from bdtune.knobs import Knobs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from bdtune.config.sweep import SweepSpec
+    from bdtune.config.trial import TrialSpec
+
+
+def oracle_reads(spec: SweepSpec, knobs: Iterable[OracleRead]) -> tuple[OracleRead, ...]:
+    """Return all readers of a sweep: its search, scheduler and selection, then the `knobs` of its trials."""
+    rules = [("search", metric) for metric, _ in spec.objectives] if spec.search is not None else []
+    if spec.scheduler.name != "none":
+        rules.append(("scheduler", spec.objectives[0][0]))
+    rules.append(("select", spec.select.metric))
+    decided = [OracleRead(reader, metric) for reader, metric in rules if is_oracle(metric)]
+    return (*decided, *dict.fromkeys(knobs))
+
+
+def oracle_knobs(trial: TrialSpec) -> tuple[OracleRead, ...]:
+    """Return the knobs of a trial that were set by what no defender knows, each with its value."""
+    sections = ((key, getattr(trial, key)) for key in TRIAL_KEYS)
+    return tuple(
+        read for key, value in sections if isinstance(value, Knobs) for read in _of_section(key, value)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _of_section(key: str, value: Knobs) -> tuple[OracleRead, ...]:
+    return tuple(_reads(key, value))
+
+
+def _reads(path: str, value: Any) -> Iterator[OracleRead]:
+    if isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _reads(f"{path}[{index}]", inner)
+    if not isinstance(value, Knobs):
+        return
+    for name, field in type(value).model_fields.items():
+        inner = getattr(value, name)
+        at = f"{path}.{field.alias or name}"
+        if not name.startswith(ORACLE):
+            yield from _reads(at, inner)
+        elif inner != field.get_default(call_default_factory=True):
+            yield OracleRead(at, _text(inner))
+
+
+def _text(value: Any) -> str:
+    plain = value is None or isinstance(value, str | int | float | bool)
+    return show(value) if plain else json.dumps(value, default=str)

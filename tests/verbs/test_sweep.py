@@ -1,0 +1,90 @@
+"""What a sweep leaves behind says all that used what no defender has; its trials are made up here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bdtune.cluster.sweep import Options, Outcome
+from bdtune.config.expand import with_values
+from bdtune.tracking.mlflow_log import Tracker
+from bdtune.verbs import sweep as verb
+
+SPACE = """
+name: hidden
+trial:
+  dataset: tiny
+  attack: {name: badnets, rate: 0.2}
+  defense: toy
+  model: linear
+  holdout: 0.2
+  numerics: {device: cpu, precision: fp32}
+search: {sampler: tpe, trials: 4, metric: oracle_der, space: {defense.beta: {uniform: [0, 1]}}}
+scheduler: asha
+select: select_acc
+"""
+READS = [{"reader": "search", "read": "oracle_der"}, {"reader": "scheduler", "read": "oracle_der"}]
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """Run a sweep of a file without a cluster and without MLflow; returns it, and where it was written."""
+    monkeypatch.setenv("BDTUNE_PLUGINS", str(Path(__file__).parents[1] / "plugins"))
+    monkeypatch.delenv("BDTUNE_DATA", raising=False)
+    monkeypatch.setenv("BDTUNE_COMMIT", "test")
+    monkeypatch.setattr(Tracker, "_poke", lambda self: None)
+
+    def run(text, changes):
+        def made_up(spec, folder, ledger, executor, **_):
+            for number, values in enumerate(changes):
+                ledger.add(with_values(spec.trial, values))
+                entry = list(ledger.entries.values())[-1]
+                metrics = {"acc": 0.9, "asr": 0.1, "select_acc": 0.5 + number / 10, "der": 0.9}
+                results.append(replace(ledger.result(entry, "done"), metrics=metrics))
+            return Outcome(results, False, 0)
+
+        results = []
+        monkeypatch.setattr(verb, "run_sweep", made_up)
+        (tmp_path / "s.yaml").write_text(text)
+        done = verb.sweep(str(tmp_path / "s.yaml"), [], tmp_path / "runs", Options(), quiet=True)
+        return done, tmp_path / "runs" / "sweeps" / done.spec.name
+
+    return run
+
+
+def events(folder):
+    lines = (folder / "outbox.jsonl").read_text().splitlines()
+    return {line["event"]: line["body"] for line in map(json.loads, lines)}
+
+
+def test_an_honest_selection_of_what_an_oracle_searched_and_stopped_is_no_honest_sweep(swept):
+    done, folder = swept(SPACE, [{"defense.beta": 0.1}, {"defense.beta": 0.2}])
+    told = "search by oracle_der, scheduler by oracle_der"
+    assert done.result.to_json()["oracle"] == READS
+    assert json.loads((folder / "sweep.json").read_text())["oracle"] == READS
+    assert told in (folder / "report.md").read_text()
+    assert told in "\n".join(verb.table_of(done).notes)
+    assert told.replace(",", ";") in (folder / "report.csv").read_text()
+    for event in ("sweep", "end"):
+        assert events(folder)[event]["tags"]["bdtune.oracle"] == told.replace(",", ";")
+    again = verb.report("hidden", folder.parent.parent)
+    assert again.result.to_json()["oracle"] == READS
+    assert again.result.best == done.result.trials[-1].id
+
+
+def test_a_rule_over_the_attacks_is_read_and_kept(swept):
+    attacks = [{"attack": {"name": name, "rate": 0.2}} for name in ("badnets", "blend")]
+    text = SPACE.replace("search:", "# search:").replace("scheduler:", "# scheduler:")
+    changes = [{**attack, "defense.beta": beta} for attack in attacks for beta in (0.1, 0.2)]
+    text = text.replace("select: select_acc", "select: {metric: select_acc, over: worst}")
+    done, folder = swept(text, changes)
+    result = done.result
+    assert (result.over, len(result.by_group), result.oracle) == ("worst", 2, ())
+    assert result.best == result.trials[1].id
+    assert result.chosen == {result.trials[1].id, result.trials[3].id}
+    assert "worst" in (folder / "sweep.yaml").read_text()
+    placed = {path.name for path in folder.glob("best-*.png")}
+    assert placed == {"best-badnets-attack.png", "best-blend-attack.png"}
