@@ -87,7 +87,12 @@ class Defense(Plugin):
 
     @abstractmethod
     def reference(self) -> Supervised:
-        """Return the training of the undefended twin: the same recipe on all samples."""
+        """Return the training of the undefended twin: the same recipe and as many epochs, on all samples.
+
+        The epochs are those that the classifier's own weights are trained on all or nearly all samples: a
+        defense that goes on training the same weights returns the sum. A pass over few of them (unlearning,
+        tuning on what is relabelled) does not count, nor does the training of another network.
+        """
 
     def check(self, num_classes: int) -> list[Problem]:
         """Return what does not fit a data set of so many classes; paths are relative to the defense."""

@@ -137,7 +137,7 @@ class GSSD(Defense):
         return ClassTests(**knobs, given=self.oracle_target)
 
     def reference(self) -> Supervised:
-        return self.retrain
+        return self.retrain  # the tuning sees a few per cent of the samples
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses._gssd_report import diagnose
