@@ -71,6 +71,20 @@ class TrialGraph:
         """Epochs of all stages that train the classifier; 1 where it is handed over as it is."""
         return max(1, sum(self.stages[recipe].stage.length() for recipe in self.judged))
 
+    @property
+    def budget(self) -> int | None:
+        """Epochs on all or nearly all samples of the classifier's own weights; None: not trained here.
+
+        The weights that a training starts from count with it; another network's training does not.
+        """
+        epochs, node = 0, self.chain["classifier"]
+        while True:
+            epochs += 0 if node.stage.few_samples else node.stage.length()
+            before = node.inputs.get("init", node.inputs.get("classifier"))
+            if not isinstance(before, Node):
+                return epochs or None
+            node = before
+
     @cached_property
     def stages(self) -> dict[str, Node]:
         """All nodes of the trial by recipe, parents first."""

@@ -118,6 +118,7 @@ class Unlearn(Descent):
     """
 
     name: ClassVar[str] = "abl_unlearn"
+    few_samples: ClassVar[bool] = True
 
     epochs: int = Field(5, ge=1)
     """Passes over the isolated samples, at most."""

@@ -41,6 +41,7 @@ class FineTune(Supervised):
     """Train the retrained classifier a little more, on the relabelled samples alone (appendix E)."""
 
     name: ClassVar[str] = "finetune"
+    few_samples: ClassVar[bool] = True
 
     epochs: int = Field(2, ge=1)
     """Passes over the relabelled samples."""
@@ -137,7 +138,7 @@ class GSSD(Defense):
         return ClassTests(**knobs, given=self.oracle_target)
 
     def reference(self) -> Supervised:
-        return self.retrain  # the tuning sees a few per cent of the samples
+        return self.retrain
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses._gssd_report import diagnose

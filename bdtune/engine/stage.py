@@ -107,6 +107,8 @@ class Stage(Knobs):
     kind: ClassVar[Kind]
     classifier: ClassVar[bool] = False
     """Whether the result is a trained classifier, so that a scheduler can judge its ticks."""
+    few_samples: ClassVar[bool] = False
+    """Whether it trains on a small part of the samples: such epochs do not count in a classifier's budget."""
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:
         """Compute the result; stages with epochs override `steps` instead."""

@@ -11,6 +11,8 @@ import pytest
 
 import bdtune
 from bdtune import registry
+from bdtune.config.graph import trial_graph
+from bdtune.config.trial import parse_trial
 from bdtune.defenses._base import Defense, Given, diagnosis
 from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context, Node, Stage
@@ -120,6 +122,13 @@ def test_chain_is_named_and_ends_in_a_classifier(name: str) -> None:
     for node in chain.values():
         assert isinstance(node.stage, Stage)
         assert (node.master_seed, node.numerics) == (5, CPU)
+
+
+@pytest.mark.parametrize("defense", [*DEFENSES, {"name": "abl", "form": "joint"}], ids=str)
+def test_the_undefended_twin_has_as_many_epochs(defense: Any) -> None:
+    spec, faults = parse_trial({"dataset": "digits", "attack": "badnets", "defense": defense})
+    assert spec is not None, faults
+    assert trial_graph(spec).budget == spec.defense.reference().epochs
 
 
 @pytest.mark.parametrize("name", DEFENSES)
