@@ -18,6 +18,7 @@ from bdtune.attacks._sources import (
 )
 from bdtune.defenses import _base as defenses
 from bdtune.engine.stage import Given, Node
+from bdtune.training.choices import settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,6 +141,7 @@ def _clean_test(dataset: Dataset, root: Path | None) -> CleanTest:
 
 def trial_graph(spec: TrialSpec) -> TrialGraph:
     """Return the graph of a trial; reads the data set's files for their fingerprint, but no image."""
+    spec = _settled(spec)
     data = _sources(
         dataset=spec.dataset,
         root=spec.data_root,
@@ -172,9 +174,17 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth)
 
 
+def _settled(spec: TrialSpec) -> TrialSpec:
+    """Return the trial with what its attack and defense leave to the data set written out."""
+    mirrors = spec.dataset.mirrors
+    attack = None if spec.attack is None else settled(spec.attack, mirrors=mirrors)
+    return spec.model_copy(update={"attack": attack, "defense": settled(spec.defense, mirrors=mirrors)})
+
+
 def undefended(spec: TrialSpec) -> TrialSpec | None:
     """Return the trial's undefended twin: same data, attack, seed and training; None if it is its own."""
     if spec.defense.plugin_name() == UNDEFENDED:
         return None
     none = registry.load("defenses", UNDEFENDED)
+    spec = _settled(spec)
     return spec.model_copy(update={"defense": none(train=spec.defense.reference())})

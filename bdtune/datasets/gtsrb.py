@@ -39,6 +39,8 @@ class Gtsrb(Dataset):
 
     image_size: int | None = Field(32, ge=4, le=1024)
     """Side in pixels that all images are stretched to; the originals differ in size."""
+    mirrors: bool = False
+    """Whether a mirror image is of the same class: a mirrored sign is none, or another."""
 
     title: ClassVar[str] = "GTSRB"
     layouts: ClassVar[tuple[str, ...]] = (

@@ -86,8 +86,8 @@ class Recover(Descent):
     """Passes over the rest; 0 leaves the isolation model as it is."""
     milestones: tuple[Rate, ...] = (2 / 3,)
     """Fractions of `epochs` at which multistep lowers the rate."""
-    augment: Augment = "crop_flip_cutout"
-    """crop: padded by an eighth of the side; flip: left and right; cutout: a black square of 3/32 of it."""
+    augment: Augment = "auto_cutout"
+    """auto_cutout: crop_flip_cutout, or without the flip; cutout: a black square of 3/32 of the side."""
 
 
 class Joint(Descent, Weighted):

@@ -61,7 +61,7 @@ class TrialResult:
     asr_band: float | None = None
     """The undefended ASR under which the attack did not take; None: nothing is judged."""
     epochs: int | None = None
-    """Epochs on all or nearly all samples of the classifier's own weights; None: unknown, or not trained here."""
+    """Epochs of the classifier's own weights on all or nearly all samples; None: unknown, or handed over."""
     undefended_epochs: int | None = None
     """The same of the undefended model that the trial is compared with."""
     data: DataUse | None = None
