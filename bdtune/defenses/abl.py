@@ -7,7 +7,8 @@ Departures from the code: the isolation's batches are shuffled; losses are taken
 where the code leaves ties to chance. Unlearning starts with fresh momentum, and all its 5 epochs train, where
 the code's first one only tests. A batch whose loss has passed `unlearn.max_loss` gives no gradient, and an
 epoch that costs more accuracy than `unlearn.max_drop` is taken back and ends it; null takes such a rule away.
-The isolation has the paper's 20 epochs, the code's configuration 10. Departures from the paper: the joint form
+The isolation has the paper's 20 epochs, where the code's configuration has 10, and pixels are standardised,
+where the code leaves them in [0, 1] (`dataset.standardise: false`). Departures from the paper: the joint form
 pushes no isolated sample whose loss has passed `joint.loss_cap`; null takes this away too.
 
 The undefended twin is trained for the epochs of isolation and recovery (or of isolation and the joint form)
@@ -49,6 +50,8 @@ class ABL(Defense):
     """recover: descend on the rest, then ascend on the isolated (code); joint: both at once (paper)."""
     recover: Recover = Recover()
     """Training on the rest, in form recover."""
+    recover_on: Literal["rest", "all"] = "rest"
+    """Samples that it trains on: those not isolated (code), or all (LfD's account of ABL)."""
     unlearn: Unlearn = Unlearn()
     """Ascent on the isolated samples, in form recover."""
     joint: Joint = Joint()
@@ -70,7 +73,8 @@ class ABL(Defense):
             )
             return {**chain, "signs": signs, "classifier": last}
         rest = given.node(Rest(p=self.p), losses=losses, data=labels)
-        recover = given.node(self.recover, data=data, subset=rest, model=model, init=isolate)
+        seen = everything if self.recover_on == "all" else rest
+        recover = given.node(self.recover, data=data, subset=seen, model=model, init=isolate)
         last = given.node(self.unlearn, data=data, subset=isolated, model=model, init=recover, rest=rest)
         return {**chain, "rest": rest, "recover": recover, "classifier": last}
 

@@ -362,7 +362,7 @@ def test_without_nesterovs_momentum_the_twin_is_one_that_others_have_too(
     poisoned: tuple[Given, Truth], plain: dict[str, Any]
 ) -> None:
     knobs: dict[str, Any] = {"epochs": 80, "lr": 1e-3, "weight_decay": 0.0, "schedule": "cosine"}
-    knobs |= {"milestones": (0.5, 0.75), "augment": "crop_flip"}
+    knobs |= {"milestones": (0.5, 0.75), "augment": "auto"}
     recover = {**knobs, **plain, "epochs": 60}
     twin = bdtune.defense("abl", isolate={"epochs": 20}, recover=recover).reference()
     assert twin == Supervised(**knobs, **{k: v for k, v in plain.items() if k != "nesterov"})
@@ -393,6 +393,14 @@ def test_unlearning_goes_on_from_the_weights_alone(poisoned: tuple[Given, Truth]
     assert chain["recover"].inputs["init"].name == "abl_isolate"
     network = bdtune.model("resnet_s", stem_width=2).build(2, (8, 8, 3))
     assert not chain["classifier"].stage.new_optimizer(network).state  # type: ignore[attr-defined]
+
+
+def test_the_recovery_may_see_all_samples(poisoned: tuple[Given, Truth]) -> None:
+    """As LfD describes ABL; the unlearning then still takes the isolated samples alone."""
+    chain = short(recover_on="all").build(poisoned[0])
+    assert chain["recover"].inputs["subset"] is chain["subset"]
+    assert chain["classifier"].inputs["subset"] is chain["isolated"]
+    assert short().build(poisoned[0])["recover"].inputs["subset"].name == "abl_rest"
 
 
 def test_no_recovery_leaves_the_isolation_model(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
