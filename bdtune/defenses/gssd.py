@@ -7,9 +7,9 @@ Departures: only observed labels are read, where the released retraining also re
 samples; kept fractions are chosen per class by its verdict (`alpha_c`, `alpha_c_d`), where the release takes
 one per run; batch norm is in training mode throughout retraining and fine-tuning, where a side effect of the
 release freezes it in the first epochs. Retraining crops as the release does, out of padded images; the
-paper's random resized crop is `augment: resized_crop_flip`. Images of 224 pixels take 90 epochs: the release's
-schedule for them is in the search space paper/gssd_k3. When no class is detected all samples are kept and
-nothing is tuned.
+random resized crop of the paper is `augment: resized_crop_flip`. Images of 224 pixels take 90 epochs: their
+schedule, the release's, is in the search space paper/gssd_k3. When no class is detected all samples are kept
+and nothing is tuned.
 """
 
 from __future__ import annotations
