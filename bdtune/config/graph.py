@@ -171,7 +171,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     inputs |= {name: source for name, source in optional.items() if source is not None}
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
-    return TrialGraph(evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth)
+    return TrialGraph(evaluate, diagnose, chain, _twin(spec), data.fit.digest, data.truth)
 
 
 def _settled(spec: TrialSpec) -> TrialSpec:
@@ -183,8 +183,11 @@ def _settled(spec: TrialSpec) -> TrialSpec:
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:
     """Return the trial's undefended twin: same data, attack, seed and training; None if it is its own."""
+    return _twin(_settled(spec))
+
+
+def _twin(spec: TrialSpec) -> TrialSpec | None:
     if spec.defense.plugin_name() == UNDEFENDED:
         return None
     none = registry.load("defenses", UNDEFENDED)
-    spec = _settled(spec)
     return spec.model_copy(update={"defense": none(train=spec.defense.reference())})
