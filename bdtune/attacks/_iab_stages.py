@@ -48,8 +48,8 @@ class MaskRecipe(Knobs):
     """Weight of what it covers beyond."""
     diversity_weight: float = Field(1.0, ge=0)
     """Weight of the term that asks for different masks on different images."""
-    augment: Augment = "crop_flip"
-    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
+    augment: Augment = "auto"
+    """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth."""
 
 
 class PatternRecipe(Knobs):
@@ -77,8 +77,8 @@ class PatternRecipe(Knobs):
     """Weight of the term that asks for different patterns on different images."""
     accumulate_g_grad: bool = False
     """Never clear the generator's gradient, as the authors' code."""
-    augment: Augment = "crop_flip"
-    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
+    augment: Augment = "auto"
+    """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth."""
 
 
 class GeneratorTraining(Stage):

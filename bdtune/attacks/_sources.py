@@ -23,6 +23,7 @@ from bdtune.datasets._base import Dataset
 from bdtune.engine.key import derive_seed
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Node, Resident, Source
+from bdtune.training.choices import settled
 from bdtune.training.data import ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class DataSource(Source):
     def _facts(self) -> dict[str, Any]:
         return {
             "num_classes": self.dataset.num_classes,
-            "mean": self.dataset.mean,
-            "std": self.dataset.std,
+            "mirrors": self.dataset.mirrors,
+            **self.dataset.scale(),
         }
 
 
@@ -286,6 +287,7 @@ def trained_nodes(
     attack: Attack, dataset: Dataset, root: Path | None, seed: int, numerics: Numerics
 ) -> dict[str, Node]:
     """Return the nodes of all that an attack trains on a data set, for both splits, by name."""
+    attack = settled(attack, mirrors=dataset.mirrors)
     knobs: dict[str, Any] = {"attack": attack, "dataset": dataset, "root": root}
     knobs |= {"seed": seed, "numerics": numerics}
     return {**FitSet(**knobs).upstream, **TriggeredTest(**knobs).upstream}

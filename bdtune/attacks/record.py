@@ -122,7 +122,7 @@ class FromRecord(Attack):
         if self.hands_over:
             from bdtune.attacks._record_model import model_problems
 
-            found += model_problems(record, model, dataset.num_classes, dataset.mean)
+            found += model_problems(record, model, dataset.num_classes, dataset.scale()["mean"])
         return found
 
     def check_files(self) -> list[Problem]:

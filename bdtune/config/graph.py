@@ -21,6 +21,7 @@ from bdtune.config.chain import Bindings, bound
 from bdtune.defenses import _base as defenses
 from bdtune.defenses._handles import BACKDOORED, FIT, LABELS
 from bdtune.engine.stage import Given, Node
+from bdtune.training.choices import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 UNDEFENDED = "none"
 """The defense that is none: what every other one is compared with."""
+
 
 @dataclass(frozen=True)
 class TrialGraph:
@@ -74,6 +76,20 @@ class TrialGraph:
     def epochs(self) -> int:
         """Epochs of all stages that a scheduler judges; 1 where the classifier is handed over as it is."""
         return max(1, sum(self.stages[recipe].stage.length() for recipe in self.judged))
+
+    @property
+    def budget(self) -> int | None:
+        """Epochs on all or nearly all samples of the classifier's own weights; None: not trained here.
+
+        The weights that a training starts from count with it; another network's training does not.
+        """
+        epochs, node = 0, self.chain["classifier"]
+        while True:
+            epochs += 0 if node.stage.few_samples else node.stage.length()
+            before = node.inputs.get("init", node.inputs.get("classifier"))
+            if not isinstance(before, Node):
+                return epochs or None
+            node = before
 
     @cached_property
     def roles(self) -> dict[str, str]:
@@ -156,6 +172,7 @@ def _clean_test(dataset: Dataset, root: Path | None) -> CleanTest:
 
 def trial_graph(spec: TrialSpec) -> TrialGraph:
     """Return the graph of a trial; reads the data set's files for their fingerprint, but no image."""
+    spec = _settled(spec)
     data = _sources(
         dataset=spec.dataset,
         root=spec.data_root,
@@ -177,7 +194,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
     return TrialGraph(
-        evaluate, diagnose, chain, undefended(spec), data.fit.digest, data.truth, spec.defense.judged
+        evaluate, diagnose, chain, _twin(spec), data.fit.digest, data.truth, spec.defense.judged
     )
 
 
@@ -195,8 +212,19 @@ def _chain(spec: TrialSpec, data: _Sources, model: Given) -> dict[str, Node]:
     return bound(spec.defense.plugin_name(), spec.defense.build(given), bindings)
 
 
+def _settled(spec: TrialSpec) -> TrialSpec:
+    """Return the trial with what its attack and defense leave to the data set written out."""
+    mirrors = spec.dataset.mirrors
+    attack = None if spec.attack is None else settled(spec.attack, mirrors=mirrors)
+    return spec.model_copy(update={"attack": attack, "defense": settled(spec.defense, mirrors=mirrors)})
+
+
 def undefended(spec: TrialSpec) -> TrialSpec | None:
     """Return the trial's undefended twin: same data, attack, seeds and training; None if it is its own."""
+    return _twin(_settled(spec))
+
+
+def _twin(spec: TrialSpec) -> TrialSpec | None:
     if spec.defense.plugin_name() == UNDEFENDED:
         return None
     none = registry.load("defenses", UNDEFENDED)

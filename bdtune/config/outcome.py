@@ -104,6 +104,8 @@ def result_of(
         reference=entry.is_reference,
         reference_id=entry.reference,
         asr_band=spec.attack.asr_band if spec.attack else None,
+        epochs=entry.graph.budget,
+        undefended_epochs=reference.budget if reference else None,
         data=_data_use(entry),
         curves=_curves(entry, resolver),
         oracle=oracle_knobs(spec),

@@ -84,6 +84,10 @@ class Dataset(Plugin):
     """Side in pixels that all images are stretched to; none keeps the size they have."""
     resize: ResizeFilter = "bicubic"
     """Filter of that resizing (Pillow's, antialiased when it shrinks)."""
+    mirrors: bool = True
+    """Whether an image's mirror image is of the same class: `augment: auto` flips only then."""
+    standardise: bool = True
+    """Whether networks see pixels less their mean, over their standard deviation; false: as in [0, 1]."""
 
     if TYPE_CHECKING:  # class constants of most data sets, knobs of the generic ones
 
@@ -107,6 +111,19 @@ class Dataset(Plugin):
     """How to get it where `download` cannot."""
     counts: ClassVar[Mapping[SplitName, tuple[Counts, ...]]] = {}
     """Known numbers of images of a split; several where several editions are accepted."""
+
+    def identity(self) -> dict[str, Any]:
+        found = super().identity()
+        for name in ("mirrors", "standardise"):  # younger than keys that are stored
+            if found[name] == type(self).model_fields[name].default:
+                found.pop(name)
+        return found
+
+    def scale(self) -> dict[str, tuple[float, ...]]:
+        """Return `mean` and `std` per channel, by which a network's input is made of pixels in [0, 1]."""
+        if self.standardise:
+            return {"mean": self.mean, "std": self.std}
+        return {"mean": (0.0,) * len(self.mean), "std": (1.0,) * len(self.std)}
 
     @abstractmethod
     def records(self, split: SplitName, root: Path) -> Records | None:
@@ -249,8 +266,9 @@ class Dataset(Plugin):
         return Problem("data_root", expected, got, str(folder or ""), hint)
 
     def _split_identity(self, split: SplitName, *, limited: bool = True) -> dict[str, Any]:
-        limits = {"train_limit", "test_limit"} - ({f"{split}_limit"} if limited else set())
-        return {"split": split, **{k: v for k, v in self.identity().items() if k not in limits}}
+        other = {"train_limit", "test_limit"} - ({f"{split}_limit"} if limited else set())
+        other |= {"mirrors"}  # changes no image; the trainings that read it say in their keys what they do
+        return {"split": split, **{k: v for k, v in self.identity().items() if k not in other}}
 
     def _cache_key(self, split: SplitName, root: Path | None, *, limited: bool) -> str:
         place = str(root or os.environ.get("BDTUNE_DATA", ""))

@@ -32,6 +32,8 @@ class Digits(Dataset):
     """Side of the images in pixels."""
     image_size: None = None
     """Not used: see `side`."""
+    mirrors: bool = False
+    """Whether a mirror image is of the same class: a mirrored digit is none, or another."""
 
     title: ClassVar[str] = "scikit-learn's digits"
     num_classes: ClassVar[int] = 10

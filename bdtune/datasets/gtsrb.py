@@ -46,6 +46,8 @@ class Gtsrb(Dataset):
     """Mean per channel that is subtracted from pixels in [0, 1]; the training images' own by default."""
     std: tuple[Scale, Scale, Scale] = (0.2724, 0.2608, 0.2669)
     """Standard deviation per channel that they are divided by; the training images' own by default."""
+    mirrors: bool = False
+    """Whether a mirror image is of the same class: a mirrored sign is none, or another."""
 
     title: ClassVar[str] = "GTSRB"
     layouts: ClassVar[tuple[str, ...]] = (

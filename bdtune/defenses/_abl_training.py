@@ -86,8 +86,8 @@ class Recover(Descent):
     """Passes over the rest; 0 leaves the isolation model as it is."""
     milestones: tuple[Rate, ...] = (2 / 3,)
     """Fractions of `epochs` at which multistep lowers the rate."""
-    augment: Augment = "crop_flip_cutout"
-    """crop: padded by an eighth of the side; flip: left and right; cutout: a black square of 3/32 of it."""
+    augment: Augment = "auto_cutout"
+    """auto_cutout: crop_flip_cutout, or without the flip; cutout: a black square of 3/32 of the side."""
 
 
 class Joint(Descent, Weighted):
@@ -110,14 +110,16 @@ class Unlearn(Descent):
     Inputs: those of `Supervised` (subset: the isolated samples), and rest (subset artefact). The curve's
     loss is their cross-entropy; `rest_acc` is the accuracy on observed labels of some of the rest. Raises
     `Diverged` on a non-finite loss or weight.
+    Batch norm is in training mode by default, as in the code: its running statistics follow the triggered
+    batches, which is most of what lowers the ASR, and costs accuracy.
     Departures: two rules that need no trigger stand against a blow-up. Beyond `max_loss` a batch's gradient
     is zero: training goes on, and momentum and weight decay still move the weights. An epoch that breaks
-    `max_drop` is taken back and ends the training. `bn_mode` keeps the running statistics, which the code
-    lets go after batches of one class; every epoch trains, while the code's first one only tests.
+    `max_drop` is taken back and ends the training. Every epoch trains, while the code's first one only tests.
     """
 
     name: ClassVar[str] = "abl_unlearn"
     version: ClassVar[int] = 2  # 1 counted `rest_acc` in the precision of the training
+    few_samples: ClassVar[bool] = True
 
     epochs: int = Field(5, ge=1)
     """Passes over the isolated samples, at most."""
@@ -127,7 +129,7 @@ class Unlearn(Descent):
     """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
     augment: Augment = "none"
     """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
-    bn_mode: Literal["train", "frozen_stats", "eval"] = "frozen_stats"
+    bn_mode: Literal["train", "frozen_stats", "eval"] = "train"
     """Batch norm: train; frozen_stats: normalise by the batch, keep the running values; eval: use these."""
     max_loss: float | None = Field(50.0, gt=0)
     """Mean cross-entropy of a batch from which on it is not pushed any more; None: no limit."""

@@ -95,7 +95,12 @@ class Defense(Plugin):
 
     @abstractmethod
     def reference(self) -> Supervised:
-        """Return the training of the undefended twin: the same recipe on all samples."""
+        """Return the training of the undefended twin: the same recipe and as many epochs, on all samples.
+
+        The epochs are those that the classifier's own weights are trained on all or nearly all samples: a
+        defense that goes on training the same weights returns the sum. A training on few of them (unlearning,
+        tuning on what is relabelled), marked `few_samples`, does not count, nor does another network's.
+        """
 
     def check(self, num_classes: int) -> list[Problem]:
         """Return what does not fit a data set of so many classes; paths are relative to the defense."""

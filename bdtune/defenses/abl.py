@@ -5,10 +5,14 @@ arXiv:2110.11571, section 3 (form `joint`), and the authors' released code (form
 
 Departures from the code: the isolation's batches are shuffled; losses are taken in float64 with ties by id,
 where the code leaves ties to chance. Unlearning starts with fresh momentum, and all its 5 epochs train, where
-the code's first one only tests; it keeps batch norm's running statistics as they are (`unlearn.bn_mode`). A
-batch whose loss has passed `unlearn.max_loss` gives no gradient, and an epoch that costs more accuracy than
-`unlearn.max_drop` is taken back and ends it; null takes such a rule away. Departures from the paper: the
-joint form pushes no isolated sample whose loss has passed `joint.loss_cap`; null takes this away too.
+the code's first one only tests. A batch whose loss has passed `unlearn.max_loss` gives no gradient, and an
+epoch that costs more accuracy than `unlearn.max_drop` is taken back and ends it; null takes such a rule away.
+The isolation has the paper's 20 epochs, where the code's configuration has 10, and pixels are standardised,
+where the code leaves them in [0, 1] (`dataset.standardise: false`). Departures from the paper: the joint form
+pushes no isolated sample whose loss has passed `joint.loss_cap`; null takes this away too.
+
+The undefended twin is trained for the epochs of isolation and recovery (or of isolation and the joint form)
+together, under the recipe of the later one.
 """
 
 from __future__ import annotations
@@ -46,6 +50,8 @@ class ABL(Defense):
     """recover: descend on the rest, then ascend on the isolated (code); joint: both at once (paper)."""
     recover: Recover = Recover()
     """Training on the rest, in form recover."""
+    recover_on: Literal["rest", "all"] = "rest"
+    """Samples that it trains on: those not isolated (code), or all (LfD's account of ABL)."""
     unlearn: Unlearn = Unlearn()
     """Ascent on the isolated samples, in form recover."""
     joint: Joint = Joint()
@@ -67,15 +73,17 @@ class ABL(Defense):
             )
             return {**chain, "signs": signs, "classifier": last}
         rest = given.node(Rest(p=self.p), losses=losses, data=labels)
-        recover = given.node(self.recover, data=data, subset=rest, model=model, init=isolate)
+        seen = everything if self.recover_on == "all" else rest
+        recover = given.node(self.recover, data=data, subset=seen, model=model, init=isolate)
         last = given.node(self.unlearn, data=data, subset=isolated, model=model, init=recover, rest=rest)
         return {**chain, "rest": rest, "recover": recover, "classifier": last}
 
     def reference(self) -> Supervised:
         training = self.joint if self.form == "joint" else self.recover
         knobs = {name: getattr(training, name) for name in Supervised.model_fields}
+        epochs = self.isolate.epochs + training.epochs  # the same weights go on from the isolation
         # where there is nothing to look ahead along, the twin is one that other defenses have too
-        return Supervised(**{**knobs, "epochs": max(1, training.epochs), "nesterov": training.looks_ahead})
+        return Supervised(**{**knobs, "epochs": epochs, "nesterov": training.looks_ahead})
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses._abl_report import diagnose

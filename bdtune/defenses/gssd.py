@@ -6,7 +6,10 @@ Source: "Backdoor Defense through Self-Supervised and Generative Learning" (Sabo
 Departures: only observed labels are read, where the released retraining also removes the truly poisoned
 samples; kept fractions are chosen per class by its verdict (`alpha_c`, `alpha_c_d`), where the release takes
 one per run; batch norm is in training mode throughout retraining and fine-tuning, where a side effect of the
-release freezes it in the first epochs. When no class is detected all samples are kept and nothing is tuned.
+release freezes it in the first epochs. Retraining crops as the release does, out of padded images; the
+random resized crop of the paper is `augment: resized_crop_flip`. Images of 224 pixels take 90 epochs: their
+schedule, the release's, is in the search space paper/gssd_k3. When no class is detected all samples are kept
+and nothing is tuned.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ class FineTune(Supervised):
     """Train the retrained classifier a little more, on the relabelled samples alone (appendix E)."""
 
     name: ClassVar[str] = "finetune"
+    few_samples: ClassVar[bool] = True
 
     epochs: int = Field(2, ge=1)
     """Passes over the relabelled samples."""

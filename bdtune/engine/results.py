@@ -92,6 +92,10 @@ class TrialResult:
     reference_id: str | None = None
     asr_band: float | None = None
     """The undefended ASR under which the attack did not take; None: nothing is judged."""
+    epochs: int | None = None
+    """Epochs of the classifier's own weights on all or nearly all samples; None: unknown, or handed over."""
+    undefended_epochs: int | None = None
+    """The same of the undefended model that the trial is compared with."""
     data: DataUse | None = None
     curves: Mapping[str, list[dict[str, float]]] = field(default_factory=dict)
     started: float | None = None
@@ -124,6 +128,8 @@ class TrialResult:
             "reference": self.reference,
             "reference_id": self.reference_id,
             "asr_band": self.asr_band,
+            "epochs": self.epochs,
+            "undefended_epochs": self.undefended_epochs,
             "data": vars(self.data).copy() if self.data else None,
             "started": self.started,
             "ended": self.ended,

@@ -115,6 +115,8 @@ class Stage(Knobs):
     kind: ClassVar[Kind]
     classifier: ClassVar[bool] = False
     """Whether the result is a trained classifier, so that a scheduler can judge its ticks."""
+    few_samples: ClassVar[bool] = False
+    """Whether it trains on a small part of the samples: such epochs do not count in a classifier's budget."""
     code_digest: ClassVar[str | None] = None
     """Of a stage outside the package: a digest of its source, which enters its key as its version does."""
 

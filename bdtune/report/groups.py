@@ -78,6 +78,11 @@ class Group:
         return self.stat("asr") if self.reference else self.stat("undefended/asr")
 
     @property
+    def epochs(self) -> int | None:
+        """The classifier's budget of epochs, which is the same for all seeds; None where it is not known."""
+        return self.trials[0].epochs
+
+    @property
     def attack_took(self) -> bool:
         """Whether the undefended model reached the attack's acceptance band; true where none is known."""
         band = self.trials[0].asr_band

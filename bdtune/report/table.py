@@ -124,6 +124,7 @@ class _Layout:
     diagnostics: list[str]
     paper: list[str]
     numbers: Sequence[Reference] = field(default_factory=list)
+    epochs: bool = False  # whether the classifiers' budgets differ, so that they have a column
 
 
 def build(
@@ -171,7 +172,8 @@ def _layout(
     diagnostics = [name for name in wanted if name in present and name not in metrics]
     paper_metrics = [name for name in (*metrics, *diagnostics) if name in published]
     vital = {"acc", "asr", "der", metric_of(rule)}
-    return _Layout(axes, short_names(axes), metrics, vital, diagnostics, paper_metrics, fitting)
+    epochs = len({group.epochs for group in groups}) > 1
+    return _Layout(axes, short_names(axes), metrics, vital, diagnostics, paper_metrics, fitting, epochs)
 
 
 def _title(result: SweepResult, groups: list[Group], layout: _Layout) -> str:
@@ -189,6 +191,7 @@ def _columns(layout: _Layout, groups: list[Group]) -> tuple[Column, ...]:
         *(Column(layout.names[axis], axis not in texts) for axis in layout.axes),
         Column("status", numeric=False),
         Column("n"),
+        *([Column("epochs", spare=2)] if layout.epochs else []),
         *(Column(name, spare=0 if name in layout.vital else 2) for name in layout.metrics),
         *(Column(name, spare=3) for name in layout.diagnostics),
         *(Column(f"paper {name}", spare=1) for name in layout.paper),
@@ -201,7 +204,8 @@ def _row(group: Group, layout: _Layout, best: bool) -> Row:
     published = next((number.metrics for number in layout.numbers if _fits(number, group)), {})
     paper = [f"{published[name]:.3f}" if name in published else EMPTY for name in layout.paper]
     numbers = [stat.text() if stat else EMPTY for stat in stats]
-    cells = (*axes, _status(group, best), str(len(group.done)), *numbers, *paper)
+    epochs = [EMPTY if group.epochs is None else str(group.epochs)] if layout.epochs else []
+    cells = (*axes, _status(group, best), str(len(group.done)), *epochs, *numbers, *paper)
     return Row(cells, _kind(group, best))
 
 
@@ -247,8 +251,20 @@ def _notes(result: SweepResult, groups: list[Group], layout: _Layout) -> list[st
     elif seeds:
         notes.append(f"one seed, {seeds[0]}: no spread is known; n: trials with a result")
     notes.extend(f"paper: {source}" for source in dict.fromkeys(n.source for n in layout.numbers) if source)
+    notes.extend(_budgets(groups))
     notes.extend(_failures(groups))
     return notes
+
+
+def _budgets(groups: list[Group]) -> list[str]:
+    """Say where a defended classifier and its undefended one are not trained for equally many epochs."""
+    pairs = {(trial.epochs, trial.undefended_epochs) for group in groups for trial in group.trials}
+    unequal = sorted((own, other) for own, other in pairs if own and other and own != other)
+    return [
+        f"not the same training budget: {own} epochs with the defense, {other} without; "
+        "acc and der compare them all the same"
+        for own, other in unequal
+    ]
 
 
 def _failures(groups: list[Group], most: int = 5) -> list[str]:

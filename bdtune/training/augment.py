@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
+from bdtune.training.choices import settled_name
 
 if TYPE_CHECKING:
     from bdtune.training.choices import Augment
@@ -44,24 +46,28 @@ class Augmentation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dtype: torch.dtype = torch.float32
+    flip: bool = True  # of kind "simclr"; the others say it in their name
 
     @staticmethod
-    def of(kind: Kind, data: ImageSet, dtype: torch.dtype = torch.float32) -> Augmentation:
+    def of(
+        kind: Kind, data: ImageSet, dtype: torch.dtype = torch.float32, *, flip: bool = True
+    ) -> Augmentation:
         """Return the augmentation with a data set's mean and standard deviation."""
-        return Augmentation(kind, tuple(data.mean), tuple(data.std), dtype)
+        settled: Any = settled_name(kind, mirrors=data.mirrors)  # a trial's graph has done so already
+        return Augmentation(settled, tuple(data.mean), tuple(data.std), dtype, flip)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return the batch as the network sees it; `generator` may be missing for kind "none" only."""
         if self.kind == "none":
             return to_input(images, self.mean, self.std, self.dtype)
         assert generator is not None
-        if self.kind in ("flip", "crop", "crop_flip", "crop_flip_cutout"):
+        if self.kind not in ("resized_crop_flip", "simclr"):
             pad = round(PAD_SHARE * images.shape[1]) if "crop" in self.kind else 0
             shifted = shift_flip(images, generator, pad, flip="flip" in self.kind)
-            if self.kind == "crop_flip_cutout":
+            if "cutout" in self.kind:
                 shifted = cutout(shifted, generator)
             return to_input(shifted, self.mean, self.std, self.dtype)
-        crops = resized_crop(images, generator, flip=True)
+        crops = resized_crop(images, generator, flip=self.flip)
         if self.kind == "simclr" and images.shape[3] == 3:
             crops = grayscale(colour_jitter(crops, generator), generator)
         return normalise_planes(crops, self.mean, self.std, self.dtype)

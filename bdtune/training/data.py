@@ -5,7 +5,7 @@ Shape letters: N images, H height, W width, C channels, K classes. Images are ui
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -49,6 +49,7 @@ class ImageSet:
     num_classes: int
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
+    mirrors: bool = field(default=True, kw_only=True)  # whether a mirrored image is still of its class
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,7 +8,7 @@ gradients are taken with respect to the normalised image, and the normalisation 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from bdtune.training.augment import Augmentation, normalise_planes
 from bdtune.training.batches import in_order
+from bdtune.training.choices import settled_name
 from bdtune.training.session import autocast, deterministic, device_of, dtype_of, full_float32, generator
 from bdtune.training.weights import as_array, as_tensor
 
@@ -34,7 +35,8 @@ BATCH_PIXELS = 256 * 32 * 32  # of a batch that is attacked; half a prediction's
 def pixel_augmentation(kind: Augment, data: ImageSet) -> Augmentation:
     """Return an augmentation that ends in pixels: float32 [B, C, H, W] in [0, 1], channels last."""
     channels = data.image_shape[2]
-    return Augmentation(kind, (0.0,) * channels, (1.0,) * channels)
+    settled: Any = settled_name(kind, mirrors=data.mirrors)
+    return Augmentation(settled, (0.0,) * channels, (1.0,) * channels)
 
 
 class Attack:

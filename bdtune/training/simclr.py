@@ -50,6 +50,14 @@ class SimCLR(Stage):
     """Divides cosine similarities."""
     projection: int = Field(128, ge=1)
     """Width of the projections that the loss compares."""
+    flip: bool | None = None
+    """Whether views are mirrored; null: unless a mirror image may be of another class."""
+
+    def identity(self) -> dict[str, Any]:
+        found = super().identity()
+        if self.flip:  # before there was this knob, views were always mirrored
+            found["knobs"].pop("flip")
+        return found
 
     def length(self) -> int:
         return self.epochs
@@ -67,7 +75,8 @@ class SimCLR(Stage):
             [*trained, *head.parameters()], "adam", self.lr, weight_decay=self.weight_decay, betas=self.betas
         )
         images = batches.DeviceSet(inputs["data"], device)
-        views = augment.Augmentation.of("simclr", inputs["data"], session.dtype_of(ctx.numerics))
+        flip = inputs["data"].mirrors if self.flip is None else self.flip
+        views = augment.Augmentation.of("simclr", inputs["data"], session.dtype_of(ctx.numerics), flip=flip)
 
         def epoch(done: int) -> dict[str, float]:
             network.train()

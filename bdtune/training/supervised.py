@@ -61,8 +61,8 @@ class Supervised(Stage):
     """Fractions of `epochs` at which multistep lowers the rate."""
     gamma: float = Field(0.1, gt=0, le=1)
     """Factor of each multistep."""
-    augment: Augment = "crop_flip"
-    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
+    augment: Augment = "auto"
+    """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth."""
 
     def identity(self) -> dict[str, Any]:
         """Return what enters a key; knobs that this recipe does not look at are as if never touched."""

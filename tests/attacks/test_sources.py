@@ -139,6 +139,24 @@ def test_triggered_test_keeps_all_rows_with_true_labels_and_goals():
     assert (data.images != clean.images).any((1, 2, 3)).all()
 
 
+def test_a_network_may_see_pixels_as_they_are():
+    plain, scaled = (FitSet(dataset=Tiny(standardise=each)) for each in (False, True))
+    seen = plain.load(Memory(), {})
+    assert (seen.mean, seen.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert (scaled.load(Memory(), {}).mean, scaled.load(Memory(), {}).std) == (Tiny.mean, Tiny.std)
+    assert plain.digest != scaled.digest
+    assert "standardise" not in Tiny().identity()
+
+
+def test_whether_a_mirror_image_is_of_its_class_is_a_fact_of_the_set():
+    assert FitSet(dataset=Tiny()).load(Memory(), {}).mirrors
+    unlike = FitSet(dataset=Tiny(mirrors=False))
+    assert not unlike.load(Memory(), {}).mirrors
+    assert unlike.digest == FitSet(dataset=Tiny()).digest  # the images are the same
+    for name in ("digits", "gtsrb"):
+        assert not bdtune.dataset(name).mirrors
+
+
 def test_no_attack():
     data = fit(attack=None).load(Memory(), {})
     truth = TruthSource(dataset=Tiny()).load(Memory(), {})

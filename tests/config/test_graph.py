@@ -51,6 +51,50 @@ def test_seed_attack_and_holdout_change_everything() -> None:
     assert "simclr" in differing(base, recipes(holdout=0.2))
 
 
+def augmentations(**settings: Any) -> dict[str, Any]:
+    """What each training of a trial does to its images, and whether SimCLR's views are mirrored."""
+    stages = [node.stage for node in trial_graph(spec(**settings)).stages.values()]
+    found = {s.name: s.augment for s in stages if "augment" in type(s).model_fields}
+    return found | {s.name: s.flip for s in stages if "flip" in type(s).model_fields}
+
+
+def test_images_are_mirrored_by_default_only_where_a_mirror_image_is_of_its_class() -> None:
+    assert augmentations() == {"simclr": True, "supervised": "crop_flip", "finetune": "crop_flip"}
+    assert augmentations(dataset="digits") == {"simclr": False, "supervised": "crop", "finetune": "crop"}
+    mirrored = augmentations(dataset={"name": "digits", "mirrors": True})
+    assert mirrored == augmentations()
+    assert augmentations(dataset="digits", defense="abl")["abl_recover"] == "crop_cutout"
+    dynamic = trial_graph(spec(dataset="digits", attack="dynamic", defense="none"))
+    recipes = {node.stage.recipe.augment for node in dynamic.stages.values() if "iab_pattern" in node.name}
+    assert recipes == {"crop"}
+
+
+def test_a_flip_that_is_asked_for_is_done_on_every_data_set() -> None:
+    asked = {**GSSD, "simclr": {"flip": True}, "retrain": {"augment": "crop_flip"}}
+    found = augmentations(dataset="digits", defense=asked)
+    assert (found["simclr"], found["supervised"]) == (True, "crop_flip")
+
+
+def test_the_key_says_what_is_done_to_images() -> None:
+    """So a default and its meaning written out share their result, and stores from before it still hold."""
+    written = {**GSSD["retrain"], "augment": "crop_flip"}
+    simclr = {**GSSD["simclr"], "flip": True}
+    tuned = {"augment": "crop_flip"}
+    assert recipes() == recipes(defense={**GSSD, "simclr": simclr, "retrain": written, "finetune": tuned})
+    assert "flip" not in trial_graph(spec()).chain["simclr"].stage.identity()["knobs"]
+    changed = differing(recipes(dataset="digits"), recipes(dataset={"name": "digits", "mirrors": True}))
+    assert {"simclr", "supervised"} <= changed
+    plain = {"name": "none", "train": {"augment": "none"}}
+    still = recipes(dataset="digits", defense=plain)
+    assert still == recipes(dataset={"name": "digits", "mirrors": True}, defense=plain)
+
+
+def test_the_twin_of_a_trial_is_mirrored_as_the_trial_is() -> None:
+    twin = trial_graph(spec(dataset="digits")).reference
+    assert twin is not None
+    assert trial_graph(twin).chain["classifier"].stage.augment == "crop"  # type: ignore[attr-defined]
+
+
 def test_where_data_lie_changes_nothing() -> None:
     assert recipes() == recipes(data_root="/elsewhere")
 

@@ -69,3 +69,12 @@ def test_the_target_is_nothing_to_an_attack_without_one(tmp_path: Any) -> None:
     each = [told(tmp_path, attack={"name": "badnets", "all_to_all": True, "target": t}) for t in (0, 3)]
     assert each[0].id == each[1].id
     assert each[0].data == each[1].data
+
+
+def test_the_budget_of_epochs_counts_no_training_on_few_samples(tmp_path: Any) -> None:
+    epochs = {"isolate": {"epochs": 3}, "recover": {"epochs": 4}, "unlearn": {"epochs": 5}}
+    assert told(tmp_path, attack="badnets", defense={"name": "abl", **epochs}).epochs == 7
+    best = {"name": "adversarial_training", "validation": 0.1, "checkpoint": "best", "train": {"epochs": 6}}
+    assert told(tmp_path, attack="badnets", defense=best).epochs == 6
+    handed_over = told(tmp_path, attack="pruning_aware", model="resnet_s", defense="none")
+    assert handed_over.epochs is None

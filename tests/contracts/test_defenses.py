@@ -16,6 +16,8 @@ from bdtune.attacks._base import Attack
 from bdtune.attacks._plan import PoisonPlan, Rows
 from bdtune.attacks._sources import FitSet
 from bdtune.config.chain import Bindings, bound
+from bdtune.config.graph import trial_graph
+from bdtune.config.trial import parse_trial
 from bdtune.datasets._base import Dataset
 from bdtune.datasets._resident import InProcess
 from bdtune.defenses._base import Defense, Given, diagnosis
@@ -137,6 +139,13 @@ def test_chain_is_named_and_ends_in_a_classifier(name: str) -> None:
     for node in chain.values():
         assert isinstance(node.stage, Stage)
         assert (node.master_seed, node.numerics) == (5, CPU)
+
+
+@pytest.mark.parametrize("defense", [*DEFENSES, {"name": "abl", "form": "joint"}], ids=str)
+def test_the_undefended_twin_has_as_many_epochs(defense: Any) -> None:
+    spec, faults = parse_trial({"dataset": "digits", "attack": "badnets", "defense": defense})
+    assert spec is not None, faults
+    assert trial_graph(spec).budget == spec.defense.reference().epochs
 
 
 @pytest.mark.parametrize("name", DEFENSES)

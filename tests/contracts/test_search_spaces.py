@@ -65,6 +65,41 @@ def test_its_reference_numbers_have_trials(name: str) -> None:
         assert any(entry.params.items() <= row.items() for row in rows), entry
 
 
+def settings(name: str, **wanted: object) -> list[dict[str, object]]:
+    """Return the settings of a space's trials, by dotted path, that have the values wanted."""
+    rows = [to_params(trial) for trial in trials(load_sweep(name, check_data=False))]
+    return [row for row in rows if all(row.get(path) == value for path, value in wanted.items())]
+
+
+@pytest.mark.parametrize("name", ["paper/abl_1", "paper/abl_isolation", "paper/abl_rates"])
+def test_abl_is_run_as_released_and_as_published(name: str) -> None:
+    rows = settings(name)
+    assert all(row["dataset.standardise"] is False for row in rows)  # the release feeds pixels in [0, 1]
+    assert all(row["defense.unlearn.bn_mode"] == "train" for row in rows)
+    lengths = ("defense.form", "defense.isolate.epochs", "defense.unlearn.epochs", "defense.unlearn.lr")
+    found = {tuple(row[path] for path in lengths) for row in rows}
+    assert found == {("recover", 10, 4, 5e-4), ("recover", 20, 20, 1e-4), ("joint", 20, 5, 5e-4)}
+
+
+@pytest.mark.parametrize("name", ["paper/lfd_2", "paper/lfd_2_gtsrb"])
+def test_lfds_table_runs_abl_as_lfds_text_has_it(name: str) -> None:
+    for row in settings(name, defense="abl"):
+        assert row["defense.isolate.augment"] == row["defense.recover.augment"] == "crop_flip"
+        assert row["defense.recover_on"] == "all"
+
+
+def test_lfd_has_its_own_settings_on_gtsrb() -> None:
+    rows = settings("paper/lfd_2_gtsrb", defense="lfd")
+    assert {(row["defense.alpha"], row["defense.beta"]) for row in rows} == {(0.2, 3e-3)}
+
+
+def test_iabs_cover_rows_follow_its_rate() -> None:
+    rows = settings("paper/aabl_7", attack="dynamic")
+    assert {(row["attack.rate"], row["attack.cover_rate"]) for row in rows} == {
+        (rate, rate) for rate in (0.01, 0.05, 0.2)
+    }
+
+
 def test_the_default_sweep_needs_no_files() -> None:
     spec = load_sweep("gssd", ["dataset=digits"])
     assert spec.trial.dataset.plugin_name() == "digits"

@@ -209,6 +209,14 @@ def slow_unlearning(start: dict[str, Any], stage: Unlearn) -> dict[str, np.ndarr
     return module_arrays(network)
 
 
+def test_by_default_running_statistics_follow_what_is_unlearned(start: dict[str, Any]) -> None:
+    """As in the released code: most of what lowers the attack's success."""
+    found = Unlearn(epochs=1, batch_size=6, max_drop=None).run(start, CTX).arrays
+    moved = [name for name in found if "running_mean" in name]
+    assert moved
+    assert not any(np.allclose(found[name], start["init"].arrays[name], atol=1e-3) for name in moved)
+
+
 @pytest.mark.parametrize("bn_mode", ["train", "frozen_stats", "eval"])
 def test_unlearning_ascends_on_what_is_isolated(start: dict[str, Any], bn_mode: Any) -> None:
     stage = Unlearn(epochs=2, batch_size=6, lr=1e-3, bn_mode=bn_mode, max_drop=None)
@@ -348,10 +356,10 @@ def test_both_forms_share_the_isolation(poisoned: tuple[Given, Truth]) -> None:
 def test_the_twin_is_trained_as_the_defended_classifier(poisoned: tuple[Given, Truth], form: str) -> None:
     knobs: dict[str, Any] = {"epochs": 7, "lr": 0.03, "weight_decay": 1e-3}
     knobs |= {"milestones": (0.5,), "augment": "flip"}
-    defense = bdtune.defense("abl", form=form, **{form: knobs})
-    assert defense.reference() == Supervised(**knobs, nesterov=True)
+    defense = bdtune.defense("abl", form=form, isolate={"epochs": 3}, **{form: knobs})
+    assert defense.reference() == Supervised(**{**knobs, "epochs": 3 + 7}, nesterov=True)
     twin = bdtune.defense("none", train=defense.reference()).build(poisoned[0])["classifier"].stage
-    assert (twin.name, twin.classifier, twin.length()) == ("supervised", True, 7)
+    assert (twin.name, twin.classifier, twin.length()) == ("supervised", True, 10)
     assert twin.identity()["knobs"]["nesterov"] is True
     network = bdtune.model("resnet_s", stem_width=2).build(2, (8, 8, 3))
     assert [(group["lr"], group["nesterov"]) for group in twin.new_optimizer(network).param_groups] == [
@@ -364,8 +372,9 @@ def test_without_nesterovs_momentum_the_twin_is_one_that_others_have_too(
     poisoned: tuple[Given, Truth], plain: dict[str, Any]
 ) -> None:
     knobs: dict[str, Any] = {"epochs": 80, "lr": 1e-3, "weight_decay": 0.0, "schedule": "cosine"}
-    knobs |= {"milestones": (0.5, 0.75), "augment": "crop_flip"}
-    twin = bdtune.defense("abl", recover={**knobs, **plain}).reference()
+    knobs |= {"milestones": (0.5, 0.75), "augment": "auto"}
+    recover = {**knobs, **plain, "epochs": 60}
+    twin = bdtune.defense("abl", isolate={"epochs": 20}, recover=recover).reference()
     assert twin == Supervised(**knobs, **{k: v for k, v in plain.items() if k != "nesterov"})
     if "optimizer" in plain:
         assert twin == bdtune.defense("lfd").reference()
@@ -396,11 +405,19 @@ def test_unlearning_goes_on_from_the_weights_alone(poisoned: tuple[Given, Truth]
     assert not chain["classifier"].stage.new_optimizer(network).state  # type: ignore[attr-defined]
 
 
+def test_the_recovery_may_see_all_samples(poisoned: tuple[Given, Truth]) -> None:
+    """As LfD describes ABL; the unlearning then still takes the isolated samples alone."""
+    chain = short(recover_on="all").build(poisoned[0])
+    assert chain["recover"].inputs["subset"] is chain["subset"]
+    assert chain["classifier"].inputs["subset"] is chain["isolated"]
+    assert short().build(poisoned[0])["recover"].inputs["subset"].name == "abl_rest"
+
+
 def test_no_recovery_leaves_the_isolation_model(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
     chain = short(recover={"epochs": 0}).build(poisoned[0])
     isolate, recover = counting.compute(chain["isolate"]), counting.compute(chain["recover"])
     assert all(np.array_equal(recover.arrays[name], isolate.arrays[name]) for name in recover.arrays)
-    assert short(recover={"epochs": 0}).reference().epochs == 1
+    assert short(isolate={"epochs": 3}, recover={"epochs": 0}).reference().epochs == 3
 
 
 @pytest.mark.parametrize("form", ["recover", "joint"])
@@ -440,5 +457,6 @@ def test_knobs_have_the_codes_defaults() -> None:
     epochs = {name: abl[name]["epochs"] for name in ("isolate", "recover", "unlearn")}
     assert epochs == {"isolate": 20, "recover": 60, "unlearn": 5}
     assert abl["unlearn"]["lr"] == 5e-4
+    assert abl["unlearn"]["bn_mode"] == "train"
     assert abl["isolate"]["augment"] == "none"
     assert {abl[name]["weight_decay"] for name in epochs} == {1e-4}

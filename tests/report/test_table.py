@@ -44,6 +44,25 @@ def test_notes_name_the_rule_the_stages_the_seeds_and_the_failures(sweep):
     assert "one seed, 0: no spread is known; n: trials with a result" in build(single).notes
 
 
+def test_budgets_of_epochs_stand_beside_each_other_where_they_differ(sweep):
+    def with_epochs(own, other):
+        return replace(
+            sweep,
+            trials=tuple(
+                replace(t, epochs=other) if t.reference else replace(t, epochs=own, undefended_epochs=other)
+                for t in sweep.trials
+            ),
+        )
+
+    equal, unequal = build(with_epochs(30, 30)), build(with_epochs(30, 15))
+    assert "epochs" not in [column.name for column in equal.columns]
+    assert "budget" not in "\n".join(equal.notes)
+    assert [cells(unequal, row)["epochs"] for row in range(4)] == ["15", "30", "30", "30"]
+    assert "30 epochs with the defense, 15 without" in "\n".join(unequal.notes)
+    assert with_epochs(30, 15).to_json()["trials"][0]["undefended_epochs"] == 15
+    assert SweepResult.from_json(with_epochs(30, 15).to_json()) == with_epochs(30, 15)
+
+
 def test_an_attack_that_did_not_take_is_said(sweep, make_reference):
     weak = [make_reference("ref0", asr=0.4)]
     defended = [

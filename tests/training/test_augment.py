@@ -8,6 +8,8 @@ import torch
 
 from bdtune.training import augment
 from bdtune.training.augment import Augmentation
+from bdtune.training.data import ImageSet
+from bdtune.training.pgd import pixel_augmentation
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)
 
@@ -21,7 +23,8 @@ def images(count=8, side=16, channels=3, seed=0):
 
 
 @pytest.mark.parametrize(
-    "kind", ["none", "flip", "crop", "crop_flip", "crop_flip_cutout", "resized_crop_flip", "simclr"]
+    "kind",
+    ["none", "flip", "crop", "crop_flip", "crop_cutout", "crop_flip_cutout", "resized_crop_flip", "simclr"],
 )
 @pytest.mark.parametrize("side", [16, 33])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -48,6 +51,27 @@ def test_each_image_has_its_own_draws(kind):
     same = images(1).repeat(16, 1, 1, 1)
     seen = Augmentation(kind, MEAN, STD)(same, seeded())
     assert len({row.numpy().tobytes() for row in seen}) > 8
+
+
+@pytest.mark.parametrize("mirrors", [True, False])
+def test_auto_flips_only_where_a_mirror_image_is_of_its_class(mirrors):
+    data = ImageSet(images().numpy(), np.zeros(8, int), 2, MEAN, STD, mirrors=mirrors)
+    for auto, flipped, plain in [
+        ("auto", "crop_flip", "crop"),
+        ("auto_cutout", "crop_flip_cutout", "crop_cutout"),
+    ]:
+        assert Augmentation.of(auto, data).kind == (flipped if mirrors else plain)
+        assert pixel_augmentation(auto, data).kind == (flipped if mirrors else plain)
+        assert Augmentation.of(flipped, data).kind == flipped
+
+
+def test_views_without_a_flip_are_those_with_one_unmirrored():
+    source, plain = images(32), Augmentation("simclr", MEAN, STD, flip=False)
+    with_flip, without = Augmentation("simclr", MEAN, STD)(source, seeded()), plain(source, seeded())
+    same = [torch.allclose(a, b, atol=1e-3) for a, b in zip(with_flip, without, strict=True)]
+    mirrored = [torch.allclose(a.flip(2), b, atol=1e-3) for a, b in zip(with_flip, without, strict=True)]
+    assert all(one or other for one, other in zip(same, mirrored, strict=True))
+    assert 8 < sum(mirrored) < 24
 
 
 def test_none_normalises():
