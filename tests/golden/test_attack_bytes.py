@@ -263,7 +263,7 @@ def test_cover_rows_of_backdoorbenchs_input_aware_attack():
         ("wanet", {}, "7d4b74fd31defd4e"),
         ("wanet", {"dialect": "backdoorbox"}, "4ec0bd43f1323064"),
         ("adap_blend", {"pattern": "noise"}, "9e35217d08d067ee"),
-        ("adap_patch", {}, "4c60e25bc6d8b15e"),
+        ("adap_patch", {}, "570e5fd20f3cf61b"),
     ],
 )
 def test_bytes_of_this_version(images, name, knobs, expected):
