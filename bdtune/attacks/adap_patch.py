@@ -5,8 +5,8 @@ OpenReview:_wSHsgrVali, section 4 (adaptive patch); rates of its code, of GSSD's
 Departures: own drawings stand in for three of the four pictures, with their sizes, places and opacities; the
 ember has the channel means and deviations of the picture it replaces. The corner checkers are the authors'.
 A row's patch is its rank in the drawn order modulo 4, as in BackdoorBox; the authors' code gives each quarter
-of the sorted rows one patch, which ties patches to classes where a set is sorted by class. Pixels are rounded;
-dialect backdoorbox fixes rows, counts and which patches meet at test time.
+of the sorted rows one patch, which ties patches to classes where a set is sorted by class. Pixels are
+rounded; dialect backdoorbox fixes rows, counts and which patches meet at test time.
 """
 
 from __future__ import annotations
