@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.attacks._bench_floats import SCALES
 from bdtune.attacks._shapes import differences, network_shapes
 from bdtune.errors import Problem
 
@@ -22,15 +23,6 @@ BLOCKS = {"preactresnet18": (2, 2, 2, 2), "resnet18": (2, 2, 2, 2), "resnet34": 
 """Networks that both have, with the blocks of their stages."""
 KNOBS = {"preactresnet18": "final_norm: false", "resnet18": "stem: imagenet", "resnet34": "stem: imagenet"}
 """How bdtune is told to build them as BackdoorBench does."""
-NORMALISED = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
-    "gtsrb": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "celeba": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
-"""Mean and deviation by which BackdoorBench normalises a data set; others are taken as bdtune's own."""
 FIRST = "body.0.weight"
 
 
@@ -60,7 +52,7 @@ def model_problems(record: Record, model: Model, num_classes: int, mean: tuple[f
     if record.network not in BLOCKS:
         expected = f"expected the record of one of {', '.join(BLOCKS)}"
         return [Problem("attack.hand_over", expected, f"one of '{record.network}'", hint=alone)]
-    theirs = NORMALISED.get(record.data, (mean, ()))[0]
+    theirs = SCALES.get(record.data, (mean, ()))[0]
     if not np.allclose(theirs, mean, atol=5e-4):
         expected = f"expected a data set normalised with the mean {theirs}, as the record's network is"
         return [Problem("attack.hand_over", expected, str(tuple(mean)), hint=alone)]
@@ -76,7 +68,7 @@ def model_problems(record: Record, model: Model, num_classes: int, mean: tuple[f
 def our_state(state: State, network: str, data: str, std: tuple[float, ...]) -> State:
     """Return the weights under bdtune's names, for images normalised by `std`."""
     ours = {our_name(name, network): array for name, array in state.items()}
-    theirs = NORMALISED[data][1] if data in NORMALISED else std
+    theirs = SCALES[data][1] if data in SCALES else std
     scale = (np.asarray(std) / np.asarray(theirs)).astype(np.float32)
     if not np.array_equal(scale, np.ones_like(scale)):
         ours[FIRST] = ours[FIRST] * scale[None, :, None, None]
