@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+
     from bdtune.datasets._base import Dataset
 
 Scale = tuple[tuple[float, ...], tuple[float, ...]]
@@ -45,6 +47,12 @@ def normalised(images: np.ndarray, scale: Scale) -> np.ndarray:
     """Return uint8 images [n, H, W, C] as torchvision's `ToTensor` and `Normalize` make them, float32."""
     mean, std = (np.array(values, np.float32) for values in scale)
     return (images.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def normalised_planes(planes: torch.Tensor, scale: Scale) -> torch.Tensor:
+    """Return pixels [B, C, H, W] in [0, 1] as torchvision's `Normalize` makes them."""
+    mean, std = (planes.new_tensor(values)[:, None, None] for values in scale)
+    return (planes - mean) / std
 
 
 def stored_bytes(images: np.ndarray, scale: Scale) -> np.ndarray:

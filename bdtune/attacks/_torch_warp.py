@@ -15,9 +15,12 @@ F32 = np.float32
 CUBIC_A = F32(-0.75)
 
 
-def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return a b + c of float32 arrays, rounded once."""
-    return (np.multiply(a, b, dtype=np.float64) + c).astype(F32)
+Floats = np.ndarray | np.float32
+
+
+def fused(a: Floats, b: Floats, c: Floats) -> np.ndarray:
+    """Return a b + c of float32 values, rounded once."""
+    return np.asarray(np.multiply(a, b, dtype=np.float64) + c, F32)
 
 
 def identity_grid(height: int, width: int) -> np.ndarray:
