@@ -132,6 +132,16 @@ def test_the_secret_is_learnt_before_it_is_hidden(images):
     assert (read == secret).float().mean() > 0.9
 
 
+def test_by_default_the_residuals_mean_square_decides_how_visible_a_secret_is():
+    """At 30 dB, where the authors' loss ends, no other term may weigh as much."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(8, 3, SIDE, SIDE, generator=generator) * 0.6 + 0.2
+    residual = torch.randn(clean.shape, generator=generator) * 10 ** (-30 / 20)
+    visible = SecretCoder()._visible(clean, residual, (clean + residual).clamp(0, 1))
+    assert visible.item() == pytest.approx(2 * residual.square().mean().item(), rel=0.1)
+    assert visible < SecretCoder(perceptual_weight=1.5)._visible(clean, residual, clean + residual) / 4
+
+
 def test_the_secret_follows_the_trigger_seed():
     secrets = {bdtune.attack("issba", trigger_seed=seed).secret for seed in range(4)}
     assert len(secrets) == 4
