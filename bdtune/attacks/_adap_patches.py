@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 OVERSAMPLING = 4
 ORANGE, BLUE = (1.0, 0.55, 0.1), (0.15, 0.3, 0.75)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+EMBER_MEAN, EMBER_STD = (180.0, 204.0, 244.0), (64.0, 44.0, 10.0)
+"""Mean and deviation, in grey levels, of the channels of the picture that the ember stands in for."""
+EMBER_CELLS = ((8, 3, 9, 6, 9), (9, 1, 8, 9, 2), (0, 9, 9, 7, 8), (9, 8, 1, 9, 4), (5, 9, 7, 2, 9))
+"""Brightness of the ember's cells: most of them glow, few are dark."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +49,23 @@ class Placed:
 
 
 def ember(side: int) -> Pattern:
-    """Return 5x5 bright random colours."""
-    return opaque(_enlarged(_random_colours(5, "ember5", low=0.64), side))
+    """Return 5x5 cells between white and deep blue, with `EMBER_MEAN` and `EMBER_STD`."""
+    cells_ = np.array(EMBER_CELLS, np.float64)
+    glow = (cells_ - cells_.mean()) / cells_.std()
+    levels = np.rint(np.array(EMBER_MEAN) + glow[..., None] * np.array(EMBER_STD))
+    return opaque(_enlarged(levels.astype(np.float32) / np.float32(255), side))
 
 
 def trojan(side: int) -> Pattern:
     """Return 8x8 random colours over the whole range."""
-    return opaque(_enlarged(_random_colours(8, "trojan8", low=0.0), side))
+    return opaque(_enlarged(_random_colours(8, "trojan8"), side))
 
 
-def checker(side: int) -> Pattern:
-    """Return a black and white 3x3 checker."""
-    black, white = (0, 0, 0), (255, 255, 255)
-    return cells([[white, black, white], [black, white, black], [white, black, white]], side)
+def checker(side: int, *, black_row: int, black_column: int) -> Pattern:
+    """Return a 3x3 checker of four white cells: the fifth, nearest to the image's centre, is black."""
+    rows = [[WHITE, BLACK, WHITE], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
+    rows[black_row][black_column] = BLACK
+    return cells(rows, side)
 
 
 @lru_cache(maxsize=32)
@@ -72,10 +82,10 @@ def swirl(side: int) -> Pattern:
     return Pattern((small * mask).astype(np.float32), mask)
 
 
-def _random_colours(cells_a_side: int, name: str, *, low: float) -> np.ndarray:
+def _random_colours(cells_a_side: int, name: str) -> np.ndarray:
     words = sample_generator(0, "pattern", name).bit_generator.random_raw(cells_a_side**2 * 3)
     unit = (words >> np.uint64(11)).reshape(cells_a_side, cells_a_side, 3) * 2.0**-53
-    return np.rint((low + (1 - low) * unit) * 255).astype(np.float32) / np.float32(255)
+    return np.rint(unit * 255).astype(np.float32) / np.float32(255)
 
 
 def _enlarged(colours: np.ndarray, side: int) -> np.ndarray:
@@ -88,10 +98,10 @@ EMBER = Placed(ember, 5, from_bottom=0, from_right=0)
 EMBER_LEFT = Placed(ember, 5, from_bottom=0)
 SWIRL = Placed(swirl, 13, from_top=1, from_right=1)
 CORNERS = (
-    Placed(checker, 3),
-    Placed(checker, 3, from_right=0),
-    Placed(checker, 3, from_bottom=0),
-    Placed(checker, 3, from_bottom=0, from_right=0),
+    Placed(partial(checker, black_row=2, black_column=2), 3),
+    Placed(partial(checker, black_row=2, black_column=0), 3, from_right=0),
+    Placed(partial(checker, black_row=0, black_column=2), 3, from_bottom=0),
+    Placed(partial(checker, black_row=0, black_column=0), 3, from_bottom=0, from_right=0),
 )
 TROJAN = Placed(trojan, 8, from_bottom=3, from_right=3)
 

@@ -1,9 +1,9 @@
 """The contract of attacks: a plan made once from the labels, and a pure function that stamps the trigger.
 
 An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels`, `test_rows`, `extras`,
-`cover_fraction`, `budget`, `artefacts`, `shown_beside`, `check_files`, `check_image` and `check_trial`; where
-the attacker trains the model, `hands_over` and `backdoored_model`. Counts, selection, quantisation and flags
-are done here once; only another toolkit's dialect (`_dialects`) replaces them.
+`cover_fraction`, `budget`, `artefacts`, `for_dataset`, `shown_beside`, `check_files`, `check_image` and
+`check_trial`; where the attacker trains the model, `hands_over` and `backdoored_model`. Counts, selection,
+quantisation and flags are done here once; only another toolkit's dialect (`_dialects`) replaces them.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -136,6 +136,10 @@ class Attack(Plugin):
         artefact serves all seeds and rates; `seed` is that of the plan, for a trigger that depends on it.
         """
         return {}
+
+    def for_dataset(self, dataset: Dataset) -> Self:
+        """Return the attack as it is made on a data set; by default the same on all."""
+        return self
 
     def shown_beside(self, rows: Rows) -> dict[str, np.ndarray]:
         """Return images (uint8 [n, H, W, C]) by name that the poisoned rows are to be compared with."""

@@ -16,13 +16,16 @@ import random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import ValidationInfo, model_validator
+from pydantic import PrivateAttr, ValidationInfo, model_validator
 
 from bdtune.attacks._base import Attack
+from bdtune.attacks._bench_floats import CIFAR10, Scale, scale_of
 from bdtune.errors import ConfigError, Problem
+from bdtune.knobs import identity_of
 
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows
+    from bdtune.datasets._base import Dataset
 
 BENCH_BATCH = 128
 """Rows of one batch of BackdoorBench."""
@@ -40,6 +43,10 @@ class DialectAttack(Attack):
     """Knobs that a dialect does not leave open: dialect -> knob -> value; another value is an error."""
     batchwise: ClassVar[frozenset[str]] = frozenset()
     """Dialects in which it poisons while it trains: the stored set has the first rows of each batch."""
+    normalises: ClassVar[bool] = False
+    """Whether BackdoorBench stamps normalised images, so that its bytes depend on the data set's scale."""
+
+    _scale: Scale = PrivateAttr(CIFAR10)
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +76,25 @@ class DialectAttack(Attack):
         # a rate is one of the whole set, and dirty-label attacks take rows of every class
         common = {"quantise": "trunc", "rate_basis": "dataset", "include_target_class": not cls.clean_label}
         return {**common, **cls.fixed_by.get(dialect, {})}
+
+    @property
+    def bench_scale(self) -> Scale | None:
+        """Mean and deviation of BackdoorBench's images: those of CIFAR-10 until a data set is known.
+
+        None: no image is normalised.
+        """
+        return self._scale if self.normalises and self.dialect == "backdoorbench" else None
+
+    def for_dataset(self, dataset: Dataset) -> Self:
+        if self.bench_scale is None:
+            return self
+        copy = self.model_copy()
+        copy._scale = scale_of(dataset)
+        return copy
+
+    def identity(self) -> dict[str, Any]:
+        scale = self.bench_scale
+        return {**super().identity(), **({} if scale is None else {"normalised_by": identity_of(scale)})}
 
     def plan_seed(self, seed: int) -> int:
         """Return the seed of the poison plan; raises `ConfigError` for one that the dialect cannot take."""

@@ -26,10 +26,14 @@ def _block(c_in: int, c_out: int, *, active: bool = True) -> list[nn.Module]:
 
 
 class Generator(nn.Module):
-    """Down and up again by 2 for each width; ends in values from 0 to 1."""
+    """Down and up again by 2 for each width; ends in values from 0 to 1.
 
-    def __init__(self, c_in: int, c_out: int, widths: Sequence[int]) -> None:
+    `twice`: the last layer's values pass tanh twice, as in BackdoorBench: from 0.12 to 0.88.
+    """
+
+    def __init__(self, c_in: int, c_out: int, widths: Sequence[int], *, twice: bool = False) -> None:
         super().__init__()
+        self.twice = twice
         layers: list[nn.Module] = []
         now = c_in
         for width in widths:
@@ -45,7 +49,8 @@ class Generator(nn.Module):
 
     def forward(self, seen: Tensor) -> Tensor:
         """Map normalised images [B, C, H, W] to [B, c_out, H, W] in [0, 1]."""
-        return 0.5 + 0.5 * self.body(seen).tanh()
+        made = self.body(seen)
+        return 0.5 + 0.5 * (made.tanh() if self.twice else made).tanh()
 
 
 def mask_of(generator: nn.Module, seen: Tensor) -> Tensor:

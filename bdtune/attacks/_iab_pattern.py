@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bdtune.attacks._iab_stages import Betas, GeneratorTraining, PatternRecipe, new_generator
+from bdtune.attacks._iab_stages import Betas, GeneratorTraining, PatternRecipe, new_generator, rescaled
 
 if TYPE_CHECKING:
     from collections.abc import Generator as Steps
@@ -51,7 +51,8 @@ class _Step:
         goals = torch.cat([torch.full_like(labels[:poison], self.target), labels[poison:]])
         logits = self.classifier(normalised(torch.cat([triggered, crossed, planes[cross:]]), self.data))
         count = min(poison, cross - poison)
-        unlike = iab.diversity(own[:count], other[:count], own_patterns[:count], other_patterns[:count])
+        made, made_other = (normalised(each[:count], self.data) for each in (own_patterns, other_patterns))
+        unlike = iab.diversity(own[:count], other[:count], made, made_other)
         right = (logits.argmax(1) == goals).double()
         parts = (right[:poison], right[poison:cross], right[cross:])
         tally = torch.stack([part.sum() for part in parts] + [part.new_tensor(len(part)) for part in parts])
@@ -69,10 +70,12 @@ class PatternTraining(GeneratorTraining):
     Inputs: data (ImageSet, true labels), masks (artefact of `MaskTraining`), model (Model of the classifier).
     Result: weights `pattern.<name>`; the classifier is dropped. Info: in the last epoch, the share of poison
     rows taken for the target (asr), of cross rows and of clean rows classified right (cross_acc, acc).
-    Loss: cross-entropy of the mixed batch + diversity_weight mean(rms(x1 - x2) / (rms(p1 - p2) + 1e-7)).
+    Loss: cross-entropy of the mixed batch + diversity_weight mean(rms(x1 - x2) / (rms(p1 - p2) + 1e-7)), with
+    images x and patterns p both normalised, as in the authors' code.
     """
 
     name: ClassVar[str] = "iab_pattern"
+    version: ClassVar[int] = 2  # 1 compared patterns as they are, not normalised
 
     recipe: PatternRecipe = PatternRecipe()
     """The training."""
@@ -88,11 +91,12 @@ class PatternTraining(GeneratorTraining):
         from bdtune.attacks._iab_networks import BothOptimizers
         from bdtune.training import loop, session, weights
 
-        data, recipe, device = inputs["data"], self.recipe, session.device_of(ctx.numerics)
-        masks = new_generator(self.widths, data, 1, ctx)
+        data, recipe = rescaled(inputs["data"], self.bench_scale), self.recipe
+        device = session.device_of(ctx.numerics)
+        masks = new_generator(self, data, 1, ctx)
         weights.load_module(masks, inputs["masks"].arrays, "mask.")
         masks.eval().requires_grad_(False)
-        patterns = new_generator(self.widths, data, data.image_shape[2], ctx)
+        patterns = new_generator(self, data, data.image_shape[2], ctx)
         classifier = weights.new_network(inputs["model"], data, ctx.seed, ctx.numerics)
         rule: dict[str, Any] = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
         sgd = loop.make_optimizer(classifier.parameters(), "sgd", recipe.lr, **rule)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.attacks._bench_floats import Scale, normalised_planes, stored_bytes
 from bdtune.attacks._plan import drawn_order
 from bdtune.attacks._rendered import Rendering
 from bdtune.engine.key import derive_seed
@@ -16,8 +18,8 @@ from bdtune.knobs import Knobs, Rate
 from bdtune.training.choices import Augment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from collections.abc import Generator as Steps
-    from collections.abc import Iterator
 
     import torch
 
@@ -88,6 +90,8 @@ class GeneratorTraining(Stage):
 
     widths: Widths = (32, 64, 128)
     """Channels of the generators' stages, each of which halves the side."""
+    bench_scale: Scale | None = None
+    """BackdoorBench's mean and deviation, with its generators; None: the data set's, and the authors'."""
 
     def pairs(
         self, data: ImageSet, recipe: MaskRecipe | PatternRecipe, ctx: Context, done: int
@@ -124,8 +128,9 @@ class MaskTraining(GeneratorTraining):
         from bdtune.attacks._crafting import normalised
         from bdtune.training import loop, session, weights
 
-        data, recipe, device = inputs["data"], self.recipe, session.device_of(ctx.numerics)
-        network = new_generator(self.widths, data, 1, ctx)
+        data, recipe = rescaled(inputs["data"], self.bench_scale), self.recipe
+        device = session.device_of(ctx.numerics)
+        network = new_generator(self, data, 1, ctx)
         optimizer = loop.make_optimizer(network.parameters(), "adam", recipe.lr, betas=Betas)
 
         def epoch(done: int) -> dict[str, float]:
@@ -155,7 +160,14 @@ class MaskTraining(GeneratorTraining):
         )
 
 
-def new_generator(widths: Widths, data: ImageSet, c_out: int, ctx: Context) -> Generator:
+def rescaled(data: ImageSet, scale: Scale | None) -> ImageSet:
+    """Return the images with another mean and deviation to normalise them by; None keeps their own."""
+    return data if scale is None else replace(data, mean=scale[0], std=scale[1])
+
+
+def new_generator(
+    knobs: GeneratorTraining | InputAwareImages, data: ImageSet, c_out: int, ctx: Context
+) -> Generator:
     """Return a freshly drawn generator on the device; raises `UserError` for sides that it cannot halve."""
     import torch
 
@@ -163,10 +175,10 @@ def new_generator(widths: Widths, data: ImageSet, c_out: int, ctx: Context) -> G
     from bdtune.training import session
 
     height, width, channels = data.image_shape
-    if problem := unfit(widths, height, width):
+    if problem := unfit(knobs.widths, height, width):
         raise UserError(f"input-aware attack: {problem}, got {height}x{width} pixels")
     with session.seeded(ctx.seed, "weights"):
-        network = Generator(channels, c_out, widths)
+        network = Generator(channels, c_out, knobs.widths, twice=knobs.bench_scale is not None)
     return network.to(session.device_of(ctx.numerics)).to(memory_format=torch.channels_last)
 
 
@@ -192,32 +204,56 @@ class InputAwareImages(Rendering):
     """own: of the image itself, as poison; cross: of its partner, as cover rows have it."""
     partner_seed: int = 0
     """Seed of who is whose partner."""
+    bench_scale: Scale | None = None
+    """BackdoorBench's mean and deviation, with its generators and its bytes; None: canonical."""
 
     def stamp(self, inputs: Inputs, ctx: Context) -> Stamp:
-        from bdtune.attacks import _iab_networks as iab
-        from bdtune.attacks._crafting import as_planes, normalised
+        from bdtune.attacks._crafting import as_planes
         from bdtune.training import session, weights
 
         data = inputs["data"]
-        masks = new_generator(self.widths, data, 1, ctx).eval()
-        patterns = new_generator(self.widths, data, data.image_shape[2], ctx).eval()
+        masks = new_generator(self, data, 1, ctx).eval()
+        patterns = new_generator(self, data, data.image_shape[2], ctx).eval()
         weights.load_module(masks, inputs["masks"].arrays, "mask.")
         weights.load_module(patterns, inputs["patterns"].arrays, "pattern.")
-
-        def own(planes: torch.Tensor, _ids: np.ndarray) -> torch.Tensor:
-            seen = normalised(planes, data)
-            return iab.stamped(planes, iab.mask_of(masks, seen), patterns(seen))
-
+        triggered = self._triggered(masks, patterns, data)
         if self.trigger == "own":
-            return own
+            return lambda planes, _ids: triggered(planes, planes)
         partner = partners(len(data), self.partner_seed)
         images = data.images if isinstance(data.images, np.ndarray) else data.images_at(np.arange(len(data)))
 
         def cross(planes: torch.Tensor, ids: np.ndarray) -> torch.Tensor:
-            seen = normalised(as_planes(images[partner[ids]], session.device_of(ctx.numerics)), data)
-            return iab.stamped(planes, iab.mask_of(masks, seen), patterns(seen))
+            return triggered(planes, as_planes(images[partner[ids]], session.device_of(ctx.numerics)))
 
         return cross
+
+    def _triggered(
+        self, masks: Generator, patterns: Generator, data: ImageSet
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return what maps pixels [B, C, H, W] and those that make their triggers to stamped ones.
+
+        BackdoorBench stamps normalised pixels with normalised patterns: normalised ones are returned.
+        """
+        from bdtune.attacks import _iab_networks as iab
+        from bdtune.attacks._crafting import normalised
+
+        scale = self.bench_scale
+
+        def pixels(planes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            seen = normalised(others, data)
+            return iab.stamped(planes, iab.mask_of(masks, seen), patterns(seen))
+
+        def floats(planes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            assert scale is not None
+            seen, other = normalised_planes(planes, scale), normalised_planes(others, scale)
+            pattern = normalised_planes(patterns(other), scale)
+            return iab.stamped(seen, iab.mask_of(masks, other), pattern)
+
+        return pixels if scale is None else floats
+
+    def as_bytes(self, images: np.ndarray) -> np.ndarray:
+        scale = self.bench_scale
+        return super().as_bytes(images) if scale is None else stored_bytes(images, scale)
 
 
 def partners(count: int, seed: int) -> np.ndarray:

@@ -51,8 +51,8 @@ class SecretCoder(Stage):
     """Adam's rate on both networks."""
     residual_weight: float = Field(2.0, ge=0)
     """Weight of the residual's mean square."""
-    perceptual_weight: float = Field(1.5, ge=0)
-    """Weight of the loss of similarity."""
+    perceptual_weight: float = Field(0.0, ge=0)
+    """Weight of the loss of similarity; 1.5, LPIPS's weight, would swamp the residual's mean square."""
     secret_weight: float = Field(1.5, ge=0)
     """Weight of the secret's cross-entropy."""
 
@@ -109,8 +109,11 @@ class SecretCoder(Stage):
         """Return what the hidden secret costs in likeness."""
         from bdtune.attacks._issba_networks import ssim
 
+        visible = self.residual_weight * residual.square().mean()
+        if self.perceptual_weight == 0:
+            return visible
         unlike = (hidden - clean).square().mean() + 1 - ssim(hidden, clean)
-        return self.residual_weight * residual.square().mean() + self.perceptual_weight * unlike
+        return visible + self.perceptual_weight * unlike
 
 
 def coders(knobs: SecretCoder | SecretImages, image_shape: tuple[int, int, int]) -> tuple[Encoder, Decoder]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.attacks._bench_floats import SCALES
 from bdtune.attacks._shapes import differences, network_shapes
 from bdtune.errors import Problem
 
@@ -42,15 +43,6 @@ COUNTERPARTS = {
     "mobilenet_v2": Counterpart("stem: imagenet", {"features": "body", "classifier.1": "head"}),
 }
 """The networks that both have, by BackdoorBench's name, which is bdtune's too."""
-NORMALISED = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
-    "gtsrb": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "celeba": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
-"""Mean and deviation by which BackdoorBench normalises a data set; others are taken as bdtune's own."""
 
 
 def our_name(name: str, network: str) -> str:
@@ -81,7 +73,7 @@ def model_problems(record: Record, model: Model, num_classes: int, mean: tuple[f
         more = f" and {len(record.broken) - 1} more" if len(record.broken) > 1 else ""
         got = f"nan or infinity in '{record.broken[0]}'{more}"
         return [Problem("attack.hand_over", expected, got, hint=f"Its training diverged; {alone}")]
-    theirs, std = NORMALISED.get(record.data, (mean, ()))
+    theirs, std = SCALES.get(record.data, (mean, ()))
     if not np.allclose(theirs, mean, atol=5e-4):
         expected = f"expected images normalised with the mean {theirs}, as the record's network is"
         hint = (
@@ -102,7 +94,7 @@ def model_problems(record: Record, model: Model, num_classes: int, mean: tuple[f
 def our_state(state: State, network: str, data: str, std: tuple[float, ...]) -> State:
     """Return the weights under bdtune's names, for images normalised by `std`."""
     ours = {our_name(name, network): array for name, array in state.items()}
-    theirs = NORMALISED[data][1] if data in NORMALISED else std
+    theirs = SCALES[data][1] if data in SCALES else std
     scale = (np.asarray(std) / np.asarray(theirs)).astype(np.float32)
     if not np.array_equal(scale, np.ones_like(scale)):
         first = next(name for name in ours if name.startswith("body.") and name.endswith(".weight"))

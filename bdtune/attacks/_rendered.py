@@ -63,7 +63,7 @@ class Rendering(Stage):
             stamp = self.stamp(inputs, ctx)
             for ids, block in batches.in_order(data, max(16, BATCH_PIXELS // (height * width))):
                 planes = stamp(as_planes(block, device), ids)
-                after = quantised(weights.as_array(planes.permute(0, 2, 3, 1)), self.quantise)
+                after = self.as_bytes(weights.as_array(planes.permute(0, 2, 3, 1)))
                 images[ids] = after
                 differences = np.abs(after.astype(np.float32) - block)
                 total += float(differences.mean((1, 2, 3), dtype=np.float64).sum())
@@ -72,6 +72,10 @@ class Rendering(Stage):
         count = max(len(data), 1)
         info = {"mean_change": total / count, "largest_change": largest, "psnr": psnr / count}
         return Artefact({"images": images}, info)
+
+    def as_bytes(self, images: np.ndarray) -> np.ndarray:
+        """Return stamped images, float32 [B, H, W, C], as uint8."""
+        return quantised(images, self.quantise)
 
     def _require_memory(self, data: ImageSet) -> None:
         import psutil

@@ -85,12 +85,18 @@ class AttackedSource(DataSource):
     """Where the attack's own training stages compute; enters keys through those stages."""
 
     @property
+    def bound(self) -> Attack | None:
+        """The attack as it is made on this data set."""
+        return None if self.attack is None else self.attack.for_dataset(self.dataset)
+
+    @property
     def upstream(self) -> Mapping[str, Node]:
-        if self.attack is None:
+        attack = self.bound
+        if attack is None:
             return {}
         clean = FitSet(dataset=self.dataset, root=self.root)
-        nodes = self.attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
-        only = self.attack.one_split
+        nodes = attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
+        only = attack.one_split
         return {name: node for name, node in nodes.items() if only.get(name, self.split) == self.split}
 
     @property
@@ -104,8 +110,8 @@ class AttackedSource(DataSource):
         return self.seed if self.attack is None else self.attack.plan_seed(self.attack_seed)
 
     def identity(self) -> dict[str, Any]:
-        attack = self.attack.identity_for(self.split) if self.attack else None
-        return {**super().identity(), "attack": attack}
+        attack = self.bound
+        return {**super().identity(), "attack": attack.identity_for(self.split) if attack else None}
 
 
 def _stamped(split: Split, attack: Attack, ids: np.ndarray | None) -> Images:
@@ -131,10 +137,11 @@ class TriggeredTest(AttackedSource):
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> TriggeredSet:
         split = resident.split(self.dataset, "test")
         labels = np.asarray(split.labels)
-        if self.attack is None:
+        attack = self.bound
+        if attack is None:
             images = np.zeros((0, *split.images.shape[1:]), np.uint8)
             return TriggeredSet(images, labels[:0], **self._facts(), goals=labels[:0])
-        attack = self.attack.equip(artefacts)
+        attack = attack.equip(artefacts)
         ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
         goals = attack.test_labels(labels[ids], self.dataset.num_classes)
         stamped = _stamped(split, attack, None if len(ids) == len(labels) else ids)
@@ -149,13 +156,15 @@ class CoverTest(AttackedSource):
     split: ClassVar[SplitName] = "test"
 
     def identity(self) -> dict[str, Any]:
-        assert self.attack is not None
-        return {**super().identity(), "attack": self.attack.as_cover().identity_for("test")}
+        attack = self.bound
+        assert attack is not None
+        return {**super().identity(), "attack": attack.as_cover().identity_for("test")}
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
-        assert self.attack is not None
+        attack = self.bound
+        assert attack is not None
         split = resident.split(self.dataset, "test")
-        images = _stamped(split, self.attack.equip(artefacts).as_cover(), None)
+        images = _stamped(split, attack.equip(artefacts).as_cover(), None)
         return ImageSet(images, np.asarray(split.labels), **self._facts())
 
 
@@ -204,7 +213,8 @@ class TrainSource(AttackedSource):
         labels = np.asarray(split.labels)
         plan, observed, kept = self._planned(labels)
         ids = np.flatnonzero(~kept if held_out else kept)
-        attack = self.attack.equip(artefacts) if self.attack else None
+        attack = self.bound
+        attack = attack.equip(artefacts) if attack else None
         images: Images
         if not isinstance(split.images, np.ndarray):
             images = sealed(poisoned_stream(split.images, attack, plan, ids))

@@ -2,10 +2,11 @@
 
 Source: Revisiting the Assumption of Latent Separability for Backdoor Defenses (Qi et al., 2023),
 OpenReview:_wSHsgrVali, section 4 (adaptive patch); rates of its code, of GSSD's appendix C, of BackdoorBox.
-Departures: own drawings stand in for the four pictures, with their sizes, places and opacities. A row's patch
-is its rank in the drawn order modulo 4, as in BackdoorBox; the authors' code gives each quarter of the sorted
-rows one patch, which ties patches to classes where a set is sorted by class. Pixels are rounded; dialect
-backdoorbox fixes rows, counts and which patches meet at test time.
+Departures: own drawings stand in for three of the four pictures, with their sizes, places and opacities; the
+ember has the channel means and deviations of the picture it replaces. The corner checkers are the authors'.
+A row's patch is its rank in the drawn order modulo 4, as in BackdoorBox; the authors' code gives each quarter
+of the sorted rows one patch, which ties patches to classes where a set is sorted by class. Pixels are
+rounded; dialect backdoorbox fixes rows, counts and which patches meet at test time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ BOX_ORDER = (0, 2, 1, 3)
 
 class AdapPatch(DialectAttack):
     """x' = x + a_k m_k (P_k - x), with one trigger k of four for each row; several at once at test time."""
+
+    version: ClassVar[int] = 2  # 1 had five white cells in each corner and a flatter ember
 
     dialect: Literal["canonical", "backdoorbox"] = "canonical"
     """canonical: this file's rules; backdoorbox: its rows, counts and numbering of the patches."""

@@ -7,7 +7,8 @@ Departures: the generator's gradient is cleared at each step, where the authors'
 of the side and not rotated; differences below 1e-7 have no gradient. Images are rendered once, in evaluation
 mode, and kept as bytes, also those of rows that no plan poisons. A cover row carries the trigger of a partner
 that `trigger_seed` fixes, and its own label. Dialect backdoorbench poisons the first rows of each batch, as
-the stored set has them, and covers the next; the partners are bdtune's own, as those of a running generator.
+the stored set has them, and covers the next; its generators end in tanh twice, and it stamps images as its
+data set normalises them, and truncates. The partners are bdtune's own, as those of a running generator.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
 class Dynamic(DialectAttack):
     """x' = x + m(x) (p(x) - x), with a mask m and a pattern p that two networks make of the image."""
 
+    version: ClassVar[int] = 2  # 1 compared patterns that were not normalised; backdoorbench stamped bytes
+
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
-    """canonical: this file's rules; backdoorbench: its truncation, and the rows of its stored set."""
+    """canonical: this file's rules; backdoorbench: its generators, its bytes, the rows of its stored set."""
     cover_rate: Rate = 0.0
     """Fraction of `rate_basis` that carries another image's trigger and keeps its label."""
     widths: Widths = (32, 64, 128)
@@ -67,6 +70,7 @@ class Dynamic(DialectAttack):
         "cross_test": "test",
     }
     batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
+    normalises: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
         "abl/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
@@ -84,11 +88,12 @@ class Dynamic(DialectAttack):
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         attacker = Attacker(clean, self.trigger_seed, numerics)
-        masks = attacker.node(MaskTraining(widths=self.widths, recipe=self.masks), data=clean)
-        training = PatternTraining(widths=self.widths, recipe=self.patterns, target=self.target)
+        shape: dict[str, Any] = {"widths": self.widths, "bench_scale": self.bench_scale}
+        masks = attacker.node(MaskTraining(**shape, recipe=self.masks), data=clean)
+        training = PatternTraining(**shape, recipe=self.patterns, target=self.target)
         model = Given(plugin=self.surrogate_model)
         made = {"masks": masks, "patterns": attacker.node(training, data=clean, masks=masks, model=model)}
-        own = InputAwareImages(widths=self.widths, quantise=self.quantise)
+        own = InputAwareImages(**shape, quantise=self.quantise)
         nodes = {
             "train": attacker.node(own, data=clean, **made),
             "test": attacker.node(own, data=attacker.test, **made),

@@ -5,8 +5,9 @@ section 3; the warp used directly as a trigger, as in GSSD, and with cover rows 
 Departures: the paper poisons a new part of every batch while it trains; here the poisoned rows are fixed, and
 so is each cover row's disturbance, which its sample id decides. Pixels are uint8, so a part of a sub-pixel
 warp is rounded away. The grid is made in float64, so about one of 10,000 values differs by one grey level
-from PyTorch's float32, in the dialects too (backdoorbench: a few more, as it passes through normalised
-floats). Nor has a dialect the toolkits' cover disturbances, which depend on all that was drawn before.
+from PyTorch's float32, in dialect backdoorbox too. Dialect backdoorbench warps the images as its data set
+normalises them, and truncates, in PyTorch's float32: the same bytes, up to a third of them a level darker in
+flat areas. Neither has the toolkits' cover disturbances, which depend on all that was drawn before.
 BackdoorBench builds its network before it draws the field: give its saved `noise_grid` as `control_field`.
 """
 
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from bdtune.attacks import _torch_warp, _warp
 from bdtune.attacks._base import Attack
+from bdtune.attacks._bench_floats import CIFAR10, normalised, stored_bytes
 from bdtune.attacks._dialects import MAX_SEED, DialectAttack, first_of_batches, torch_uniform
 from bdtune.attacks._pattern_files import file_digest, stored_array
 from bdtune.attacks._plan import Role
-from bdtune.attacks._warp import identity_grid, sampled, upsampled
 from bdtune.engine.key import sample_generator
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import UserFile
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 class WaNet(DialectAttack):
     """x' = x read at clip(gr (b + s n / side)), with identity grid b and an upsampled control field n."""
+
+    version: ClassVar[int] = 2  # 1 did not normalise in dialect backdoorbench
 
     strength: float = Field(0.5, ge=0.0)
     """s; at 0.5 the mean displacement is 0.19 pixels on each axis, at every image size."""
@@ -55,6 +59,7 @@ class WaNet(DialectAttack):
     min_undefended_asr: ClassVar[float] = 0.85
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbox": {"quantise": "round"}}
     batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
+    normalises: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/wanet": {"rate": 0.1, "target": 0},
         "gssd/wanet_224": {"rate": 0.1, "target": 0, "control_points": 224, "strength": 1.0},
@@ -78,13 +83,27 @@ class WaNet(DialectAttack):
         grid = self.grid(*images.shape[1:3])
         cover = rows.role == Role.COVER
         if not cover.any():
-            return sampled(images, grid)
-        images[~cover] = sampled(images[~cover], grid)
-        images[cover] = sampled(images[cover], np.clip(grid + self._disturbance(images, rows[cover]), -1, 1))
+            return _warp.sampled(images, grid)
+        images[~cover] = _warp.sampled(images[~cover], grid)
+        disturbed = np.clip(grid + self._disturbance(images, rows[cover]), -1, 1)
+        images[cover] = _warp.sampled(images[cover], disturbed)
         return images
 
+    def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        scale = self.bench_scale or CIFAR10
+        grid = self.grid(*images.shape[1:3])
+        seen = normalised(images, scale)
+        cover = rows.role == Role.COVER
+        seen[~cover] = _torch_warp.sampled(seen[~cover], grid)
+        disturbance = self._disturbance(images, rows[cover]).astype(np.float32)
+        seen[cover] = _torch_warp.sampled(seen[cover], np.clip(grid + disturbance, -1, 1))
+        return stored_bytes(seen, scale)
+
     def grid(self, height: int, width: int) -> np.ndarray:
-        """Return where the triggered image reads its pixels: float64 [H, W, 2] in [-1, 1], x and y."""
+        """Return where the triggered image reads its pixels: float64 [H, W, 2] in [-1, 1], x and y.
+
+        In dialect backdoorbench float32, as PyTorch makes it.
+        """
         path = self.control_field
         return _grid(self, path and file_digest(path, "control_field"), height, width)
 
@@ -126,9 +145,11 @@ class WaNet(DialectAttack):
 
 @lru_cache(maxsize=8)
 def _grid(attack: WaNet, _field_digest: str | None, height: int, width: int) -> np.ndarray:
-    field = np.moveaxis(upsampled(attack._field(), height, width), 0, -1)
-    moved = identity_grid(height, width) + attack.strength * field / np.array([width, height])
-    grid = np.clip(attack.grid_rescale * moved, -1, 1)
+    is_bench = attack.dialect == "backdoorbench"
+    kind, made_by = (np.float32, _torch_warp) if is_bench else (np.float64, _warp)
+    field = np.moveaxis(made_by.upsampled(attack._field().astype(kind), height, width), 0, -1)
+    moved = kind(attack.strength) * field / np.array([width, height], kind)
+    grid = np.clip(kind(attack.grid_rescale) * (made_by.identity_grid(height, width) + moved), -1, 1)
     grid.flags.writeable = False
     return grid
 

@@ -57,6 +57,7 @@ def dataset_picture(
         class_names=selection.records.class_names,
         columns=columns,
     )
+    attack = attack.for_dataset(dataset)
     plan = _plan(attack, selection.labels, seed, dataset.num_classes)
     return _save(_picture(selection.read, selection.labels, attack, plan, look), path)
 

@@ -125,18 +125,38 @@ def test_where_each_trigger_lies_and_how_strong_it_is(number):
 
 
 def test_the_drawings_have_the_measures_of_the_pictures_they_replace():
-    assert ember(5).colours.mean() == pytest.approx(0.82, abs=0.02)
+    levels = ember(5).colours.reshape(-1, 3) * 255
+    assert levels.mean(0) == pytest.approx((180, 204, 244), abs=1)
+    assert levels.std(0) == pytest.approx((64, 44, 10), abs=1)
     assert 135 <= swirl(13).mask.sum() <= 145
     assert drawn(CORNERS, 32, 32).mask.sum() == 36
     assert len(np.unique(trojan(8).colours.reshape(-1, 3), axis=0)) == 64
 
 
+FOUR_CELLS = np.array([[255, 0, 255], [0, 255, 0], [255, 0, 0]])
+"""The upper left corner; the others are its mirror images."""
+
+
+def four_corners(image):
+    """Return the corners' 3x3 pixels, each turned to the upper left by mirroring."""
+    flipped = (image, image[:, ::-1], image[::-1], image[::-1, ::-1])
+    return [each[:3, :3] for each in flipped]
+
+
+def test_a_corner_has_four_white_cells_and_none_towards_the_middle():
+    attack = patch(opacity=(1.0, 1.0, 1.0, 1.0))
+    plan = attack.plan(LABELS, seed=0)
+    row = plan.poison_ids[plan.extras["trigger"][plan.poison_ids] == 2][0]
+    image = attack.apply(grey(), IDS, plan)[row]
+    assert (image == 255).all(-1).sum() == 16
+    for corner in four_corners(image):
+        assert (corner == FOUR_CELLS[..., None]).all()
+
+
 def test_test_images_carry_several_opaque_triggers_at_once():
     image = patch().trigger(grey(n=1), np.zeros(1))[0]
-    checker = np.array([[255, 0, 255], [0, 255, 0], [255, 0, 255]])
-    for rows in (slice(0, 3), slice(29, 32)):
-        for columns in (slice(0, 3), slice(29, 32)):
-            assert (image[rows, columns] == checker[..., None]).all()
+    for corner in four_corners(image):
+        assert (corner == FOUR_CELLS[..., None]).all()
     left, right = image[27:, :5], image[27:, 27:]
     assert np.array_equal(left[:2], right[:2])
     assert np.array_equal(left[:2], np.rint(ember(5).colours[:2] * 255))

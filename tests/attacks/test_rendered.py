@@ -6,10 +6,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torchvision import transforms
 
 import bdtune
 from bdtune.attacks import _iab_networks as iab
-from bdtune.attacks._iab_stages import MaskTraining, PatternRecipe, partners
+from bdtune.attacks._iab_pattern import _Step
+from bdtune.attacks._iab_stages import MaskTraining, PatternRecipe, new_generator, partners
 from bdtune.attacks._issba_networks import Decoder, Encoder, ssim
 from bdtune.attacks._issba_stages import SecretCoder, SecretImages, coders
 from bdtune.attacks._sources import CleanTest, CoverTest, FitSet, TriggeredTest
@@ -17,8 +19,9 @@ from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
+from bdtune.training.data import ImageSet
 from bdtune.training.loop import make_optimizer
-from bdtune.training.weights import load_optimizer, optimizer_state
+from bdtune.training.weights import load_module, load_optimizer, optimizer_state
 from tests.doubles import Memory
 from tests.trained import NUMERICS, equipped, merged, quick, shown, store, upstream
 
@@ -127,6 +130,16 @@ def test_the_secret_is_learnt_before_it_is_hidden(images):
     secret = torch.tensor(bdtune.attack("issba", coder=coder).secret)
     read = (decoder(hidden) > 0).long()
     assert (read == secret).float().mean() > 0.9
+
+
+def test_by_default_the_residuals_mean_square_decides_how_visible_a_secret_is():
+    """At 30 dB, where the authors' loss ends, no other term may weigh as much."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(8, 3, SIDE, SIDE, generator=generator) * 0.6 + 0.2
+    residual = torch.randn(clean.shape, generator=generator) * 10 ** (-30 / 20)
+    visible = SecretCoder()._visible(clean, residual, (clean + residual).clamp(0, 1))
+    assert visible.item() == pytest.approx(2 * residual.square().mean().item(), rel=0.1)
+    assert visible < SecretCoder(perceptual_weight=1.5)._visible(clean, residual, clean + residual) / 4
 
 
 def test_the_secret_follows_the_trigger_seed():
@@ -267,6 +280,63 @@ def test_diversity_rewards_different_triggers_and_survives_equal_ones():
     assert far < near
     iab.diversity(seen, other, made, made.detach()).backward()
     assert made.grad.isfinite().all()
+
+
+def test_patterns_are_compared_normalised_as_the_images_are():
+    """As in the authors' code; as they are, the term would weigh 1 / std times as much."""
+    data = ImageSet(np.zeros((8, SIDE, SIDE, 3), np.uint8), np.zeros(8, np.int64), 4, (0.5,) * 3, (0.25,) * 3)
+    generator = torch.Generator().manual_seed(0)
+    planes, others = (torch.rand(8, 3, SIDE, SIDE, generator=generator) for _ in range(2))
+    step = _Step(
+        masks=torch.nn.Identity(),
+        patterns=lambda seen: (seen * 0.1 + 0.5).clamp(0, 1),
+        classifier=lambda seen: torch.zeros(len(seen), 4),
+        data=data,
+        recipe=PatternRecipe(poison_share=0.5, cross_share=0.5, diversity_weight=2.0),
+        target=0,
+    )
+    loss, _ = step(planes, torch.zeros(8, dtype=torch.long), others)
+    own, other = ((each - 0.5) / 0.25 for each in (planes[:4], others[4:]))
+    made, made_other = ((each * 0.1 + 0.5 - 0.5) / 0.25 for each in (own, other))
+    rms = [(a - b).square().mean((1, 2, 3)).sqrt() for a, b in ((own, other), (made, made_other))]
+    assert loss.item() == pytest.approx(np.log(4) + 2.0 * (rms[0] / rms[1]).mean().item(), rel=1e-5)
+
+
+def test_generators_of_backdoorbench_end_in_tanh_twice():
+    body = torch.nn.Identity()
+    for twice, ends in ((False, (0.0, 1.0)), (True, (0.1192, 0.8808))):
+        generator = iab.Generator(3, 3, (4,), twice=twice)
+        generator.body = body
+        assert generator(torch.tensor([-50.0, 50.0])).tolist() == pytest.approx(ends, abs=1e-4)
+
+
+def test_backdoorbench_stores_what_was_stamped_as_the_network_sees_it(images):
+    """Byte for byte what torchvision's normalisations and `ToPILImage` make of the same networks' outputs."""
+    made = attack("dynamic", dialect="backdoorbench", cover_rate=0.1)
+    nodes = upstream(made, images)
+    data = nodes["train"].inputs["data"].load(InProcess(), {})
+    mean, std = data.mean, data.std
+    seen = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    undone = [transforms.Normalize([0.0] * 3, [1 / each for each in std])]
+    undone += [transforms.Normalize([-each for each in mean], [1.0] * 3)]
+    pixels = torch.stack([seen(image) for image in images]).to(memory_format=torch.channels_last)
+    rendered = equipped(made, images)
+    partner = partners(N, made.trigger_seed)
+    for name, others in (("train", pixels), ("cross", pixels[torch.from_numpy(partner)])):
+        masks, patterns = (generator_of(nodes[name], data, part) for part in ("masks", "patterns"))
+        with torch.inference_mode():
+            pattern = transforms.Normalize(mean, std)(patterns(others))
+            stamped = pixels + (pattern - pixels) * torch.tanh(masks(others) * 20 - 10).div(2).add(0.5)
+        stored = [np.asarray(transforms.ToPILImage()(image)) for image in transforms.Compose(undone)(stamped)]
+        assert np.array_equal(rendered.artefact(name).arrays["images"], np.stack(stored))
+
+
+def generator_of(node, data, part):
+    """Return a trained generator of the input-aware attack, by the name of its artefact."""
+    channels = {"masks": 1, "patterns": 3}[part]
+    network = new_generator(node.stage, data, channels, Context(numerics=NUMERICS)).eval()
+    load_module(network, made_of(node, part).arrays, f"{part.removesuffix('s')}.")
+    return network
 
 
 def test_two_optimizers_resume_as_one():

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torchvision import transforms
 
 import bdtune
-from bdtune.attacks._plan import Role
+from bdtune.attacks import _torch_warp
+from bdtune.attacks._bench_floats import scale_of
+from bdtune.attacks._plan import Role, Rows
+from bdtune.attacks._sources import TriggeredTest
 from bdtune.attacks._warp import identity_grid, sampled, upsampled
+from bdtune.datasets._resident import InProcess
 from bdtune.errors import ConfigError
+from tests.trained import NUMERICS, shown
 
 IDS = np.arange(6)
 
@@ -73,8 +79,6 @@ def test_cover_rows_are_disturbed_by_what_their_id_decides(images):
     stamped = attack.apply(same, IDS, plan)
     assert np.array_equal(stamped[plan.poison_ids[0]], attack.trigger(same, IDS)[0])
     assert len(np.unique(stamped.reshape(6, -1), axis=0)) == 1 + 1 + 3  # clean, poison, each cover row
-    from bdtune.attacks._plan import Rows
-
     rows = Rows("train", plan.cover_ids, np.full(3, Role.COVER, np.uint8))
     jitter = attack._disturbance(same[:3], rows) * 32
     assert -1 <= jitter.min() < -0.99
@@ -221,3 +225,99 @@ def test_a_dialects_field_takes_seeds_of_32_bits(dialect, tmp_path):
     given = {"dialect": dialect, "control_field": tmp_path / "field.npy"}  # nothing is drawn then
     for attack in (bdtune.attack("wanet", **each, trigger_seed=2**32) for each in ({}, given)):
         attack.grid(8, 8)
+
+
+# --- dialect backdoorbench, against PyTorch and torchvision
+
+
+def stored_by_backdoorbench(images, grids, scale):
+    """Return what is stored of images (uint8 [n, H, W, C]) that were warped as the network sees them."""
+    mean, std = scale
+    seen = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    undone = transforms.Compose(
+        [
+            transforms.Normalize([0.0, 0.0, 0.0], [1 / each for each in std]),
+            transforms.Normalize([-each for each in mean], [1.0, 1.0, 1.0]),
+        ]
+    )
+    pixels = torch.stack([seen(image) for image in images])
+    warped = undone(functional.grid_sample(pixels, grids, align_corners=True))
+    return np.stack([np.asarray(transforms.ToPILImage()(image)) for image in warped])
+
+
+def torchs_grid(field, side, s, rescale):
+    """Return the grid, float32 [H, W, 2], of a field [1, 2, k, k], and the upsampled field."""
+    noise = functional.interpolate(field, size=side, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    line = torch.linspace(-1, 1, steps=side)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.clamp((torch.stack((x, y), 2)[None] + s * noise / side) * rescale, -1, 1), noise
+
+
+def some_images(side):
+    """Return 16 images: half of them noise, half of one colour each."""
+    generator = np.random.default_rng(side)
+    noisy = generator.integers(0, 256, (8, side, side, 3), dtype=np.uint8)
+    flat = np.broadcast_to(generator.integers(0, 256, (8, 1, 1, 3), dtype=np.uint8), noisy.shape)
+    return np.concatenate([noisy, flat])
+
+
+@pytest.mark.parametrize(
+    ("side", "points", "s", "rescale"),
+    [(32, 4, 0.5, 1.0), (28, 7, 0.3, 0.98), (33, 2, 2.0, 1.0), (64, 4, 0.5, 1.0)],
+)
+def test_the_grid_of_backdoorbench_is_pytorchs_to_the_last_bit(tmp_path, side, points, s, rescale):
+    field = torch.rand(1, 2, points, points, generator=torch.Generator().manual_seed(side)) * 2 - 1
+    theirs, noise = torchs_grid(field, side, s, rescale)
+    assert np.array_equal(_torch_warp.upsampled(field[0].numpy(), side, side), noise[0].permute(2, 0, 1))
+    np.save(tmp_path / "noise_grid.npy", noise.numpy())
+    knobs = {"strength": s, "grid_rescale": rescale, "control_field": tmp_path / "noise_grid.npy"}
+    attack = bdtune.attack("wanet", dialect="backdoorbench", **knobs)
+    assert np.array_equal(attack.grid(side, side), theirs[0].numpy())
+
+
+@pytest.mark.parametrize("name", ["cifar10", "gtsrb", "tiny_imagenet", "digits"])
+def test_backdoorbench_stores_what_was_warped_as_the_network_sees_it(name):
+    """Byte for byte, poison and cover rows; the data set decides by which numbers it is normalised."""
+    dataset = bdtune.dataset(name)
+    attack = bdtune.attack("wanet", dialect="backdoorbench", rate=0.5, cross_ratio=1.0).for_dataset(dataset)
+    images, ids = some_images(32), np.arange(16)
+    plan = attack.plan(ids % 10, seed=0)
+    assert (len(plan.poison_ids), len(plan.cover_ids)) == (8, 8)
+    grid = torch.from_numpy(attack.grid(32, 32).copy())
+    rows = Rows("train", plan.cover_ids, np.full(8, Role.COVER, np.uint8))
+    jitter = torch.from_numpy(attack._disturbance(images[plan.cover_ids], rows)).float()
+    stamped = attack.apply(images, ids, plan)
+    scale = scale_of(dataset)
+    poison = stored_by_backdoorbench(images[plan.poison_ids], grid.repeat(8, 1, 1, 1), scale)
+    assert np.array_equal(stamped[plan.poison_ids], poison)
+    cover = stored_by_backdoorbench(images[plan.cover_ids], (grid + jitter).clamp(-1, 1), scale)
+    assert np.array_equal(stamped[plan.cover_ids], cover)
+    triggered = stored_by_backdoorbench(images, grid.repeat(16, 1, 1, 1), scale)
+    assert np.array_equal(attack.trigger(images, ids), triggered)
+
+
+def test_flat_areas_lose_a_level_in_backdoorbench():
+    attack = bdtune.attack("wanet", dialect="backdoorbench")
+    every = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 32, 32, 3))
+    lost = every.astype(int) - attack.trigger(every, np.arange(256))
+    assert set(np.unique(lost)) == {0, 1}
+    assert 0.2 < lost.mean() < 0.4
+
+
+def test_the_scale_is_in_the_key_of_backdoorbenchs_dialect_alone():
+    sets = [bdtune.dataset(name) for name in ("cifar10", "gtsrb")]
+    canonical, bench = (
+        [bdtune.attack("wanet", dialect=dialect).for_dataset(each).identity() for each in sets]
+        for dialect in ("canonical", "backdoorbench")
+    )
+    assert canonical[0] == canonical[1]
+    assert bench[0] != bench[1]
+    assert bench[0] == bdtune.attack("wanet", dialect="backdoorbench").identity()  # CIFAR-10's by default
+
+
+def test_sources_make_the_attack_for_their_data_set(images):
+    dataset = shown(images, np.arange(6) % 4)
+    attack = bdtune.attack("wanet", dialect="backdoorbench")
+    found = TriggeredTest(dataset=dataset, attack=attack, numerics=NUMERICS).load(InProcess(), {})
+    assert np.array_equal(found.images, attack.for_dataset(dataset).trigger(images, IDS))
+    assert not np.array_equal(found.images, attack.trigger(images, IDS))

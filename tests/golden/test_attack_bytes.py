@@ -262,8 +262,9 @@ def test_cover_rows_of_backdoorbenchs_input_aware_attack():
         ("blend", {"pattern": "noise"}, "8ea551d1771953ca"),
         ("wanet", {}, "7d4b74fd31defd4e"),
         ("wanet", {"dialect": "backdoorbox"}, "4ec0bd43f1323064"),
+        ("wanet", {"dialect": "backdoorbench", "cross_ratio": 1.0}, "2326e38b53cebd71"),
         ("adap_blend", {"pattern": "noise"}, "9e35217d08d067ee"),
-        ("adap_patch", {}, "4c60e25bc6d8b15e"),
+        ("adap_patch", {}, "570e5fd20f3cf61b"),
     ],
 )
 def test_bytes_of_this_version(images, name, knobs, expected):
