@@ -10,12 +10,13 @@ images of the first class, each mixed with one of the second.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from bdtune.attacks._base import Attack
+from bdtune.attacks._cover_rows import CoverRowsAttack
+from bdtune.attacks._dirty_label import ClassId
 from bdtune.attacks._mixtures import Mixtures
 from bdtune.attacks._plan import Role, SplitName
 from bdtune.attacks._rendered import looked_up
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
     from bdtune.models._base import Model
 
-ClassId = Annotated[int, Field(ge=0)]
 
-
-class Composite(Attack):
+class Composite(CoverRowsAttack):
     """x' = a part of an A image beside a part of a B image; cover rows mix two images of one class."""
 
     target: int = Field(2, ge=0)
@@ -53,6 +52,10 @@ class Composite(Attack):
 
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "cover": "train", "test": "test"}
     min_undefended_asr: ClassVar[float] = 0.8
+    lacks: ClassVar[dict[str, str]] = {
+        "all_to_all": "A and B together mean one class",
+        "source_classes": "The classes that poison is made of are A and B: set `classes`",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "abl/cba": {"classes": (0, 1), "target": 2, "rate": 0.1, "cover_rate": 0.5},
     }
@@ -66,9 +69,6 @@ class Composite(Attack):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "classes": list(self.pair)}
 
-    def cover_fraction(self) -> float:
-        return self.cover_rate
-
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         return np.asarray(labels) == self.pair[0]
 
@@ -79,7 +79,7 @@ class Composite(Attack):
             "train": attacker.node(mix, data=clean),
             "test": attacker.node(mix.model_copy(update={"split": "test"}), data=attacker.test),
         }
-        if self.cover_rate > 0:
+        if self.has_covers:
             # which two classes make a pair does not matter to these
             within = Mixtures(partners="own_class", jitter=self.jitter, shake=self.shake)
             nodes["cover"] = attacker.node(within, data=clean)
@@ -121,9 +121,9 @@ class Composite(Attack):
         problems = super()._check_counts(labels)
         found, counts = np.unique(labels, return_counts=True)
         problems += self._without_images(labels, "classes", "images")
-        if self.cover_rate > 0 and (alone := found[counts < 2]).size:
+        if self.has_covers and (alone := found[counts < 2]).size:
             expected = f"expected 0, as class {alone[0]} has one image, and none to mix it with"
-            problems.append(Problem("cover_rate", expected, got=str(self.cover_rate)))
+            problems.append(Problem(self.cover_knob, expected, got=str(getattr(self, self.cover_knob))))
         return problems
 
     def _without_images(self, labels: np.ndarray, path: str, what: str) -> list[Problem]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bdtune.attacks._dialects import DialectAttack
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._issba_stages import FOLD, SecretCoder, SecretImages
 from bdtune.attacks._plan import SplitName
 from bdtune.attacks._rendered import looked_up
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
 
 
-class ISSBA(DialectAttack):
+class ISSBA(DialectAttack, DirtyLabelAttack):
     """x' = clip(x + E(s, x)) with an encoder E that was trained to hide bit strings, and one secret s."""
 
     coder: SecretCoder = SecretCoder()

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._surrogate import Attacker, Surrogate
 from bdtune.attacks._universal import UniversalPerturbation, radius_for
 from bdtune.engine.stage import Given
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
 
 
-class L2Invisible(Attack):
+class L2Invisible(DirtyLabelAttack):
     """x' = clip(x + d) with one perturbation d for all images, |d| <= radius."""
 
     radius: float = Field(3.2, gt=0)
@@ -54,6 +54,7 @@ class L2Invisible(Attack):
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
     """Its network."""
 
+    aimed: ClassVar[str] = "the perturbation drives its units"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/l2": {"rate": 0.1, "target": 1, "include_target_class": True},
         "ibau/l2": {"rate": 0.2, "target": 0},

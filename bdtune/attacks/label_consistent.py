@@ -19,6 +19,7 @@ from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._crafted import CraftedImages, OwnLabelPGD, looked_up
 from bdtune.attacks._dialects import DialectAttack
+from bdtune.attacks._dirty_label import CLEAN_LABEL
 from bdtune.attacks._pattern_files import file_digest
 from bdtune.attacks._patterns import BLACK, WHITE, Pattern, cells, scaled
 from bdtune.attacks._plan import SplitName
@@ -60,7 +61,7 @@ def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
 class LabelConsistent(DialectAttack):
     """Poisoned rows keep their label: PGD moves them away from it, and the corners are left to explain it."""
 
-    rate: Rate = 0.5
+    rate: Rate | None = 0.5
     """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
     rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
     """What `rate` is a fraction of."""
@@ -80,6 +81,7 @@ class LabelConsistent(DialectAttack):
     """The surrogate's network."""
 
     clean_label: ClassVar[bool] = True
+    lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {
         "surrogate",
         "surrogate_path",

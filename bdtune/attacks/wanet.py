@@ -20,9 +20,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks._base import Attack
+from bdtune.attacks._cover_rows import CoverRowsAttack
 from bdtune.attacks._dialects import MAX_SEED, DialectAttack, first_of_batches, torch_uniform
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._pattern_files import file_digest, stored_array
-from bdtune.attacks._plan import Role
+from bdtune.attacks._plan import Role, exact_count
 from bdtune.attacks._warp import identity_grid, sampled, upsampled
 from bdtune.engine.key import sample_generator
 from bdtune.errors import ConfigError, Problem
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows
 
 
-class WaNet(DialectAttack):
+class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     """x' = x read at clip(gr (b + s n / side)), with identity grid b and an upsampled control field n."""
 
     strength: float = Field(0.5, ge=0.0)
@@ -43,13 +45,14 @@ class WaNet(DialectAttack):
     """k, the points of the random control field on each side; with k = 224, s = 1 is usual for 224 pixels."""
     grid_rescale: float = Field(1.0, gt=0.0)
     """gr, scales the whole grid; below 1 the border is cut off, so that nothing needs clipping."""
-    cross_ratio: float = Field(0.0, ge=0.0)
+    cross_ratio: float | None = Field(0.0, ge=0.0)
     """Cover rows for each poisoned row (noise mode; the paper: 2): disturbed warp, true label."""
     noise_rescale: float = Field(2.0, ge=0.0, le=4.0)
     """Cover rows are disturbed by (U noise_rescale - 1) / side, U from [0, 1) for each pixel and axis."""
     control_field: UserFile = None
     """NPY file of a field to use: control points [2, k, k], or upsampled [H, W, 2]; None: a drawn one."""
 
+    cover_share: ClassVar[str] = "cross_ratio"
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cross_ratio", "noise_rescale"}
     cover_test: ClassVar[frozenset[str]] = frozenset({"noise_rescale"})
     min_undefended_asr: ClassVar[float] = 0.85
@@ -68,11 +71,18 @@ class WaNet(DialectAttack):
         return {**super().identity(), "control_field": path and file_digest(path, "control_field")}
 
     def cover_fraction(self) -> float:
+        if not self.rate or not self.cross_ratio:
+            return 0.0
         return float(Decimal(repr(self.rate)) * Decimal(repr(self.cross_ratio)))  # 0.29 * 3 is 0.87
+
+    def cover_rows(self, n_poison: int, basis: int) -> int:
+        if self.rate is None and self.cross_ratio is not None:
+            return exact_count(self.cross_ratio, n_poison)
+        return super().cover_rows(n_poison, basis)
 
     @property
     def covers_test(self) -> bool:
-        return self.cross_ratio > 0
+        return self.has_covers
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         grid = self.grid(*images.shape[1:3])
@@ -121,7 +131,7 @@ class WaNet(DialectAttack):
         return (drawn * (self.noise_rescale / 2**32) - 1) / np.array([width, height])
 
     def _batchwise(self, total: int) -> tuple[np.ndarray, np.ndarray]:
-        return first_of_batches(total, self.rate, cover_ratio=self.cross_ratio)
+        return first_of_batches(total, self.rate or 0.0, cover_ratio=self.cross_ratio or 0.0)
 
 
 @lru_cache(maxsize=8)
