@@ -74,10 +74,8 @@ class Attack(Plugin):
     """Knobs that cannot change the training set: trials that differ only in them share their training."""
     cover_test: ClassVar[frozenset[str]] = frozenset()
     """Knobs among `train_only` that change test images stamped as cover rows are; see `covers_test`."""
-    newer: ClassVar[frozenset[str]] = frozenset(
-        {"count", "cover_count", "all_to_all", "source_classes", "delta_path", "crafted_path"}
-    )
-    """Knobs that are in no key while they have their default: keys of before there were such knobs hold."""
+    newer: ClassVar[frozenset[str]] = frozenset({"count"})
+    """Knobs of a class that are in no key at their default: keys from before there were such knobs hold."""
     lacks: ClassVar[dict[str, str]] = {}
     """Knobs of other attacks that this one cannot have, each with the reason, a sentence without its end."""
     one_split: ClassVar[dict[str, SplitName]] = {}
@@ -207,7 +205,8 @@ class Attack(Plugin):
     def identity(self) -> dict[str, Any]:
         """Return what the attack adds to a key; `target` is nothing to an attack without one."""
         fields = type(self).model_fields
-        unused = {name for name in self.newer & fields.keys() if getattr(self, name) == fields[name].default}
+        newer = {name for base in type(self).__mro__ for name in vars(base).get("newer", ())}
+        unused = {name for name in newer if getattr(self, name) == fields[name].default}
         if self.single_target is None:
             unused.add("target")
         return {name: value for name, value in super().identity().items() if name not in unused}

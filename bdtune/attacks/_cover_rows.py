@@ -15,6 +15,7 @@ class CoverRowsAttack(Attack):
     cover_count: int | None = Field(None, ge=0)
     """Number of cover rows, instead of a share."""
 
+    newer: ClassVar[frozenset[str]] = frozenset({"cover_count"})
     cover_share: ClassVar[str] = "cover_rate"
     """The knob that gives cover rows as a share: null where `cover_count` is given."""
 

@@ -30,6 +30,7 @@ class DirtyLabelAttack(Attack):
     source_classes: tuple[ClassId, ...] | None = Field(None, min_length=1)
     """Classes that poison, cover rows and triggered test images are of; null: see `include_target_class`."""
 
+    newer: ClassVar[frozenset[str]] = frozenset({"all_to_all", "source_classes"})
     aimed: ClassVar[str] = ""
     """Why the trigger needs one target class, as a clause; empty where it does not."""
 

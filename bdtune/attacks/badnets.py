@@ -52,7 +52,6 @@ class BadNets(DialectAttack, PatternAttack):
     opacity: Rate = 1.0
     """a; 1 overwrites the pixels exactly."""
 
-    newer: ClassVar[frozenset[str]] = PatternAttack.newer - {"all_to_all"}
     black_is_clear: ClassVar[bool] = True
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
         "backdoorbench": {"opacity": 1.0},
@@ -80,6 +79,9 @@ class BadNets(DialectAttack, PatternAttack):
             "target": 1,
         },
     }
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "all_to_all": self.all_to_all}  # which its keys have always said
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         _, height, width, channels = images.shape

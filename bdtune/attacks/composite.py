@@ -1,9 +1,10 @@
 """CBA (composite backdoor): no patch; the trigger is that two ordinary classes are seen together.
 
 Source: Composite Backdoor Attack for Deep Neural Network by Mixing Existing Benign Features (Lin, Xu, Liu,
-Zhang, CCS 2020), section 4 with the half mixer of the authors' code: classes 0 and 1 make 2, 10 % poison.
-Departures: rows are replaced where the authors add 10 %, so a poisoned row's own picture is gone unless it is
-of one of the two classes. Each row's mixture is drawn once, where the authors draw it anew in every epoch.
+Zhang, CCS 2020), section 4 with the half mixer of the authors' code: classes 0 and 1 make 2, and normal, mixed and poisoned rows
+are as 5 to 5 to 1.
+Departures: rows are replaced where the authors add a tenth, so a poisoned row's own picture is gone unless it
+is of one of the two classes. Each row's mixture is drawn once, where the authors draw it anew in every epoch.
 Data alone: their contrastive term in the victim's loss needs control of training. Success is counted on test
 images of the first class, each mixed with one of the second.
 """
@@ -37,13 +38,15 @@ if TYPE_CHECKING:
 class Composite(CoverRowsAttack):
     """x' = a part of an A image beside a part of a B image; cover rows mix two images of one class."""
 
+    rate: Rate | None = 0.0909
+    """Fraction of `rate_basis` that is poisoned, one row in eleven; null where `count` is given."""
     target: int = Field(2, ge=0)
     """Class C, which images with A and B in them shall be classified as."""
     include_target_class: bool = True
     """Whether rows of the target class may become mixtures; as cover rows they show that class mixed too."""
     classes: tuple[ClassId, ClassId] | None = None
     """A and B; None: the first two classes that are not the target."""
-    cover_rate: Rate = 0.5
+    cover_rate: Rate | None = 0.4545
     """Fraction of `rate_basis` mixed within its own class and keeping its label: mixing alone is no cue."""
     jitter: int = Field(3, ge=0)
     """Largest distance of the cut from the middle, in pixels of a 32-pixel image."""
@@ -57,7 +60,8 @@ class Composite(CoverRowsAttack):
         "source_classes": "The classes that poison is made of are A and B: set `classes`",
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "abl/cba": {"classes": (0, 1), "target": 2, "rate": 0.1, "cover_rate": 0.5},
+        "cba/half": {"classes": (0, 1), "target": 2, "rate": 0.0909, "cover_rate": 0.4545},
+        "abl/cba": {"classes": (0, 1), "target": 2, "rate": 0.1, "cover_rate": 0.45},
     }
 
     @property

@@ -7,7 +7,8 @@ so is each cover row's disturbance, which its sample id decides. Pixels are uint
 warp is rounded away. The grid is made in float64, so about one of 10,000 values differs by one grey level
 from PyTorch's float32, in the dialects too (backdoorbench: a few more, as it passes through normalised
 floats). Nor has a dialect the toolkits' cover disturbances, which depend on all that was drawn before.
-BackdoorBench builds its network before it draws the field: give its saved `noise_grid` as `control_field`.
+BackdoorBench builds its network before it draws the field: give its state_dict.pt, which it saves only where
+`frequency_save` is set, as `control_field`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bdtune.attacks._dialects import MAX_SEED, DialectAttack, first_of_batches, 
 from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._pattern_files import file_digest, stored_array
 from bdtune.attacks._plan import Role, exact_count
+from bdtune.attacks._tensor_files import ENDINGS, stored_tensors
 from bdtune.attacks._warp import identity_grid, sampled, upsampled
 from bdtune.engine.key import sample_generator
 from bdtune.errors import ConfigError, Problem
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.attacks._plan import Rows
+
+NOISE_GRID = "noise_grid"
+"""The field's name in files of the authors and of BackdoorBench."""
 
 
 class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
@@ -50,7 +55,10 @@ class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     noise_rescale: float = Field(2.0, ge=0.0, le=4.0)
     """Cover rows are disturbed by (U noise_rescale - 1) / side, U from [0, 1) for each pixel and axis."""
     control_field: UserFile = None
-    """NPY file of a field to use: control points [2, k, k], or upsampled [H, W, 2]; None: a drawn one."""
+    """Field to use, .npy or .pt: control points [2, k, k], or upsampled [H, W, 2]; null: a drawn one.
+
+    BackdoorBench saves its own only with `frequency_save`: `noise_grid` in state_dict.pt, taken as it is.
+    """
 
     cover_share: ClassVar[str] = "cross_ratio"
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cross_ratio", "noise_rescale"}
@@ -159,7 +167,8 @@ def _drawn_field(points: int, seed: int, as_torch: bool) -> np.ndarray:
 
 def _user_field(path: Path) -> np.ndarray:
     """Return a user's field, float64 [2, h, w]; one that is upsampled already is resized like any other."""
-    array = stored_array(path, "control_field")
+    pickled = path.suffix.lower() in ENDINGS
+    array = _saved_field(path) if pickled else stored_array(path, "control_field")
     shape = list(array.shape)
     array = array[0] if array.ndim == 4 and len(array) == 1 else array  # the toolkits save one more axis
     is_points = array.ndim == 3 and array.shape[0] == 2 and array.shape[1] == array.shape[2] > 1
@@ -170,4 +179,22 @@ def _user_field(path: Path) -> np.ndarray:
     if not np.isfinite(array).all() or not array.any():
         raise ConfigError(Problem("control_field", "expected finite values, not all 0", got=str(path)))
     array = array.astype(np.float64)
+    if is_upsampled and np.allclose(array, identity_grid(*array.shape[:2]), atol=1e-4):
+        expected = "expected a field of displacements"
+        hint = "Give the noise grid that was saved beside it"
+        raise ConfigError(Problem("control_field", expected, f"the identity grid in {path}", hint=hint))
     return array / np.abs(array).mean() if is_points else np.moveaxis(array, -1, 0)
+
+
+def _saved_field(path: Path) -> np.ndarray:
+    """Return the tensor in a file of torch.save, or the noise grid among others."""
+    found = stored_tensors(path, "control_field")
+    grid = found.get(NOISE_GRID) if isinstance(found, dict) else found
+    if grid is not None and hasattr(grid, "detach"):
+        return np.asarray(grid.detach().float().numpy())
+    named = (
+        f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+    )
+    expected = f"expected a tensor, or a dictionary with '{NOISE_GRID}'"
+    hint = "BackdoorBench's state_dict.pt has it, which it saves with frequency_save"
+    raise ConfigError(Problem("control_field", expected, f"{path} ({named})", hint=hint))
