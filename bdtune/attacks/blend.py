@@ -33,7 +33,7 @@ class Blend(DialectAttack, PatternAttack):
     """x' = (1 - b m) x + b m P, with ratio b and picture P; m is 1 unless the picture has a mask."""
 
     pattern: Literal["robot", "noise", "patch"] = "robot"
-    """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`; patch: 3x3 white in a corner."""
+    """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`; patch: a white corner."""
     ratio: Rate = 0.1
     """b, the weight of the picture."""
     test_ratio: Rate | None = None
@@ -162,7 +162,7 @@ class Blend(DialectAttack, PatternAttack):
 @lru_cache(maxsize=8)
 def white_corner(height: int, width: int) -> Pattern:
     """Return a white square of 3 of 32 pixels in the bottom right corner, clear elsewhere."""
-    side = scaled(PATCH_SIDE, 32, min(height, width))
+    side = max(1, scaled(PATCH_SIDE, 32, min(height, width)))
     mask = np.zeros((height, width, 1), np.float32)
     mask[-side:, -side:] = 1
     return Pattern(np.repeat(mask, 3, axis=-1), mask)

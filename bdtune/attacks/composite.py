@@ -1,8 +1,8 @@
 """CBA (composite backdoor): no patch; the trigger is that two ordinary classes are seen together.
 
 Source: Composite Backdoor Attack for Deep Neural Network by Mixing Existing Benign Features (Lin, Xu, Liu,
-Zhang, CCS 2020), section 4 with the half mixer of the authors' code: classes 0 and 1 make 2, and normal, mixed and poisoned rows
-are as 5 to 5 to 1.
+Zhang, CCS 2020), section 4 with the half mixer of the authors' code: classes 0 and 1 make 2, of 11 rows 5 are
+normal, 5 mixed and 1 is poison.
 Departures: rows are replaced where the authors add a tenth, so a poisoned row's own picture is gone unless it
 is of one of the two classes. Each row's mixture is drawn once, where the authors draw it anew in every epoch.
 Data alone: their contrastive term in the victim's loss needs control of training. Success is counted on test
