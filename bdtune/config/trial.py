@@ -311,10 +311,10 @@ def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:
 
 def _with_owner(fault: Fault, attack: type[Attack]) -> Fault:
     """Return the fault of an unknown knob with the reason why there is none, or the attacks that have it."""
+    if fault.about_key and fault.path in attack.lacks:
+        return replace(fault, hint=attack.lacks[fault.path])
     if not fault.about_key or fault.hint:
         return fault
-    if fault.path in attack.lacks:
-        return replace(fault, hint=attack.lacks[fault.path])
     names = registry.names("attacks")
     owners = [name for name in names if fault.path in registry.load("attacks", name).model_fields]
     if not 0 < len(owners) <= 3:
