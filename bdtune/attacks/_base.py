@@ -128,7 +128,7 @@ class Attack(Plugin):
 
     def cover_rows(self, n_poison: int, basis: int) -> int:
         """Return the number of cover rows beside `n_poison` poisoned ones; `basis` is what rates count."""
-        return self.share(self.cover_fraction(), basis)
+        return self._share(self.cover_fraction(), basis)
 
     @property
     def cover_knob(self) -> str:
@@ -326,7 +326,7 @@ class Attack(Plugin):
         one_of(self, "rate", "count")
         return self
 
-    def share(self, rate: float, basis: int) -> int:
+    def _share(self, rate: float, basis: int) -> int:
         """Return how many rows a rate of `basis` rows is."""
         return exact_count(rate, basis)
 
@@ -396,7 +396,7 @@ class Attack(Plugin):
     def _counts(self, labels: np.ndarray) -> tuple[int, int]:
         """Return the numbers of poison and of cover rows."""
         basis = self._basis(labels)
-        n_poison = self.share(self.rate or 0.0, basis) if self.count is None else self.count
+        n_poison = self._share(self.rate or 0.0, basis) if self.count is None else self.count
         return n_poison, self.cover_rows(n_poison, basis)
 
 

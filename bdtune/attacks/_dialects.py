@@ -121,10 +121,10 @@ class DialectAttack(Attack):
             return len(poison), len(cover)
         return super()._counts(labels)
 
-    def share(self, rate: float, basis: int) -> int:
+    def _share(self, rate: float, basis: int) -> int:
         if self.dialect == "backdoorbench":
             return round(rate * basis)
-        return int(rate * basis) if self.dialect == "backdoorbox" else super().share(rate, basis)
+        return int(rate * basis) if self.dialect == "backdoorbox" else super()._share(rate, basis)
 
 
 def chosen_by_numpy(candidates: np.ndarray, count: int, seed: int) -> np.ndarray:
