@@ -4,6 +4,8 @@ An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels
 `cover_fraction`, `budget`, `artefacts`, `for_dataset`, `shown_beside`, `check_files`, `check_image` and
 `check_trial`; where the attacker trains the model, `hands_over` and `backdoored_model`. Counts, selection,
 quantisation and flags are done here once; only another toolkit's dialect (`_dialects`) replaces them.
+`_dirty_label` adds the choice of classes to attacks that relabel, `_cover_rows` the number of cover rows to
+those that have some.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -14,7 +16,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 
 import numpy as np
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._plan import PoisonPlan, Role, Rows, SplitName, drawn_order, exact_count
@@ -46,8 +48,10 @@ class Attack(Plugin):
     that keep floats are followed up to one rounding.
     """
 
-    rate: Rate = 0.1
-    """Fraction of `rate_basis` that is poisoned; the count is floor(rate * basis)."""
+    rate: Rate | None = 0.1
+    """Fraction of `rate_basis` that is poisoned: floor(rate * basis) rows; null where `count` is given."""
+    count: int | None = Field(None, ge=1)
+    """Number of poisoned rows, instead of `rate`."""
     rate_basis: Literal["dataset", "non_target", "target_class"] = "dataset"
     """What `rate` and `cover_rate` are fractions of: all rows, all but the target class, or that class."""
     target: int = Field(0, ge=0)
@@ -66,13 +70,15 @@ class Attack(Plugin):
     stamps_test: ClassVar[bool] = True
     """Whether test images carry a trigger; if not, success is counted on chosen ones as they are."""
     train_only: ClassVar[frozenset[str]] = frozenset(
-        {"rate", "rate_basis", "include_target_class", "cover_rate"}
+        {"rate", "count", "rate_basis", "include_target_class", "cover_rate", "cover_count"}
     )
     """Knobs that cannot change triggered test images: not in the keys of what reads only those."""
     test_only: ClassVar[frozenset[str]] = frozenset()
     """Knobs that cannot change the training set: trials that differ only in them share their training."""
     cover_test: ClassVar[frozenset[str]] = frozenset()
     """Knobs among `train_only` that change test images stamped as cover rows are; see `covers_test`."""
+    lacks: ClassVar[dict[str, str]] = {}
+    """Knobs of other attacks that this one cannot have, each with the reason, a sentence without its end."""
     one_split: ClassVar[dict[str, SplitName]] = {}
     """Artefacts that only one split's stamp reads, by name: nothing of the other split depends on them."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -124,6 +130,15 @@ class Attack(Plugin):
     def cover_fraction(self) -> float:
         """Return the fraction of `rate_basis` that becomes cover rows: triggered, with their true label."""
         return 0.0
+
+    def cover_rows(self, n_poison: int, basis: int) -> int:
+        """Return the number of cover rows beside `n_poison` poisoned ones; `basis` is what rates count."""
+        return self._share(self.cover_fraction(), basis)
+
+    @property
+    def cover_knob(self) -> str:
+        """The knob that decides how many cover rows there are, to be named in problems."""
+        return "cover_rate"
 
     def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
         """Return the most that the trigger may change in one image of shape (H, W, C)."""
@@ -320,6 +335,15 @@ class Attack(Plugin):
 
     # --- inside ---------------------------------------------------------------------------------------------
 
+    @model_validator(mode="after")
+    def _rate_or_count(self) -> Self:
+        one_of(self, "rate", "count")
+        return self
+
+    def _share(self, rate: float, basis: int) -> int:
+        """Return how many rows a rate of `basis` rows is."""
+        return exact_count(rate, basis)
+
     def _stamp_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         """Return uint8 images [n, H, W, C] stamped: floats in [0, 1] in between, quantised afterwards."""
         stamp = self.stamp if rows.split == "train" else self.stamp_test
@@ -347,11 +371,12 @@ class Attack(Plugin):
             expected = f"expected a rate that poisons at least one of {basis} rows ({self.rate_basis})"
             return [Problem("rate", expected, got=str(self.rate), hint=hint)]
         if n_poison > available:
+            knob = "rate" if self.count is None else "count"
             got = f"{self.rate} of {basis} ({self.rate_basis}) = {n_poison}"
-            return [Problem("rate", f"expected at most the {where}", got=got)]
+            return [Problem(knob, f"expected at most the {where}", str(n_poison) if self.count else got)]
         if n_poison + n_cover > available:
             got = f"{n_poison} poison and {n_cover} cover rows"
-            return [Problem("cover_rate", f"expected poison and cover rows among the {where}", got=got)]
+            return [Problem(self.cover_knob, f"expected poison and cover rows among the {where}", got=got)]
         return []
 
     def _candidates_text(self) -> str:
@@ -385,7 +410,23 @@ class Attack(Plugin):
     def _counts(self, labels: np.ndarray) -> tuple[int, int]:
         """Return the numbers of poison and of cover rows."""
         basis = self._basis(labels)
-        return exact_count(self.rate, basis), exact_count(self.cover_fraction(), basis)
+        n_poison = self._share(self.rate or 0.0, basis) if self.count is None else self.count
+        return n_poison, self.cover_rows(n_poison, basis)
+
+
+def one_of(attack: Attack, rate: str, count: str) -> None:
+    """Keep one of two knobs: a count takes the place of a rate that was not given, which becomes None.
+
+    Raises `ValueError` where both are given, or none.
+    """
+    given = getattr(attack, rate), getattr(attack, count)
+    if given[1] is None:
+        if given[0] is None:
+            raise ValueError(f"either {rate} or {count} is needed, and both are null")
+    elif given[0] is not None:
+        if rate in attack.model_fields_set:
+            raise ValueError(f"{rate} {given[0]} and {count} {given[1]} say the same thing: leave one out")
+        object.__setattr__(attack, rate, None)  # of an instance that is still being made
 
 
 def quantised(images: np.ndarray, how: Literal["round", "trunc"]) -> np.ndarray:

@@ -67,6 +67,10 @@ class DialectAttack(Attack):
         for knob, value in self._fixed(self.dialect).items():
             if getattr(self, knob) != value:
                 raise ValueError(f"dialect '{self.dialect}' has {knob}: {_yaml(value)}, leave it out")
+        for knob in ("count", "cover_count", "source_classes"):
+            if self.dialect in self.batchwise and getattr(self, knob, None) is not None:
+                how = f"dialect '{self.dialect}' poisons the first rows of every batch, whatever their class"
+                raise ValueError(f"{how}, by a rate: leave {knob} out")
         return self
 
     @classmethod
@@ -75,6 +79,8 @@ class DialectAttack(Attack):
             return {}
         # a rate is one of the whole set, and dirty-label attacks take rows of every class
         common = {"quantise": "trunc", "rate_basis": "dataset", "include_target_class": not cls.clean_label}
+        if dialect == "backdoorbox" and "all_to_all" in cls.model_fields:
+            common["all_to_all"] = False
         return {**common, **cls.fixed_by.get(dialect, {})}
 
     @property
@@ -133,18 +139,18 @@ class DialectAttack(Attack):
 
     def _batchwise(self, total: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of poison and of cover rows of a batchwise attack."""
-        return first_of_batches(total, self.rate, cover_rate=self.cover_fraction())
+        return first_of_batches(total, self.rate or 0.0, cover_rate=self.cover_fraction())
 
     def _counts(self, labels: np.ndarray) -> tuple[int, int]:
         if self.dialect in self.batchwise:
             poison, cover = self._batchwise(len(labels))
             return len(poison), len(cover)
-        if self.dialect == "backdoorbench":
-            return round(self.rate * len(labels)), round(self.cover_fraction() * len(labels))
-        if self.dialect == "backdoorbox":
-            basis = self._basis(labels)
-            return int(self.rate * basis), int(self.cover_fraction() * basis)
         return super()._counts(labels)
+
+    def _share(self, rate: float, basis: int) -> int:
+        if self.dialect == "backdoorbench":
+            return round(rate * basis)
+        return int(rate * basis) if self.dialect == "backdoorbox" else super()._share(rate, basis)
 
 
 def chosen_by_numpy(candidates: np.ndarray, count: int, seed: int) -> np.ndarray:

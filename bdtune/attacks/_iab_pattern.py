@@ -29,7 +29,7 @@ class _Step:
     classifier: Network
     data: ImageSet
     recipe: PatternRecipe
-    target: int
+    target: int | None
 
     def __call__(
         self, planes: torch.Tensor, labels: torch.Tensor, others: torch.Tensor
@@ -48,7 +48,7 @@ class _Step:
             own_masks, other_masks = iab.mask_of(self.masks, own), iab.mask_of(self.masks, other)
         triggered = iab.stamped(planes[:poison], own_masks, own_patterns)
         crossed = iab.stamped(planes[poison:cross], other_masks, other_patterns)
-        goals = torch.cat([torch.full_like(labels[:poison], self.target), labels[poison:]])
+        goals = torch.cat([self._wanted(labels[:poison]), labels[poison:]])
         logits = self.classifier(normalised(torch.cat([triggered, crossed, planes[cross:]]), self.data))
         count = min(poison, cross - poison)
         made, made_other = (normalised(each[:count], self.data) for each in (own_patterns, other_patterns))
@@ -57,6 +57,14 @@ class _Step:
         parts = (right[:poison], right[poison:cross], right[cross:])
         tally = torch.stack([part.sum() for part in parts] + [part.new_tensor(len(part)) for part in parts])
         return cross_entropy(logits, goals) + self.recipe.diversity_weight * unlike, tally
+
+    def _wanted(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the classes [B] that the triggers of images of true classes [B] mean."""
+        import torch
+
+        if self.target is None:
+            return (labels + 1) % self.data.num_classes
+        return torch.full_like(labels, self.target)
 
     def _cut(self, rows: int) -> tuple[int, int]:
         """Return where poison rows end and where cross rows end."""
@@ -79,8 +87,8 @@ class PatternTraining(GeneratorTraining):
 
     recipe: PatternRecipe = PatternRecipe()
     """The training."""
-    target: int = Field(0, ge=0)
-    """Class that the triggers mean."""
+    target: int | None = Field(0, ge=0)
+    """Class that the triggers mean; None: for each class the next one (mod K)."""
 
     def length(self) -> int:
         return self.recipe.epochs

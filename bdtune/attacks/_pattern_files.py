@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import model_validator
 
-from bdtune.attacks._base import Attack
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._patterns import Pattern
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import UserFile
@@ -31,7 +31,7 @@ FILE_RULES = 2
 """How a file becomes a pattern, as a number: the version of what attacks with one stamp, in their keys."""
 
 
-class PatternAttack(Attack):
+class PatternAttack(DirtyLabelAttack):
     """Base of attacks whose trigger is a picture that the user may supply."""
 
     pattern_path: UserFile = None

@@ -15,21 +15,22 @@ from pydantic import Field
 
 from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
+from bdtune.attacks._cover_rows import CoverRowsAttack
 from bdtune.attacks._pattern_files import PatternAttack
 from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise
 from bdtune.errors import Problem
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName
 
 
-class AdapBlend(PatternAttack):
+class AdapBlend(CoverRowsAttack, PatternAttack):
     """x' = x + a m (P - x), with m random cells of the image for each training row, and 1 at test time."""
 
-    rate: Rate = 0.003
-    """Fraction of `rate_basis` that is poisoned."""
-    cover_rate: Rate = 0.003
+    rate: Rate | None = 0.003
+    """Fraction of `rate_basis` that is poisoned; null where `count` is given."""
+    cover_rate: Rate | None = 0.003
     """Fraction of `rate_basis` that is triggered likewise, but keeps its label."""
     include_target_class: bool = True
     """Whether images of the target class are among those that may be poisoned or covered."""
@@ -52,9 +53,6 @@ class AdapBlend(PatternAttack):
         "adap/blend_gtsrb": {"rate": 0.003, "cover_rate": 0.003, "target": 2},
         "gssd/adap_blend": {"rate": 0.01, "cover_rate": 0.01, "target": 0, "include_target_class": False},
     }
-
-    def cover_fraction(self) -> float:
-        return self.cover_rate
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         _, height, width, _ = images.shape

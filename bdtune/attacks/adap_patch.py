@@ -18,7 +18,9 @@ import numpy as np
 from bdtune.attacks._adap_patches import CORNERS, EMBER, EMBER_LEFT, SWIRL, TRIGGERS, TROJAN, drawn
 from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
+from bdtune.attacks._cover_rows import CoverRowsAttack
 from bdtune.attacks._dialects import DialectAttack
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
@@ -35,16 +37,16 @@ BOX_ORDER = (0, 2, 1, 3)
 """BackdoorBox numbers the same four patches: ember, corners, logo, square."""
 
 
-class AdapPatch(DialectAttack):
+class AdapPatch(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     """x' = x + a_k m_k (P_k - x), with one trigger k of four for each row; several at once at test time."""
 
     version: ClassVar[int] = 2  # 1 had five white cells in each corner and a flatter ember
 
     dialect: Literal["canonical", "backdoorbox"] = "canonical"
     """canonical: this file's rules; backdoorbox: its rows, counts and numbering of the patches."""
-    rate: Rate = 0.003
-    """Fraction of `rate_basis` that is poisoned."""
-    cover_rate: Rate = 0.006
+    rate: Rate | None = 0.003
+    """Fraction of `rate_basis` that is poisoned; null where `count` is given."""
+    cover_rate: Rate | None = 0.006
     """Fraction of `rate_basis` that is triggered likewise, but keeps its label."""
     include_target_class: bool = True
     """Whether images of the target class are among those that may be poisoned or covered."""
@@ -74,9 +76,6 @@ class AdapPatch(DialectAttack):
         "gssd/adap_patch": {"rate": 0.01, "cover_rate": 0.01, "target": 0, "include_target_class": False},
         "backdoorbox/adap_patch": {"dialect": "backdoorbox", "rate": 0.01, "cover_rate": 0.02, "target": 0},
     }
-
-    def cover_fraction(self) -> float:
-        return self.cover_rate
 
     def extras(
         self, poison_ids: np.ndarray, cover_ids: np.ndarray, labels: np.ndarray, seed: int

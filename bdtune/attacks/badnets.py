@@ -51,13 +51,10 @@ class BadNets(DialectAttack, PatternAttack):
     """Margin to the two borders in pixels, scaled like `size`; None: that of the pattern's source."""
     opacity: Rate = 1.0
     """a; 1 overwrites the pixels exactly."""
-    all_to_all: bool = False
-    """Relabel class y to y + 1 (mod K) instead of to `target`; every class is then poisoned and tested."""
 
     black_is_clear: ClassVar[bool] = True
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
         "backdoorbench": {"opacity": 1.0},
-        "backdoorbox": {"all_to_all": False},
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/badnets": {"pattern": "corner2x2", "rate": 0.1, "target": 0},
@@ -83,12 +80,8 @@ class BadNets(DialectAttack, PatternAttack):
         },
     }
 
-    @property
-    def single_target(self) -> int | None:
-        return None if self.all_to_all else self.target
-
-    def test_labels(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        return (labels + 1) % num_classes if self.all_to_all else super().test_labels(labels, num_classes)
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "all_to_all": self.all_to_all}  # which its keys have always said
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         _, height, width, channels = images.shape
@@ -148,8 +141,6 @@ class BadNets(DialectAttack, PatternAttack):
 
     @model_validator(mode="after")
     def _knobs_agree(self) -> Self:
-        if self.all_to_all and self.rate_basis != "dataset":
-            raise ValueError("all_to_all has no single target class: rate_basis must be 'dataset'")
         if self.colours == "dbd" and self.pattern != "corner2x2":
             raise ValueError(f"colours 'dbd' are those of pattern 'corner2x2', not of '{self.pattern}'")
         return self

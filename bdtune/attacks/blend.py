@@ -5,11 +5,12 @@ arXiv:1712.05526, section 5; ratios as GSSD, LfD, A-ABL and ABL use them.
 Departures: an own drawing stands in for the usual cartoon picture, which cannot be shipped (give your own as
 `pattern_path`); pixels are rounded, where public code truncates and so darkens poisoned rows a little.
 The dialects read no alpha channel, and are exact for a picture of the image's own size: the toolkits resize
-with other filters.
+with other filters. BackdoorBox's test script mixes no picture in, but a white patch: pattern `patch`.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -18,18 +19,21 @@ from pydantic import model_validator
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.attacks._pattern_files import PatternAttack
-from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise, noise_pixels
+from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise, noise_pixels, scaled
 from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
     from bdtune.attacks._plan import Rows, SplitName
 
+PATCH_SIDE = 3
+"""Side of the white patch, in pixels of a 32-pixel image."""
+
 
 class Blend(DialectAttack, PatternAttack):
     """x' = (1 - b m) x + b m P, with ratio b and picture P; m is 1 unless the picture has a mask."""
 
-    pattern: Literal["robot", "noise"] = "robot"
-    """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`."""
+    pattern: Literal["robot", "noise", "patch"] = "robot"
+    """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`; patch: a white corner."""
     ratio: Rate = 0.1
     """b, the weight of the picture."""
     test_ratio: Rate | None = None
@@ -79,7 +83,13 @@ class Blend(DialectAttack, PatternAttack):
             "include_target_class": True,
         },
         "backdoorbench/blend": {"dialect": "backdoorbench", "ratio": 0.2, "rate": 0.1, "target": 0},
-        "backdoorbox/blend": {"dialect": "backdoorbox", "ratio": 0.2, "rate": 0.05, "target": 1},
+        "backdoorbox/blend": {
+            "dialect": "backdoorbox",
+            "pattern": "patch",
+            "ratio": 0.2,
+            "rate": 0.05,
+            "target": 1,
+        },
     }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
@@ -98,17 +108,26 @@ class Blend(DialectAttack, PatternAttack):
 
     def box_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         weight = np.full((1, 1, 1), self._ratio(rows.split), np.float32)
+        if self._is_patch:
+            weight = weight * self._picture(*images.shape[1:3]).mask
         return box_mixed(images, weight, self._levels(images))
 
     def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
-        return Budget(255 * self._ratio(split))
+        pixels = int(self._picture(*image_shape[:2]).mask.sum()) if self._is_patch else None
+        return Budget(255 * self._ratio(split), pixels=pixels)
 
     @model_validator(mode="after")
     def _noise_only(self) -> Self:
         for knob in ("grey", "per_sample"):
             if getattr(self, knob) and (self.pattern != "noise" or self.pattern_path is not None):
                 raise ValueError(f"{knob} needs pattern 'noise', and no pattern_path")
+        if self._is_patch and self.dialect == "backdoorbench":
+            raise ValueError("dialect 'backdoorbench' mixes whole pictures: it has no pattern 'patch'")
         return self
+
+    @property
+    def _is_patch(self) -> bool:
+        return self.pattern == "patch" and self.pattern_path is None
 
     def _ratio(self, split: SplitName) -> float:
         return self.test_ratio if split == "test" and self.test_ratio is not None else self.ratio
@@ -137,4 +156,13 @@ class Blend(DialectAttack, PatternAttack):
             return self.user_pattern(height, width)
         if self.pattern == "noise":
             return noise(height, width, self.trigger_seed, self.grey)
-        return FULL_IMAGE[self.pattern](height, width)
+        return white_corner(height, width) if self._is_patch else FULL_IMAGE[self.pattern](height, width)
+
+
+@lru_cache(maxsize=8)
+def white_corner(height: int, width: int) -> Pattern:
+    """Return a white square of 3 of 32 pixels in the bottom right corner, clear elsewhere."""
+    side = max(1, scaled(PATCH_SIDE, 32, min(height, width)))
+    mask = np.zeros((height, width, 1), np.float32)
+    mask[-side:, -side:] = 1
+    return Pattern(np.repeat(mask, 3, axis=-1), mask)

@@ -1,21 +1,23 @@
 """CBA (composite backdoor): no patch; the trigger is that two ordinary classes are seen together.
 
 Source: Composite Backdoor Attack for Deep Neural Network by Mixing Existing Benign Features (Lin, Xu, Liu,
-Zhang, CCS 2020), section 4 with the half mixer of the authors' code: classes 0 and 1 make 2, 10 % poison.
-Departures: rows are replaced where the authors add 10 %, so a poisoned row's own picture is gone unless it is
-of one of the two classes. Each row's mixture is drawn once, where the authors draw it anew in every epoch.
+Zhang, CCS 2020), section 4 with the half mixer of the authors' code: classes 0 and 1 make 2, of 11 rows 5 are
+normal, 5 mixed and 1 is poison.
+Departures: rows are replaced where the authors add a tenth, so a poisoned row's own picture is gone unless it
+is of one of the two classes. Each row's mixture is drawn once, where the authors draw it anew in every epoch.
 Data alone: their contrastive term in the victim's loss needs control of training. Success is counted on test
 images of the first class, each mixed with one of the second.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from bdtune.attacks._base import Attack
+from bdtune.attacks._cover_rows import CoverRowsAttack
+from bdtune.attacks._dirty_label import ClassId
 from bdtune.attacks._mixtures import Mixtures
 from bdtune.attacks._plan import Role, SplitName
 from bdtune.attacks._rendered import looked_up
@@ -32,19 +34,19 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
     from bdtune.models._base import Model
 
-ClassId = Annotated[int, Field(ge=0)]
 
-
-class Composite(Attack):
+class Composite(CoverRowsAttack):
     """x' = a part of an A image beside a part of a B image; cover rows mix two images of one class."""
 
+    rate: Rate | None = 0.0909
+    """Fraction of `rate_basis` that is poisoned, one row in eleven; null where `count` is given."""
     target: int = Field(2, ge=0)
     """Class C, which images with A and B in them shall be classified as."""
     include_target_class: bool = True
     """Whether rows of the target class may become mixtures; as cover rows they show that class mixed too."""
     classes: tuple[ClassId, ClassId] | None = None
     """A and B; None: the first two classes that are not the target."""
-    cover_rate: Rate = 0.5
+    cover_rate: Rate | None = 0.4545
     """Fraction of `rate_basis` mixed within its own class and keeping its label: mixing alone is no cue."""
     jitter: int = Field(3, ge=0)
     """Largest distance of the cut from the middle, in pixels of a 32-pixel image."""
@@ -53,8 +55,13 @@ class Composite(Attack):
 
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "cover": "train", "test": "test"}
     min_undefended_asr: ClassVar[float] = 0.8
+    lacks: ClassVar[dict[str, str]] = {
+        "all_to_all": "A and B together mean one class",
+        "source_classes": "The classes that poison is made of are A and B: set `classes`",
+    }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "abl/cba": {"classes": (0, 1), "target": 2, "rate": 0.1, "cover_rate": 0.5},
+        "cba/half": {"classes": (0, 1), "target": 2, "rate": 0.0909, "cover_rate": 0.4545},
+        "abl/cba": {"classes": (0, 1), "target": 2, "rate": 0.1, "cover_rate": 0.45},
     }
 
     @property
@@ -66,9 +73,6 @@ class Composite(Attack):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "classes": list(self.pair)}
 
-    def cover_fraction(self) -> float:
-        return self.cover_rate
-
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         return np.asarray(labels) == self.pair[0]
 
@@ -79,7 +83,7 @@ class Composite(Attack):
             "train": attacker.node(mix, data=clean),
             "test": attacker.node(mix.model_copy(update={"split": "test"}), data=attacker.test),
         }
-        if self.cover_rate > 0:
+        if self.has_covers:
             # which two classes make a pair does not matter to these
             within = Mixtures(partners="own_class", jitter=self.jitter, shake=self.shake)
             nodes["cover"] = attacker.node(within, data=clean)
@@ -121,9 +125,9 @@ class Composite(Attack):
         problems = super()._check_counts(labels)
         found, counts = np.unique(labels, return_counts=True)
         problems += self._without_images(labels, "classes", "images")
-        if self.cover_rate > 0 and (alone := found[counts < 2]).size:
+        if self.has_covers and (alone := found[counts < 2]).size:
             expected = f"expected 0, as class {alone[0]} has one image, and none to mix it with"
-            problems.append(Problem("cover_rate", expected, got=str(self.cover_rate)))
+            problems.append(Problem(self.cover_knob, expected, got=str(getattr(self, self.cover_knob))))
         return problems
 
     def _without_images(self, labels: np.ndarray, path: str, what: str) -> list[Problem]:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from bdtune.attacks._base import Attack
+from bdtune.attacks._cover_rows import CoverRowsAttack
 from bdtune.attacks._dialects import DialectAttack
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._iab_pattern import PatternTraining
 from bdtune.attacks._iab_stages import (
     InputAwareImages,
@@ -44,14 +46,14 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
 
 
-class Dynamic(DialectAttack):
+class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     """x' = x + m(x) (p(x) - x), with a mask m and a pattern p that two networks make of the image."""
 
     version: ClassVar[int] = 2  # 1 compared patterns that were not normalised; backdoorbench stamped bytes
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
     """canonical: this file's rules; backdoorbench: its generators, its bytes, the rows of its stored set."""
-    cover_rate: Rate = 0.0
+    cover_rate: Rate | None = 0.0
     """Fraction of `rate_basis` that carries another image's trigger and keeps its label."""
     widths: Widths = (32, 64, 128)
     """Channels of the generators' stages, each of which halves the side."""
@@ -83,14 +85,11 @@ class Dynamic(DialectAttack):
         },
     }
 
-    def cover_fraction(self) -> float:
-        return self.cover_rate
-
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         attacker = Attacker(clean, self.trigger_seed, numerics)
         shape: dict[str, Any] = {"widths": self.widths, "bench_scale": self.bench_scale}
         masks = attacker.node(MaskTraining(**shape, recipe=self.masks), data=clean)
-        training = PatternTraining(**shape, recipe=self.patterns, target=self.target)
+        training = PatternTraining(**shape, recipe=self.patterns, target=self.single_target)
         model = Given(plugin=self.surrogate_model)
         made = {"masks": masks, "patterns": attacker.node(training, data=clean, masks=masks, model=model)}
         own = InputAwareImages(**shape, quantise=self.quantise)
@@ -98,7 +97,7 @@ class Dynamic(DialectAttack):
             "train": attacker.node(own, data=clean, **made),
             "test": attacker.node(own, data=attacker.test, **made),
         }
-        if self.cover_rate > 0:
+        if self.has_covers:
             update = {"trigger": "cross", "partner_seed": self.trigger_seed}
             cross = own.model_copy(update=update)
             nodes["cross"] = attacker.node(cross, data=clean, **made)
@@ -107,7 +106,7 @@ class Dynamic(DialectAttack):
 
     @property
     def covers_test(self) -> bool:
-        return self.cover_rate > 0
+        return self.has_covers
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         cover = np.flatnonzero(rows.role == Role.COVER)

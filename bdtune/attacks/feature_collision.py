@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from bdtune.attacks._base import Attack
 from bdtune.attacks._collisions import Collisions, Instances
 from bdtune.attacks._crafted import looked_up
+from bdtune.attacks._dirty_label import CLEAN_LABEL
 from bdtune.attacks._plan import SplitName
 from bdtune.attacks._surrogate import Attacker, Surrogate
 from bdtune.engine.stage import Given
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 class FeatureCollision(Attack):
     """x' near an image of the target class, with f(x') near f(t) for a test image t of another class."""
 
-    rate: Rate = 0.1
+    rate: Rate | None = 0.1
     """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
     rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
     """What `rate` is a fraction of."""
@@ -60,6 +61,7 @@ class FeatureCollision(Attack):
     """Its network."""
 
     clean_label: ClassVar[bool] = True
+    lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
     stamps_test: ClassVar[bool] = False
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {
         "opacity",

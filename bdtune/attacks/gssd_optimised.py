@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._latent_trigger import CraftRows, LatentTrigger
 from bdtune.attacks._surrogate import Attacker
 from bdtune.engine.stage import Given, Node
@@ -41,7 +41,7 @@ class BenignSimCLR(SimCLR):
     """Adam's betas, as the appendix prints them."""
 
 
-class GSSDOptimised(Attack):
+class GSSDOptimised(DirtyLabelAttack):
     """x' = (1 - b) x + b tau, with tau fitted so that x' has the target class's mean embedding."""
 
     ratio: Rate = 0.2
@@ -67,6 +67,7 @@ class GSSDOptimised(Attack):
     white_box: bool = False
     """Train the encoder under the seed of a trial with seed `trigger_seed`; give `simclr` its settings."""
 
+    aimed: ClassVar[str] = "the picture is fitted to its mean embedding"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/optimised": {"ratio": 0.2, "rate": 0.1, "target": 0},
     }
@@ -83,7 +84,7 @@ class GSSDOptimised(Attack):
             planned = self.model_copy(update={"seed": None})  # `plan_seed` says it all
             chosen = CraftRows(attack=planned, plan_seed=seed)
         else:
-            planned = self.model_copy(update={"rate": self.craft_rate, "seed": None})
+            planned = self.model_copy(update={"rate": self.craft_rate, "count": None, "seed": None})
             chosen = CraftRows(attack=planned, plan_seed=self.plan_seed(self.trigger_seed))
         rows = attacker.node(chosen, data=attacker.labels)
         names = ("ratio", "distance", "iterations", "batch_size", "lr", "settled")

@@ -5,7 +5,8 @@ the four corners of the authors' code; settings of GSSD, A-ABL, LfD, ANP, Backdo
 Departures: none in the method; the surrogate's recipe (ResNet-18, 8/255, 10 steps) is that of public
 re-implementations, as no paper among them states one. A weak `clean` surrogate and `none` are ablations.
 The dialects fix rows, counts, truncation and the stamp; what PGD finds depends on the surrogate, so crafted
-images are theirs only with their weights (`surrogate_path`). BackdoorBench rates count the whole set.
+images are theirs only from their files (`crafted_path`) or their weights (`surrogate_path`). BackdoorBench
+rates count the whole set.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._crafted import CraftedImages, OwnLabelPGD, looked_up
 from bdtune.attacks._dialects import DialectAttack
+from bdtune.attacks._dirty_label import CLEAN_LABEL
+from bdtune.attacks._given_images import GivenImages
+from bdtune.attacks._given_rows import GivenRowsAttack
+from bdtune.attacks._image_files import file_problems, images_digest, shape_problems
 from bdtune.attacks._pattern_files import file_digest
 from bdtune.attacks._patterns import BLACK, WHITE, Pattern, cells, scaled
 from bdtune.attacks._plan import SplitName
@@ -39,6 +44,7 @@ from bdtune.models._base import ModelKnob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from bdtune.attacks._plan import Rows
     from bdtune.engine.numerics import Numerics
@@ -57,10 +63,10 @@ def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
     return {**knobs, **({"pgd": pgd} if pgd else {})}
 
 
-class LabelConsistent(DialectAttack):
+class LabelConsistent(DialectAttack, GivenRowsAttack):
     """Poisoned rows keep their label: PGD moves them away from it, and the corners are left to explain it."""
 
-    rate: Rate = 0.5
+    rate: Rate | None = 0.5
     """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
     rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
     """What `rate` is a fraction of."""
@@ -68,6 +74,10 @@ class LabelConsistent(DialectAttack):
     """Network that PGD attacks. clean: not adversarially trained, a weak attack; none: corners alone."""
     surrogate_path: UserFile = None
     """Safetensors file with weights of `surrogate_model`, instead of training one."""
+    crafted_path: UserFile = None
+    """Images made elsewhere, without corners: NPY, NPZ or a folder of pictures, by sample id; then no PGD."""
+    crafted_channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels in `crafted_path`; BackdoorBox's folders are bgr."""
     pgd: OwnLabelPGD = OwnLabelPGD()
     """The perturbation of the training images; test images get the corners alone."""
     amplitude: float = Field(1.0, gt=0, le=1)
@@ -80,9 +90,12 @@ class LabelConsistent(DialectAttack):
     """The surrogate's network."""
 
     clean_label: ClassVar[bool] = True
+    lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {
         "surrogate",
         "surrogate_path",
+        "crafted_path",
+        "crafted_channels",
         "pgd",
         "robust",
         "clean",
@@ -125,12 +138,29 @@ class LabelConsistent(DialectAttack):
     def identity(self) -> dict[str, Any]:
         path = self.surrogate_path
         digest = None if path is None else file_digest(path, "surrogate_path", MOST_BYTES)
-        return {**super().identity(), "surrogate_path": digest}
+        found = {**super().identity(), "surrogate_path": digest}
+        if self.crafted_path is not None:
+            found["crafted_path"] = images_digest(self.crafted_path, "crafted_path")
+        return found
+
+    @property
+    def given_train(self) -> tuple[Path | None, str]:
+        return self.crafted_path, "crafted_path"
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         if self.surrogate == "none":
             return {}
         attacker = Attacker(clean, self.trigger_seed, numerics)
+        if self.crafted_path is not None:
+            given = GivenImages(
+                path=self.crafted_path,
+                knob="crafted_path",
+                only=self.target,
+                channels=self.crafted_channels,
+                order_knob="crafted_channels",
+                quantise=self.quantise,
+            )
+            return {"crafted": attacker.node(given, data=clean)}
         if self.surrogate_path is not None:
             network = attacker.node(GivenWeights(path=self.surrogate_path))
         else:
@@ -158,25 +188,34 @@ class LabelConsistent(DialectAttack):
         return np.clip(levels, 0, 255).astype(np.uint8)
 
     def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
+        if split == "train" and self.crafted_path is not None:
+            return Budget()
         corners = 4 * _side(*image_shape[:2]) ** 2
         eps = self.pgd.eps if split == "train" and self.surrogate != "none" else 0.0
         return Budget(255 * min(1.0, self.amplitude + eps), pixels=corners, elsewhere=255 * eps)
 
     def check_files(self) -> list[Problem]:
-        return [] if self.surrogate_path is None else weights_problems(self.surrogate_path)
+        found = [] if self.surrogate_path is None else weights_problems(self.surrogate_path)
+        return found + file_problems(self.crafted_path, "crafted_path")
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         height, width, _ = image_shape
         if min(height, width) < 2 * SIDE:
             return [Problem("", "expected images in which four corners fit", got=f"{height}x{width} pixels")]
         if self.surrogate_path is None:
-            return []
+            return shape_problems(self.crafted_path, "crafted_path", image_shape)
         return network_problems(self.surrogate_path, self.surrogate_model, image_shape)
 
     @model_validator(mode="after")
     def _knobs_agree(self) -> Self:
         if self.surrogate_path is not None and self.surrogate == "none":
             raise ValueError("surrogate_path is of no use with surrogate 'none'")
+        if self.crafted_path is not None and self.surrogate == "none":
+            raise ValueError("crafted_path is of no use with surrogate 'none', which has the corners alone")
+        if self.crafted_path is not None and self.surrogate_path is not None:
+            raise ValueError("crafted_path has images already: surrogate_path is of no use with it")
+        if self.crafted_path is None and self.crafted_channels != "rgb":
+            raise ValueError("crafted_channels belongs to a crafted_path, and there is none")
         return self
 
     def _check_target(self, num_classes: int) -> list[Problem]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._latent_patch import LatentPatch, Place, RowsPerClass
 from bdtune.attacks._surrogate import Attacker, Surrogate
 from bdtune.engine.stage import Given
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
 
 
-class LatentBackdoor(Attack):
+class LatentBackdoor(DirtyLabelAttack):
     """x' = (1 - a m) x + a m P, with opacity a, the mask m of a square and fitted colours P."""
 
     place: Place = Place()
@@ -51,6 +51,7 @@ class LatentBackdoor(Attack):
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
     """Its network."""
 
+    aimed: ClassVar[str] = "the patch is fitted to its features"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "abl/lba": {"rate": 0.1, "target": 0, "include_target_class": True},
     }

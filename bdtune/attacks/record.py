@@ -50,6 +50,10 @@ class FromRecord(Attack):
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"hand_over"}
     test_only: ClassVar[frozenset[str]] = Attack.test_only | {"hand_over"}
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "test": "test"}
+    lacks: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("all_to_all", "source_classes", "cover_rate", "cover_count"),
+        "Which images are poisoned, and to what, is the record's",
+    )
     min_undefended_asr: ClassVar[float] = 0.5  # any attack's record may be given, weak ones too
 
     @model_validator(mode="before")
@@ -184,6 +188,7 @@ def _facts(record: Record) -> dict[str, Any]:
     of_target = record.target is None or bool((record.train.true[poison] == record.target).any())
     return {
         "rate": int(poison.sum()) / record.train.total,
+        "count": None,
         "rate_basis": "dataset",
         "target": record.target or 0,
         "include_target_class": of_target,

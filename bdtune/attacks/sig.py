@@ -18,6 +18,7 @@ from pydantic import Field
 
 from bdtune.attacks._budget import Budget
 from bdtune.attacks._dialects import DialectAttack
+from bdtune.attacks._dirty_label import CLEAN_LABEL
 from bdtune.knobs import Rate
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class SIG(DialectAttack):
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
     """canonical: this file's rules; backdoorbench: its truncation, counts (of the whole set) and rows."""
-    rate: Rate = 0.8
+    rate: Rate | None = 0.8
     """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
     rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
     """What `rate` is a fraction of."""
@@ -41,6 +42,7 @@ class SIG(DialectAttack):
     """f, waves across the image, whatever its width."""
 
     clean_label: ClassVar[bool] = True
+    lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
     test_only: ClassVar[frozenset[str]] = frozenset({"test_amplitude"})
     min_undefended_asr: ClassVar[float] = 0.80
     presets: ClassVar[dict[str, dict[str, Any]]] = {

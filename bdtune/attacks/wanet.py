@@ -8,7 +8,8 @@ warp is rounded away. The grid is made in float64, so about one of 10,000 values
 from PyTorch's float32, in dialect backdoorbox too. Dialect backdoorbench warps the images as its data set
 normalises them, and truncates, in PyTorch's float32: the same bytes, up to a third of them a level darker in
 flat areas. Neither has the toolkits' cover disturbances, which depend on all that was drawn before.
-BackdoorBench builds its network before it draws the field: give its saved `noise_grid` as `control_field`.
+BackdoorBench builds its network before it draws the field: give its state_dict.pt, which it saves only where
+`frequency_save` is set, as `control_field`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from pydantic import Field, model_validator
 from bdtune.attacks import _torch_warp, _warp
 from bdtune.attacks._base import Attack
 from bdtune.attacks._bench_floats import CIFAR10, normalised, stored_bytes
+from bdtune.attacks._cover_rows import CoverRowsAttack
 from bdtune.attacks._dialects import MAX_SEED, DialectAttack, first_of_batches, torch_uniform
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._pattern_files import file_digest, stored_array
-from bdtune.attacks._plan import Role
+from bdtune.attacks._plan import Role, exact_count
+from bdtune.attacks._tensor_files import ENDINGS, stored_tensors
 from bdtune.engine.key import sample_generator
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import UserFile
@@ -35,8 +39,11 @@ if TYPE_CHECKING:
 
     from bdtune.attacks._plan import Rows
 
+NOISE_GRID = "noise_grid"
+"""The field's name in files of the authors and of BackdoorBench."""
 
-class WaNet(DialectAttack):
+
+class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     """x' = x read at clip(gr (b + s n / side)), with identity grid b and an upsampled control field n."""
 
     version: ClassVar[int] = 2  # 1 did not normalise in dialect backdoorbench
@@ -47,13 +54,17 @@ class WaNet(DialectAttack):
     """k, the points of the random control field on each side; with k = 224, s = 1 is usual for 224 pixels."""
     grid_rescale: float = Field(1.0, gt=0.0)
     """gr, scales the whole grid; below 1 the border is cut off, so that nothing needs clipping."""
-    cross_ratio: float = Field(0.0, ge=0.0)
+    cross_ratio: float | None = Field(0.0, ge=0.0)
     """Cover rows for each poisoned row (noise mode; the paper: 2): disturbed warp, true label."""
     noise_rescale: float = Field(2.0, ge=0.0, le=4.0)
     """Cover rows are disturbed by (U noise_rescale - 1) / side, U from [0, 1) for each pixel and axis."""
     control_field: UserFile = None
-    """NPY file of a field to use: control points [2, k, k], or upsampled [H, W, 2]; None: a drawn one."""
+    """Field to use, .npy or .pt: control points [2, k, k], or upsampled [H, W, 2]; null: a drawn one.
 
+    BackdoorBench saves its own only with `frequency_save`: `noise_grid` in state_dict.pt, taken as it is.
+    """
+
+    cover_share: ClassVar[str] = "cross_ratio"
     train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cross_ratio", "noise_rescale"}
     cover_test: ClassVar[frozenset[str]] = frozenset({"noise_rescale"})
     min_undefended_asr: ClassVar[float] = 0.85
@@ -73,11 +84,18 @@ class WaNet(DialectAttack):
         return {**super().identity(), "control_field": path and file_digest(path, "control_field")}
 
     def cover_fraction(self) -> float:
+        if not self.rate or not self.cross_ratio:
+            return 0.0
         return float(Decimal(repr(self.rate)) * Decimal(repr(self.cross_ratio)))  # 0.29 * 3 is 0.87
+
+    def cover_rows(self, n_poison: int, basis: int) -> int:
+        if self.rate is None and self.cross_ratio is not None:
+            return exact_count(self.cross_ratio, n_poison)
+        return super().cover_rows(n_poison, basis)
 
     @property
     def covers_test(self) -> bool:
-        return self.cross_ratio > 0
+        return self.has_covers
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         grid = self.grid(*images.shape[1:3])
@@ -140,7 +158,7 @@ class WaNet(DialectAttack):
         return (drawn * (self.noise_rescale / 2**32) - 1) / np.array([width, height])
 
     def _batchwise(self, total: int) -> tuple[np.ndarray, np.ndarray]:
-        return first_of_batches(total, self.rate, cover_ratio=self.cross_ratio)
+        return first_of_batches(total, self.rate or 0.0, cover_ratio=self.cross_ratio or 0.0)
 
 
 @lru_cache(maxsize=8)
@@ -170,7 +188,8 @@ def _drawn_field(points: int, seed: int, as_torch: bool) -> np.ndarray:
 
 def _user_field(path: Path) -> np.ndarray:
     """Return a user's field, float64 [2, h, w]; one that is upsampled already is resized like any other."""
-    array = stored_array(path, "control_field")
+    pickled = path.suffix.lower() in ENDINGS
+    array = _saved_field(path) if pickled else stored_array(path, "control_field")
     shape = list(array.shape)
     array = array[0] if array.ndim == 4 and len(array) == 1 else array  # the toolkits save one more axis
     is_points = array.ndim == 3 and array.shape[0] == 2 and array.shape[1] == array.shape[2] > 1
@@ -181,4 +200,22 @@ def _user_field(path: Path) -> np.ndarray:
     if not np.isfinite(array).all() or not array.any():
         raise ConfigError(Problem("control_field", "expected finite values, not all 0", got=str(path)))
     array = array.astype(np.float64)
+    if is_upsampled and np.allclose(array, _warp.identity_grid(*array.shape[:2]), atol=1e-4):
+        expected = "expected a field of displacements"
+        hint = "Give the noise grid that was saved beside it"
+        raise ConfigError(Problem("control_field", expected, f"the identity grid in {path}", hint=hint))
     return array / np.abs(array).mean() if is_points else np.moveaxis(array, -1, 0)
+
+
+def _saved_field(path: Path) -> np.ndarray:
+    """Return the tensor in a file of torch.save, or the noise grid among others."""
+    found = stored_tensors(path, "control_field")
+    grid = found.get(NOISE_GRID) if isinstance(found, dict) else found
+    if grid is not None and hasattr(grid, "detach"):
+        return np.asarray(grid.detach().float().numpy())
+    named = (
+        f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+    )
+    expected = f"expected a tensor, or a dictionary with '{NOISE_GRID}'"
+    hint = "BackdoorBench's state_dict.pt has it, which it saves with frequency_save"
+    raise ConfigError(Problem("control_field", expected, f"{path} ({named})", hint=hint))

@@ -25,6 +25,15 @@ PLUGIN_KINDS = {"dataset": "datasets", "attack": "attacks", "defense": "defenses
 DEFAULT_PLUGINS = {"dataset": "digits", "attack": None, "defense": "none", "model": "resnet18"}
 """What an unset plugin is: one that needs no files, and nothing that would have to be chosen."""
 
+RIVALS = {
+    "rate": ("count",),
+    "count": ("rate",),
+    "cover_rate": ("cover_count",),
+    "cross_ratio": ("cover_count",),
+    "cover_count": ("cover_rate", "cross_ratio"),
+}
+"""Knobs of attacks of which one takes the other's place, where it is set over a preset or a base trial."""
+
 
 @dataclass(frozen=True, order=True)
 class Origin:
@@ -181,7 +190,16 @@ def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
         return current if isinstance(current, dict) and current.get("name") == value else value
     if rest in ("name", "preset"):
         return mapping if mapping.get(rest) == value else {rest: value}
+    if rest in RIVALS:
+        return with_knobs(mapping, {rest: value})
     return _assign_nested(mapping, rest.split("."), value)
+
+
+def with_knobs(base: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return the knobs of a plugin set over others: a count, too, takes the place of a rate."""
+    given = [name for name, value in knobs.items() if name in RIVALS and value is not None]
+    replaced = {rival for name in given for rival in RIVALS[name]}
+    return {**{name: value for name, value in base.items() if name not in replaced}, **knobs}
 
 
 def _assign_nested(current: Any, parts: list[str], value: Any) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bdtune.config.checking import Fault, show, unknown
-from bdtune.config.document import SWEEP_KEYS, TRIAL_KEYS, Origin, assign
+from bdtune.config.document import RIVALS, SWEEP_KEYS, TRIAL_KEYS, Origin, assign
 from bdtune.config.yaml_file import parse_value
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Override:
 
 def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = True) -> None:
     """Write the words into the document; without `axes`, as for one trial, a comma is a problem."""
+    taken: set[str] = set()
     for index, word in enumerate(words):
         override = _parse(document, word, Origin((1, index), f"command line: {word}"))
         if override is None:
@@ -43,10 +44,22 @@ def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = Tr
             known = unknown(head, "", [*TRIAL_KEYS, *SWEEP_KEYS], "a setting")
             fault = Fault(override.path, known.expected, show(head), known.hint)
             document.report(fault, override.origin)
+        elif rival := _rival(override, taken):
+            expected = f"expected {rival} or {override.path}, as each takes the other's place"
+            document.report(Fault(override.path, expected, "both"), override.origin)
         elif axes:
             _apply(document, override)
         else:
             _apply_to_one(document, override)
+
+
+def _rival(override: Override, taken: set[str]) -> str:
+    """Return an earlier word's path that this one would undo, or nothing; note the path of this one."""
+    head, _, knob = override.path.partition(".")
+    if head != "attack" or knob not in RIVALS or override.values == [None]:
+        return ""
+    taken.add(override.path)
+    return next((path for rival in RIVALS[knob] if (path := f"{head}.{rival}") in taken), "")
 
 
 def _apply(document: Document, override: Override) -> None:

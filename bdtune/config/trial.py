@@ -14,7 +14,7 @@ from pydantic import Field, create_model
 
 from bdtune import registry
 from bdtune.config.checking import Fault, check, show, unknown
-from bdtune.config.document import DEFAULT_PLUGINS, PLUGIN_KINDS, TRIAL_KEYS
+from bdtune.config.document import DEFAULT_PLUGINS, PLUGIN_KINDS, TRIAL_KEYS, with_knobs
 from bdtune.defenses._base import Offer
 from bdtune.engine.key import canonical_json, key_of
 from bdtune.engine.numerics import Numerics
@@ -315,7 +315,7 @@ def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:
         hint = f"A preset is written as {{preset: {name}}}" if key == "attack" and "/" in name else ""
         return None, [Fault(path, p.expected, p.got, hint or p.hint) for p in error.problems]
     knobs = {k: v for k, v in mapping.items() if k not in ("name", "preset")}
-    plugin, faults = check(cls, {**preset, **knobs}, name)
+    plugin, faults = check(cls, with_knobs(preset, knobs), name)
     if key != "attack":
         return plugin, faults
     if plugin is not None:
@@ -324,17 +324,16 @@ def _parse_plugin(key: str, raw: Any) -> tuple[Plugin | None, list[Fault]]:
 
 
 def _with_owner(fault: Fault, attack: type[Attack]) -> Fault:
-    """Return the fault of an unknown knob with a hint at the attacks that have it."""
+    """Return the fault of an unknown knob with the reason why there is none, or the attacks that have it."""
+    if fault.about_key and fault.path in attack.lacks:
+        return replace(fault, hint=attack.lacks[fault.path])
     if not fault.about_key or fault.hint:
         return fault
     names = registry.names("attacks")
     owners = [name for name in names if fault.path in registry.load("attacks", name).model_fields]
     if not 0 < len(owners) <= 3:
         return fault
-    hint = f"It is a knob of {' and '.join(owners)}"
-    if fault.path == "all_to_all" and attack.clean_label:
-        hint += f"; {attack.plugin_name()}, a clean-label attack, changes no label"
-    return replace(fault, hint=hint)
+    return replace(fault, hint=f"It is a knob of {' and '.join(owners)}")
 
 
 _Named = tuple[str, dict[str, Any]]

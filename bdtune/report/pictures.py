@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bdtune.attacks._dirty_label import named
 from bdtune.attacks._plan import Role, Rows
 
 if TYPE_CHECKING:
@@ -189,10 +190,11 @@ def _caption(attack: Attack, plan: PoisonPlan) -> str:
     knobs = "".join(f", {name} {value}" for name, raw in own.items() if (value := _told(raw)))
     cover = f" and {len(plan.cover_ids)} cover rows" if len(plan.cover_ids) else ""
     basis = attack.rate_basis.replace("_", " ")
+    rate = "" if attack.rate is None else f" ({attack.rate * 100:g} % of {basis})"
     goal = "each class to the next" if attack.single_target is None else f"target {attack.target}"
-    poisoned = (
-        f"{len(plan.poison_ids)} of {len(plan)} images poisoned{cover} ({attack.rate * 100:g} % of {basis})"
-    )
+    sources = getattr(attack, "source_classes", None)
+    goal += f" from {named(sources)}" if sources else ""
+    poisoned = f"{len(plan.poison_ids)} of {len(plan)} images poisoned{cover}{rate}"
     return f"{poisoned}, {goal}{knobs}"
 
 

@@ -123,11 +123,18 @@ def _limits(info: FieldInfo) -> str:
     }
     found = [
         f"{words[word]} {getattr(limit, word):g}"
-        for limit in info.metadata
+        for limit in [*info.metadata, *_limits_inside(info.annotation)]
         for word in words
         if getattr(limit, word, None) is not None
     ]
-    return ", ".join(found)
+    return ", ".join(dict.fromkeys(found))
+
+
+def _limits_inside(annotation: Any) -> Iterator[Any]:
+    """Yield the limits of a union's members, such as those of a rate that may be null."""
+    for option in get_args(annotation):
+        for found in getattr(option, "__metadata__", ()):
+            yield from getattr(found, "metadata", ())
 
 
 def _about(cls: type[Knobs], name: str) -> str:

@@ -31,6 +31,20 @@ def test_the_mix_and_its_rounding(images, quantise, bias):
     assert error.mean() == pytest.approx(bias, abs=0.15)
 
 
+@pytest.mark.parametrize(("side", "patch"), [(4, 1), (16, 2), (32, 3), (64, 6)])
+def test_a_white_corner_is_mixed_in_and_no_more(side, patch):
+    image = np.full((1, side, side, 3), 100, np.uint8)
+    stamped = bdtune.attack("blend", pattern="patch", ratio=0.2).trigger(image, [0])[0]
+    assert (stamped[-patch:, -patch:] == 131).all()
+    assert (stamped == 131).sum() == 3 * patch**2
+    assert (stamped == 100).sum() == 3 * (side**2 - patch**2)
+
+
+def test_backdoorbench_has_no_white_corner():
+    with pytest.raises(ValidationError, match="mixes whole pictures"):
+        bdtune.attack("blend", pattern="patch", dialect="backdoorbench")
+
+
 def test_training_and_test_ratio_are_separate(images):
     attack = bdtune.attack("blend", rate=0.5, include_target_class=True, ratio=0.1, test_ratio=0.3)
     plan = attack.plan(np.arange(6) % 2, seed=0)

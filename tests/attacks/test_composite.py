@@ -200,7 +200,7 @@ def test_wrong_requests_say_what_is_wrong():
         "classes: expected classes with images to mix; 1 has none, got [0, 1]"
     ]
     alone = said([0, 1, 0, 1, 2, 2, 3] * 2 + [4], num_classes=5)
-    assert alone == ["cover_rate: expected 0, as class 4 has one image, and none to mix it with, got 0.5"]
+    assert alone == ["cover_rate: expected 0, as class 4 has one image, and none to mix it with, got 0.4545"]
     assert said(cover_rate=0.95)[0].startswith(
         "cover_rate: expected poison and cover rows among the 80 images"
     )

@@ -41,12 +41,33 @@ def test_each_papers_conventions(name):
         ("backdoorbox/badnets", 2500, 0),
         ("backdoorbox/wanet", 5000, 10_000),
         ("backdoorbox/adap_patch", 500, 1000),
+        ("cba/half", 4545, 22_725),
+        ("abl/cba", 5000, 22_500),
+        ("backdoorbench/lf", 5000, 0),
     ],
 )
 def test_numbers_of_rows_on_cifar10(name, poison, cover):
     attack, knobs = preset(name)
     plan = bdtune.attack(attack, **knobs).plan(np.arange(50_000) % 10, seed=0)
     assert (len(plan.poison_ids), len(plan.cover_ids)) == (poison, cover)
+
+
+def test_composite_has_five_normal_and_five_mixed_rows_to_one_of_poison():
+    for knobs in ({}, preset("cba/half")[1]):
+        plan = bdtune.attack("composite", **knobs).plan(np.arange(50_000) % 10, seed=0)
+        poison, mixed = len(plan.poison_ids), len(plan.cover_ids)
+        assert mixed == 5 * poison
+        assert 50_000 - mixed - poison == pytest.approx(5 * poison, rel=1e-3)
+
+
+def test_backdoorbox_blends_a_white_corner():
+    image = np.full((1, 32, 32, 3), 101, np.uint8)
+    image[0, 0, 0] = (0, 255, 7)
+    attack, knobs = preset("backdoorbox/blend")
+    stamped = bdtune.attack(attack, **knobs).trigger(image, [0])[0]
+    expected = image[0].copy()
+    expected[29:, 29:] = int(0.8 * 101 + 0.2 * 255)
+    assert np.array_equal(stamped, expected)
 
 
 def test_every_preset_can_be_made():

@@ -127,7 +127,7 @@ def test_the_secret_is_learnt_before_it_is_hidden(images):
     state = {k.removeprefix("decoder."): torch.from_numpy(v) for k, v in artefact.arrays.items()}
     decoder.load_state_dict({k: v for k, v in state.items() if not k.startswith("encoder.")})
     hidden = torch.from_numpy(made.artefact("test").arrays["images"]).permute(0, 3, 1, 2) / 255
-    secret = torch.tensor(bdtune.attack("issba", coder=coder).secret)
+    secret = torch.tensor(bdtune.attack("issba", coder=coder).bits)
     read = (decoder(hidden) > 0).long()
     assert (read == secret).float().mean() > 0.9
 
@@ -143,7 +143,7 @@ def test_by_default_the_residuals_mean_square_decides_how_visible_a_secret_is():
 
 
 def test_the_secret_follows_the_trigger_seed():
-    secrets = {bdtune.attack("issba", trigger_seed=seed).secret for seed in range(4)}
+    secrets = {bdtune.attack("issba", trigger_seed=seed).bits for seed in range(4)}
     assert len(secrets) == 4
     assert all(len(secret) == 20 and set(secret) <= {0, 1} for secret in secrets)
 

@@ -242,7 +242,7 @@ COMMAND_LINE = [
         "all in one go, in order",
         "name: a b\ntrial:\n  dataset: toy\n  attack: {name: badnets, rate: 2}\n  defense: {name: tiny, beta: x}\n  sed: 1\ngrid:\n  defense.alpha_c: [0.5, 3]\n  defense.mod: [fast]\nselect: {metric: acc}\n",
         "s.yaml:1: name: expected at most 100 letters, digits, '.', '_' or '-', got 'a b'",
-        "s.yaml:4: attack.rate: expected a number from 0 to 1, got 2",
+        "s.yaml:4: attack.rate: expected a number from 0 to 1 or null, got 2",
         "s.yaml:5: defense.beta: expected a number of at least 0, got 'x'",
         f"s.yaml:6: trial.sed: expected a setting of the trial: {SETTINGS}, got 'sed'. Did you mean 'seed'?",
         "s.yaml:8: grid.defense.alpha_c[1]: expected a number from 0 to 1, got 3",

@@ -113,7 +113,7 @@ TRIAL = [
     wrong(
         "a knob of another attack",
         "trial:\n  dataset: toy\n  defense: tiny\n  attack: {name: label_consistent, all_to_all: true}\n",
-        "s.yaml:4: attack.all_to_all: expected a knob of label_consistent, got 'all_to_all'. It is a knob of badnets and pruning_aware; label_consistent, a clean-label attack, changes no label",
+        "s.yaml:4: attack.all_to_all: expected a knob of label_consistent, got 'all_to_all'. A clean-label attack changes no label",
     ),
     wrong(
         "a pattern that is not there",
@@ -143,7 +143,7 @@ TRIAL = [
     wrong(
         "a rate in percent",
         "trial:\n  dataset: toy\n  defense: tiny\n  attack:\n    name: badnets\n    rate: 10\n",
-        "s.yaml:6: attack.rate: expected a number from 0 to 1, got 10",
+        "s.yaml:6: attack.rate: expected a number from 0 to 1 or null, got 10",
     ),
     wrong(
         "fractions of more than all",

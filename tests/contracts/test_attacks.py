@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from bdtune import registry
 from bdtune.attacks._base import Attack
 from bdtune.attacks._budget import Budget
+from bdtune.attacks._dirty_label import DirtyLabelAttack
 from bdtune.attacks._plan import Role
 from bdtune.attacks._presets import presets
 from bdtune.errors import ConfigError
@@ -39,8 +41,11 @@ def make(name, knobs, images=None):
         attack = record_of(both, both, CLASSES)
         return attack if images is None else equipped(attack, images)
     knobs = {"rate": 0.5 if cls.clean_label else 0.2, **knobs}
-    for rate in {"rate", "cover_rate"} & set(cls.model_fields):
-        knobs[rate] = min(max(knobs.get(rate, 0.0), 0.1), 0.9)
+    for rate, count in (("rate", "count"), ("cover_rate", "cover_count")):
+        if count in knobs:
+            knobs.pop(rate, None)
+        elif rate in cls.model_fields:
+            knobs[rate] = min(max(knobs.get(rate, 0.0), 0.1), 0.9)
     if not is_trained(cls):
         return cls(**knobs)
     attack = cls(**merged(knobs, quick(cls)))
@@ -105,6 +110,50 @@ def test_counts_roles_and_flags(name, knobs, data):
     assert np.array_equal(plan.labels[plan.poison_ids], goals[plan.poison_ids])
     kept = np.setdiff1d(np.arange(N), plan.poison_ids)
     assert np.array_equal(plan.labels[kept], labels[kept])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "record"])
+def test_counts_in_the_place_of_rates(name, data):
+    _, labels = data
+    plan = make(name, {"count": 7}).plan(labels, seed=1, num_classes=CLASSES)
+    assert len(plan.poison_ids) == 7
+    by_rate = make(name, {"rate": 0.5}).plan(labels, seed=1, num_classes=CLASSES)
+    assert set(plan.poison_ids) < set(by_rate.poison_ids)
+    if "cover_count" in registry.load("attacks", name).model_fields:
+        plan = make(name, {"count": 7, "cover_count": 9}).plan(labels, seed=1, num_classes=CLASSES)
+        assert (len(plan.poison_ids), len(plan.cover_ids)) == (7, 9)
+        with pytest.raises(ConfigError, match=r"cover_count: .* among the .* images .*got 7 poison and 60"):
+            make(name, {"count": 7, "cover_count": N}).plan(labels, seed=1, num_classes=CLASSES)
+    with pytest.raises(ConfigError, match=rf"count: expected at most the \d+ images .*, got {N + 1}$"):
+        make(name, {"count": N + 1}).plan(labels, seed=1, num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attacks_that_relabel_choose_their_classes_and_the_others_say_why_not(name, data):
+    _, labels = data
+    cls = registry.load("attacks", name)
+    if not issubclass(cls, DirtyLabelAttack):
+        assert {"all_to_all", "source_classes"} <= set(cls.lacks)
+        assert cls.clean_label or name in {"composite", "record"}
+        return
+    attack = make(name, {"source_classes": (1, 3)})
+    plan = attack.plan(labels, seed=1, num_classes=CLASSES)
+    assert set(labels[plan.poison_ids]) == {1, 3}
+    assert set(plan.labels[plan.poison_ids]) == {attack.target}
+    assert np.array_equal(attack.test_rows(labels, CLASSES), np.isin(labels, (1, 3)))
+    everyone = make(name, {}).identity_for("test")
+    assert attack.identity_for("test") == {**everyone, "source_classes": [1, 3]}
+    if cls.aimed:
+        with pytest.raises(ValidationError, match="no single target class, and "):
+            make(name, {"all_to_all": True})
+        return
+    attack = make(name, {"all_to_all": True})
+    plan = attack.plan(labels, seed=1, num_classes=CLASSES)
+    assert np.array_equal(plan.labels[plan.poison_ids], (labels[plan.poison_ids] + 1) % CLASSES)
+    assert np.array_equal(attack.test_labels(labels, CLASSES), (labels + 1) % CLASSES)
+    assert attack.test_rows(labels, CLASSES).all()
+    assert attack.single_target is None
+    assert attack.asr_band <= 0.6
 
 
 @every_attack
