@@ -129,6 +129,10 @@ class Dataset(Plugin):
     def records(self, split: SplitName, root: Path) -> Records | None:
         """Return where the images of a split lie under `root`; None when they are not there."""
 
+    def known_counts(self, split: SplitName) -> tuple[Counts, ...]:
+        """Return the numbers of images, or of each class, that a split may have; empty when any will do."""
+        return self.counts.get(split, ())
+
     def accepted(self) -> tuple[str, ...]:
         """Return the layouts that `records` accepts, for messages."""
         return self.layouts
@@ -272,7 +276,9 @@ class Dataset(Plugin):
 
     def _cache_key(self, split: SplitName, root: Path | None, *, limited: bool) -> str:
         place = str(root or os.environ.get("BDTUNE_DATA", ""))
-        return canonical_json([type(self).__module__, place, self._split_identity(split, limited=limited)])
+        checks = {name: getattr(self, name) for name in sorted(self.no_effect)}
+        identity = self._split_identity(split, limited=limited)
+        return canonical_json([type(self).__module__, place, identity, checks])
 
     def _label_problems(self, split: SplitName, records: Records) -> list[Problem]:
         where = str(records.files[0].parent) if records.files else ""
@@ -288,7 +294,7 @@ class Dataset(Plugin):
         if not counts.all():
             absent = ", ".join(map(str, np.flatnonzero(counts == 0)[:10]))
             problems.append(Problem(path, f"images of all {classes} classes", f"none of {absent}", where))
-        known = self.counts.get(split, ())
+        known = self.known_counts(split)
         if known and not any(_agrees(counts, edition) for edition in known):
             expected = " or ".join(f"{np.sum(edition)} images" for edition in known)
             got = f"{counts.sum()} images, per class {counts.min()} to {counts.max()}"

@@ -1,4 +1,4 @@
-"""Layouts on disk: Parquet folders, folders of classes, torchvision's archives; and digests of them."""
+"""Layouts on disk: Parquet folders and folders of classes, torchvision's downloads; and digests of files."""
 
 from __future__ import annotations
 
@@ -143,29 +143,6 @@ def class_folders(folders: Sequence[Path], class_names: Sequence[str]) -> Record
         where = str(folders[0].parent)
         raise DataError(Problem("dataset", "image files in the class folders", "none", where))
     return Records(labels, tuple(class_names), paths=paths, files=present)
-
-
-def cifar_records(name: str, bases: Sequence[Path], split: SplitName) -> Records | None:
-    """Return the records of torchvision's CIFAR archive, unpacked under one of `bases`; None without one.
-
-    The batches are pickles: torchvision compares their MD5 with the published one before it opens them.
-    """
-    import torchvision
-
-    reader = getattr(torchvision.datasets, name)
-    base = next((base for base in bases if (base / reader.base_folder).is_dir()), None)
-    if base is None:
-        return None
-    batches = reader.train_list if split == "train" else reader.test_list
-    files = tuple(base / reader.base_folder / batch for batch, _ in batches)
-    try:
-        data = reader(str(base), train=split == "train", download=False)
-    except RuntimeError as error:
-        hint = "Remove the folder and fetch it again with --download"
-        problem = Problem("dataset", f"{name}'s archive", str(error), str(base / reader.base_folder), hint)
-        raise DataError(problem) from error
-    labels = np.asarray(data.targets, np.int64)
-    return Records(labels, tuple(data.classes), arrays=data.data, files=files)
 
 
 def torchvision_download(name: str, root: Path, **split: Any) -> None:

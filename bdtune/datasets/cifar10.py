@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._files import cifar_records, parquet_records, torchvision_download
+from bdtune.datasets._cifar_files import Cifar, cifar_records
+from bdtune.datasets._files import parquet_records, torchvision_download
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import SplitName
+    from bdtune.datasets._base import Records, SplitName
 
 
-class Cifar10(Dataset):
+class Cifar10(Cifar):
     """CIFAR-10, 50,000 training and 10,000 test images."""
 
     title: ClassVar[str] = "CIFAR-10"
@@ -34,7 +34,8 @@ class Cifar10(Dataset):
 
     def records(self, split: SplitName, root: Path) -> Records | None:
         folder = root / "cifar10"
-        return parquet_records(folder, split) or cifar_records("CIFAR10", (root, folder), split)
+        found = parquet_records(folder, split)
+        return found or cifar_records("CIFAR10", (root, folder), split, verify=self.verify)
 
     def download(self, root: Path) -> None:
         torchvision_download("CIFAR10", root)

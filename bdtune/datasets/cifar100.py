@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._files import cifar_records, parquet_records, torchvision_download
+from bdtune.datasets._cifar_files import Cifar, cifar_records
+from bdtune.datasets._files import parquet_records, torchvision_download
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import SplitName
+    from bdtune.datasets._base import Records, SplitName
 
 
-class Cifar100(Dataset):
+class Cifar100(Cifar):
     """CIFAR-100, 500 training and 100 test images per class."""
 
     title: ClassVar[str] = "CIFAR-100"
@@ -33,7 +33,8 @@ class Cifar100(Dataset):
 
     def records(self, split: SplitName, root: Path) -> Records | None:
         folder = root / "cifar100"
-        return parquet_records(folder, split) or cifar_records("CIFAR100", (root, folder), split)
+        found = parquet_records(folder, split)
+        return found or cifar_records("CIFAR100", (root, folder), split, verify=self.verify)
 
     def download(self, root: Path) -> None:
         torchvision_download("CIFAR100", root)

@@ -87,6 +87,115 @@ def test_a_damaged_archive_is_named(tmp_path, monkeypatch):
         make("cifar10").load("train", tmp_path)
 
 
+def own_batches(folder, sizes, *, words=str, protocol=4, **content):
+    """Write training batches of some sizes and a test batch of ten rows; return the pixels [N, 3, 32, 32]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [*(f"data_batch_{number + 1}" for number in range(len(sizes))), "test_batch"]
+    pixels = np.random.default_rng(0).integers(0, 256, (sum(sizes) + 10, 3, 32, 32), dtype=np.uint8)
+    labels, start = np.arange(len(pixels)) % 10, 0
+    for name, size in zip(names, (*sizes, 10), strict=True):
+        rows = slice(start, start + size)
+        batch = {"data": pixels[rows].reshape(size, -1), "labels": labels[rows].tolist(), **content}
+        batch = {key.encode() if words is bytes else key: value for key, value in batch.items()}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=protocol))
+        start += size
+    return pixels
+
+
+@pytest.mark.parametrize(("words", "protocol"), [(str, 2), (bytes, 4), (str, 5)])
+def test_batches_of_any_size_are_read_when_the_user_says_so(tmp_path, words, protocol):
+    pixels = own_batches(tmp_path / "cifar-10-batches-py", (20, 10), words=words, protocol=protocol)
+    with pytest.raises(DataError, match=r"CIFAR10's archive.*dataset\.verify to false"):
+        make("cifar10").load("train", tmp_path)
+    dataset = make("cifar10", verify=False)
+    assert dataset.check(tmp_path) == []
+    train, test = (dataset.load(split, tmp_path) for split in ("train", "test"))
+    assert np.array_equal(np.concatenate([train.images, test.images]), pixels.transpose(0, 2, 3, 1))
+    assert np.array_equal(train.labels, np.arange(30) % 10)
+    with pytest.raises(DataError):  # what was read unchecked does not pass for checked
+        make("cifar10").load("train", tmp_path)
+
+
+def test_more_than_nine_batches_are_read_in_the_order_of_their_numbers(tmp_path):
+    pixels = own_batches(tmp_path / "cifar-10-batches-py", (10,) * 11)
+    train = make("cifar10", verify=False).load("train", tmp_path)
+    assert np.array_equal(train.images, pixels[:-10].transpose(0, 2, 3, 1))
+
+
+def test_the_published_archive_is_the_same_data_set_unverified(tmp_path, monkeypatch):
+    cifar_archive(tmp_path, torchvision.datasets.CIFAR10, monkeypatch, "labels")
+    no_counts(monkeypatch, "cifar10")
+    checked, unchecked = (make("cifar10", verify=verify) for verify in (True, False))
+    assert checked.identity() == unchecked.identity()
+    assert checked.fingerprint(tmp_path) == unchecked.fingerprint(tmp_path)
+    splits = [dataset.load("train", tmp_path) for dataset in (checked, unchecked)]
+    assert np.array_equal(splits[0].images, splits[1].images)
+    assert splits[0].class_names == splits[1].class_names
+
+
+def test_cifar100_of_any_size(tmp_path):
+    rows = np.arange(200) % 100
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name in ("train", "test"):
+        batch = {
+            b"data": np.zeros((200, 3072), np.uint8),
+            b"fine_labels": rows.tolist(),
+            b"coarse_labels": [0],
+        }
+        (folder / name).write_bytes(pickle.dumps(batch))
+    assert np.array_equal(make("cifar100", verify=False).labels("test", tmp_path), rows)
+
+
+class Harmful:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+def test_no_code_in_a_batch_is_run(tmp_path):
+    own_batches(tmp_path / "cifar-10-batches-py", (10,), batch_label=Harmful(tmp_path / "made"))
+    with pytest.raises(DataError, match=r"plain values.*mkdir, which could run code"):
+        make("cifar10", verify=False).load("train", tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            {"data": np.zeros((10, 99), np.uint8)},
+            r"uint8 rows of 3072 pixels under 'data', got uint8 \[10, 99\]",
+        ),
+        ({"data": np.zeros((10, 3072))}, "got float64"),
+        ({"data": None}, "got None"),
+        ({"labels": [1, 2]}, r"10 whole numbers under 'labels' or 'fine_labels', got 2"),
+        ({"labels": ["cat"] * 10}, "10 whole numbers"),
+        ({"labels": [[1], [2, 3]]}, "10 whole numbers"),
+    ],
+)
+def test_batches_of_another_form_are_refused(tmp_path, content, expected):
+    own_batches(tmp_path / "cifar-10-batches-py", (10,), **content)
+    with pytest.raises(DataError, match=expected):
+        make("cifar10", verify=False).load("train", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", pickle.dumps([1]), pickle.dumps({"data": 1})[:-4]])
+def test_a_batch_that_is_no_pickled_dictionary_is_refused(tmp_path, content):
+    own_batches(tmp_path / "cifar-10-batches-py", (10,))
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(content)
+    with pytest.raises(DataError, match=r"data_batch_1.*a pickled dictionary of plain values"):
+        make("cifar10", verify=False).load("train", tmp_path)
+
+
+def test_a_folder_without_batches_is_refused(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match="a file data_batch_1"):
+        make("cifar10", verify=False).load("train", tmp_path)
+
+
 @pytest.mark.parametrize("training", ["Training", "Final_Training/Images"])
 def test_gtsrb_out_of_its_folders(tmp_path, monkeypatch, training):
     no_counts(monkeypatch, "gtsrb")
