@@ -39,6 +39,15 @@ COUNTERPARTS = {
     ),
     "resnet18": Counterpart("stem: imagenet", _RESNET, blocks=(2, 2, 2, 2)),
     "resnet34": Counterpart("stem: imagenet", _RESNET, blocks=(3, 4, 6, 3)),
+    "vgg16": Counterpart(
+        "batch_norm: false, classifier: imagenet",
+        {
+            "features": "body",
+            "classifier.0": "hidden.0",
+            "classifier.3": "hidden.3",
+            "classifier.6": "head",
+        },
+    ),
     "densenet121": Counterpart("stem: imagenet", {"features": "body", "classifier": "head"}),
     "mobilenet_v2": Counterpart("stem: imagenet", {"features": "body", "classifier.1": "head"}),
 }

@@ -108,9 +108,9 @@ def _batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _whole_numbers(values: Any) -> list[int]:
     """Return the values of a list or an array that are whole numbers."""
-    values = values.tolist() if isinstance(values, np.ndarray) else values
-    found = values if isinstance(values, list) else []
-    return [int(value) for value in found if isinstance(value, int | np.integer) and abs(value) < 2**31]
+    found = values.tolist() if isinstance(values, np.ndarray) else values
+    numbers = [int(v) for v in found if isinstance(v, int | np.integer)] if isinstance(found, list) else []
+    return [number for number in numbers if abs(number) < 2**31]
 
 
 class _Plain(pickle.Unpickler):

@@ -35,6 +35,11 @@ def parameters(name, num_classes=10, side=32, **knobs) -> int:
         ("resnet34", {}, 21_282_122),
         ("preactresnet18", {}, 11_172_170),
         ("vgg16", {}, 14_728_266),
+        (
+            "vgg16",
+            {"batch_norm": False, "classifier": "imagenet"},
+            134_301_514,
+        ),  # torchvision's with 10 classes
         ("mobilenet_v2", {}, 2_236_682),
         ("densenet121", {}, 6_956_298),
         ("wrn", {}, 175_066),
