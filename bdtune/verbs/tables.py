@@ -87,7 +87,7 @@ def trial_table(result: SweepResult) -> Table:
     computed = sum(use.computed for use in uses)
     notes.append(f"{computed} stages computed for these trials, {len(uses) - computed} taken from others")
     reads = [read.text() for trial in ordered for read in trial.oracle]
-    oracle = [f"oracle: {', '.join(reads)}; which no defender knows"] if reads else []
+    oracle = [f"oracle: {', '.join(reads)}, which no defender knows"] if reads else []
     rows = rows or [{"metric": "none", **dict.fromkeys(heads)}]
     return plain_table("trial " + str(result.best), rows, ["; ".join(notes), *oracle])
 

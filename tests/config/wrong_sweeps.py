@@ -170,6 +170,11 @@ SEARCH = [
         "s.yaml:2: select.metric: expected one of the metrics: select_acc, oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_noise_acc, oracle_robust_acc, oracle_der, got 'oracle_dre'. Did you mean 'oracle_der'?",
     ),
     wrong(
+        "unknown way to choose over several attacks",
+        HEAD + "select: {metric: oracle_der, over: wrst}\n",
+        "s.yaml:2: select.over: expected 'each', 'mean' or 'worst', got 'wrst'. Did you mean 'worst'?",
+    ),
+    wrong(
         "unknown scheduler",
         HEAD + "scheduler: asah\n",
         "s.yaml:2: scheduler: expected 'none', 'asha', 'hyperband' or 'median', got 'asah'. Did you mean 'asha'?",

@@ -10,8 +10,10 @@ import pytest
 
 from bdtune.cluster.sweep import Options, Outcome
 from bdtune.config.expand import with_values
+from bdtune.engine.results import OracleRead, SweepResult, TrialResult
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.verbs import sweep as verb
+from bdtune.verbs import tables
 
 SPACE = """
 name: hidden
@@ -88,3 +90,12 @@ def test_a_rule_over_the_attacks_is_read_and_kept(swept):
     assert "worst" in (folder / "sweep.yaml").read_text()
     placed = {path.name for path in folder.glob("best-*.png")}
     assert placed == {"best-badnets-attack.png", "best-blend-attack.png"}
+
+
+def test_a_single_trial_says_what_was_set_by_hand():
+    read = OracleRead("defense.oracle_target", "0")
+    trial = TrialResult("a", "done", {"defense": "gssd"}, {"acc": 0.9}, oracle=(read,))
+    said = tables.trial_table(SweepResult("run", (trial,), "a")).notes
+    assert "oracle: defense.oracle_target=0, which no defender knows" in said
+    honest = SweepResult("run", (replace(trial, oracle=()),), "a")
+    assert "oracle" not in " ".join(tables.trial_table(honest).notes)
