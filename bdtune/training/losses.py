@@ -37,14 +37,15 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def sample_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
     """Return logits float32 [N, K] in id order, in evaluation mode and without augmentation.
 
-    The last layer computes in float32 whatever the precision: bf16 logits have too few different values.
+    In float32 whatever the precision of `numerics`: in bf16 losses tie where a network has few features, and
+    their order, by which samples are isolated, would be that of the ids.
     """
     import torch
 
     from bdtune.training.predict import predict_features
     from bdtune.training.weights import as_array, as_tensor
 
-    features = predict_features(network, data, numerics)
+    features = predict_features(network, data, numerics.exact())
     weight, bias = network.head.weight.detach().cpu(), network.head.bias.detach().cpu()
     with torch.inference_mode():
         return as_array(torch.nn.functional.linear(as_tensor(features), weight, bias))
@@ -58,6 +59,7 @@ class SampleLosses(Stage):
     """
 
     name: ClassVar[str] = "sample_losses"
+    version: ClassVar[int] = 2  # 1 computed the features in the precision of the training
     kind: ClassVar[Kind] = "train"
 
     def run(self, inputs: Inputs, ctx: Context) -> Artefact:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import bdtune
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.training.augment import Augmentation
 from bdtune.training.losses import SampleLosses, cross_entropies
 from bdtune.training.supervised import Supervised
-from bdtune.training.weights import load_module
+from bdtune.training.weights import load_module, module_arrays, new_network
 
 FP32 = Numerics(device="cpu", precision="fp32")
 BF16 = Numerics(device="cpu", precision="bf16")
@@ -60,6 +61,15 @@ def test_losses_of_a_trained_network_by_hand(make_set, everything, tiny):
         "losses": np.float64,
         "predictions": np.int64,
     }
+
+
+def test_losses_are_the_same_in_every_precision(make_set):
+    data = make_set(40)
+    narrow = bdtune.model("resnet_s1", stem_width=4)  # one feature, of which bf16 leaves few values
+    trained = Artefact(module_arrays(new_network(narrow, data, 1, FP32)))
+    inputs = {"data": data, "model": narrow, "classifier": trained}
+    found, same = (SampleLosses().run(inputs, Context(seed=5, numerics=each)) for each in (FP32, BF16))
+    np.testing.assert_array_equal(found.arrays["losses"], same.arrays["losses"])
 
 
 def test_losses_are_not_rounded_to_bf16(make_set, everything, tiny):
