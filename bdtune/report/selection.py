@@ -90,11 +90,15 @@ def _named(params: Mapping[str, Scalar], differ: Sequence[str]) -> dict[str, Sca
 
 
 def _name(params: Mapping[str, Scalar], names: Mapping[str, str]) -> str:
-    """Return "blend", or "blend ratio=0.2": plugins by their names, knobs with theirs."""
+    """Return "blend", "blend ratio=0.2" or "no attack": plugins by their names, knobs with theirs."""
     plugins = ("dataset", "attack", "dataset.name", "attack.name")
     shown = [name for name in names if name in params] or [name for name in plugins if name in params]
-    values = ((name, show(params[name])) for name in shown)
-    return " ".join(value if name in plugins else f"{names[name]}={value}" for name, value in values)
+    texts = []
+    for name in shown:
+        value = show(params[name])
+        plugin = "no attack" if (name, value) == ("attack", "none") else value
+        texts.append(plugin if name in plugins else f"{names[name]}={value}")
+    return " ".join(texts)
 
 
 def setting_axes(groups: Iterable[Group]) -> list[str]:

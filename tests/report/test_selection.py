@@ -168,6 +168,8 @@ def test_what_the_attacker_and_the_data_set_ask_for_is_no_part_of_a_setting(
 
     rates = [trial(f"{rate}{k}", attack__rate=rate, defense__k=k) for rate in (0.05, 0.1) for k in (1, 2)]
     assert [case.name for case in cases(grouped(rates))] == ["rate=0.05", "rate=0.1"]
+    clean = [trial("a", attack="none"), trial("b", attack="blend")]
+    assert [case.name for case in cases(grouped(clean))] == ["blend", "no attack"]
     sets = [
         trial(f"{dataset}{k}", dataset=dataset, defense__k=k, defense__augment=augment)
         for dataset, augment in (("cifar10", "crop_flip"), ("gtsrb", "crop"))
