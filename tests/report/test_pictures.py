@@ -29,6 +29,13 @@ def test_a_data_set_is_drawn_with_its_class_names(tmp_path):
     assert path.stat().st_size > 2000
 
 
+def test_a_data_set_is_drawn_with_the_attack_that_is_made_for_it(tmp_path, monkeypatch):
+    asked, dataset = [], bdtune.dataset("digits")
+    monkeypatch.setattr(Blend, "for_dataset", lambda self, given: asked.append(given) or self)
+    dataset_picture(dataset, bdtune.attack("blend"), tmp_path / "p.png", columns=4)
+    assert asked == [dataset]
+
+
 def test_the_same_picture_twice(tmp_path):
     attack = bdtune.attack("badnets", rate=0.3)
     one, two = (attack_picture(IMAGES, LABELS, attack, tmp_path / n, columns=2) for n in ("a.png", "b.png"))
