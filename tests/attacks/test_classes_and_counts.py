@@ -105,14 +105,6 @@ def test_a_count_takes_the_rows_of_the_rate_that_means_as_many(dialect):
     assert np.array_equal(by_rate.poison_ids, by_count.poison_ids)
 
 
-def test_knobs_that_nobody_set_are_in_no_key():
-    for name in ("blend", "wanet", "adap_blend", "l2_invisible", "issba", "label_consistent"):
-        found = set(bdtune.attack(name).identity())
-        assert not found & {"count", "cover_count", "all_to_all", "source_classes", "delta_path", "secret"}
-    assert bdtune.attack("blend", count=5).identity()["count"] == 5
-    assert bdtune.attack("badnets").identity()["all_to_all"] is False  # as its keys have always said
-
-
 def test_source_classes_decide_alone_who_is_poisoned():
     one, other = (
         bdtune.attack("blend", source_classes=order, include_target_class=include)

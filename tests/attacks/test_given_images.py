@@ -115,8 +115,6 @@ def test_the_content_enters_the_key_and_not_the_place(tmp_path, images, changed)
     before = images_digest(found[0], "crafted_path")
     (found[0] / "00" / "41.png").write_bytes((found[0] / "00" / "0.png").read_bytes())
     assert images_digest(found[0], "crafted_path") != before
-    identity = bdtune.attack("label_consistent").identity()
-    assert not set(identity) & {"crafted_path", "crafted_channels"}
     data = shown(images, LABELS)
     tests = [
         TriggeredTest(dataset=data, attack=attack, numerics=NUMERICS).identity()
