@@ -128,12 +128,10 @@ def _renamed(arrays: Arrays) -> Arrays:
         found[f"{BOX_NAMES.get(layer, layer)}.{kind}"] = array
     if LAST_JOIN in found:
         weight = found[LAST_JOIN]
-        width = len(
-            weight
-        )  # theirs: first stage, raised, picture and secret; ours: the raised part comes last
-        found[LAST_JOIN] = np.concatenate(
-            [weight[:, :width], weight[:, 2 * width :], weight[:, width : 2 * width]], axis=1
-        )
+        width = len(weight)
+        # theirs: first stage, raised, picture and secret; ours: the raised part comes last
+        parts = [weight[:, :width], weight[:, 2 * width :], weight[:, width : 2 * width]]
+        found[LAST_JOIN] = np.concatenate(parts, axis=1)
     return found
 
 
