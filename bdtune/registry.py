@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
-from bdtune.source import source_digest
+from bdtune.source import code_identity, source_digest
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -46,7 +46,7 @@ class Plugin(Knobs):
         return cls.__module__.rpartition(".")[2]
 
     def identity(self) -> dict[str, Any]:
-        code = {"code_digest": self.code_digest} if self.code_digest else {}
+        code = code_identity(type(self), self.code_digest)
         return {"name": self.plugin_name(), "version": self.version, **super().identity(), **code}
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = "bdtune"
+UNKNOWN = "unknown"
 DIGEST_LENGTH = 16
 PLUGIN_ROOMS = ("attacks", "defenses", "datasets", "models")
 """Parts of the package in which each plugin owns its stages; elsewhere the part does."""
@@ -39,29 +40,39 @@ def owner_of(cls: type) -> str:
     return f"{room}.{rest.partition('.')[0].lstrip('_')}" if room in PLUGIN_ROOMS else room
 
 
-def file_of(cls: type) -> Path:
-    """Return the file that defines a class; raises `ConfigError` if there is none (a notebook's cell)."""
+def file_of(cls: type) -> Path | None:
+    """Return the file that defines a class; None in a notebook, and of what a worker was sent by value."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if file is None:
-        what = f"{cls.__module__}.{cls.__qualname__} is defined in no file"
-        raise ConfigError(f"{what}, so a change of its code could not be noticed; move it into a plugin file")
-    return Path(file)
+    return None if file is None else Path(file)
 
 
 def source_digest(cls: type, base: type) -> str | None:
     """Return a digest of the source of a class outside the package; None for one inside.
 
     It covers the files of the class and of its ancestors below `base`, and all modules that these import from
-    their own folder or package. Comments, docstrings and layout do not count.
+    their own folder or package. Comments, docstrings and layout do not count. `UNKNOWN` of a class without a
+    file: the copy that a worker is sent gets its original's digest afterwards.
     """
     outside = [each for each in cls.__mro__ if issubclass(each, base) and not is_own(each.__module__)]
     if not outside:
         return None
-    files = {file for each in outside for file in _with_imports(file_of(each), each.__module__)}
+    files: set[Path] = set()
+    for each in outside:
+        if (file := file_of(each)) is None:
+            return UNKNOWN
+        files |= _with_imports(file, each.__module__)
     sha = hashlib.sha256()
     for code in sorted(_code(file) for file in files):
         sha.update(hashlib.sha256(code.encode()).digest())
     return sha.hexdigest()[:DIGEST_LENGTH]
+
+
+def code_identity(cls: type, digest: str | None) -> dict[str, str]:
+    """Return what a class's code adds to its identity; raises `ConfigError` if that is not known."""
+    if digest == UNKNOWN:
+        what = f"{cls.__module__}.{cls.__qualname__} is defined in no file"
+        raise ConfigError(f"{what}, so a change of its code could not be noticed; move it into a plugin file")
+    return {} if digest is None else {"code_digest": digest}
 
 
 def _code(file: Path) -> str:

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, ClassVar
 
+import cloudpickle
 import pytest
 
+from bdtune import registry
 from bdtune.engine.stage import Kind, Node, Stage
 from bdtune.errors import ConfigError
 from bdtune.knobs import Knobs
@@ -134,10 +136,26 @@ def test_a_stage_with_its_ancestors_name_makes_no_node():
         Node(Quiet(), {})
 
 
-def test_a_class_without_a_file_is_an_error_that_says_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "nowhere", object())
+def test_a_class_without_a_file_has_no_key_and_the_error_says_what_to_do():
+    lost = type("Lost", (First,), {"__module__": "nowhere", "name": "lost", "__annotations__": {}})
     with pytest.raises(ConfigError, match="move it into a plugin file"):
-        type("Lost", (Stage,), {"__module__": "nowhere", "__annotations__": {}})
+        lost().identity()
+
+
+def test_a_plugin_that_is_sent_by_value_keeps_its_digest(monkeypatch, tmp_path):
+    write(tmp_path, "one")
+    monkeypatch.setenv("BDTUNE_PLUGINS", str(tmp_path))
+    picky = registry.load("defenses", "one")
+    module = sys.modules[picky.__module__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        (tmp_path / "sent").write_bytes(cloudpickle.dumps(picky()))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    read = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).identity()['code_digest'])"
+    command = [sys.executable, "-c", read, str(tmp_path / "sent")]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    assert found == picky.code_digest
 
 
 def test_a_subclass_outside_is_owned_by_its_module():

@@ -12,7 +12,7 @@ from bdtune.engine.key import derive_seed, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError
 from bdtune.knobs import Knobs
-from bdtune.source import file_of, owner_of, source_digest
+from bdtune.source import code_identity, file_of, owner_of, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -142,7 +142,7 @@ class Stage(Knobs):
         yield  # makes this a generator
 
     def identity(self) -> dict[str, Any]:
-        code = {"code_digest": self.code_digest} if self.code_digest else {}
+        code = code_identity(type(self), self.code_digest)
         return {"stage": self.full_name(), "version": self.version, "knobs": super().identity(), **code}
 
     @cached_property
