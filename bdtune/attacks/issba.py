@@ -3,17 +3,19 @@
 Source: Invisible Backdoor Attack with Sample-Specific Triggers (Li et al., 2021), arXiv:2012.03816,
 section 4; sizes, weights and 20 epochs as in BackdoorBox, whose setting GSSD takes.
 Departures: LPIPS is left out, as it needs weights that would have to be downloaded; the residual's mean
-square alone gives 30 to 34 dB, as in BackdoorBox. Mean square plus 1 - SSIM can stand in for it, but at
-LPIPS's weight it gives 38 to 44 dB, too faint to be learned. There is no critic (in public code it is never
-updated) and no spatial transformer in the decoder (it undoes camera poses, of which there are none). Encoder
-and decoder see training images only. Images are rendered once and kept as bytes, also those of rows that no
-plan poisons. The dialects fix rows, counts and rounding; encoder and secret are always bdtune's own, as both
-toolkits draw them from a running generator.
+square alone gives about 33 dB. Mean square plus 1 - SSIM can stand in for it, but at LPIPS's weight it gives
+38 to 44 dB, too faint to be learned. `strength` is bdtune's own. There is no critic (in public code it is
+never updated) and no spatial transformer in the decoder (it undoes camera poses, of which there are none).
+Encoder and decoder see training images only. Images are rendered once and kept as bytes, also those of rows
+that no plan poisons. The dialects fix rows, counts and rounding; encoder and secret are always bdtune's own,
+as both toolkits draw them from a running generator.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
 
 from bdtune.attacks._dialects import DialectAttack
 from bdtune.attacks._issba_stages import FOLD, SecretCoder, SecretImages
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
 
 
 class ISSBA(DialectAttack):
-    """x' = clip(x + E(s, x)) with an encoder E that was trained to hide bit strings, and one secret s."""
+    """x' = clip(x + a E(s, x)) with an encoder E that was trained to hide bit strings, and one secret s."""
 
     coder: SecretCoder = SecretCoder()
     """Training of the encoder and of the decoder that it needs."""
+    strength: float = Field(1.0, gt=0)
+    """a; above 1 the bits are more visible than the encoder was trained to make them."""
 
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "test": "test"}
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
@@ -60,7 +64,8 @@ class ISSBA(DialectAttack):
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         attacker = Attacker(clean, self.trigger_seed, numerics)
         coder = attacker.node(self.coder, data=clean)
-        stage = SecretImages(secret=self.secret, channels=self.coder.channels, quantise=self.quantise)
+        knobs: dict[str, Any] = {"channels": self.coder.channels, "strength": self.strength}
+        stage = SecretImages(secret=self.secret, quantise=self.quantise, **knobs)
         return {
             "train": attacker.node(stage, data=clean, coder=coder),
             "test": attacker.node(stage, data=attacker.test, coder=coder),
