@@ -136,6 +136,8 @@ class SecretImages(Rendering):
     """The bits."""
     channels: int = Field(32, ge=1)
     """Channels of the networks' first layers."""
+    strength: float = Field(1.0, gt=0)
+    """What the residual is multiplied by."""
 
     @property
     def secret_size(self) -> int:
@@ -154,6 +156,7 @@ class SecretImages(Rendering):
         bits = torch.tensor([self.secret], dtype=torch.float32, device=device)
 
         def hide(planes: torch.Tensor, _ids: np.ndarray) -> torch.Tensor:
-            return (planes + encoder(bits.expand(len(planes), -1), planes)).clamp(0, 1)
+            residual = encoder(bits.expand(len(planes), -1), planes)
+            return (planes + self.strength * residual).clamp(0, 1)
 
         return hide

@@ -3,13 +3,13 @@
 Source: Invisible Backdoor Attack with Sample-Specific Triggers (Li et al., 2021), arXiv:2012.03816,
 section 4; sizes, weights and 20 epochs as in BackdoorBox, whose setting GSSD takes.
 Departures: LPIPS is left out, as it needs weights that would have to be downloaded; the residual's mean
-square alone gives 30 to 34 dB, as in BackdoorBox. Mean square plus 1 - SSIM can stand in for it, but at
-LPIPS's weight it gives 38 to 44 dB, too faint to be learned. There is no critic (in public code it is never
-updated) and no spatial transformer in the decoder (it undoes camera poses, of which there are none).
-Encoder and decoder see training images only. Images are rendered once and kept as bytes, also those of rows
-that no plan poisons. The dialects fix rows, counts and rounding; encoder and secret are bdtune's own, as
-both toolkits draw them from a running generator, unless an encoder of BackdoorBox (`coder_path`) or images
-that any encoder made (`train_images`) are given.
+square alone gives about 33 dB. Mean square plus 1 - SSIM can stand in for it, but at LPIPS's weight it
+gives 38 to 44 dB, too faint to be learned. `strength` is bdtune's own. There is no critic (in public code
+it is never updated) and no spatial transformer in the decoder (it undoes camera poses, of which there are
+none). Encoder and decoder see training images only. Images are rendered once and kept as bytes, also those
+of rows that no plan poisons. The dialects fix rows, counts and rounding; encoder and secret are bdtune's
+own, as both toolkits draw them from a running generator, unless an encoder of BackdoorBox (`coder_path`) or
+images that any encoder made (`train_images`) are given.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ IMAGES: dict[SplitName, str] = {"train": "train_images", "test": "test_images"}
 
 
 class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
-    """x' = clip(x + E(s, x)) with an encoder E that was trained to hide bit strings, and one secret s."""
+    """x' = clip(x + a E(s, x)) with an encoder E that was trained to hide bit strings, and one secret s."""
 
     coder: SecretCoder = SecretCoder()
     """Training of the encoder and of the decoder that it needs."""
+    strength: float = Field(1.0, gt=0)
+    """a; above 1 the bits are more visible than the encoder was trained to make them."""
     secret: str | None = Field(None, pattern="^[01]+$")
     """The attack's bits, as text such as "0110", `coder.secret_size` of them; null: from `trigger_seed`."""
     coder_path: UserFile = None
@@ -115,7 +117,8 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
         coder = (
             attacker.node(self.coder, data=clean) if given is None else attacker.node(GivenCoder(path=given))
         )
-        stage = SecretImages(secret=self.bits, channels=self.coder.channels, quantise=self.quantise)
+        knobs: dict[str, Any] = {"channels": self.coder.channels, "strength": self.strength}
+        stage = SecretImages(secret=self.bits, quantise=self.quantise, **knobs)
         return {
             "train": attacker.node(stage, data=clean, coder=coder),
             "test": attacker.node(stage, data=attacker.test, coder=coder),

@@ -142,6 +142,15 @@ def test_by_default_the_residuals_mean_square_decides_how_visible_a_secret_is():
     assert visible < SecretCoder(perceptual_weight=1.5)._visible(clean, residual, clean + residual) / 4
 
 
+def test_a_residual_can_be_made_stronger_without_training_again(images):
+    """The coder is shared; PSNR falls by 20 log10 of the factor, up to rounding and clipping."""
+    plain, strong = (attack("issba", strength=strength) for strength in (0.02, 0.08))
+    coders_ = [upstream(each, images)["test"].inputs["coder"].recipe for each in (plain, strong)]
+    assert coders_[0] == coders_[1]
+    change = [equipped(each, images).artefact("test").info["mean_change"] for each in (plain, strong)]
+    assert change[1] == pytest.approx(4 * change[0], rel=0.2)
+
+
 def test_the_secret_follows_the_trigger_seed():
     secrets = {bdtune.attack("issba", trigger_seed=seed).bits for seed in range(4)}
     assert len(secrets) == 4
