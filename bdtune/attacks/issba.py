@@ -165,8 +165,9 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
     def _knobs_agree(self) -> Self:
         if (self.train_images is None) != (self.test_images is None):
             raise ValueError("train_images and test_images go together, as they have the same secret")
-        for knob in ("secret", "coder_path"):
-            if self.train_images is not None and getattr(self, knob) is not None:
+        for knob in ("secret", "coder_path", "strength"):
+            changed = getattr(self, knob) != type(self).model_fields[knob].default
+            if self.train_images is not None and changed:
                 raise ValueError(f"{knob} is of no use with train_images, which have their secret already")
         if self.secret is not None and len(self.secret) != self.coder.secret_size:
             sizes = f"secret has {len(self.secret)} bits and coder.secret_size is {self.coder.secret_size}"

@@ -269,6 +269,7 @@ def test_the_secret_is_the_users(images):
         ({"train_images": "a.npy"}, "go together"),
         ({"train_images": "a.npy", "test_images": "b.npy", "secret": "01"}, "secret is of no use"),
         ({"train_images": "a.npy", "test_images": "b.npy", "coder_path": "c"}, "coder_path is of no use"),
+        ({"train_images": "a.npy", "test_images": "b.npy", "strength": 2}, "strength is of no use"),
     ],
 )
 def test_issbas_knobs_that_do_not_agree(knobs, message):
