@@ -162,6 +162,11 @@ class Stage(Knobs):
         return None
 
 
+def flavour_of(preimage: Mapping[str, Any]) -> str:
+    """Return the flavour of the stage whose node's key hashes this."""
+    return key_of({name: value for name, value in preimage.items() if name not in NODE_PARTS})
+
+
 _classes: dict[str, type[Stage]] = {}
 """The class of each full name."""
 

@@ -28,11 +28,11 @@ from safetensors.numpy import load, save
 
 from bdtune.engine.checkpoint import FileCheckpoint
 from bdtune.engine.files import append_line, replace_file, sync_folder, write_plain, write_synced
-from bdtune.engine.key import digest_of, key_of
+from bdtune.engine.key import digest_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
 from bdtune.engine.pins import Pins
-from bdtune.engine.stage import NODE_PARTS, Artefact
+from bdtune.engine.stage import Artefact, flavour_of
 from bdtune.errors import Diverged, StoreError
 
 if TYPE_CHECKING:
@@ -265,7 +265,6 @@ def _payload(artefact: Artefact) -> dict[str, bytes]:
 
 
 def _cost_row(manifest: Manifest, epochs: int) -> dict[str, Any]:
-    own = {name: value for name, value in manifest.preimage.items() if name not in NODE_PARTS}
-    flavour = key_of(own)
+    flavour = flavour_of(manifest.preimage)
     seconds = round(manifest.cost.seconds, 4)
     return {"stage": manifest.stage, "flavour": flavour, "epochs": epochs, "seconds": seconds}

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bdtune.engine.key import key_of
+from bdtune.engine.stage import flavour_of
 from bdtune.engine.store import Store
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -131,10 +131,8 @@ class Runs:
         """Return the stages that were published more often than the store has them."""
         lines = (self.store.root / "costs.jsonl").read_text().splitlines()
         manifests = self.store.entries()
-        return Counter(json.loads(line)["flavour"] for line in lines) - Counter(
-            key_of({name: manifest.preimage[name] for name in ("stage", "version", "knobs")})
-            for manifest in manifests
-        )
+        published = Counter(flavour_of(manifest.preimage) for manifest in manifests)
+        return Counter(json.loads(line)["flavour"] for line in lines) - published
 
     def blocked(self) -> list[str]:
         """Return the keys whose lease a living process holds."""
