@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 import numpy as np
@@ -11,18 +10,14 @@ import pytest
 import bdtune
 from bdtune.attacks.delta import smooth
 from bdtune.errors import ConfigError
+from tests.patterned import digest, patterned
 
 IDS = np.arange(64)
 
 
-def digest(array):
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
-
-
 @pytest.fixture(scope="module")
 def images():
-    n, i, j, c = np.ogrid[:64, :32, :32, :3]
-    return ((31 * n + 7 * i + 13 * j + 29 * c + (i * j) % 17) % 256).astype(np.uint8)
+    return patterned()
 
 
 def with_file(folder, array, name="delta", **knobs):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pytest
 
@@ -11,19 +9,15 @@ import bdtune
 from bdtune.attacks._dialects import chosen_by_numpy, shuffled_by_random, torch_uniform
 from bdtune.config.trial import parse_trial
 from bdtune.errors import ConfigError
+from tests.patterned import digest, patterned
 
 LABELS = np.arange(50_000) % 10
 BOTH = ["backdoorbench", "backdoorbox"]
 
 
-def digest(array):
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
-
-
 @pytest.fixture(scope="module")
 def images():
-    n, i, j, c = np.ogrid[:64, :32, :32, :3]
-    return ((31 * n + 7 * i + 13 * j + 29 * c + (i * j) % 17) % 256).astype(np.uint8)
+    return patterned()
 
 
 @pytest.fixture(scope="module")
