@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bdtune.attacks._base import Attack
-    from bdtune.datasets._base import Dataset
-    from bdtune.defenses._base import Defense
-    from bdtune.models._base import Model
+    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.dataset import Dataset
+    from bdtune.plugins.defense import Defense
+    from bdtune.plugins.model import Model
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,6 @@ def model(name: str, **knobs: Any) -> Model:
 
 
 def _plugin(kind: str, name: str, knobs: dict[str, Any]) -> Any:
-    from bdtune import registry
+    from bdtune.plugins import registry
 
     return registry.load(kind, name)(**knobs)

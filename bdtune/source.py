@@ -37,7 +37,7 @@ def owner_of(cls: type) -> str:
     if not is_own(cls.__module__):
         return cls.__module__
     room, _, rest = cls.__module__.removeprefix(f"{PACKAGE}.").partition(".")
-    return f"{room}.{rest.partition('.')[0].lstrip('_')}" if room in PLUGIN_ROOMS else room
+    return f"{room}.{rest.partition('.')[0]}" if room in PLUGIN_ROOMS else room
 
 
 def file_of(cls: type) -> Path | None:
@@ -97,7 +97,8 @@ def _with_imports(file: Path, module: str) -> set[Path]:
     package = module.partition(".")[0]
     inside = getattr(sys.modules.get(package), "__file__", None)
     # a package's folder, else the plugin folder that holds defenses/ and so on
-    root = Path(inside).parent if inside else file.parent.parent
+    levels = max(2, module.count(".") + (file.name == "__init__.py"))
+    root = Path(inside).parent if inside else file.parents[levels - 1]
     found: set[Path] = set()
     todo = [(file.resolve(), module)]
     while todo:
@@ -126,7 +127,8 @@ def _imported_names(file: Path, module: str) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = module.split(".")[: -node.level] if node.level else []
+            package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+            above = package[: len(package) - node.level + 1] if node.level else []
             home = ".".join([*above, *filter(None, [node.module])])
             names |= {f"{home}.{alias.name}".strip(".") for alias in node.names}
     return {name for name in names if not is_own(name)}
@@ -134,12 +136,13 @@ def _imported_names(file: Path, module: str) -> set[str]:
 
 def _origin(name: str, root: Path) -> Path | None:
     """Return the file of a module if it lies below `root`; no package from elsewhere is imported for it."""
-    top = name.partition(".")[0]
+    top, parent = name.partition(".")[0], name.rpartition(".")[0]
     try:
-        found = importlib.util.find_spec(top)
-        places = [] if found is None else [found.origin, *(found.submodule_search_locations or [])]
-        if not any(place and Path(place).resolve().is_relative_to(root) for place in places):
-            return None
+        if parent not in sys.modules:
+            found = importlib.util.find_spec(top)
+            places = [] if found is None else [found.origin, *(found.submodule_search_locations or [])]
+            if not any(place and Path(place).resolve().is_relative_to(root) for place in places):
+                return None
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # not a module; a module without a spec
         return None

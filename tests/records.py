@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bdtune import registry
+from bdtune.plugins import registry
 from tests.trained import folder_until_exit
 
 

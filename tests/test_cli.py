@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from bdtune import cli, registry
+from bdtune import cli
+from bdtune.plugins import registry
 from bdtune.verbs import show
 
 ROOT = Path(__file__).parents[1]

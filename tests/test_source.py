@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import cloudpickle
 import pytest
 
-from bdtune import registry
 from bdtune.engine.stage import Kind, Node, Stage
 from bdtune.errors import ConfigError
 from bdtune.knobs import Knobs
+from bdtune.plugins import registry
 from bdtune.source import owner_of, source_digest
 from bdtune.training.supervised import Supervised
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PLUGIN = '''
 from typing import ClassVar
 import numpy as np
-from bdtune.defenses._base import Defense
+from bdtune.plugins.defense import Defense
 from bdtune.engine.stage import Artefact, Stage
 from bdtune.training.supervised import Supervised
 {imports}
@@ -94,6 +94,35 @@ def test_what_a_plugin_imports_from_its_folder_counts_as_its_code(monkeypatch, t
     assert recipes(monkeypatch, tmp_path, "one") != before
 
 
+def test_a_plugin_may_be_a_folder_whose_files_count_as_its_code(monkeypatch, tmp_path):
+    folder = tmp_path / "defenses" / "many"
+    folder.mkdir(parents=True)
+    (folder / "rows.py").write_text("STEP = 2\n")
+    (folder / "__init__.py").write_text(PLUGIN.format(rows="::STEP", imports="from .rows import STEP"))
+    before = recipes(monkeypatch, tmp_path, "many")
+    (folder / "rows.py").write_text("STEP = 3\n")
+    after = recipes(monkeypatch, tmp_path, "many")
+    assert before
+    assert after
+    assert before != after
+
+
+def test_an_installed_package_registers_plugins_by_entry_points(monkeypatch, tmp_path):
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "theirs.py").write_text(PLUGIN.format(rows="::2", imports=""))
+    about = tmp_path / "their_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[bdtune.defenses]\ntheirs = their_package.theirs\n")
+    assert recipes(monkeypatch, tmp_path, "theirs")
+    (about / "entry_points.txt").write_text("[bdtune.defenses]\nother = their_package.theirs\n")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        recipes(monkeypatch, tmp_path, "other")
+    assert "expected a module called 'other' as entry point 'other'" in error.value.stderr
+
+
 def test_comments_docstrings_and_layout_do_not_count(monkeypatch, tmp_path):
     write(tmp_path, "one")
     before = recipes(monkeypatch, tmp_path, "one")
@@ -106,7 +135,7 @@ def test_comments_docstrings_and_layout_do_not_count(monkeypatch, tmp_path):
 
 
 def test_the_package_owns_its_trainings_and_each_plugin_its_stages():
-    from bdtune.defenses._gssd_stages import Split
+    from bdtune.defenses.gssd.stages import Split
 
     assert Supervised.full_name() == "training.supervised"
     assert Split.full_name().startswith("defenses.gssd")

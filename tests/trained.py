@@ -13,14 +13,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bdtune.attacks._base import Attack
-from bdtune.attacks._sources import trained_nodes
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.store import Store
 from bdtune.knobs import Knobs
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.dataset import Dataset, Records
+from bdtune.poisoning.sources import trained_nodes
+from bdtune.reading.resident import InProcess
 from bdtune.training.adversarial import PGD
 
 NUMERICS = Numerics(device="cpu", precision="fp32")

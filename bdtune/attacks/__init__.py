@@ -1,1 +1,1 @@
-"""Attacks: one file each; files that begin with an underscore are shared."""
+"""Attacks: one file or one folder each; what several share is in `bdtune.poisoning`."""

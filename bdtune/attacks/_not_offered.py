@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bdtune.registry import NotOffered
+from bdtune.plugins.registry import NotOffered
 
 NOT_OFFERED: dict[str, NotOffered] = {
     "dfst": NotOffered(

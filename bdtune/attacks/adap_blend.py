@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.attacks._base import Attack
-from bdtune.attacks._budget import Budget
-from bdtune.attacks._cover_rows import CoverRowsAttack
-from bdtune.attacks._pattern_files import PatternAttack
-from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.budget import Budget
+from bdtune.poisoning.cover_rows import CoverRowsAttack
+from bdtune.poisoning.pattern_files import PatternAttack
+from bdtune.poisoning.patterns import FULL_IMAGE, Pattern, noise
 
 if TYPE_CHECKING:
-    from bdtune.attacks._plan import Rows, SplitName
+    from bdtune.plugins.poison_plan import Rows, SplitName
 
 
 class AdapBlend(CoverRowsAttack, PatternAttack):

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
-from bdtune.attacks._budget import Budget
-from bdtune.attacks._dialects import DialectAttack, box_mixed, grey_levels
-from bdtune.attacks._pattern_files import PatternAttack
-from bdtune.attacks._patterns import FULL_IMAGE, Pattern, noise, noise_pixels, scaled
 from bdtune.knobs import Rate
+from bdtune.plugins.budget import Budget
+from bdtune.poisoning.dialects import DialectAttack, box_mixed, grey_levels
+from bdtune.poisoning.pattern_files import PatternAttack
+from bdtune.poisoning.patterns import FULL_IMAGE, Pattern, noise, noise_pixels, scaled
 
 if TYPE_CHECKING:
-    from bdtune.attacks._plan import Rows, SplitName
+    from bdtune.plugins.poison_plan import Rows, SplitName
 
 PATCH_SIDE = 3
 """Side of the white patch, in pixels of a 32-pixel image."""

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.attacks._budget import Budget
-from bdtune.attacks._delta_files import DeltaFileAttack, with_delta
-from bdtune.attacks._dialects import DialectAttack
+from bdtune.plugins.budget import Budget
+from bdtune.poisoning.delta_files import DeltaFileAttack, with_delta
+from bdtune.poisoning.dialects import DialectAttack
 
 if TYPE_CHECKING:
-    from bdtune.attacks._plan import Rows, SplitName
+    from bdtune.plugins.poison_plan import Rows, SplitName
 
 
 class Delta(DialectAttack, DeltaFileAttack):

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.attacks._budget import Budget
-from bdtune.attacks._dirty_label import DirtyLabelAttack
-from bdtune.attacks._latent_trigger import CraftRows, LatentTrigger
-from bdtune.attacks._surrogate import Attacker
 from bdtune.engine.stage import Given, Node
 from bdtune.knobs import Rate
-from bdtune.models._base import ModelKnob
+from bdtune.plugins.budget import Budget
+from bdtune.plugins.model import ModelKnob
+from bdtune.poisoning.dirty_label import DirtyLabelAttack
+from bdtune.poisoning.latent_trigger import CraftRows, LatentTrigger
+from bdtune.poisoning.surrogate import Attacker
 from bdtune.training.simclr import Beta, SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.attacks._plan import Rows, SplitName
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
+    from bdtune.plugins.poison_plan import Rows, SplitName
 
 
 class BenignSimCLR(SimCLR):

@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from bdtune.attacks._base import Attack
-from bdtune.attacks._budget import Budget
-from bdtune.attacks._crafted import CraftedImages, OwnLabelPGD, looked_up
-from bdtune.attacks._dialects import DialectAttack
-from bdtune.attacks._dirty_label import CLEAN_LABEL
-from bdtune.attacks._given_images import GivenImages
-from bdtune.attacks._given_rows import GivenRowsAttack
-from bdtune.attacks._image_files import file_problems, images_digest, shape_problems
-from bdtune.attacks._pattern_files import file_digest
-from bdtune.attacks._patterns import BLACK, WHITE, Pattern, cells, scaled
-from bdtune.attacks._plan import SplitName
-from bdtune.attacks._surrogate import (
+from bdtune.engine.stage import Given
+from bdtune.errors import Problem
+from bdtune.knobs import Rate, UserFile
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.budget import Budget
+from bdtune.plugins.model import ModelKnob
+from bdtune.plugins.poison_plan import SplitName
+from bdtune.poisoning.crafted import CraftedImages, OwnLabelPGD, looked_up
+from bdtune.poisoning.dialects import DialectAttack
+from bdtune.poisoning.dirty_label import CLEAN_LABEL
+from bdtune.poisoning.given_images import GivenImages
+from bdtune.poisoning.given_rows import GivenRowsAttack
+from bdtune.poisoning.image_files import file_problems, images_digest, shape_problems
+from bdtune.poisoning.pattern_files import file_digest
+from bdtune.poisoning.patterns import BLACK, WHITE, Pattern, cells, scaled
+from bdtune.poisoning.surrogate import (
     MOST_BYTES,
     Attacker,
     GivenWeights,
@@ -37,18 +41,14 @@ from bdtune.attacks._surrogate import (
     network_problems,
     weights_problems,
 )
-from bdtune.engine.stage import Given
-from bdtune.errors import Problem
-from bdtune.knobs import Rate, UserFile
-from bdtune.models._base import ModelKnob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from bdtune.attacks._plan import Rows
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
+    from bdtune.plugins.poison_plan import Rows
 
 LEFT = [[WHITE, BLACK, BLACK], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
 RIGHT = [[BLACK, BLACK, WHITE], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]

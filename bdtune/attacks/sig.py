@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.attacks._budget import Budget
-from bdtune.attacks._dialects import DialectAttack
-from bdtune.attacks._dirty_label import CLEAN_LABEL
 from bdtune.knobs import Rate
+from bdtune.plugins.budget import Budget
+from bdtune.poisoning.dialects import DialectAttack
+from bdtune.poisoning.dirty_label import CLEAN_LABEL
 
 if TYPE_CHECKING:
-    from bdtune.attacks._plan import Rows, SplitName
+    from bdtune.plugins.poison_plan import Rows, SplitName
 
 
 class SIG(DialectAttack):

@@ -22,8 +22,8 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from bdtune.datasets._stream import FileStream
 from bdtune.errors import BdtuneError, Problem, UserError
+from bdtune.reading.stream import FileStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ray.util.placement_group import PlacementGroup
 
-    from bdtune.datasets._base import Dataset, Split, SplitName
+    from bdtune.plugins.dataset import Dataset, Split, SplitName
 
 NO_PROGRESS_TIMEOUT_S = 90
 """A pipeline that gets no further for so long is an error: the last net under `require_cpu`."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from bdtune.datasets._base import Split
-from bdtune.datasets._resident import must_stream
 from bdtune.engine.key import key_of
+from bdtune.plugins.dataset import Split
+from bdtune.reading.resident import must_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from bdtune.config.trial import TrialSpec
-    from bdtune.datasets._base import Dataset, SplitName
+    from bdtune.plugins.dataset import Dataset, SplitName
 
 
 @dataclass(frozen=True)

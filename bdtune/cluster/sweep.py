@@ -21,10 +21,10 @@ from bdtune.cluster.session import Needs, session, slots
 from bdtune.config.expand import points, with_values
 from bdtune.config.graph import trial_graph
 from bdtune.config.ledger import Ledger
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.results import metric_of
 from bdtune.errors import ConfigError
+from bdtune.reading.resident import InProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

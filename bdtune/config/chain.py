@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from bdtune.attacks._base import Attack
-from bdtune.datasets._base import Dataset
-from bdtune.defenses._handles import HandedOver, Handle
 from bdtune.engine.stage import Given, Node, Source
 from bdtune.errors import Problem, UserError
 from bdtune.knobs import Knobs
-from bdtune.models._base import Model
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.dataset import Dataset
+from bdtune.plugins.handles import HandedOver, Handle
+from bdtune.plugins.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from bdtune import registry
-from bdtune.attacks._sources import (
+from bdtune.config.chain import Bindings, bound
+from bdtune.engine.stage import Given, Node
+from bdtune.plugins import defense as defenses
+from bdtune.plugins import registry
+from bdtune.plugins.handles import BACKDOORED, FIT, LABELS
+from bdtune.poisoning.sources import (
     CleanTest,
     CoverTest,
     FitLabels,
@@ -17,21 +21,17 @@ from bdtune.attacks._sources import (
     TriggeredTest,
     TruthSource,
 )
-from bdtune.config.chain import Bindings, bound
-from bdtune.defenses import _base as defenses
-from bdtune.defenses._handles import BACKDOORED, FIT, LABELS
-from bdtune.engine.stage import Given, Node
 from bdtune.training.choices import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from bdtune.attacks._base import Attack
     from bdtune.config.trial import TrialSpec
-    from bdtune.datasets._base import Dataset
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
+    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.dataset import Dataset
 
 UNDEFENDED = "none"
 """The defense that is none: what every other one is compared with."""

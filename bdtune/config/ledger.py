@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from bdtune.config.graph import TrialGraph, trial_graph
 from bdtune.config.outcome import result_of
 from bdtune.config.trial import TrialSpec, trial_id
-from bdtune.datasets._resident import must_stream
 from bdtune.engine.plan import Plan, make_plan
+from bdtune.reading.resident import must_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

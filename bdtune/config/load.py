@@ -12,7 +12,7 @@ from bdtune.config.read_sweep import read_sweep
 from bdtune.config.trial import TrialSpec, parse_trial
 from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import ConfigError, Problem, nearest
-from bdtune.registry import Description
+from bdtune.plugins.registry import Description
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

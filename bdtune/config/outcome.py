@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bdtune import metrics
-from bdtune.attacks._plan import Role
 from bdtune.config.oracle import oracle_knobs
 from bdtune.config.trial import to_params
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.results import DataUse, StageUse, TrialResult
 from bdtune.engine.store import CURVE
 from bdtune.errors import UserError
+from bdtune.plugins.poison_plan import Role
+from bdtune.reading.resident import InProcess
 from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from bdtune.attacks._sources import TruthSource
     from bdtune.config.graph import TrialGraph
     from bdtune.config.ledger import Entry
     from bdtune.engine.execute import Executor
     from bdtune.engine.resolve import Resolver
     from bdtune.engine.results import Status
     from bdtune.engine.stage import Artefact, Inputs
+    from bdtune.poisoning.sources import TruthSource
 
 COUNTS = ("n_clean", "n_triggered")
 """What an evaluation's info holds besides metrics."""

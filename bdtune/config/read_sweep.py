@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
 
-from bdtune import registry
 from bdtune.config.checking import Fault, check, show
 from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
 from bdtune.config.expand import Space, expand
@@ -28,6 +27,7 @@ from bdtune.config.sweep import (
 from bdtune.config.trial import TrialSpec, build, parse_sections
 from bdtune.errors import nearest
 from bdtune.knobs import Knobs
+from bdtune.plugins import registry
 
 if TYPE_CHECKING:
     from bdtune.config.document import Document

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, create_model
 
-from bdtune import registry
 from bdtune.config.checking import Fault, check, show, unknown
 from bdtune.config.document import DEFAULT_PLUGINS, PLUGIN_KINDS, TRIAL_KEYS, with_knobs
-from bdtune.defenses._base import Offer
 from bdtune.engine.key import canonical_json, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, DataError, Problem
 from bdtune.knobs import Knobs, UserFile
-from bdtune.registry import Plugin
+from bdtune.plugins import registry
+from bdtune.plugins.defense import Offer
+from bdtune.plugins.registry import Plugin
 from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from bdtune.attacks._base import Attack
-    from bdtune.datasets._base import Dataset
-    from bdtune.defenses._base import Defense
-    from bdtune.models._base import Model
+    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.dataset import Dataset
+    from bdtune.plugins.defense import Defense
+    from bdtune.plugins.model import Model
 else:  # the bases would import torch; what the registry loads is known to be one of them
     Attack = Dataset = Defense = Model = Plugin
 
@@ -170,7 +170,7 @@ def defense_faults(spec: TrialSpec) -> list[Fault]:
 
 def network_faults(spec: TrialSpec) -> list[Fault]:
     """Return why a network, the trial's or one of the defense's own, cannot be built for the images."""
-    from bdtune.models._base import networks_of
+    from bdtune.plugins.model import networks_of
 
     shape, faults = image_shape(spec)
     if shape is None:
@@ -350,7 +350,7 @@ def _named(key: str, mapping: dict[str, Any], example: str) -> tuple[_Named | No
         return None, [Fault(knob, expected, "none") for knob in mapping if knob != "name"]
     if preset is None or key != "attack":
         return ((name, {}), []) if name else (None, [Fault("", f"expected {example}", show(mapping))])
-    from bdtune.attacks._presets import preset as find
+    from bdtune.plugins.presets import preset as find
 
     try:
         owner, knobs = find(preset)

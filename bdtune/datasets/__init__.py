@@ -1,1 +1,1 @@
-"""Data sets: `_base.py` and one file per data set."""
+"""Data sets: one file or one folder per data set."""

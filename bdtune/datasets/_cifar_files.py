@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bdtune.datasets._base import Dataset
-from bdtune.datasets._images import Records
 from bdtune.errors import DataError, Problem
+from bdtune.plugins.dataset import Dataset
+from bdtune.reading.images import Records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bdtune.datasets._base import Counts, SplitName
+    from bdtune.plugins.dataset import Counts, SplitName
 
 PIXELS = (3, 32, 32)
 LABELS = ("labels", "fine_labels")

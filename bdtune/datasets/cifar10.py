@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from bdtune.datasets._cifar_files import Cifar, cifar_records
-from bdtune.datasets._files import parquet_records, torchvision_download
+from bdtune.reading.files import parquet_records, torchvision_download
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import Records, SplitName
+    from bdtune.plugins.dataset import Records, SplitName
 
 
 class Cifar10(Cifar):

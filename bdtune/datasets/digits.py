@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from PIL import Image
 
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._images import FILTERS
 from bdtune.engine.key import derive_seed
+from bdtune.plugins.dataset import Dataset, Records
+from bdtune.reading.images import FILTERS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import SplitName
+    from bdtune.plugins.dataset import SplitName
 
 _TRAIN = 1347
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._files import class_folders, parquet_records, torchvision_download
+from bdtune.plugins.dataset import Dataset, Records
+from bdtune.reading.files import class_folders, parquet_records, torchvision_download
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import SplitName
+    from bdtune.plugins.dataset import SplitName
 
 Scale = Annotated[float, Field(gt=0)]
 

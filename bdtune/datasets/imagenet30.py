@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._files import class_folders, parquet_records, split_folder
 from bdtune.errors import DataError, Problem
+from bdtune.plugins.dataset import Dataset, Records
+from bdtune.reading.files import class_folders, parquet_records, split_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import SplitName
+    from bdtune.plugins.dataset import SplitName
 
 CLASSES = {
     "acorn": "n12267677",

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._files import class_folders, parquet_records
+from bdtune.plugins.dataset import Dataset, Records
+from bdtune.reading.files import class_folders, parquet_records
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import SplitName
+    from bdtune.plugins.dataset import SplitName
 
 
 class TinyImagenet(Dataset):

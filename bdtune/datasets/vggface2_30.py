@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bdtune.datasets._base import Dataset, Records
-from bdtune.datasets._files import image_files, parquet_records
 from bdtune.engine.key import derive_seed
 from bdtune.errors import DataError, Problem
+from bdtune.plugins.dataset import Dataset, Records
+from bdtune.reading.files import image_files, parquet_records
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._base import SplitName
+    from bdtune.plugins.dataset import SplitName
 
 PEOPLE = (
     *(557, 788, 1514, 2162, 2467, 3334, 3676, 4908, 5491, 5863, 6248, 7138, 7305, 7620, 8316),

@@ -1,1 +1,1 @@
-"""Defenses: one file each; a chain of stages from the poisoned training set to a classifier."""
+"""Defenses: one file or one folder each; what several share is in `bdtune.defending`."""

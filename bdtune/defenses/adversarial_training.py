@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bdtune.defenses._base import Defense
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.defense import Defense
 from bdtune.training.adversarial import RecordedAdversarialTraining
-from bdtune.training.everything import AllSamples
 from bdtune.training.validation import Apart, BestEpoch, ValidatedAdversarialTraining, best_epoch
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.defenses._base import Given
     from bdtune.engine.stage import Artefact, Node
-    from bdtune.training.data import Truth
+    from bdtune.plugins.data import Truth
+    from bdtune.plugins.defense import Given
     from bdtune.training.supervised import Supervised
 
 
@@ -94,7 +94,7 @@ class AdversariallyTrained(Defense):
 
         With a validation part also the robust accuracy on it, epoch by epoch, and the best one.
         """
-        from bdtune.defenses._loss_pictures import draw_best, draw_histogram, draw_trace, panels
+        from bdtune.defending.loss_pictures import draw_best, draw_histogram, draw_trace, panels
 
         arrays = artefacts["training"].arrays
         trace, curve = arrays["trace.losses"], arrays.get("validation.robust_acc")

@@ -1,1 +1,1 @@
-"""Networks by name: one file each."""
+"""Networks by name: one file each; what several share is in `bdtune.networks`."""

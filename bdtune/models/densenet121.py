@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.models._base import Model, Stem, small_images
+from bdtune.plugins.model import Model, Stem, small_images
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 class DenseNet121(Model):
@@ -24,7 +24,7 @@ class DenseNet121(Model):
         from torch import nn
         from torchvision.models import densenet121
 
-        from bdtune.models._network import Pooled
+        from bdtune.plugins.network import Pooled
 
         body = densenet121(weights=None).features
         channels = image_shape[2]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.models._base import Model, too_small
+from bdtune.plugins.model import Model, too_small
 
 if TYPE_CHECKING:
     from bdtune.errors import Problem
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 LEAST_SIDE = 16
@@ -27,6 +27,6 @@ class LeNet(Model):
         return too_small(image_shape, LEAST_SIDE)
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
-        from bdtune.models._small import LeNetNetwork
+        from bdtune.networks.small import LeNetNetwork
 
         return LeNetNetwork(num_classes, image_shape, channels=(6, 16), widths=(120, 84))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.models._base import Model, Stem, small_images
+from bdtune.plugins.model import Model, Stem, small_images
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 class MobileNetV2(Model):
@@ -24,7 +24,7 @@ class MobileNetV2(Model):
         from torch import nn
         from torchvision.models.mobilenetv2 import MobileNetV2 as Original
 
-        from bdtune.models._network import Pooled
+        from bdtune.plugins.network import Pooled
 
         small = small_images(self.stem, image_shape)
         # expansion, channels, blocks, stride of each group

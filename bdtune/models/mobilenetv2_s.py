@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.models._base import Model
+from bdtune.plugins.model import Model
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 class MobileNetV2S(Model):
     """Three narrow inverted residual blocks."""
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
-        from bdtune.models._small import narrow_mobilenet
+        from bdtune.networks.small import narrow_mobilenet
 
         return narrow_mobilenet(num_classes, image_shape[2])

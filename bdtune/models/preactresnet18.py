@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from bdtune.models._residual import Residual
+from bdtune.networks.residual import Residual
 
 
 class PreActResNet18(Residual):

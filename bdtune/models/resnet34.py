@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from bdtune.models._residual import Residual
+from bdtune.networks.residual import Residual
 
 
 class ResNet34(Residual):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from bdtune.models._residual import ResidualTeacher
+from bdtune.networks.residual import ResidualTeacher
 
 
 class ResNetS1(ResidualTeacher):

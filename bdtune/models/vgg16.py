@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from bdtune.models._base import Model
+from bdtune.plugins.model import Model
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 class VGG16(Model):
@@ -34,7 +34,7 @@ class VGG16(Model):
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
         from torchvision.models.vgg import cfgs
 
-        from bdtune.models._vgg import three_layered_vgg, vgg_network
+        from bdtune.networks.vgg import three_layered_vgg, vgg_network
 
         make = vgg_network if self.classifier == "linear" else three_layered_vgg
         return make(num_classes, image_shape[2], cfgs["D"], batch_norm=self.batch_norm)

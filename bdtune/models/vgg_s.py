@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.models._base import Model
+from bdtune.plugins.model import Model
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 LAYOUT = (4, "M", 8, "M", 16, 16, "M", 32, 32, "M", 32, 512, "M")
 
@@ -20,6 +20,6 @@ class VGGS(Model):
     """A narrow VGG-11."""
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
-        from bdtune.models._vgg import vgg_network
+        from bdtune.networks.vgg import vgg_network
 
         return vgg_network(num_classes, image_shape[2], LAYOUT)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from bdtune.models._base import Model, Stem, small_images
+from bdtune.plugins.model import Model, Stem, small_images
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 WIDTHS = (16, 32, 64)
 """Channels of the three stages before they are widened; the first convolution has the first of them."""
@@ -37,7 +37,7 @@ class WRN(Model):
         return depth
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
-        from bdtune.models._resnet import residual_network
+        from bdtune.networks.resnet import residual_network
 
         return residual_network(
             num_classes,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bdtune.attacks._dirty_label import named
-from bdtune.attacks._plan import Role, Rows
+from bdtune.plugins.poison_plan import Role, Rows
+from bdtune.poisoning.dirty_label import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.attacks._base import Attack
-    from bdtune.attacks._plan import PoisonPlan
-    from bdtune.datasets._base import Dataset
+    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.dataset import Dataset
+    from bdtune.plugins.poison_plan import PoisonPlan
 
 GAINS = (20, 10, 5, 3, 2)
 """What differences may be multiplied by to be seen: the first that whitens few of the pixels touched."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from bdtune.engine.stage import Context, Inputs
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
     from bdtune.training.batches import Batch
     from bdtune.training.supervised import Preparation
 

@@ -17,8 +17,8 @@ import torch
 from bdtune.training.choices import settled_name
 
 if TYPE_CHECKING:
+    from bdtune.plugins.data import ImageSet
     from bdtune.training.choices import Augment
-    from bdtune.training.data import ImageSet
 
     Kind = Augment | Literal["simclr"]
 

@@ -14,7 +14,7 @@ from bdtune.training.weights import as_tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bdtune.training.data import ImageSet
+    from bdtune.plugins.data import ImageSet
 
 DEVICE_SHARE = 0.5  # of a GPU's free memory that the images may take
 

@@ -15,7 +15,7 @@ from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
 
 if TYPE_CHECKING:
-    from bdtune.training.data import ImageSet
+    from bdtune.plugins.data import ImageSet
 
 LEAST = 8
 """Fewer points are not laid out."""

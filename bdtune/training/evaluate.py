@@ -11,7 +11,7 @@ from bdtune.training.adversarial import PGD
 if TYPE_CHECKING:
     import numpy as np
 
-    from bdtune.training.data import ImageSet
+    from bdtune.plugins.data import ImageSet
 
 
 class Evaluate(Stage):

@@ -21,7 +21,7 @@ from bdtune.knobs import Rate
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from bdtune.training.data import LabelSet
+    from bdtune.plugins.data import LabelSet
 
 DENSITY_ELEMENTS = 1 << 23
 """Activations (flows x rows x dimensions) computed at a time by `Density`."""

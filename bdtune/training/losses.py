@@ -15,8 +15,8 @@ from bdtune.errors import Diverged
 
 if TYPE_CHECKING:
     from bdtune.engine.numerics import Numerics
-    from bdtune.models._network import Network
-    from bdtune.training.data import ImageSet
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.network import Network
 
 
 def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bdtune.engine.numerics import Numerics
-    from bdtune.models._network import Network
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.network import Network
     from bdtune.training.adversarial import PGD
     from bdtune.training.choices import Augment
-    from bdtune.training.data import ImageSet
 
 BATCH_PIXELS = 256 * 32 * 32  # of a batch that is attacked; half a prediction's, as a graph is kept
 

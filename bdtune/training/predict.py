@@ -15,9 +15,9 @@ from bdtune.training.weights import as_array, as_tensor, new_network
 if TYPE_CHECKING:
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Artefact
-    from bdtune.models._base import Model
-    from bdtune.models._network import Network
-    from bdtune.training.data import ImageSet
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
+    from bdtune.plugins.network import Network
 
 PIXELS = 512 * 32 * 32  # per batch
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
     from bdtune.training.batches import Batch
 
     Preparation = Callable[[Batch, torch.Generator], torch.Tensor]

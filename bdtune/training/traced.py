@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from bdtune.engine.stage import Inputs
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
     from bdtune.training.batches import Batch
 
 

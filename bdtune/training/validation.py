@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 class Apart(Stage):

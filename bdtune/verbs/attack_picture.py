@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bdtune.attacks._sources import trained_nodes
 from bdtune.config.load import load_trial
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.plan import Costs
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, UserError
+from bdtune.poisoning.sources import trained_nodes
+from bdtune.reading.resident import InProcess
 from bdtune.report.stages import StageProgress, described
 from bdtune.report.table import duration
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from bdtune.attacks._base import Attack
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.stage import Artefact, Node
+    from bdtune.plugins.attack import Attack
 
 
 @dataclass(frozen=True)

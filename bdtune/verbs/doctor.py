@@ -10,8 +10,9 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
-from bdtune import __version__, registry
+from bdtune import __version__
 from bdtune.engine.manifest import git_commit
+from bdtune.plugins import registry
 from bdtune.tracking.commands import doctor_lines
 
 PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "pydantic", "safetensors", "scikit-learn")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from bdtune.attacks._sources import trained_nodes
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
 from bdtune.errors import StoreError
+from bdtune.poisoning.sources import trained_nodes
+from bdtune.reading.resident import InProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_trial
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.results import SweepResult
 from bdtune.engine.store import Store
+from bdtune.reading.resident import InProcess
 from bdtune.report.live import Progress
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from bdtune import registry
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
+from bdtune.plugins import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def knobs_of(kind: str, name: str) -> list[KnobRow]:
 
 def _rows(cls: type[Knobs], prefix: str) -> Iterator[KnobRow]:
     from bdtune.config.checking import show
-    from bdtune.models._base import is_network
+    from bdtune.plugins.model import is_network
 
     for name, info in cls.model_fields.items():
         path = f"{prefix}{info.alias or name}"

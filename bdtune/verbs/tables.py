@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.plan import Plan
     from bdtune.engine.results import SweepResult
-    from bdtune.registry import Description
+    from bdtune.plugins.registry import Description
     from bdtune.verbs.doctor import Finding
     from bdtune.verbs.show import Shown
 

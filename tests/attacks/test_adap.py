@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.attacks._adap_patches import CORNERS, TRIGGERS, drawn, ember, swirl, trojan
-from bdtune.attacks._patterns import robot
+from bdtune.attacks.adap_patch.patches import CORNERS, TRIGGERS, drawn, ember, swirl, trojan
+from bdtune.poisoning.patterns import robot
 
 LABELS = np.arange(400) % 10
 IDS = np.arange(400)

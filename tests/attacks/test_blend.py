@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.attacks._patterns import noise, robot
+from bdtune.poisoning.patterns import noise, robot
 
 IDS = np.arange(6)
 

@@ -7,12 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.attacks._sources import FitLabels, TriggeredTest, TruthSource
 from bdtune.config.expand import points
 from bdtune.config.load import load_sweep, load_trial
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict
-from bdtune.datasets._resident import InProcess
 from bdtune.errors import UserError
+from bdtune.poisoning.sources import FitLabels, TriggeredTest, TruthSource
+from bdtune.reading.resident import InProcess
 from bdtune.report.pictures import _caption
 from tests.trained import NUMERICS, quarters, shown
 
@@ -129,7 +129,7 @@ def test_success_is_counted_on_the_source_classes():
 
 
 def test_the_generators_of_the_input_aware_attack_learn_each_classs_own_goal():
-    from bdtune.attacks._iab_pattern import _Step
+    from bdtune.attacks.dynamic.pattern import _Step
 
     data = shown(quarters(8), np.arange(8) % 4).num_classes
     labels = np.arange(4)

@@ -7,14 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.attacks._mixtures import Cut, Mixtures, mixture, picked
-from bdtune.attacks._plan import Role
-from bdtune.attacks._sources import CleanTest, FitSet, TriggeredTest
 from bdtune.attacks.composite import Composite
-from bdtune.datasets._resident import InProcess
+from bdtune.attacks.composite.mixtures import Cut, Mixtures, mixture, picked
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
+from bdtune.plugins.poison_plan import Role
+from bdtune.poisoning.sources import CleanTest, FitSet, TriggeredTest
+from bdtune.reading.resident import InProcess
 from tests.trained import NUMERICS, Shown, equipped, nodes_of, shown, store
 
 N, SIDE, CLASSES = 80, 16, 4

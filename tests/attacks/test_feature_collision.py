@@ -8,13 +8,13 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.attacks._collisions import Collisions, Instances, collide
-from bdtune.attacks._sources import CleanTest, FitSet, TriggeredTest
 from bdtune.attacks.feature_collision import FeatureCollision
-from bdtune.datasets._resident import InProcess
+from bdtune.attacks.feature_collision.collisions import Collisions, Instances, collide
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
-from bdtune.training.data import ImageSet
+from bdtune.plugins.data import ImageSet
+from bdtune.poisoning.sources import CleanTest, FitSet, TriggeredTest
+from bdtune.reading.resident import InProcess
 from tests.trained import CLASSIFIER, NUMERICS, Shown, equipped, quarters, shown
 
 N, SIDE, CLASSES = 96, 16, 4
@@ -125,7 +125,7 @@ def test_success_is_counted_on_the_chosen_images_as_they_are(made, images):
 
 def test_pictures_show_the_instance_beside_its_poison(made, images):
     plan = made.plan(LABELS, seed=0, num_classes=CLASSES)
-    from bdtune.attacks._plan import Rows
+    from bdtune.plugins.poison_plan import Rows
 
     ids = plan.poison_ids
     ((name, shown_images),) = made.shown_beside(Rows("train", ids, plan.role()[ids])).items()

@@ -13,14 +13,14 @@ from safetensors.numpy import save_file
 from torch.nn import functional
 
 import bdtune
-from bdtune.attacks._image_files import image_file, images_digest
-from bdtune.attacks._issba_given import BOX_NAMES, encoder_weights
-from bdtune.attacks._issba_networks import Encoder
-from bdtune.attacks._sources import FitSet, TriggeredTest
-from bdtune.attacks._warp import identity_grid
-from bdtune.datasets._resident import InProcess
+from bdtune.attacks.issba.given import BOX_NAMES, encoder_weights
+from bdtune.attacks.issba.networks import Encoder
+from bdtune.attacks.wanet.warp import identity_grid
 from bdtune.engine.execute import Executor
 from bdtune.errors import ConfigError
+from bdtune.poisoning.image_files import image_file, images_digest
+from bdtune.poisoning.sources import FitSet, TriggeredTest
+from bdtune.reading.resident import InProcess
 from tests.trained import NUMERICS, equipped, equipped_for, shown, store, upstream
 
 N, SIDE = 40, 16

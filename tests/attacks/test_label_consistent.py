@@ -6,9 +6,9 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 import bdtune
-from bdtune import registry
-from bdtune.attacks._sources import FitLabels, FitSet, TriggeredTest
 from bdtune.errors import ConfigError
+from bdtune.plugins import registry
+from bdtune.poisoning.sources import FitLabels, FitSet, TriggeredTest
 from tests.trained import NUMERICS, equipped, merged, quarters, quick, shown, upstream
 
 N, SIDE = 80, 16
@@ -116,9 +116,9 @@ def test_the_surrogate_is_robust_unless_asked_otherwise(images):
 
 def test_a_users_weights(images, tmp_path):
     trained = upstream(attack(), images)["crafted"].inputs["surrogate"]
-    from bdtune.datasets._resident import InProcess
     from bdtune.engine.execute import Executor
     from bdtune.engine.store import Store
+    from bdtune.reading.resident import InProcess
 
     weights = Executor(Store(tmp_path / "store"), InProcess()).compute(trained).arrays
     for name, prefix in (("a", ""), ("b", "model.")):
@@ -190,7 +190,7 @@ def test_weights_that_cannot_be_read_are_told_when_planning(tmp_path):
 
 
 def weights_of(model, classes=4, side=SIDE):
-    from bdtune.attacks._shapes import network_shapes
+    from bdtune.poisoning.shapes import network_shapes
 
     network = registry.load("models", model["name"])(**{k: v for k, v in model.items() if k != "name"})
     shapes = network_shapes(network, classes, (side, side, 3))

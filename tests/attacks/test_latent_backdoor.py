@@ -8,11 +8,11 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.attacks._latent_patch import LatentPatch, Place, RowsPerClass
-from bdtune.attacks._sources import FitSet, TriggeredTest
+from bdtune.attacks.latent_backdoor.patch import LatentPatch, Place, RowsPerClass
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
-from bdtune.training.data import LabelSet
+from bdtune.plugins.data import LabelSet
+from bdtune.poisoning.sources import FitSet, TriggeredTest
 from tests.trained import CLASSIFIER, NUMERICS, equipped, quarters, shown, upstream
 
 N, SIDE, CLASSES = 96, 16, 4

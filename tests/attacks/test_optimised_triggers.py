@@ -10,15 +10,15 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.attacks._crafting import drawn_batch, some_ids
-from bdtune.attacks._sources import FitSet, TriggeredTest
-from bdtune.attacks._trojan import Shape, watermark
-from bdtune.datasets._resident import InProcess
+from bdtune.attacks.trojan.trigger import Shape, watermark
 from bdtune.engine.execute import Executor
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.store import Store
 from bdtune.errors import BdtuneError, UserError
-from bdtune.training.data import ImageSet
+from bdtune.plugins.data import ImageSet
+from bdtune.poisoning.crafting import drawn_batch, some_ids
+from bdtune.poisoning.sources import FitSet, TriggeredTest
+from bdtune.reading.resident import InProcess
 from bdtune.training.simclr import SimCLR
 from tests.trained import CLASSIFIER, NUMERICS, equipped, quarters, shown, upstream
 

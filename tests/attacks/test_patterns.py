@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import bdtune
-from bdtune.attacks._patterns import drop, robot
 from bdtune.errors import ConfigError
+from bdtune.poisoning.patterns import drop, robot
 
 
 def power_within(picture, radius):

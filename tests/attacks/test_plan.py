@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bdtune
-from bdtune.attacks._base import Attack, quantised
-from bdtune.attacks._plan import Role, Rows, drawn_order, exact_count
 from bdtune.errors import BdtuneError, ConfigError
+from bdtune.plugins.attack import Attack, quantised
+from bdtune.plugins.poison_plan import Role, Rows, drawn_order, exact_count
 
 LABELS = np.arange(1000) % 10
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune import registry
-from bdtune.attacks._presets import preset, presets
 from bdtune.errors import ConfigError
+from bdtune.plugins import registry
+from bdtune.plugins.presets import preset, presets
 
 REQUIRED = [f"{paper}/{attack}" for paper in ("gssd", "aabl", "abl") for attack in ("badnets", "blend")]
 REQUIRED += ["lfd/bn_g", "lfd/bn_w", "lfd/blend", "gssd/wanet", "aabl/wanet"]

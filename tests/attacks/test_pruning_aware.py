@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import bdtune
-from bdtune.attacks._pruning_stages import CleanPart, Inner, PruneDormant
-from bdtune.attacks._sources import FitRows
+from bdtune.attacks.pruning_aware.stages import CleanPart, Inner, PruneDormant
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context, Node
 from bdtune.engine.store import Store
-from bdtune.training.data import LabelSet
+from bdtune.plugins.data import LabelSet
+from bdtune.poisoning.sources import FitRows
+from bdtune.reading.resident import InProcess
 from bdtune.training.predict import predict_logits, trained_network
 from tests.trained import NUMERICS, one_thread
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune import registry
 from bdtune.cli import main
+from bdtune.plugins import registry
 from tests.backdoorbench import ATTACKS, make_record
 from tests.datasets.layouts import write_parquet
 

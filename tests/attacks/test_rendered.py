@@ -9,17 +9,17 @@ import torch
 from torchvision import transforms
 
 import bdtune
-from bdtune.attacks import _iab_networks as iab
-from bdtune.attacks._iab_pattern import _Step
-from bdtune.attacks._iab_stages import MaskTraining, PatternRecipe, new_generator, partners
-from bdtune.attacks._issba_networks import Decoder, Encoder, ssim
-from bdtune.attacks._issba_stages import SecretCoder, SecretImages, coders
-from bdtune.attacks._sources import CleanTest, CoverTest, FitSet, TriggeredTest
-from bdtune.datasets._resident import InProcess
+from bdtune.attacks.dynamic import networks as iab
+from bdtune.attacks.dynamic.pattern import _Step
+from bdtune.attacks.dynamic.stages import MaskTraining, PatternRecipe, new_generator, partners
+from bdtune.attacks.issba.networks import Decoder, Encoder, ssim
+from bdtune.attacks.issba.stages import SecretCoder, SecretImages, coders
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
-from bdtune.training.data import ImageSet
+from bdtune.plugins.data import ImageSet
+from bdtune.poisoning.sources import CleanTest, CoverTest, FitSet, TriggeredTest
+from bdtune.reading.resident import InProcess
 from bdtune.training.loop import make_optimizer
 from bdtune.training.weights import load_module, load_optimizer, optimizer_state
 from tests.doubles import Memory

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.attacks._base import Attack
-from bdtune.attacks._sources import (
+from bdtune.engine.numerics import Numerics
+from bdtune.engine.stage import Artefact, Node, Stage
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.dataset import Dataset, Records, Split
+from bdtune.poisoning.sources import (
     CleanTest,
     CoverTest,
     FitLabels,
@@ -16,10 +19,7 @@ from bdtune.attacks._sources import (
     TriggeredTest,
     TruthSource,
 )
-from bdtune.attacks._stream import SealedStream
-from bdtune.datasets._base import Dataset, Records, Split
-from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Node, Stage
+from bdtune.poisoning.stream import SealedStream
 
 N_TRAIN, N_TEST = 200, 80
 

@@ -9,13 +9,13 @@ from torch.nn import functional
 from torchvision import transforms
 
 import bdtune
-from bdtune.attacks import _torch_warp
-from bdtune.attacks._bench_floats import scale_of
-from bdtune.attacks._plan import Role, Rows
-from bdtune.attacks._sources import TriggeredTest
-from bdtune.attacks._warp import identity_grid, sampled, upsampled
-from bdtune.datasets._resident import InProcess
+from bdtune.attacks.wanet import torch_warp
+from bdtune.attacks.wanet.warp import identity_grid, sampled, upsampled
 from bdtune.errors import ConfigError
+from bdtune.plugins.poison_plan import Role, Rows
+from bdtune.poisoning.bench_floats import scale_of
+from bdtune.poisoning.sources import TriggeredTest
+from bdtune.reading.resident import InProcess
 from tests.trained import NUMERICS, shown
 
 IDS = np.arange(6)
@@ -268,7 +268,7 @@ def some_images(side):
 def test_the_grid_of_backdoorbench_is_pytorchs_to_the_last_bit(tmp_path, side, points, s, rescale):
     field = torch.rand(1, 2, points, points, generator=torch.Generator().manual_seed(side)) * 2 - 1
     theirs, noise = torchs_grid(field, side, s, rescale)
-    assert np.array_equal(_torch_warp.upsampled(field[0].numpy(), side, side), noise[0].permute(2, 0, 1))
+    assert np.array_equal(torch_warp.upsampled(field[0].numpy(), side, side), noise[0].permute(2, 0, 1))
     np.save(tmp_path / "noise_grid.npy", noise.numpy())
     knobs = {"strength": s, "grid_rescale": rescale, "control_field": tmp_path / "noise_grid.npy"}
     attack = bdtune.attack("wanet", dialect="backdoorbench", **knobs)

@@ -25,9 +25,9 @@ from torch.nn.functional import cross_entropy
 import bdtune
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Context
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.data import ImageSet
 from bdtune.training.adversarial import PGD, AdversarialTraining
-from bdtune.training.data import ImageSet
-from bdtune.training.everything import AllSamples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

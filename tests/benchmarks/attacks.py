@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bdtune import registry
-from bdtune.attacks._base import Attack
-from bdtune.attacks._stream import poisoned_stream
+from bdtune.plugins import registry
+from bdtune.plugins.attack import Attack
+from bdtune.poisoning.stream import poisoned_stream
 from tests.benchmarks.pipeline import InMemory
 
 BATCH = 2048

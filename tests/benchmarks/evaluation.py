@@ -17,7 +17,7 @@ import torch
 import bdtune
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Context
-from bdtune.training.everything import AllSamples
+from bdtune.plugins.all_samples import AllSamples
 from bdtune.training.predict import predict_features
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import new_network

@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bdtune import registry
-from bdtune.attacks._stream import poisoned_stream
-from bdtune.datasets._images import Records, Selection
+from bdtune.plugins import registry
+from bdtune.poisoning.stream import poisoned_stream
+from bdtune.reading.images import Records, Selection
 
 
 def write_images(root, images, labels):

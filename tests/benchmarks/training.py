@@ -20,8 +20,8 @@ import torch
 import bdtune
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Context
-from bdtune.training.data import ImageSet
-from bdtune.training.everything import AllSamples
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.data import ImageSet
 from bdtune.training.simclr import SimCLR
 from bdtune.training.supervised import Supervised
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from bdtune import registry
-from bdtune.attacks._stream import PoisonedStream as InProcess
-from bdtune.attacks._stream import StampingStream, poisoned_stream
-from bdtune.datasets._stream import FileStream
 from bdtune.errors import BdtuneError, DataError, UserError
-from bdtune.training.data import ImageStream
+from bdtune.plugins import registry
+from bdtune.plugins.data import ImageStream
+from bdtune.poisoning.stream import PoisonedStream as InProcess
+from bdtune.poisoning.stream import StampingStream, poisoned_stream
+from bdtune.reading.stream import FileStream
 from tests.datasets.layouts import small_parquet, write_folder, write_parquet
 
 pytestmark = [
@@ -148,7 +148,7 @@ def test_a_real_attack_is_stamped_on_the_workers(pipeline, parquet):
 def test_an_attack_from_a_users_folder_reaches_the_workers(pipeline, parquet, tmp_path, monkeypatch):
     (tmp_path / "attacks").mkdir()
     (tmp_path / "attacks" / "dot.py").write_text(
-        "from bdtune.attacks._base import Attack\n\n\nclass Dot(Attack):\n"
+        "from bdtune.plugins.attack import Attack\n\n\nclass Dot(Attack):\n"
         "    level: float = 0.5\n\n"
         "    def stamp(self, images, rows):\n        images[:, 1, 1] = self.level\n        return images\n"
     )

@@ -7,9 +7,9 @@ import pickle
 import pytest
 import ray
 
-from bdtune import registry
-from bdtune.attacks._stream import poisoned_stream
 from bdtune.cluster import pipeline
+from bdtune.plugins import registry
+from bdtune.poisoning.stream import poisoned_stream
 from tests.datasets.layouts import small_parquet
 from tests.trained import equipped_for, merged, quick
 

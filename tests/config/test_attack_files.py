@@ -11,9 +11,9 @@ from PIL import Image
 from bdtune.config.load import load_sweep, load_trial
 from bdtune.config.sweep import sweep_to_dict
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, trial_id
-from bdtune.datasets import _images
 from bdtune.datasets.digits import Digits
 from bdtune.errors import ConfigError
+from bdtune.reading import images
 from bdtune.verbs.sweep import yaml
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def test_the_shape_is_known_by_decoding_one_image_once(tmp_path, monkeypatch):
     spec, faults = parse_trial(given, check_data=False)
     assert not faults
     decoded = []
-    decode = _images.decode
+    decode = images.decode
 
     def counted(*args):
         decoded.append(args)
         return decode(*args)
 
-    monkeypatch.setattr(_images, "decode", counted)
+    monkeypatch.setattr(images, "decode", counted)
     assert spec.dataset.image_shape(root) == spec.dataset.image_shape(root) == (12, 12, 3)
     assert len(decoded) == 1
     sized = spec.dataset.model_copy(update={"image_size": 8})

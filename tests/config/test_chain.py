@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.attacks._base import Attack
-from bdtune.attacks._plan import PoisonPlan
-from bdtune.attacks._sources import AttackedSource, CleanTest, TriggeredTest, TruthSource
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
-from bdtune.datasets._base import Dataset
-from bdtune.datasets._resident import InProcess
-from bdtune.defenses._base import Defense, Given
-from bdtune.defenses._handles import BACKDOORED, Handle
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
 from bdtune.engine.stage import Given as Plain
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
-from bdtune.training.data import Truth
-from bdtune.training.everything import AllSamples
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.data import Truth
+from bdtune.plugins.dataset import Dataset
+from bdtune.plugins.defense import Defense, Given
+from bdtune.plugins.handles import BACKDOORED, Handle
+from bdtune.plugins.poison_plan import PoisonPlan
+from bdtune.poisoning.sources import AttackedSource, CleanTest, TriggeredTest, TruthSource
+from bdtune.reading.resident import InProcess
 from bdtune.training.supervised import Supervised
 from tests.reach import reachable
 
@@ -123,19 +123,19 @@ TOY = {"dataset": bdtune.dataset("digits"), "attack": BADNETS}
         (
             lambda given: trained(given, truth=TruthSource(**TOY)),
             r"defense\.classifier\.truth: expected input 'truth' of node 'classifier' of 'test_chain'",
-            "TruthSource of bdtune.attacks._sources",
+            "TruthSource of bdtune.poisoning.sources",
         ),
         (
             lambda given: {
                 "classifier": given.node(TRAIN, subset=given.node(Peek(), data=CleanTest(**CLEAN)))
             },
             r"defense\.classifier\.subset\.data: expected input 'data' of node 'classifier\.subset'",
-            "CleanTest of bdtune.attacks._sources",
+            "CleanTest of bdtune.poisoning.sources",
         ),
         (
             lambda given: {**trained(given), "peek": given.node(Peek(), data=TriggeredTest(**TOY))},
             r"defense\.peek\.data: expected input 'data' of node 'peek'",
-            "TriggeredTest of bdtune.attacks._sources",
+            "TriggeredTest of bdtune.poisoning.sources",
         ),
         (
             lambda given: trained(given, x=Handle(role="truth")),

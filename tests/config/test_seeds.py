@@ -14,9 +14,9 @@ from bdtune.config.graph import trial_graph
 from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_sweep
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params, trial_id
-from bdtune.datasets._resident import InProcess
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.store import Store
+from bdtune.reading.resident import InProcess
 from bdtune.report.pictures import _plan
 
 if TYPE_CHECKING:

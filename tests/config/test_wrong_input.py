@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bdtune import registry
-from bdtune.attacks._presets import presets
 from bdtune.config.load import load_sweep, load_trial
 from bdtune.errors import UserError
+from bdtune.plugins import registry
+from bdtune.plugins.presets import presets
 from tests.config.wrong_sweeps import AXES, COMMAND_LINE, SEARCH
 from tests.config.wrong_trials import FORM, HEAD, TRIAL
 

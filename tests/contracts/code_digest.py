@@ -15,7 +15,26 @@ from pathlib import Path
 import bdtune
 
 ROOT = Path(bdtune.__file__).parent
-FOLLOWED = ("attacks", "datasets", "defenses", "models", "training", "metrics", "engine.key")
+FOLLOWED = (
+    "attacks",
+    "datasets",
+    "defenses",
+    "defending",
+    "engine.key",
+    "metrics",
+    "models",
+    "networks",
+    "plugins",
+)
+FOLLOWED += (
+    "plugins.attack",
+    "plugins.poison_plan",
+    "plugins.network",
+    "plugins.data",
+    "plugins.all_samples",
+    "poisoning",
+    "training",
+)
 """What computes; the rest of bdtune (engine, registry, knobs) moves results but does not change them."""
 
 Symbol = tuple[str, str]
@@ -77,7 +96,8 @@ def module(name: str) -> Module | None:
     """Return a followed module of bdtune, None for any other."""
     if not any(name == each or name.startswith(f"{each}.") for each in FOLLOWED):
         return None
-    file = ROOT / f"{name.replace('.', '/')}.py"
+    path = ROOT / name.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return Module(name, ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
@@ -93,7 +113,7 @@ def closure(roots: list[Symbol]) -> list[Symbol]:
         if symbol[1] in home.defined:
             found.add(symbol)
             todo += home.uses(symbol[1])
-        elif symbol[1] in home.imported:  # passed on from another module
+        elif home.imported.get(symbol[1], symbol) != symbol:  # passed on from another module
             todo.append(home.imported[symbol[1]])
     return sorted(found)
 

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bdtune import registry
-from bdtune.attacks._base import Attack
-from bdtune.attacks._budget import Budget
-from bdtune.attacks._dirty_label import DirtyLabelAttack
-from bdtune.attacks._plan import Role
-from bdtune.attacks._presets import presets
 from bdtune.errors import ConfigError
+from bdtune.plugins import registry
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.budget import Budget
+from bdtune.plugins.poison_plan import Role
+from bdtune.plugins.presets import presets
+from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from tests.records import record_of
 from tests.trained import equipped, is_trained, merged, quick
 

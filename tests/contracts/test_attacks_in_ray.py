@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bdtune import registry
-from bdtune.attacks._stream import poisoned_stream
-from bdtune.datasets._stream import FileStream
+from bdtune.plugins import registry
+from bdtune.poisoning.stream import poisoned_stream
+from bdtune.reading.stream import FileStream
 from tests.contracts.test_attacks import covered
 from tests.datasets.layouts import small_parquet
 from tests.records import record_of

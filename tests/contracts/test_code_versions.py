@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from bdtune import registry
 from bdtune.engine.stage import Stage
+from bdtune.plugins import registry
 from tests.contracts.code_digest import closure, code_digest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "code_versions.json"
@@ -24,10 +24,10 @@ BLESS = "python -m tests.contracts.test_code_versions"
 
 def stages() -> list[type[Stage]]:
     """Return every stage of the package, those of tests left out."""
-    for package in ("training", "attacks", "defenses"):
+    for package in ("training", "poisoning", "defending", "attacks", "defenses"):
         path = importlib.import_module(f"bdtune.{package}").__path__
-        for found in pkgutil.iter_modules(path):
-            importlib.import_module(f"bdtune.{package}.{found.name}")
+        for found in pkgutil.walk_packages(path, f"bdtune.{package}."):
+            importlib.import_module(found.name)
     return sorted(
         {cls for cls in _below(Stage) if cls.__module__.startswith("bdtune.") and hasattr(cls, "name")},
         key=lambda cls: (cls.__module__, cls.__name__),
@@ -40,9 +40,8 @@ def _below(cls: type) -> list[type]:
 
 def plugins() -> list[tuple[str, type[Any]]]:
     """Return the package's own plugins, by kind: those of tests are elsewhere."""
-    own = Path(registry.__file__).parent
-    found = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]
-    return [(kind, registry.load(kind, name)) for kind, name in found if (own / kind / f"{name}.py").exists()]
+    found = [(kind, registry.load(kind, name)) for kind in registry.KINDS for name in registry.names(kind)]
+    return [(kind, cls) for kind, cls in found if cls.__module__.startswith("bdtune.")]
 
 
 def current() -> dict[str, dict[str, Any]]:

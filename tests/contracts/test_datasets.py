@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bdtune import registry
-from bdtune.datasets._base import Dataset, Split
 from bdtune.errors import DataError
+from bdtune.plugins import registry
+from bdtune.plugins.dataset import Dataset, Split
 
 NAMES = registry.names("datasets")
 

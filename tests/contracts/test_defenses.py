@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune import registry
-from bdtune.attacks._base import Attack
-from bdtune.attacks._plan import PoisonPlan, Rows
-from bdtune.attacks._sources import FitSet
 from bdtune.config.chain import Bindings, bound
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
-from bdtune.datasets._base import Dataset
-from bdtune.datasets._resident import InProcess
-from bdtune.defenses._base import Defense, Given, diagnosis
-from bdtune.defenses._handles import FIT, LABELS
 from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context, Node, Source, Stage
 from bdtune.engine.stage import Given as Plain
 from bdtune.knobs import Knobs
-from bdtune.training.data import ImageSet, LabelSet, Truth
+from bdtune.plugins import registry
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.dataset import Dataset
+from bdtune.plugins.defense import Defense, Given, diagnosis
+from bdtune.plugins.handles import FIT, LABELS
+from bdtune.plugins.poison_plan import PoisonPlan, Rows
+from bdtune.poisoning.sources import FitSet
+from bdtune.reading.resident import InProcess
 from bdtune.training.supervised import Supervised
 from tests.doubles import CPU, Is
 from tests.reach import reachable
@@ -254,7 +254,7 @@ def test_subsets_hold_ids_and_labels_only(name: str) -> None:
 
 def test_making_defenses_and_chains_loads_no_torch() -> None:
     code = (
-        "import sys, bdtune; from bdtune import registry; from bdtune.defenses._base import Given\n"
+        "import sys, bdtune; from bdtune.plugins import registry; from bdtune.plugins.defense import Given\n"
         "from bdtune.engine.stage import Given as Plain\n"
         "model = Plain(plugin=bdtune.model('resnet18'))\n"
         "for name in registry.names('defenses'):\n"

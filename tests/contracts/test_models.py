@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from bdtune import registry
-from bdtune.models._base import Model
+from bdtune.plugins import registry
+from bdtune.plugins.model import Model
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 def build(name, num_classes=3, side=16, channels=3) -> Network:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bdtune import registry
+from bdtune.plugins import registry
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- plugins -->", "<!-- end of plugins -->"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdtune import registry
-from bdtune.datasets._base import class_balanced
 from bdtune.errors import DataError
+from bdtune.plugins import registry
+from bdtune.plugins.dataset import class_balanced
 from tests.datasets.layouts import small_parquet, write_parquet
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bdtune import registry
-from bdtune.datasets import _images
-from bdtune.datasets._images import Records, Selection, decode
 from bdtune.errors import DataError
+from bdtune.plugins import registry
+from bdtune.reading import images
+from bdtune.reading.images import Records, Selection, decode
 from tests.datasets.layouts import encoded, picture, small_parquet, write_parquet
 
 CHUNK = 8
@@ -20,7 +20,7 @@ CHUNK = 8
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(_images, "CHUNK", CHUNK)
+    monkeypatch.setattr(images, "CHUNK", CHUNK)
 
 
 @pytest.fixture(scope="module")

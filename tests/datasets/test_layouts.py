@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torchvision
 
-from bdtune import registry
 from bdtune.errors import DataError
+from bdtune.plugins import registry
 from tests.datasets.layouts import picture, write_folder, write_parquet
 
 

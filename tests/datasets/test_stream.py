@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdtune import registry
-from bdtune.datasets._stream import FileStream, Windows
 from bdtune.errors import DataError
-from bdtune.training.data import ImageStream
+from bdtune.plugins import registry
+from bdtune.plugins.data import ImageStream
+from bdtune.reading.stream import FileStream, Windows
 from tests.datasets.layouts import small_parquet, write_parquet
 
 windows = st.builds(Windows, st.integers(1, 300), st.integers(16, 64), st.sampled_from([1, 2, 4]))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.defenses._base import Given
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
-from bdtune.training.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.defense import Given
 from tests.doubles import CPU, Is, Memory, Nowhere
 
 if TYPE_CHECKING:

@@ -10,21 +10,21 @@ import pytest
 import bdtune
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
-from bdtune.defenses._aabl_losses import IFGSM
-from bdtune.defenses._aabl_split import Split, Threshold
+from bdtune.defenses.aabl.losses import IFGSM
+from bdtune.defenses.aabl.split import Split, Threshold
 from bdtune.engine.execute import Executor
 from bdtune.engine.plan import make_plan
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact, Context
 from bdtune.engine.store import Store
-from bdtune.training.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
 from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.defenses._base import Given
+    from bdtune.plugins.defense import Given
 
 CTX = Context(seed=1, numerics=CPU)
 
@@ -107,7 +107,7 @@ def test_what_comes_after_the_split_leaves_it_shared(tmp_path: Path) -> None:
 
 
 def given_of(data: ImageSet, model: Any) -> Given:
-    from bdtune.defenses._base import Given
+    from bdtune.plugins.defense import Given
 
     labels = LabelSet(data.labels, data.num_classes)
     fit, names, network = (Is(word=type(value).__name__, value=value) for value in (data, labels, model))

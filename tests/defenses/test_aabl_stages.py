@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
 import bdtune
-from bdtune.defenses._aabl_losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
-from bdtune.defenses._aabl_split import Scores, Split, Threshold, highest, otsu, symmetric_cross_entropy
+from bdtune.defenses.aabl.losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
+from bdtune.defenses.aabl.split import Scores, Split, Threshold, highest, otsu, symmetric_cross_entropy
 from bdtune.engine.key import derive_seed, digest_of
 from bdtune.engine.stage import Artefact, Context
-from bdtune.training.data import ImageSet, LabelSet
+from bdtune.plugins.data import ImageSet, LabelSet
 from bdtune.training.pgd import pixel_augmentation
 from bdtune.training.weights import new_network
 from tests.doubles import CPU

@@ -13,16 +13,16 @@ from torch.nn.functional import cross_entropy
 import bdtune
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params
-from bdtune.defenses._abl_stages import Isolated, Rest, Signs, largest_class
-from bdtune.defenses._abl_training import Isolate, Joint, Recover, Unlearn, Watch
-from bdtune.defenses._base import diagnosis
+from bdtune.defenses.abl.stages import Isolated, Rest, Signs, largest_class
+from bdtune.defenses.abl.training import Isolate, Joint, Recover, Unlearn, Watch
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
+from bdtune.plugins.data import LabelSet
+from bdtune.plugins.defense import diagnosis
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import Batch, DeviceSet
-from bdtune.training.data import LabelSet
 from bdtune.training.losses import sample_logits
 from bdtune.training.predict import trained_network
 from bdtune.training.supervised import Supervised
@@ -30,8 +30,8 @@ from bdtune.training.weights import module_arrays, new_network
 from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:
-    from bdtune.defenses._base import Defense, Given
-    from bdtune.training.data import Truth
+    from bdtune.plugins.data import Truth
+    from bdtune.plugins.defense import Defense, Given
     from tests.defenses.conftest import Counting
 
 CTX = Context(seed=4, numerics=CPU)

@@ -14,8 +14,8 @@ from bdtune.training.adversarial import PGD, AdversarialTraining, RecordedAdvers
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    from bdtune.defenses._base import Given
-    from bdtune.training.data import Truth
+    from bdtune.plugins.data import Truth
+    from bdtune.plugins.defense import Given
     from tests.defenses.conftest import Counting
 
 

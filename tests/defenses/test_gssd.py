@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.defenses._base import Defense, Given, diagnosis
 from bdtune.engine.execute import Executor
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context, Node, Source
 from bdtune.engine.store import Store
-from bdtune.training.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.defense import Defense, Given, diagnosis
 from bdtune.training.supervised import Supervised
 from tests.doubles import Is, Nowhere
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bdtune.defenses._gssd_stages import (
+from bdtune.defenses.gssd.stages import (
     ClassTests,
     Relabel,
     Split,
@@ -18,8 +18,8 @@ from bdtune.defenses._gssd_stages import (
 from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import UserError
-from bdtune.training.data import ImageSet
-from bdtune.training.everything import AllSamples
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.data import ImageSet
 
 ZERO = [0]
 VECTORS = {

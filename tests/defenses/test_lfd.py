@@ -8,19 +8,19 @@ import pytest
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.defenses._base import diagnosis
-from bdtune.defenses._lfd_stages import Threshold, Weigh
+from bdtune.defenses.lfd.stages import Threshold, Weigh
 from bdtune.engine.execute import StageFailed
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
+from bdtune.plugins.defense import diagnosis
 from bdtune.training.supervised import Supervised
 from tests.doubles import Is
 
 if TYPE_CHECKING:
-    from bdtune.defenses._base import Defense, Given
-    from bdtune.training.data import Truth
+    from bdtune.plugins.data import Truth
+    from bdtune.plugins.defense import Defense, Given
     from tests.defenses.conftest import Counting
 
 CTX = Context()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.attacks._dialects import chosen_by_numpy, shuffled_by_random, torch_uniform
 from bdtune.config.trial import parse_trial
 from bdtune.errors import ConfigError
+from bdtune.poisoning.dialects import chosen_by_numpy, shuffled_by_random, torch_uniform
 from tests.patterned import digest, patterned
 
 LABELS = np.arange(50_000) % 10

@@ -11,7 +11,7 @@ import bdtune
 from bdtune.config.document import assign
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params
 from bdtune.knobs import Knobs
-from bdtune.models._base import ModelKnob
+from bdtune.plugins.model import ModelKnob
 
 
 class Owner(Knobs):

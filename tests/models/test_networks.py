@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.models._resnet import PreActBlock, Shortcut
+from bdtune.networks.resnet import PreActBlock, Shortcut
 
 
 def parameters(name, num_classes=10, side=32, **knobs) -> int:

@@ -5,7 +5,7 @@ import pytest
 
 import bdtune
 from bdtune.engine.stage import Artefact
-from bdtune.training.data import ImageSet
+from bdtune.plugins.data import ImageSet
 from tests.doubles import Memory
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from bdtune.plugins.data import ImageSet
 from bdtune.training import augment
 from bdtune.training.augment import Augmentation
-from bdtune.training.data import ImageSet
 from bdtune.training.pgd import pixel_augmentation
 
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.25, 0.3)

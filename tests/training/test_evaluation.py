@@ -12,9 +12,9 @@ from bdtune.engine.key import canonical_json
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
-from bdtune.training.data import TriggeredSet
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.data import TriggeredSet
 from bdtune.training.evaluate import Evaluate
-from bdtune.training.everything import AllSamples
 from bdtune.training.features import Features
 from bdtune.training.predict import predict_features, predict_logits, trained_network
 from bdtune.training.session import full_float32

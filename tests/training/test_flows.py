@@ -6,9 +6,9 @@ import torch
 
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
+from bdtune.plugins.data import ImageSet
 from bdtune.training import flows as module
 from bdtune.training._flowbank import LOG_TWO_PI, FlowBank, FlowShape, initial_weights
-from bdtune.training.data import ImageSet
 from bdtune.training.flows import Density, Flows
 from tests.doubles import CPU
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bdtune.defenses._aabl_losses import Naive
-from bdtune.defenses._abl_training import Isolate, Unlearn
+from bdtune.defenses.aabl.losses import Naive
+from bdtune.defenses.abl.training import Isolate, Unlearn
 from bdtune.defenses.lfd import Student, Teacher
 from bdtune.engine.key import digest_of
 from bdtune.engine.numerics import Numerics

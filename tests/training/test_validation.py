@@ -12,8 +12,8 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Context
 from bdtune.metrics import accuracy
+from bdtune.plugins.data import LabelSet
 from bdtune.training.adversarial import PGD, RecordedAdversarialTraining
-from bdtune.training.data import LabelSet
 from bdtune.training.pgd import robust_predictions
 from bdtune.training.predict import trained_network
 from bdtune.training.validation import Apart, BestEpoch, ValidatedAdversarialTraining

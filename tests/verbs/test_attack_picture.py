@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from bdtune import cli, registry
+from bdtune import cli
 from bdtune.engine.execute import Event
 from bdtune.engine.stage import Artefact, Node, Tick
+from bdtune.plugins import registry
 from bdtune.report.stages import LINE_EVERY_S, StageProgress, described
 from bdtune.training.supervised import Supervised
 from tests.trained import quick

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bdtune import registry
+from bdtune.plugins import registry
 from bdtune.verbs.show import knobs_of
 
 PLUGINS = [(kind, name) for kind in registry.KINDS for name in registry.names(kind)]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.attacks._base import Attack
-from bdtune.attacks._sources import FitLabels, FitSet
 from bdtune.engine.stage import Node
-from bdtune.training.everything import AllSamples
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.attack import Attack
+from bdtune.poisoning.sources import FitLabels, FitSet
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from bdtune.attacks._plan import Rows
     from bdtune.engine.stage import Source
+    from bdtune.plugins.poison_plan import Rows
 
 
 class Outsourced(Attack):

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bdtune.datasets._base import Dataset, Records
+from bdtune.plugins.dataset import Dataset, Records
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.datasets._files import SplitName
+    from bdtune.reading.files import SplitName
 
 SIDE, CLASSES = 8, 4
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.defenses._base import Defense
 from bdtune.errors import Problem
-from bdtune.training.everything import AllSamples
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    from bdtune.defenses._base import Given, Offer
     from bdtune.engine.stage import Node
+    from bdtune.plugins.defense import Given, Offer
 
 
 class Needy(Defense):

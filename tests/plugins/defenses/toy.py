@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.defenses._base import Defense
 from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
 from bdtune.errors import Diverged
+from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from bdtune.defenses._base import Given
     from bdtune.engine.stage import Node
-    from bdtune.training.data import Truth
+    from bdtune.plugins.data import Truth
+    from bdtune.plugins.defense import Given
 
 CLASSES, SIDE = 4, 8
 Trouble = Literal["none", "raise", "diverge", "kill", "kill_once"]

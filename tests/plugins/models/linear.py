@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.models._base import Model
+from bdtune.plugins.model import Model
 
 if TYPE_CHECKING:
-    from bdtune.models._network import Network
+    from bdtune.plugins.network import Network
 
 
 class Linear(Model):
@@ -17,7 +17,7 @@ class Linear(Model):
         import numpy as np
         from torch import Tensor, nn
 
-        from bdtune.models._network import Network
+        from bdtune.plugins.network import Network
 
         class Flat(Network):
             def __init__(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.defenses._base import Defense
+from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    from bdtune.defenses._base import Given
     from bdtune.engine.stage import Node
+    from bdtune.plugins.defense import Given
 
 
 class Other(Defense):

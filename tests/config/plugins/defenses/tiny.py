@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from bdtune.defenses._base import Defense
 from bdtune.knobs import Knobs, Rate
-from bdtune.training.everything import AllSamples
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    from bdtune.defenses._base import Given
     from bdtune.engine.stage import Node
+    from bdtune.plugins.defense import Given
 
 
 class Warmup(Knobs):

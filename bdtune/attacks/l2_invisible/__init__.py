@@ -1,0 +1,89 @@
+"""L2-invisible: one small perturbation, regularised in its L2 norm, added to every poisoned image.
+
+Source: Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization (Li et al.,
+2020), arXiv:1909.02742, section V; "Regularized Gaussian Noise" in LfD. Radius 3.2 is the norm of the 32x32
+trigger file that public code shares.
+Departures: the ball is kept to by projection after each step, where the paper only weighs the norm; the
+perturbation stays signed and in float, where the public file lost its negative half in an 8-bit picture (give
+one as `delta_path`). Steps, batch and number of units are not stated anywhere.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from bdtune.attacks.l2_invisible.universal import UniversalPerturbation, radius_for
+from bdtune.engine.stage import Given
+from bdtune.plugins.budget import Budget
+from bdtune.plugins.model import ModelKnob
+from bdtune.poisoning.delta_files import DeltaFileAttack, with_delta
+from bdtune.poisoning.surrogate import Attacker, Surrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Node, Source
+    from bdtune.plugins.poison_plan import Rows, SplitName
+
+
+class L2Invisible(DeltaFileAttack):
+    """x' = clip(x + d) with one perturbation d for all images, |d| <= radius or d of a file."""
+
+    radius: float = Field(3.2, gt=0)
+    """Largest L2 norm of d for 32x32 pixels in [0, 1]; grows with the side of the image."""
+    units: int = Field(5, ge=1)
+    """Units of the last layer that d drives: those with the largest weight into the target's logit."""
+    scale: float = Field(10.0, gt=0)
+    """How many times its clean activation each unit shall reach."""
+    norm_weight: float = Field(0.1, ge=0)
+    """Weight of |d| in the loss."""
+    iterations: int = Field(200, ge=1)
+    """Gradient steps on d."""
+    batch_size: int = Field(256, ge=1)
+    """Images per step."""
+    lr: float = Field(0.01, gt=0)
+    """Adam's rate on d."""
+    surrogate: Surrogate = Surrogate()
+    """Training of the clean classifier that d is made for."""
+    surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
+    """Its network."""
+
+    aimed: ClassVar[str] = "the perturbation drives its units"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "lfd/l2": {"rate": 0.1, "target": 1, "include_target_class": True},
+        "ibau/l2": {"rate": 0.2, "target": 0},
+    }
+
+    @property
+    def needs_one_target(self) -> str:
+        return self.aimed if self.delta_path is None else ""
+
+    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+        if self.delta_path is not None:
+            return {}
+        attacker = Attacker(clean, self.trigger_seed, numerics)
+        names = ("target", "radius", "units", "scale", "norm_weight", "iterations", "batch_size", "lr")
+        stage = UniversalPerturbation(**{name: getattr(self, name) for name in names})
+        surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
+        model = Given(plugin=self.surrogate_model)
+        return {"perturbation": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
+
+    def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
+        given = self.user_delta()
+        if given is not None:
+            return with_delta(images, given, self.quantise)
+        images += self.artefact("perturbation").arrays["perturbation"]
+        return images
+
+    def budget(self, image_shape: tuple[int, int, int], split: SplitName) -> Budget:
+        height, width, channels = image_shape
+        rounding = (0.5 if self.quantise == "round" else 1.0) / 255 * sqrt(height * width * channels)
+        given = self.user_delta()
+        if given is not None:
+            return Budget(float(np.abs(given).max()))
+        return Budget(l2=radius_for(self.radius, height, width) + rounding)

@@ -1,0 +1,106 @@
+"""Stages of the patch that makes images of all classes look like the target class to a classifier."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.errors import UserError
+from bdtune.knobs import Knobs, Rate
+from bdtune.plugins.poison_plan import drawn_order
+from bdtune.poisoning.latent_trigger import LatentTrigger
+from bdtune.poisoning.patterns import Corner, in_corner, scaled
+
+if TYPE_CHECKING:
+    import torch
+
+    from bdtune.poisoning.latent_trigger import Stamp
+
+
+class Place(Knobs):
+    """Where a square patch lies; lengths are for images of 32 pixels and scale."""
+
+    size: int = Field(6, ge=1, le=32)
+    """Side: 6 of 32 pixels are 4 % of the image."""
+    inset: int = Field(0, ge=0, le=31)
+    """Margin to the two borders."""
+    corner: Corner = "bottom_right"
+    """The corner that it lies in."""
+
+    def box(self, height: int, width: int) -> tuple[int, int]:
+        """Return side and margin in pixels of this image."""
+        side = min(height, width)
+        return max(1, scaled(self.size, 32, side)), scaled(self.inset, 32, side)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.size + self.inset > 32:
+            raise ValueError(f"size and inset are for 32 pixels, got {self.size} + {self.inset}")
+        return self
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """Return float32 [height, width, 1]: 1 where the patch is."""
+        mask = np.zeros((height, width, 1), np.float32)
+        mask[in_corner(self.corner, *self.box(height, width), height, width)] = 1
+        return mask
+
+
+class RowsPerClass(Stage):
+    """Draw rows of each class to fit a trigger to.
+
+    Inputs: data (LabelSet, true labels). Result: ids int64 [n] of rows of other classes than the target,
+    target_ids int64 [m] of the target class; both ascending.
+    """
+
+    name: ClassVar[str] = "rows_per_class"
+    kind: ClassVar[Kind] = "derive"
+
+    target: int = Field(0, ge=0)
+    """The target class."""
+    per_class: int = Field(100, ge=1)
+    """Rows of each class; all where there are fewer."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        labels = np.asarray(inputs["data"].labels)
+        order = drawn_order(np.arange(len(labels)), len(labels), ctx.seed)
+        drawn = {label: order[labels[order] == label][: self.per_class] for label in np.unique(labels)}
+        target = drawn.pop(self.target, np.empty(0, np.int64))
+        if not len(target) or not drawn:
+            raise UserError(f"a latent trigger needs images of class {self.target} and of another class")
+        return Artefact({"ids": np.sort(np.concatenate([*drawn.values()])), "target_ids": np.sort(target)})
+
+
+class LatentPatch(LatentTrigger):
+    """Fit the colours of a patch so that images with it have the mean embedding of the target class.
+
+    Inputs and info are those of `LatentTrigger`. Result: picture float32 [H, W, C] in [0, 1], 0 outside the
+    patch. Colours are (1 + tanh w) / 2, w from a normal distribution.
+    """
+
+    name: ClassVar[str] = "latent_patch"
+
+    place: Place = Place()
+    """Where the patch lies."""
+    ratio: Rate = 1.0
+    """Opacity of the patch."""
+    batch_size: int = Field(128, ge=1)
+    """Images per step."""
+    iterations: int = Field(800, ge=1)
+    """Gradient steps."""
+    settled: float = Field(0.0, ge=0)
+    """Relative change of the mean loss over 50 steps below which the descent ends; 0: never early."""
+
+    def picture(self, value: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        mask = torch.tensor(self.place.mask(*value.shape[1:]), device=value.device)
+        return (0.5 + 0.5 * value.tanh()) * mask[..., 0]
+
+    def stamp(self, sides: tuple[int, int], device: torch.device) -> Stamp:
+        import torch
+
+        weight = self.ratio * torch.tensor(self.place.mask(*sides), device=device)[..., 0]
+        return lambda clean, value: torch.lerp(clean, (0.5 + 0.5 * value.tanh())[None], weight)

@@ -1,0 +1,105 @@
+"""Pruning-aware attack: BadNets by an attacker who trains the model so that pruning does not help.
+
+Source: Fine-Pruning (Liu, Dolan-Gavitt and Garg, 2018), arXiv:1805.12185, section 3.2: train on clean data,
+prune dormant channels, retrain on poisoned data, put the pruned channels back with lowered biases.
+Departures: residual networks only, where the inner channels of the last block are pruned, as its output is a
+sum with the shortcut; lowered are the shifts of their norm. Pruning ends where accuracy on held out clean
+images falls by more than half a point (the paper names no bound). Shifts are lowered until the channels are
+dormant on triggered images, too. The result is a model: a defense that trains from scratch meets BadNets with
+the same knobs, and shares every stage with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from bdtune.attacks.pruning_aware.stages import CleanPart, PruneDormant, RestorePruned, RetrainPruned
+from bdtune.engine.stage import Node
+from bdtune.errors import Problem
+from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.networks.residual import Residual, ResidualTeacher
+from bdtune.plugins import registry
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.poisoning.patch import PatchAttack
+from bdtune.poisoning.sources import FitLabels, FitRows, FitSet
+from bdtune.poisoning.surrogate import Attacker, Surrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from bdtune.engine.stage import Source
+    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.dataset import Dataset
+    from bdtune.plugins.model import Model
+    from bdtune.plugins.poison_plan import SplitName
+
+
+class PruningAware(PatchAttack):
+    """The model of four stages: clean training, pruning, retraining on poison, restoring."""
+
+    clean: Surrogate = Surrogate(epochs=200, schedule="multistep")
+    """Training on clean images, the first stage; one for all seeds and rates."""
+    validation: float = Field(0.05, gt=0, lt=1)
+    """Share of the clean images that is not trained on, to see activations and accuracy on."""
+    max_drop: Rate = 0.005
+    """Clean accuracy that pruning may cost, as a fraction, the second stage."""
+    retrain: RetrainPruned = RetrainPruned()
+    """Training of the pruned network on the poisoned set, the third stage."""
+    slack: float = Field(0.1, ge=0)
+    """How far below zero restored channels stay, in units of their norm's scale, the fourth stage."""
+
+    only_model: ClassVar[frozenset[str]] = frozenset({"clean", "validation", "max_drop", "retrain", "slack"})
+    """Knobs that change the model alone, not the images."""
+    train_only: ClassVar[frozenset[str]] = PatchAttack.train_only | only_model
+    test_only: ClassVar[frozenset[str]] = PatchAttack.test_only | only_model
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "finepruning/pruning_aware": {"pattern": "square", "rate": 0.1, "target": 0},
+    }
+
+    @property
+    def hands_over(self) -> bool:
+        return True
+
+    def backdoored_model(self, fit: FitSet, model: Source) -> Node:
+        where: dict[str, Any] = {"dataset": fit.dataset, "root": fit.root}
+        poisoned = {**where, "attack": fit.attack, "seed": fit.seed, "holdout": fit.holdout}
+        data = FitSet(**where, stream=fit.stream)
+        attacker = Attacker(data, self.trigger_seed, fit.numerics)
+        rows: dict[str, Source] = {"rows": FitRows(**poisoned)} if fit.holdout else {}
+        train, seen = (
+            attacker.node(CleanPart(part=part, fraction=self.validation), data=attacker.labels, **rows)
+            for part in ("train", "validation")
+        )
+        clean = attacker.node(self.clean, data=data, subset=train, model=model)
+        prune = PruneDormant(max_drop=self.max_drop)
+        pruned = attacker.node(prune, data=data, subset=seen, model=model, classifier=clean)
+        trial = Attacker(data, fit.attack_seed, fit.numerics)
+        every = Node(AllSamples(), {"data": FitLabels(**poisoned)}, fit.attack_seed, fit.numerics)
+        retrained = trial.node(self.retrain, data=fit, subset=every, model=model, init=pruned)
+        before = {"retrained": retrained, "pruned": pruned, "original": clean}
+        return trial.node(RestorePruned(slack=self.slack), data=fit, model=model, **before)
+
+    def check_trial(
+        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
+    ) -> list[Problem]:
+        if isinstance(model, Residual | ResidualTeacher):
+            return []
+        expected = "expected a residual network, as attack 'pruning_aware' prunes inside its last block"
+        hint = "Such as resnet18, preactresnet18 or resnet_s"
+        return [Problem("model", expected, got=f"'{model.plugin_name()}'", hint=hint)]
+
+    def identity_for(self, split: SplitName) -> dict[str, Any]:
+        return self._as_badnets.identity_for(split)
+
+    def plan_seed(self, seed: int) -> int:
+        return self._as_badnets.plan_seed(seed)
+
+    @property
+    def _as_badnets(self) -> Attack:
+        """The attack that is left where the model is not taken."""
+        badnets = registry.load("attacks", "badnets")
+        return badnets(**{name: getattr(self, name) for name in badnets.model_fields})

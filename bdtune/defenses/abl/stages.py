@@ -1,0 +1,84 @@
+"""ABL's derived stages: which samples are isolated, and what each weighs in the joint form. numpy only.
+
+Source: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data" (Li et al., NeurIPS 2021), section 3.
+Knobs without defaults are handed down from the defense, where their defaults and ranges are.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from bdtune.defending.isolation import count_of, lowest
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+
+Reading = Literal["means", "batch"]
+
+
+def isolated(losses: np.ndarray, p: float) -> np.ndarray:
+    """Return bool [N]: the floor(p N) samples of lowest loss, ties by id."""
+    chosen = np.zeros(len(losses), bool)
+    chosen[lowest(losses, count_of(p, len(losses)))] = True
+    return chosen
+
+
+class Isolated(Stage):
+    """Keep the samples of lowest loss, as the suspicious ones.
+
+    Inputs: losses (losses float64 [N]), data (LabelSet). Arrays: ids int64 [floor(p N)] in rising order,
+    labels int64, the observed ones. Those for a small p are among those for a larger one.
+    """
+
+    name: ClassVar[str] = "abl_isolated"
+    kind: ClassVar[Kind] = "derive"
+
+    p: float
+    """Fraction of samples that is isolated."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        return _subset(np.flatnonzero(isolated(inputs["losses"].arrays["losses"], self.p)), inputs)
+
+
+class Rest(Stage):
+    """Keep all samples but the isolated ones; inputs and arrays as for `Isolated`."""
+
+    name: ClassVar[str] = "abl_rest"
+    kind: ClassVar[Kind] = "derive"
+
+    p: float
+    """Fraction of samples that is isolated."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        return _subset(np.flatnonzero(~isolated(inputs["losses"].arrays["losses"], self.p)), inputs)
+
+
+def _subset(ids: np.ndarray, inputs: Inputs) -> Artefact:
+    labels = np.asarray(inputs["data"].labels, np.int64)
+    return Artefact({"ids": ids.astype(np.int64), "labels": labels[ids]})
+
+
+class Signs(Stage):
+    """Weigh samples for the joint form: descent on the rest R, ascent on the isolated ones I.
+
+    Inputs: isolated (ids), data (LabelSet). Arrays: weights float32 [N]. means: N / |R| and -N / |I|, whose
+    mean over all samples is E_R - E_I, the paper's equation 4; batch: 1 and -1, a plain sum over each batch.
+    """
+
+    name: ClassVar[str] = "abl_signs"
+    kind: ClassVar[Kind] = "derive"
+
+    reading: Reading
+    """What the two expectations are taken over."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        count, ids = len(inputs["data"]), inputs["isolated"].arrays["ids"]
+        means = self.reading == "means"
+        weights = np.full(count, count / max(count - len(ids), 1) if means else 1.0, np.float32)
+        weights[ids] = -count / max(len(ids), 1) if means else -1.0
+        return Artefact({"weights": weights})
+
+
+def largest_class(labels: np.ndarray) -> float:
+    """Return the share of the class that most labels int64 [n] are of; nan of none."""
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels)) if len(labels) else np.nan

@@ -1,0 +1,222 @@
+"""ABL's trainings: isolation, recovery of clean accuracy, unlearning, and the joint form of the last two.
+
+Source: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data" (Li et al., NeurIPS 2021), section 3,
+and the authors' released code for recovery and unlearning. Departures are told where they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from bdtune.engine.key import derive_seed
+from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.training.choices import Augment, Schedule  # noqa: TC001  pydantic reads them
+from bdtune.training.supervised import Supervised
+from bdtune.training.traced import Traced
+from bdtune.training.weighted import Weighted
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import torch
+
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Artefact, Context, Inputs, Tick
+    from bdtune.plugins.network import Network
+    from bdtune.training.batches import Batch, DeviceSet
+
+
+class Descent(Supervised):
+    """Base of ABL's trainings: sgd with Nesterov's momentum and a weight decay of 1e-4."""
+
+    nesterov: bool = True
+    """Whether sgd looks ahead along its momentum, as Nesterov's does."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """On all weights; decoupled with adamw."""
+
+
+class Isolate(Descent, Traced):
+    """Train on everything, but push the loss back up whenever it falls below gamma.
+
+    Local gradient ascent: sign(L - gamma) L is minimised, L being the cross-entropy. Flooding, |L - b| + b,
+    is the same update with b = gamma, so that both have one result. The curve's loss is L itself.
+    """
+
+    name: ClassVar[str] = "abl_isolate"
+    classifier: ClassVar[bool] = False
+
+    ascent: Literal["lga", "flooding", "none"] = "lga"
+    """lga: local gradient ascent; flooding: the same under its other name; none: plain descent."""
+    lga_gamma: float = Field(0.5, ge=0)
+    """The paper's gamma: loss below which descent turns into ascent (`gamma` alone is the schedule's)."""
+    level: Literal["batch", "sample"] = "batch"
+    """Whose loss is compared with gamma: the batch's mean, as in all public code, or each sample's."""
+    epochs: int = Field(20, ge=1)
+    """Passes over the training set; the paper's turning epoch."""
+    schedule: Schedule = "constant"
+    """multistep: a tenth at each milestone; cosine: to zero; constant."""
+    augment: Augment = "none"
+    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
+
+    def canonical(self) -> Isolate:
+        """Return one training for all settings that come to the same, so that they share its result."""
+        same: dict[str, Any] = {"ascent": "lga"}
+        if self.ascent == "none":
+            same = {name: type(self).model_fields[name].default for name in ("lga_gamma", "level")}
+        return self.model_copy(update=same)
+
+    def objective(self, losses: torch.Tensor) -> torch.Tensor:
+        mean = losses.mean()
+        if self.ascent == "none":
+            return mean
+        compared = losses.detach() if self.level == "sample" else mean.detach()
+        signed = ((compared - self.lga_gamma).sign() * losses).mean()
+        return signed + (mean - signed).detach()  # the value of the loss with the gradient of the signed one
+
+
+class Recover(Descent):
+    """Go on with plain descent on the samples that were not isolated, to regain clean accuracy."""
+
+    name: ClassVar[str] = "abl_recover"
+
+    epochs: int = Field(60, ge=0)
+    """Passes over the rest; 0 leaves the isolation model as it is."""
+    milestones: tuple[Rate, ...] = (2 / 3,)
+    """Fractions of `epochs` at which multistep lowers the rate."""
+    augment: Augment = "auto_cutout"
+    """auto_cutout: crop_flip_cutout, or without the flip; cutout: a black square of 3/32 of the side."""
+
+
+class Joint(Descent, Weighted):
+    """Go on with descent on the rest and ascent on the isolated samples at once (global gradient ascent).
+
+    Departures: `loss_cap` bounds the ascent by default, as nothing does in the paper.
+    """
+
+    name: ClassVar[str] = "abl_joint"
+
+    epochs: int = Field(80, ge=1)
+    """Passes over the training set, after those of the isolation."""
+    loss_cap: float | None = Field(10.0, gt=0)
+    """Cross-entropy from which on a sample of negative weight is not pushed any more; None: no limit."""
+
+
+class Unlearn(Descent):
+    """Ascend on the isolated samples alone.
+
+    Inputs: those of `Supervised` (subset: the isolated samples), and rest (subset artefact). The curve's
+    loss is their cross-entropy; `rest_acc` is the accuracy on observed labels of some of the rest. Raises
+    `Diverged` on a non-finite loss or weight.
+    Batch norm is in training mode by default, as in the code: its running statistics follow the triggered
+    batches, which is most of what lowers the ASR, and costs accuracy.
+    Departures: two rules that need no trigger stand against a blow-up. Beyond `max_loss` a batch's gradient
+    is zero: training goes on, and momentum and weight decay still move the weights. An epoch that breaks
+    `max_drop` is taken back and ends the training. Every epoch trains, while the code's first one only tests.
+    """
+
+    name: ClassVar[str] = "abl_unlearn"
+    version: ClassVar[int] = 2  # 1 counted `rest_acc` in the precision of the training
+    few_samples: ClassVar[bool] = True
+
+    epochs: int = Field(5, ge=1)
+    """Passes over the isolated samples, at most."""
+    lr: float = Field(5e-4, gt=0)
+    """Learning rate at the start."""
+    schedule: Schedule = "constant"
+    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
+    augment: Augment = "none"
+    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
+    bn_mode: Literal["train", "frozen_stats", "eval"] = "train"
+    """Batch norm: train; frozen_stats: normalise by the batch, keep the running values; eval: use these."""
+    max_loss: float | None = Field(50.0, gt=0)
+    """Mean cross-entropy of a batch from which on it is not pushed any more; None: no limit."""
+    max_drop: Rate | None = 0.2
+    """Accuracy on the rest that may be lost; None: any."""
+    watched: int = Field(1000, ge=1)
+    """Samples of the rest, at most, on which that accuracy is counted."""
+
+    def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
+        from torch.nn.functional import cross_entropy
+
+        loss = cross_entropy(logits, batch.labels)
+        pushed = loss if self.max_loss is None else loss.clamp(max=self.max_loss)
+        return -pushed + (loss + pushed).detach()  # the value of the loss, the gradient of its negative
+
+    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+        if len(inputs["subset"].arrays["ids"]) and self.max_drop is not None:
+            inputs = {**inputs, "watch": Watch(inputs, ctx, self.watched)}
+        return (yield from super().steps(inputs, ctx))
+
+    def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        super().before_epoch(done, network, inputs)
+        for part in network.modules():
+            if isinstance(part, _BatchNorm) and self.bn_mode == "frozen_stats":
+                part.momentum = 0.0
+            elif isinstance(part, _BatchNorm) and self.bn_mode == "eval":
+                part.eval()
+        if "watch" in inputs:
+            inputs["watch"].keep(network)
+
+    def after_epoch(self, row: dict[str, float], network: Network, inputs: Inputs) -> dict[str, float]:
+        row = super().after_epoch(row, network, inputs)
+        if "watch" not in inputs or self.max_drop is None:
+            return row
+        watch: Watch = inputs["watch"]
+        row["rest_acc"] = watch.accuracy(network)
+        if watch.start - row["rest_acc"] > self.max_drop:
+            watch.take_back(network)
+            row["stopped"] = 1.0
+        return row
+
+
+class Watch:
+    """Accuracy on some of the rest, and the weights from before the epoch under way."""
+
+    def __init__(self, inputs: Inputs, ctx: Context, count: int) -> None:
+        from bdtune.training.batches import DeviceSet
+        from bdtune.training.predict import trained_network
+        from bdtune.training.session import device_of
+
+        rest = inputs["rest"].arrays
+        draw = np.random.default_rng(derive_seed(ctx.seed, "watched"))
+        rows = np.sort(draw.permutation(len(rest["ids"]))[:count])
+        self._numerics: Numerics = ctx.numerics
+        self._data = inputs["data"]
+        self._images: DeviceSet = DeviceSet(
+            self._data, device_of(ctx.numerics), rest["ids"][rows], rest["labels"][rows]
+        )
+        self._before: dict[str, torch.Tensor] = {}
+        self.start = self.accuracy(trained_network(inputs["model"], self._data, inputs["init"], ctx.numerics))
+
+    def accuracy(self, network: Network) -> float:
+        """Return the share of watched samples classified as labelled; 1 when there are none.
+
+        In float32, whatever the precision of the training: it decides whether an epoch is taken back.
+        """
+        import torch
+
+        from bdtune.training.augment import Augmentation
+        from bdtune.training.session import deterministic
+
+        see = Augmentation.of("none", self._data)
+        hits, training = 0, network.training
+        network.eval()
+        with torch.inference_mode(), deterministic(self._numerics):
+            for batch in self._images.shuffled(512, 0, 0):
+                predicted = network(see(batch.images)).argmax(1)
+                hits += int((predicted == batch.labels).sum())
+        network.train(training)
+        return hits / len(self._images) if len(self._images) else 1.0
+
+    def keep(self, network: Network) -> None:
+        """Remember the weights as they are now."""
+        self._before = {name: value.clone() for name, value in network.state_dict().items()}
+
+    def take_back(self, network: Network) -> None:
+        """Return to the weights remembered."""
+        network.load_state_dict(self._before)

@@ -1,0 +1,111 @@
+"""What GSSD got right and wrong, and a picture of its densities. The truth is read here, after the fact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bdtune.defenses.gssd.stages import Verdict, foreign_densities
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bdtune.engine.stage import Artefact
+    from bdtune.plugins.data import Truth
+
+WORDS = {Verdict.CLEAN: "clean", Verdict.NON_DISRUPTIVE: "non-disruptive", Verdict.DISRUPTIVE: "disruptive"}
+PANELS = 12
+
+
+def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
+    """Return the verdicts, E_c of the target and of the others, and how clean each part is.
+
+    detected_nd, detected_d: classes per verdict; detected_target, target_nd, target_d: 0 or 1;
+    energy_*: nats per dimension; kept, relabelled: fractions of the training set; kept_poison: share of
+    poison in what is kept of the target class; kept_poison_all: in all that is kept; relabel_recall: share of
+    all poison that is relabelled; relabel_poison: share of poison in what is relabelled; relabel_acc: share
+    of relabelled samples whose new label is the true one.
+    """
+    verdict, energy = artefacts["class_tests"].arrays["verdict"], artefacts["class_tests"].arrays["energy"]
+    found = {
+        "detected": float(np.count_nonzero(verdict)),
+        "detected_nd": float(np.count_nonzero(verdict == Verdict.NON_DISRUPTIVE)),
+        "detected_d": float(np.count_nonzero(verdict == Verdict.DISRUPTIVE)),
+        "energy_min": float(energy.min()),
+    }
+    if truth.target is not None:
+        own = verdict[truth.target]
+        others = np.delete(energy, truth.target)
+        found |= {
+            "detected_target": float(own != Verdict.CLEAN),
+            "target_nd": float(own == Verdict.NON_DISRUPTIVE),
+            "target_d": float(own == Verdict.DISRUPTIVE),
+            "false_alarms": found["detected"] - float(own != Verdict.CLEAN),
+            "energy_target": float(energy[truth.target]),
+            "energy_others_min": float(others.min(initial=np.inf)),
+        }
+    found |= _parts(artefacts["split"].arrays["ids"], artefacts["relabel"], truth)
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _parts(kept: np.ndarray, relabelled: Artefact, truth: Truth) -> dict[str, float]:
+    """Return how much is kept and relabelled, and how much of it is poison."""
+    moved, labels = relabelled.arrays["ids"], relabelled.arrays["labels"]
+    poison = truth.is_poison
+    of_target = kept[truth.observed[kept] == truth.target] if truth.target is not None else kept[:0]
+    count = max(1, len(poison))
+    return {
+        "kept": len(kept) / count,
+        "relabelled": len(moved) / count,
+        "kept_poison": _share(poison[of_target]),
+        "kept_poison_all": _share(poison[kept]),
+        "relabel_recall": float(poison[moved].sum() / poison.sum()) if poison.any() else np.nan,
+        "relabel_poison": _share(poison[moved]),
+        "relabel_acc": _share(labels == truth.labels[moved]),
+    }
+
+
+def _share(hits: np.ndarray) -> float:
+    return float(np.mean(hits)) if len(hits) else np.nan
+
+
+def figure(artefacts: Mapping[str, Artefact], truth: Truth, bins: int, trim: float, lambda_: float) -> Figure:
+    """Draw, for the up to twelve classes of lowest E_c and all detected, the best foreign densities.
+
+    Clean and poisoned samples are stacked; the dashed line is lambda.
+    """
+    from matplotlib.figure import Figure
+
+    L, labels = artefacts["density"].arrays["L"], artefacts["density"].arrays["labels"]
+    verdict, energy = artefacts["class_tests"].arrays["verdict"], artefacts["class_tests"].arrays["energy"]
+    shown = np.lexsort((energy, verdict == Verdict.CLEAN))[:PANELS]
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    picture = Figure(figsize=(2.9 * columns, 2.1 * rows + 0.4), layout="constrained")
+    axes = picture.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(shown) :]:
+        ax.set_visible(False)
+    for ax, label in zip(axes, shown.tolist(), strict=False):
+        values = foreign_densities(L, labels, label, trim)
+        poison = truth.is_poison[labels == label]
+        ax.hist(
+            [values[~poison], values[poison]],
+            bins,
+            stacked=True,
+            color=["tab:blue", "tab:red"],
+            label=["clean", "poisoned"],
+        )
+        _dress(ax, f"class {label}: {WORDS[Verdict(verdict[label])]}, E = {energy[label]:.2f}", lambda_)
+    axes[0].legend(fontsize="x-small")
+    picture.supxlabel("best foreign density, exp(log p / d)", fontsize="small")
+    return picture
+
+
+def _dress(ax: Axes, title: str, lambda_: float) -> None:
+    ax.axvline(lambda_, color="black", linestyle="--", linewidth=0.8)
+    ax.set_title(title, fontsize="small")
+    ax.tick_params(labelsize="x-small")

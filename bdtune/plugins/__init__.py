@@ -1,0 +1,1 @@
+"""The contracts that plugins fill, and the values that they are handed."""

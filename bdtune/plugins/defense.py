@@ -1,0 +1,150 @@
+"""The contract of defenses: a chain of stages from the poisoned training set to a classifier.
+
+A defense file fills `build` (the chain), `reference` (its undefended twin) and, where it has something to
+say, `diagnose` and `figure`. A chain is built from `Given` alone, which holds no truth: which samples are
+poisoned, true labels and the target class reach `diagnose` and `figure` only, and those feed no training.
+In a trial the data are handles, which `bdtune.config.chain` replaces once it has seen that the chain reads
+nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import SerializeAsAny, SkipValidation
+
+from bdtune.engine.numerics import Numerics
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
+from bdtune.engine.stage import Given as Plain
+from bdtune.metrics import defined
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.plugins.registry import Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
+    from bdtune.errors import Problem
+    from bdtune.plugins.data import Truth
+    from bdtune.plugins.model import Model
+    from bdtune.training.supervised import Supervised
+
+
+@dataclass(frozen=True)
+class Given:
+    """All that a defense gets: the poisoned training set, the network to train, and where to compute."""
+
+    fit: Source  # loads an ImageSet: images and observed labels; in a trial a handle
+    labels: Source  # loads a LabelSet: those observed labels, without reading an image; in a trial a handle
+    model: Source  # loads a Model
+    seed: int = 0  # of nodes outside of a trial; in one 0 until the graph is built, as `seed` may draw poison
+    numerics: Numerics = field(default_factory=Numerics)
+    replicate: int = 0
+    backdoored: Node | None = None  # stands for the classifier that the attacker hands over, if any
+
+    def node(self, stage: Stage, **inputs: Node | Source) -> Node:
+        """Return a node of the chain: the stage with its inputs, on the trial's device and precision."""
+        return Node(stage, inputs, self.seed, self.numerics, self.replicate)
+
+    def network(self, model: Model) -> Source:
+        """Return another network than the trial's: one that the defense trains for its own use."""
+        return Plain(plugin=model)
+
+    def undefended(self, train: Supervised) -> Node:
+        """Return the classifier that a post-training defense starts from: the attacker's, if handed over.
+
+        Else it is trained by `train` on all samples of the poisoned set, as the undefended twin is.
+        """
+        if self.backdoored is not None:
+            return self.backdoored
+        subset = self.node(AllSamples(), data=self.labels)
+        return self.node(train, data=self.fit, subset=subset, model=self.model)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a trial gives its defense, as far as it is known before anything is computed."""
+
+    num_classes: int
+    model: Model  # the trial's network
+    holdout: float  # fraction held out of the poisoned training set, with observed labels
+    backdoored: bool  # whether the attacker hands over a trained classifier
+    clean_images: int = 0  # images known to be clean: no trial has any, as all that is given is poisoned
+
+
+class Defense(Plugin):
+    """A defense by name, with its knobs. Constructing one and building its chain load no torch."""
+
+    evidence: ClassVar[tuple[str, ...]] = ()
+    """Names of the chain's nodes that `diagnose` and `figure` read, beside the truth."""
+    pictured: ClassVar[tuple[str, ...]] = ()
+    """Names of those that `figure` alone reads: each trial computes them, or they stand in its evidence."""
+    judged: ClassVar[tuple[str, ...]] = ("classifier",)
+    """Names of the chain's nodes whose epochs a scheduler may judge, in the order in which they run.
+
+    A training belongs here only if nothing of another kind changes the classifier after it: a classifier that
+    has yet to unlearn its backdoor says nothing of the one that the defense ends in.
+    """
+
+    @abstractmethod
+    def build(self, given: Given) -> dict[str, Node]:
+        """Return the chain's nodes by name; "classifier" gives the defended classifier."""
+
+    @abstractmethod
+    def reference(self) -> Supervised:
+        """Return the training of the undefended twin: the same recipe and as many epochs, on all samples.
+
+        The epochs are those that the classifier's own weights are trained on all or nearly all samples: a
+        defense that goes on training the same weights returns the sum. A training on few of them (unlearning,
+        tuning on what is relabelled), marked `few_samples`, does not count, nor does another network's.
+        """
+
+    def check(self, num_classes: int) -> list[Problem]:
+        """Return what does not fit a data set of so many classes; paths are relative to the defense."""
+        return []
+
+    def check_offer(self, offer: Offer) -> list[Problem]:
+        """Return what the defense needs and the trial does not give; paths are relative to the trial."""
+        return []
+
+    def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
+        """Return what the defense got right and wrong, by metric name; `artefacts` holds the evidence.
+
+        A value that is not defined (no poison, no target class) is left out or NaN.
+        """
+        return {}
+
+    def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure | None:
+        """Return a picture of what the defense saw, or None; `artefacts` also holds what is `pictured`."""
+        return None
+
+
+class Diagnose(Stage):
+    """Compare what a defense decided with the truth.
+
+    Inputs: the defense's evidence by name; `truth`. Result: no arrays; info holds the metrics under the
+    defense's name, as `gssd/detected_target`. Nothing that a defense trains on reads it.
+    """
+
+    name: ClassVar[str] = "diagnose"
+    kind: ClassVar[Kind] = "derive"
+
+    defense: SerializeAsAny[SkipValidation[Defense]]
+    """The defense that is judged."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        evidence = {name: value for name, value in inputs.items() if name != "truth"}
+        found = defined(self.defense.diagnose(evidence, inputs["truth"]))
+        prefix = self.defense.plugin_name()
+        return Artefact(info={f"{prefix}/{name}": value for name, value in found.items()})
+
+
+def diagnosis(defense: Defense, chain: Mapping[str, Node], truth: Source) -> Node | None:
+    """Return the node that judges a chain, or None when the defense has nothing to be judged by."""
+    evidence = {name: chain[name] for name in defense.evidence if name in chain}
+    if not evidence:
+        return None
+    return Node(Diagnose(defense=defense), {**evidence, "truth": truth}, chain["classifier"].master_seed)

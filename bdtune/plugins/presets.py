@@ -1,0 +1,35 @@
+"""Presets: each paper's conventions under one name, as in `attack: {preset: lfd/bn_g}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bdtune.errors import ConfigError, Problem, nearest
+from bdtune.plugins import registry
+
+
+def presets() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return all presets: "paper/attack" -> (attack name, knobs). Imports every attack file."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for attack in registry.names("attacks"):
+        for name, knobs in registry.load("attacks", attack).presets.items():
+            if name in found:
+                raise ConfigError(f"two attacks have a preset '{name}': {found[name][0]} and {attack}")
+            found[name] = (attack, dict(knobs))
+    return dict(sorted(found.items()))
+
+
+def preset(name: str) -> tuple[str, dict[str, Any]]:
+    """Return (attack name, knobs) of a preset; raises `ConfigError` with the nearest name for a wrong one."""
+    found = presets()
+    if name not in found:
+        for known in registry.not_offered("attacks").values():
+            if name in known.presets:
+                raise ConfigError(known.problem("preset", name))
+        paper = name.partition("/")[0]
+        same = [each for each in found if each.partition("/")[0] == paper]
+        papers = dict.fromkeys(each.partition("/")[0] for each in found)
+        wanted = f"{paper}'s presets: {', '.join(same)}" if same else f"the presets of {', '.join(papers)}"
+        expected = f"expected one of {wanted}"
+        raise ConfigError(Problem("preset", expected, got=repr(name), hint=nearest(name, found)))
+    return found[name]

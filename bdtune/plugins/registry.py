@@ -1,0 +1,206 @@
+"""The registry of plugins: one file or one folder per plugin, called like it; adding one edits no other file.
+
+A plugin is `NAME.py`, or a folder `NAME/` whose `__init__.py` defines the plugin class. It lies in one of
+- the package's own folders `attacks/`, `defenses/`, `datasets/`, `models/`;
+- folders of these names below a folder that `BDTUNE_PLUGINS` lists (separated as in `PATH`);
+- an installed package that registers the module as an entry point: `NAME = "package.module.NAME"` in the
+  group `bdtune.attacks`, `bdtune.defenses`, `bdtune.datasets` or `bdtune.models`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import itertools
+import os
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bdtune.errors import ConfigError, Problem, nearest
+from bdtune.knobs import Knobs
+from bdtune.source import code_identity, source_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+KINDS = ("attacks", "defenses", "datasets", "models")
+PACKAGE_FOLDER = Path(__file__).parents[1]
+OUTSIDE = "bdtune_plugins"
+"""The package under whose name modules from `BDTUNE_PLUGINS` are imported."""
+
+
+class Plugin(Knobs):
+    """Base of attacks, defenses, data sets and models."""
+
+    version: ClassVar[int] = 1
+    """Raise it whenever the same knobs give another result: old artefacts are then left alone."""
+    code_digest: ClassVar[str | None] = None
+    """Of a plugin outside the package: a digest of its source, which enters keys as its version does."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.code_digest = source_digest(cls, Knobs)
+
+    @classmethod
+    def plugin_name(cls) -> str:
+        """Return the name under which users know the plugin: the name of its file or folder."""
+        return cls.__module__.rpartition(".")[2]
+
+    def identity(self) -> dict[str, Any]:
+        code = code_identity(type(self), self.code_digest)
+        return {"name": self.plugin_name(), "version": self.version, **super().identity(), **code}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `bdtune list` shows, read from the file's docstring without importing it."""
+
+    name: str
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True)
+class NotOffered:
+    """A published method that is known by name, but not built: an error that says so, and helps."""
+
+    what: str
+    """The method and its paper."""
+    why: str
+    """What is missing, as a clause."""
+    instead: str
+    """What to do, as a sentence without its full stop."""
+    presets: tuple[str, ...] = ()
+    """Names that a preset of it would have."""
+
+    def problem(self, path: str, name: str) -> Problem:
+        """Return what is wrong with asking for it by a name."""
+        expected = f"expected what bdtune can make; {self.what} is known, but not offered: {self.why}"
+        return Problem(path, expected, got=repr(name), hint=self.instead)
+
+
+def not_offered(kind: str) -> dict[str, NotOffered]:
+    """Return the methods of a kind that are known but not built, by the names they would have."""
+    if not (PACKAGE_FOLDER / kind / "_not_offered.py").exists():
+        return {}
+    return dict(importlib.import_module(f"bdtune.{kind}._not_offered").NOT_OFFERED)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a plugin is defined."""
+
+    module: str
+    file: Path
+    installed: bool
+    """Whether Python finds the module by its name."""
+
+
+def _places(kind: str) -> Mapping[str, _Place]:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    roots = [Path(root) for root in os.environ.get("BDTUNE_PLUGINS", "").split(os.pathsep) if root]
+    folders = [folder for root in roots if (folder := root / kind).is_dir()]
+    return _listing(kind, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
+
+
+@lru_cache(maxsize=32)
+def _listing(kind: str, folders: tuple[tuple[Path, int], ...]) -> dict[str, _Place]:
+    """Return the plugins of a kind by name; a folder's time of change says when to list it again."""
+    found: dict[str, _Place] = {}
+    every = [_in_folder(PACKAGE_FOLDER / kind, f"bdtune.{kind}", installed=True), _entry_points(kind)]
+    every += [_in_folder(folder, f"{OUTSIDE}.{kind}", installed=False) for folder, _ in folders]
+    for name, place in itertools.chain.from_iterable(every):
+        if name in found:
+            raise ConfigError(f"two {kind} are called '{name}': {found[name].file} and {place.file}")
+        found[name] = place
+    return found
+
+
+def _in_folder(folder: Path, package: str, *, installed: bool) -> list[tuple[str, _Place]]:
+    """Return the plugin files of a folder, and of its folders the `__init__.py`."""
+    files = {file.stem: file for file in folder.glob("*.py")}
+    files |= {file.parent.name: file for file in folder.glob("*/__init__.py")}
+    named = sorted((name, file) for name, file in files.items() if not name.startswith("_"))
+    return [(name, _Place(f"{package}.{name}", file, installed)) for name, file in named]
+
+
+@cache
+def _entry_points(kind: str) -> list[tuple[str, _Place]]:
+    """Return what installed packages register; raises `ConfigError` for a wrong entry point."""
+    found = []
+    for point in entry_points(group=f"bdtune.{kind}"):
+        origin = _module_file(point.module)
+        if origin is None or point.attr or point.module.rpartition(".")[2] != point.name:
+            expected = f"expected a module called '{point.name}' as entry point '{point.name}'"
+            raise ConfigError(Problem(f"bdtune.{kind}", expected, got=repr(point.value)))
+        found.append((point.name, _Place(point.module, origin, installed=True)))
+    return found
+
+
+def _module_file(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def names(kind: str) -> list[str]:
+    """Return the plugin names of a kind, sorted, without importing any."""
+    return sorted(_places(kind))
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """Return the plugin class called `name`.
+
+    Raises `ConfigError` if there is none: with the nearest name, or with what stands against a known method.
+    """
+    places = _places(kind)
+    if name not in places:
+        if known := not_offered(kind).get(name):
+            raise ConfigError(known.problem("", name))
+        expected = f"expected one of the {kind}: {', '.join(sorted(places))}"
+        raise ConfigError(Problem(path="", expected=expected, got=repr(name), hint=nearest(name, places)))
+    return _plugin_class(places[name])
+
+
+@cache
+def _plugin_class(place: _Place) -> type[Any]:
+    module = importlib.import_module(place.module) if place.installed else _imported(place)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Plugin) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{place.file} must define exactly one plugin class, found {len(found)}")
+    return found[0]
+
+
+def _imported(place: _Place) -> ModuleType:
+    """Import a file that Python does not find by itself; a folder's other files are found as its modules."""
+    inner = [str(place.file.parent)] if place.file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(place.module, place.file, submodule_search_locations=inner)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[place.module] = module  # pydantic looks annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def describe(kind: str, name: str) -> Description:
+    """Read the first sentence and the `Source:` paragraph of a plugin file's docstring."""
+    text = ast.get_docstring(ast.parse(_places(kind)[name].file.read_text(encoding="utf-8"))) or ""
+    summary = " ".join(text.partition("\n\n")[0].split())
+    source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\s+Departures?:|\Z)", text, re.MULTILINE | re.DOTALL)
+    return Description(name, summary, " ".join(source[1].split()) if source else "")

@@ -1,0 +1,84 @@
+"""The stage that makes images of one class look like others to a network, and the look-up of its result."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.errors import UserError
+from bdtune.plugins.attack import quantised
+from bdtune.training.adversarial import PGD, Pixels
+
+
+class OwnLabelPGD(PGD):
+    """Projected gradient ascent on the loss of an image's own label, from the image itself."""
+
+    eps: Pixels = 16 / 255
+    """Radius of the L-infinity ball; pixels lie in [0, 1], and `16/255` is understood."""
+    step: Pixels = 1.5 / 255
+    """Length of a step."""
+    steps: int = Field(30, ge=1)
+    """Gradient steps."""
+    random_start: bool = False
+    """Start anywhere in the ball."""
+
+
+class CraftedImages(Stage):
+    """Attack a network on all training images of one class, untargeted, and keep the images as bytes.
+
+    Inputs: data (ImageSet, true labels), model (Model), surrogate (artefact with weights).
+    Result: ids int64 [n] of the class, ascending, images uint8 [n, H, W, C]. Info: the network's accuracy on
+    them before and after. In float32, network in evaluation mode.
+    """
+
+    name: ClassVar[str] = "crafted_images"
+    kind: ClassVar[Kind] = "train"
+
+    target: int = Field(0, ge=0)
+    """The class."""
+    pgd: OwnLabelPGD = OwnLabelPGD()
+    """The attack."""
+    quantise: Literal["round", "trunc"] = "round"
+    """How the last step's pixels become uint8."""
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        import torch
+
+        from bdtune.poisoning.crafting import as_planes, frozen_network
+        from bdtune.training import pgd, session, weights
+
+        data, device = inputs["data"], session.device_of(ctx.numerics)
+        ids = np.flatnonzero(np.asarray(data.labels) == self.target)
+        if not len(ids):
+            raise UserError(f"{self.name}: there is no image of class {self.target}")
+        network = frozen_network(inputs, "surrogate", ctx.numerics)
+        attack = pgd.Attack(network, self.pgd, data, ctx.numerics.exact())
+        clean = data.images_at(ids)
+        crafted, hits = np.empty_like(clean), np.zeros(2)
+        height, width, _ = data.image_shape
+        size = max(16, pgd.BATCH_PIXELS // (height * width))
+        draws = session.generator(ctx.seed, "start")
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            pixels = as_planes(clean[part], device)
+            labels = torch.full((len(pixels),), self.target, device=device)
+            with session.deterministic(ctx.numerics):
+                found = attack(pixels, labels, draws)
+            crafted[part] = quantised(weights.as_array(found.permute(0, 2, 3, 1)), self.quantise)
+            after = as_planes(crafted[part], device)
+            for i, seen in enumerate((pixels, after)):
+                hits[i] += (pgd.pixel_logits(network, data, seen).argmax(1) == labels).sum().item()
+        before, after_all = (hits / len(ids)).tolist()
+        info: dict[str, Any] = {"acc": before, "acc_crafted": after_all}
+        return Artefact({"ids": ids.astype(np.int64), "images": crafted}, info)
+
+
+def looked_up(artefact: Artefact, ids: np.ndarray) -> np.ndarray:
+    """Return the crafted images uint8 [n, H, W, C] of some ids, all of which must be there."""
+    known = artefact.arrays["ids"]
+    at = np.searchsorted(known, ids)
+    assert np.array_equal(known[np.minimum(at, len(known) - 1)], ids), "every poisoned row has been crafted"
+    return artefact.arrays["images"][at]

@@ -1,0 +1,303 @@
+"""A data set seen through an attack, as the inputs of stages: pixels are made on the fly.
+
+Three roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels:
+all that a defender has to choose by) and *report* (clean and triggered test images).
+
+A source's identity names exactly what can change its content: the split's fingerprint, the part of the attack
+that touches it, and the seed where something is drawn. Where files lie is not part of it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, SerializeAsAny, SkipValidation
+
+from bdtune.engine.key import derive_seed
+from bdtune.engine.numerics import Numerics
+from bdtune.engine.stage import Artefact, Node, Resident, Source
+from bdtune.plugins.attack import Attack
+from bdtune.plugins.data import ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
+from bdtune.plugins.dataset import Dataset
+from bdtune.plugins.poison_plan import SplitName, drawn_order
+from bdtune.poisoning.stream import poisoned_stream, sealed
+from bdtune.training.choices import settled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.plugins.dataset import Split
+    from bdtune.plugins.poison_plan import PoisonPlan
+
+Images = np.ndarray | ImageStream
+"""uint8 [N, H, W, C], resident or as a stream."""
+
+
+class DataSource(Source):
+    """Base: a data set and where its files are."""
+
+    dataset: SerializeAsAny[SkipValidation[Dataset]]
+    """The clean data set."""
+    root: Path | None = None
+    """Folder of the data sets' files."""
+
+    role: ClassVar[str]
+    split: ClassVar[SplitName]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the split, read from its files once."""
+        return self.dataset.fingerprint(self.root, self.split)
+
+    def identity(self) -> dict[str, Any]:
+        return {"source": self.role, "data": self.fingerprint}
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "num_classes": self.dataset.num_classes,
+            "mirrors": self.dataset.mirrors,
+            **self.dataset.scale(),
+        }
+
+
+class CleanTest(DataSource):
+    """All clean test images with their true labels; the same for every attack and seed."""
+
+    role: ClassVar[str] = "clean_test"
+    split: ClassVar[SplitName] = "test"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        split = resident.split(self.dataset, "test")
+        return ImageSet(split.images, split.labels, **self._facts())
+
+
+class AttackedSource(DataSource):
+    """Base: a split of a data set seen through an attack."""
+
+    attack: SerializeAsAny[SkipValidation[Attack]] | None = None
+    """None: no attack, the data set stays clean."""
+    seed: int = Field(0, ge=0)
+    """The data seed: which samples are held out and, unless the attack has a seed, which are poisoned."""
+    numerics: Numerics = Numerics()
+    """Where the attack's own training stages compute; enters keys through those stages."""
+
+    @property
+    def bound(self) -> Attack | None:
+        """The attack as it is made on this data set."""
+        return None if self.attack is None else self.attack.for_dataset(self.dataset)
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        attack = self.bound
+        if attack is None:
+            return {}
+        clean = FitSet(dataset=self.dataset, root=self.root)
+        nodes = attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
+        only = attack.one_split
+        return {name: node for name, node in nodes.items() if only.get(name, self.split) == self.split}
+
+    @property
+    def attack_seed(self) -> int:
+        """The attacker's seed: `attack.seed` where it is given, else the data seed."""
+        return self.seed if self.attack is None else self.attack.attacker_seed(self.seed)
+
+    @property
+    def plan_seed(self) -> int:
+        """Seed of the poison plan: depends on the attacker's seed and the attack, not on its strength."""
+        return self.seed if self.attack is None else self.attack.plan_seed(self.attack_seed)
+
+    def identity(self) -> dict[str, Any]:
+        attack = self.bound
+        return {**super().identity(), "attack": attack.identity_for(self.split) if attack else None}
+
+
+def _stamped(split: Split, attack: Attack, ids: np.ndarray | None) -> Images:
+    """Return test images with the trigger: those of ascending `ids` int64 [n], or all."""
+    if not isinstance(split.images, np.ndarray):
+        return poisoned_stream(split.images, attack, ids=ids)
+    if ids is None:
+        return attack.trigger(split.images, np.arange(len(split)))
+    return attack.trigger(split.images[ids], ids)
+
+
+class TriggeredTest(AttackedSource):
+    """The test images that an attack is measured on, with the trigger in them and the class wanted for each.
+
+    These are all test images, with their true labels, unless the attack says otherwise. Rows of the target
+    class are kept (their label equals their goal), so that attack success can be counted with and without
+    them. Without an attack the set is empty.
+    """
+
+    role: ClassVar[str] = "triggered_test"
+    split: ClassVar[SplitName] = "test"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> TriggeredSet:
+        split = resident.split(self.dataset, "test")
+        labels = np.asarray(split.labels)
+        attack = self.bound
+        if attack is None:
+            images = np.zeros((0, *split.images.shape[1:]), np.uint8)
+            return TriggeredSet(images, labels[:0], **self._facts(), goals=labels[:0])
+        attack = attack.equip(artefacts)
+        ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
+        goals = attack.test_labels(labels[ids], self.dataset.num_classes)
+        stamped = _stamped(split, attack, None if len(ids) == len(labels) else ids)
+        complete = attack.tests_complete()
+        return TriggeredSet(stamped, labels[ids], **self._facts(), goals=goals, complete=complete)
+
+
+class CoverTest(AttackedSource):
+    """All test images stamped as cover rows of training are, with their true labels."""
+
+    role: ClassVar[str] = "cover_test"
+    split: ClassVar[SplitName] = "test"
+
+    def identity(self) -> dict[str, Any]:
+        attack = self.bound
+        assert attack is not None
+        return {**super().identity(), "attack": attack.as_cover().identity_for("test")}
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        attack = self.bound
+        assert attack is not None
+        split = resident.split(self.dataset, "test")
+        images = _stamped(split, attack.equip(artefacts).as_cover(), None)
+        return ImageSet(images, np.asarray(split.labels), **self._facts())
+
+
+class TrainSource(AttackedSource):
+    """Base of what is made of the poisoned training set: a part of it, or the truth about that part."""
+
+    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Fraction of each observed class that is held out of the fit part, for selection."""
+
+    split: ClassVar[SplitName] = "train"
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "holdout": self.holdout, **self._seeds()}
+
+    def _seeds(self) -> dict[str, int | None]:
+        """Return the seeds that something is drawn by: one where the same serves for all that is drawn."""
+        if self.attack is None:
+            return {"seed": self.seed if self.holdout > 0 else None}
+        apart = self.holdout > 0 and self.attack_seed != self.seed
+        return {"seed": self.attack_seed, **({"holdout_seed": self.seed} if apart else {})}
+
+    def plan(self, labels: np.ndarray) -> PoisonPlan | None:
+        """Return the attack's plan for the whole training set of true labels int64 [N]."""
+        if self.attack is None:
+            return None
+        return self.attack.plan(labels, seed=self.plan_seed, num_classes=self.dataset.num_classes)
+
+    def kept(self, observed: np.ndarray) -> np.ndarray:
+        """Return bool [N]: the rows of the fit part. The rest is held out, stratified by observed class."""
+        kept = np.ones(len(observed), bool)
+        if self.holdout > 0:
+            order = drawn_order(np.arange(len(observed)), len(observed), derive_seed(self.seed, "holdout"))
+            for label in np.unique(observed):
+                members = order[observed[order] == label]
+                kept[members[: int(self.holdout * len(members) + 0.5)]] = False
+        return kept
+
+    def _planned(self, labels: np.ndarray) -> tuple[PoisonPlan | None, np.ndarray, np.ndarray]:
+        """Return the plan for true labels int64 [N], the observed labels, and bool [N]: the fit part."""
+        plan = self.plan(labels)
+        observed = labels if plan is None else plan.labels
+        return plan, observed, self.kept(observed)
+
+    def _part(self, resident: Resident, artefacts: Mapping[str, Artefact], *, held_out: bool) -> ImageSet:
+        split = resident.split(self.dataset, "train")
+        labels = np.asarray(split.labels)
+        plan, observed, kept = self._planned(labels)
+        ids = np.flatnonzero(~kept if held_out else kept)
+        attack = self.bound
+        attack = attack.equip(artefacts) if attack else None
+        images: Images
+        if not isinstance(split.images, np.ndarray):
+            images = sealed(poisoned_stream(split.images, attack, plan, ids))
+        else:
+            images = split.images if len(ids) == len(labels) else split.images[ids]
+            if attack is not None and plan is not None:
+                images = attack.apply(images, ids, plan)
+        return ImageSet(images, observed[ids], **self._facts())
+
+
+class FitSet(TrainSource):
+    """The poisoned training set, without what is held out: all that a defense trains on."""
+
+    role: ClassVar[str] = "fit"
+
+    stream: bool = False
+    """Whether images come in blocks: training then sees them in another order, which is another result."""
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **({"stream": True} if self.stream else {})}
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        return self._part(resident, artefacts, held_out=False)
+
+
+class FitLabels(TrainSource):
+    """The observed labels of the fit part, without its images."""
+
+    role: ClassVar[str] = "fit_labels"
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}  # the plan is made of labels; only pixels need what an attack trains
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:
+        _, observed, kept = self._planned(resident.labels(self.dataset, "train"))
+        return LabelSet(observed[kept], self.dataset.num_classes)
+
+
+class FitRows(TrainSource):
+    """The ids int64 [n] of the fit part's rows: an attacker, too, trains on nothing that is held out."""
+
+    role: ClassVar[str] = "fit_rows"
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}  # the plan is made of labels; only pixels need what an attack trains
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return np.flatnonzero(self._planned(resident.labels(self.dataset, "train"))[2])
+
+
+class SelectSet(TrainSource):
+    """The held out part of the poisoned training set, with observed labels; empty without a holdout."""
+
+    role: ClassVar[str] = "select"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        return self._part(resident, artefacts, held_out=True)
+
+
+class TruthSource(TrainSource):
+    """The truth about the fit part, for evaluation and diagnostics only."""
+
+    role: ClassVar[str] = "truth"
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}  # the plan is made of labels; only pixels need what an attack trains
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Truth:
+        labels = resident.labels(self.dataset, "train")
+        plan, observed, kept = self._planned(labels)
+        role = np.zeros(len(labels), np.uint8) if plan is None else plan.role()
+        target = self.attack.single_target if self.attack else None
+        return Truth(labels[kept], observed[kept], role[kept], target)
+
+
+def trained_nodes(
+    attack: Attack, dataset: Dataset, root: Path | None, seed: int, numerics: Numerics
+) -> dict[str, Node]:
+    """Return the nodes of all that an attack trains on a data set, for both splits, by name."""
+    attack = settled(attack, mirrors=dataset.mirrors)
+    knobs: dict[str, Any] = {"attack": attack, "dataset": dataset, "root": root}
+    knobs |= {"seed": seed, "numerics": numerics}
+    return {**FitSet(**knobs).upstream, **TriggeredTest(**knobs).upstream}

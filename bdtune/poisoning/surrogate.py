@@ -1,0 +1,176 @@
+"""Networks that an attacker trains on the clean training set, before there is any poison.
+
+Their seeds come from the attack's `trigger_seed`, apart from those of any trial: a defender who happens to
+take the same recipe and the same seed trains another network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from bdtune.engine.key import derive_seed
+from bdtune.engine.stage import Artefact, Context, Given, Inputs, Kind, Node, Source, Stage
+from bdtune.errors import ConfigError, Problem
+from bdtune.plugins.all_samples import AllSamples
+from bdtune.poisoning.pattern_files import file_digest
+from bdtune.poisoning.shapes import differences, network_shapes
+from bdtune.poisoning.sources import CleanTest, DataSource, FitLabels
+from bdtune.training.adversarial import AdversarialTraining
+from bdtune.training.choices import Schedule  # noqa: TC001  pydantic reads it
+from bdtune.training.supervised import Supervised
+
+if TYPE_CHECKING:
+    from bdtune.engine.numerics import Numerics
+    from bdtune.plugins.model import Model
+    from bdtune.poisoning.shapes import Shapes
+
+
+MOST_BYTES = 4 * 2**30
+"""Of a weights file: the largest networks have 0.6 GB."""
+KNOB = "surrogate_path"
+PREFIX, HEAD, COUNTER = "model.", "head.", ".num_batches_tracked"
+
+
+class Surrogate(Supervised):
+    """Train the attacker's own classifier on clean data; inputs and result are those of `Supervised`."""
+
+    name: ClassVar[str] = "surrogate"
+    classifier: ClassVar[bool] = False
+
+    epochs: int = Field(30, ge=1)
+    """Passes over the training set; no paper states them, a cosine of 30 ends close to a long training."""
+    schedule: Schedule = "cosine"
+    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
+
+
+class RobustSurrogate(AdversarialTraining):
+    """Train the attacker's own classifier adversarially; inputs and result are those of `Supervised`."""
+
+    name: ClassVar[str] = "robust_surrogate"
+    classifier: ClassVar[bool] = False
+
+
+class GivenWeights(Stage):
+    """Take weights from a user's safetensors file, such as a store's own `arrays.safetensors`.
+
+    Names are those of the network's state, with or without "model." in front. Raises `ConfigError` for a
+    file that cannot be read. What enters keys is the file's digest, not its path.
+    """
+
+    name: ClassVar[str] = "given_weights"
+    kind: ClassVar[Kind] = "train"
+
+    path: Path
+    """The file."""
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "knobs": {"path": file_digest(self.path, KNOB, MOST_BYTES)}}
+
+    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            arrays = load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            got = f"{self.path} ({error})"
+            raise ConfigError(Problem(KNOB, "expected a safetensors file", got)) from error
+        bare = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
+        return Artefact({PREFIX + name: array for name, array in bare.items()})
+
+
+def weights_problems(path: Path) -> list[Problem]:
+    """Return what keeps a weights file from being read; reads its header alone."""
+    try:
+        empty = not _shapes_in(path)
+    except ConfigError as error:
+        return list(error.problems)
+    return [Problem(KNOB, "expected a file with weights in it", got=str(path))] if empty else []
+
+
+def class_problems(path: Path, num_classes: int) -> list[Problem]:
+    """Return why a weights file is of a network for another number of classes than the data set has."""
+    if weights_problems(path):
+        return []  # which say why
+    classes = _classes_in(_shapes_in(path), num_classes)
+    if classes == num_classes:
+        return []
+    expected = f"expected weights of a network for {num_classes} classes, as many as the data set has"
+    return [Problem(KNOB, expected, got=f"{path} for {classes}")]
+
+
+def network_problems(path: Path, model: Model, image_shape: tuple[int, int, int]) -> list[Problem]:
+    """Return how a weights file differs from the surrogate's network, whatever its classes.
+
+    Counts of batches seen may be missing, as nothing is computed from them.
+    """
+    if weights_problems(path):
+        return []  # which say why
+    if problems := model.check(image_shape):
+        return [replace(problem, path=f"surrogate_model.{problem.path}".rstrip(".")) for problem in problems]
+    found = _shapes_in(path)
+    classes = _classes_in(found, 1)
+    network = network_shapes(model, classes, image_shape)
+    needed = {name: shape for name, shape in network.items() if name in found or not name.endswith(COUNTER)}
+    wrong = differences(needed, found, "the file")
+    if not wrong:
+        return []
+    expected = f"expected the weights of surrogate_model, {model.plugin_name()}"
+    hint = "Set surrogate_model and its knobs to the network that the file was trained as"
+    return [Problem(KNOB, expected, got=f"{path}: {wrong}", hint=hint)]
+
+
+def _classes_in(shapes: Shapes, default: int) -> int:
+    bias = shapes.get(f"{HEAD}bias")
+    return max(1, bias[0]) if bias else default
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a file's weights by the network's names; raises `ConfigError`."""
+    from safetensors import SafetensorError, safe_open
+
+    file_digest(path, KNOB, MOST_BYTES)
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            return {name.removeprefix(PREFIX): tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
+        expected = "expected a safetensors file"
+        raise ConfigError(Problem(KNOB, expected, got=f"{path} ({error})")) from error
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """What an attack's own stages share: the clean training set, seed and numerics.
+
+    `seed` is the attack's `trigger_seed`, so that nodes are the same for all seeds and rates of trials.
+    """
+
+    clean: Source
+    seed: int
+    numerics: Numerics
+
+    @property
+    def labels(self) -> Source:
+        """The true labels of the training set, without its images."""
+        assert isinstance(self.clean, DataSource), "a trained attack needs a data set"
+        return FitLabels(dataset=self.clean.dataset, root=self.clean.root)
+
+    @property
+    def test(self) -> Source:
+        """The clean test images, for triggers that are rendered ahead; nothing is trained on them."""
+        assert isinstance(self.clean, DataSource), "a trained attack needs a data set"
+        return CleanTest(dataset=self.clean.dataset, root=self.clean.root)
+
+    def node(self, stage: Stage, **inputs: Node | Source) -> Node:
+        """Return a node of the attack, on its own seed."""
+        return Node(stage, inputs, derive_seed(self.seed, "attacker"), self.numerics)
+
+    def classifier(self, recipe: Supervised, model: Model) -> Node:
+        """Return the node of a classifier that is trained on the whole clean training set."""
+        everything = self.node(AllSamples(), data=self.labels)
+        return self.node(recipe, data=self.clean, subset=everything, model=Given(plugin=model))
