@@ -16,24 +16,9 @@ import bdtune
 
 ROOT = Path(bdtune.__file__).parent
 FOLLOWED = (
-    "attacks",
-    "datasets",
-    "defenses",
-    "defending",
-    "engine.key",
-    "metrics",
-    "models",
-    "networks",
-    "plugins",
-)
-FOLLOWED += (
-    "plugins.attack",
-    "plugins.poison_plan",
-    "plugins.network",
-    "plugins.data",
-    "plugins.all_samples",
-    "poisoning",
-    "training",
+    *("attacks", "datasets", "defenses", "defending", "engine.key", "metrics", "models", "networks"),
+    *("plugins.attack", "plugins.poison_plan", "plugins.network", "plugins.data", "plugins.all_samples"),
+    *("poisoning", "training"),
 )
 """What computes; the rest of bdtune (engine, registry, knobs) moves results but does not change them."""
 
