@@ -32,9 +32,9 @@ class Pick(Stage):
     name: ClassVar[str] = "pick"
     kind: ClassVar = "derive"
 
-    def run(self, inputs, ctx):
+    def run(self, ctx, *, data):
         # which rows
-        labels = np.asarray(inputs["data"].labels)
+        labels = np.asarray(data.labels)
         ids = np.arange(len(labels))[{rows}]
         return Artefact({{"ids": ids, "labels": labels[ids]}})
 

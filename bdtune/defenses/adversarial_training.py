@@ -24,8 +24,8 @@ from pydantic import Field, model_validator
 
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
-from bdtune.training.adversarial import RecordedAdversarialTraining
-from bdtune.training.validation import Apart, BestEpoch, ValidatedAdversarialTraining, best_epoch
+from bdtune.training.adversarial import AdversarialTraining
+from bdtune.training.validation import Apart, BestEpoch, best_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ class AdversariallyTrained(Defense):
     evidence: ClassVar[tuple[str, ...]] = ("subset", "training")
     judged: ClassVar[tuple[str, ...]] = ("training", "classifier")  # at the end an epoch of it is chosen
 
-    train: RecordedAdversarialTraining = RecordedAdversarialTraining()
+    train: AdversarialTraining = AdversarialTraining()
     """The training; that of A-ABL is the same on fewer samples."""
     validation: float = Field(0.0, ge=0, lt=1)
     """Fraction held out to measure robust accuracy after each epoch, under the attack of `train`."""
@@ -59,12 +59,9 @@ class AdversariallyTrained(Defense):
         return self
 
     def build(self, given: Given) -> dict[str, Node]:
-        subset, stage = given.node(AllSamples(), data=given.labels), self.train
-        if self.validation > 0:
-            subset = given.node(Apart(fraction=self.validation), data=given.labels)
-            knobs = {name: getattr(self.train, name) for name in type(self.train).model_fields}
-            stage = ValidatedAdversarialTraining(**knobs)
-        training = given.node(stage, data=given.fit, subset=subset, model=given.model)
+        part = Apart(fraction=self.validation) if self.validation > 0 else AllSamples()
+        subset = given.node(part, data=given.labels)
+        training = given.node(self.train, data=given.fit, subset=subset, model=given.model)
         best = self.checkpoint == "best"
         classifier = given.node(BestEpoch(), classifier=training) if best else training
         return {"subset": subset, "training": training, "classifier": classifier}

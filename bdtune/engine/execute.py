@@ -84,7 +84,7 @@ class Executor:
 
     def run_with(self, node: Node, inputs: Inputs) -> Artefact:
         """Run a node's stage on these inputs and store nothing: to judge before the end."""
-        return node.stage.run(inputs, Context(node.seed, node.numerics, log=log))
+        return node.stage.run(Context(node.seed, node.numerics, log=log), **inputs)
 
     def _value(self, value: Node | Source) -> Any:
         if isinstance(value, Node):
@@ -160,7 +160,7 @@ class Executor:
         yield Event("started", node, key)
         started = time.perf_counter()
         try:
-            steps = node.stage.steps(inputs, context)
+            steps = node.stage.steps(context, **inputs)
             while True:
                 try:
                     tick = next(steps)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from bdtune.engine.key import derive_seed, key_of
 from bdtune.engine.numerics import Numerics
+from bdtune.engine.wires import wires_of
 from bdtune.errors import ConfigError
 from bdtune.knobs import Knobs
 from bdtune.source import code_identity, file_of, owner_of, source_digest
@@ -117,6 +118,8 @@ class Stage(Knobs):
     """Whether the result is a trained classifier, so that a scheduler can judge its ticks."""
     few_samples: ClassVar[bool] = False
     """Whether it trains on a small part of the samples: such epochs do not count in a classifier's budget."""
+    computes: ClassVar[str] = "run"
+    """The method whose keyword parameters are the stage's inputs."""
     code_digest: ClassVar[str | None] = None
     """Of a stage outside the package: a digest of its source, which enters its key as its version does."""
 
@@ -132,13 +135,17 @@ class Stage(Knobs):
         """Return owner and name: "training.supervised", "defenses.gssd.split"."""
         return f"{owner_of(cls)}.{cls.name}"
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        """Compute the result; stages with epochs override `steps` instead."""
-        return result_of(self.steps(inputs, ctx))
+    def run(self, ctx: Context, *args: Any, **inputs: Any) -> Artefact:
+        """Compute the result; stages with epochs override `steps` instead.
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+        A stage names its inputs as keyword parameters, each with its type: an `Artefact` of a stage before,
+        an `ImageSet`, a `Model`. Nodes are checked against them.
+        """
+        return result_of(self.steps(ctx, *args, **inputs))
+
+    def steps(self, ctx: Context, *args: Any, **inputs: Any) -> Generator[Tick, None, Artefact]:
         """Compute the result and yield a `Tick` after each epoch; by default there are none."""
-        return self.run(inputs, ctx)
+        return self.run(ctx, *args, **inputs)
         yield  # makes this a generator
 
     def identity(self) -> dict[str, Any]:
@@ -205,6 +212,11 @@ class Source(Knobs):
         return self.identity()
 
     @property
+    def gives(self) -> type:
+        """The type of what `load` returns; `object` where it is not known."""
+        return object
+
+    @property
     def digest(self) -> str:
         """A short name for the source's content, without what its upstream nodes add."""
         return key_of(self.known_identity)
@@ -221,6 +233,10 @@ class Given(Source):
 
     def identity(self) -> dict[str, Any]:
         return {"given": self.plugin.identity()}
+
+    @property
+    def gives(self) -> type:
+        return type(self.plugin)
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
         return self.plugin
@@ -240,6 +256,11 @@ class Node:
         cls = type(self.stage)
         if "name" not in vars(cls):
             raise ConfigError(f"stage {cls.__qualname__} in {file_of(cls)} needs a `name` of its own")
+        given = {
+            name: Artefact if isinstance(value, Node) else value.gives for name, value in self.inputs.items()
+        }
+        if problems := list(wires_of(cls, self.stage.computes).problems(self.stage.name, given)):
+            raise ConfigError(problems)
 
     @property
     def name(self) -> str:

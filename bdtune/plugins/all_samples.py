@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Stage
+from bdtune.engine.stage import Artefact, Context, Stage
+
+if TYPE_CHECKING:
+    from bdtune.plugins.data import LabelSet
 
 
 class AllSamples(Stage):
@@ -19,6 +22,6 @@ class AllSamples(Stage):
     name: ClassVar[str] = "all_samples"
     kind: ClassVar = "derive"
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        labels = np.asarray(inputs["data"].labels, np.int64)
+    def run(self, ctx: Context, *, data: LabelSet) -> Artefact:
+        labels = np.asarray(data.labels, np.int64)
         return Artefact({"ids": np.arange(len(labels), dtype=np.int64), "labels": labels.copy()})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import SerializeAsAny, SkipValidation
 
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
 from bdtune.engine.stage import Given as Plain
 from bdtune.metrics import defined
 from bdtune.plugins.all_samples import AllSamples
@@ -135,9 +135,8 @@ class Diagnose(Stage):
     defense: SerializeAsAny[SkipValidation[Defense]]
     """The defense that is judged."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        evidence = {name: value for name, value in inputs.items() if name != "truth"}
-        found = defined(self.defense.diagnose(evidence, inputs["truth"]))
+    def run(self, ctx: Context, *, truth: Truth, **evidence: Artefact) -> Artefact:
+        found = defined(self.defense.diagnose(evidence, truth))
         prefix = self.defense.plugin_name()
         return Artefact(info={f"{prefix}/{name}": value for name, value in found.items()})
 

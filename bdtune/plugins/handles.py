@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
 from bdtune.errors import BdtuneError, Problem, UserError
+from bdtune.plugins.data import ImageSet, LabelSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bdtune.engine.stage import Resident
+
+
+FIT_ROLE = "fit"
 
 
 class Withheld(UserError, AttributeError):  # noqa: N818 - what was done, not a mistake of ours
@@ -32,6 +36,10 @@ class Handle(Source):
         expected = f"expected a chain that hands given.{self.role} to its nodes and looks into it nowhere"
         raise Withheld(Problem("defense", expected, f"given.{self.role}.{name}"))
 
+    @property
+    def gives(self) -> type:
+        return ImageSet if self.role == FIT_ROLE else LabelSet
+
     def identity(self) -> dict[str, Any]:
         return {"handle": self.role}
 
@@ -46,9 +54,9 @@ class HandedOver(Stage):
     kind: ClassVar[Kind] = "train"
     classifier: ClassVar[bool] = True
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context) -> Artefact:
         raise BdtuneError("the model that the attacker hands over must be put in its place before it is used")
 
 
-FIT, LABELS = Handle(role="fit"), Handle(role="labels")
+FIT, LABELS = Handle(role=FIT_ROLE), Handle(role="labels")
 BACKDOORED = Node(HandedOver(), {})

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
 from bdtune.plugins.attack import quantised
 from bdtune.training.adversarial import PGD, Pixels
+
+if TYPE_CHECKING:
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
 
 
 class OwnLabelPGD(PGD):
@@ -44,17 +48,17 @@ class CraftedImages(Stage):
     quantise: Literal["round", "trunc"] = "round"
     """How the last step's pixels become uint8."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, data: ImageSet, model: Model, surrogate: Artefact) -> Artefact:
         import torch
 
         from bdtune.poisoning.crafting import as_planes, frozen_network
         from bdtune.training import pgd, session, weights
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         ids = np.flatnonzero(np.asarray(data.labels) == self.target)
         if not len(ids):
             raise UserError(f"{self.name}: there is no image of class {self.target}")
-        network = frozen_network(inputs, "surrogate", ctx.numerics)
+        network = frozen_network(model, data, surrogate, ctx.numerics)
         attack = pgd.Attack(network, self.pgd, data, ctx.numerics.exact())
         clean = data.images_at(ids)
         crafted, hits = np.empty_like(clean), np.zeros(2)

@@ -6,24 +6,26 @@ computed in float32, whatever the trial's precision: a trigger is small work, an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
 from bdtune.engine.key import sample_generator
-from bdtune.engine.stage import Artefact, Context, Stage, Tick
 from bdtune.training.choices import Schedule
+from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     import torch
 
     from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Inputs
+    from bdtune.engine.stage import Artefact
     from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
+    from bdtune.training.loop import Training
 
     Arrays = dict[str, np.ndarray]
 
@@ -33,10 +35,8 @@ MOST_IMAGES = 10_000
 """Images that a trigger is fitted to: more would fill memory on large images and change little."""
 
 
-class Crafting(Stage):
+class Crafting(TorchStage):
     """Base of stages that fit one trigger by Adam; the curve's "epoch" is a round of 50 steps."""
-
-    kind: ClassVar = "train"
 
     iterations: int = Field(1000, ge=1)
     """Gradient steps."""
@@ -48,17 +48,16 @@ class Crafting(Stage):
     def length(self) -> int:
         return -(-self.iterations // ROUND)
 
-    def descend(
+    def descent(
         self,
-        ctx: Context,
         start: torch.Tensor,
         loss: Callable[[torch.Tensor, int], torch.Tensor],
         result: Callable[[torch.Tensor], tuple[Arrays, dict[str, Any]]],
         *,
         project: Callable[[torch.Tensor], None] = lambda value: None,
         settled: float = 0.0,
-    ) -> Generator[Tick, None, Artefact]:
-        """Minimise `loss(value, step)` from `start`; `result` makes arrays and info of the value found.
+    ) -> Training:
+        """Return the minimisation of `loss(value, step)` from `start`; `result` makes arrays and info of it.
 
         `project` changes the value in place after each step. Descent ends early after a round whose mean
         loss differs by less than the fraction `settled` from that of the one before.
@@ -91,18 +90,16 @@ class Crafting(Stage):
             arrays, info = result(held["value"].detach())
             return arrays, {"steps": min(done * ROUND, self.iterations), **info}
 
-        training = loop.Training(
-            self.name, self.length(), {"trigger": held}, optimizer, round_of_steps, found
-        )
-        return (yield from training.run(ctx))
+        modules, optimizers = {"trigger": held}, {"trigger": optimizer}
+        training = loop.Training(self.name, self.length(), modules, optimizers, round_of_steps, found)
+        return training
 
 
-def frozen_network(inputs: Inputs, weights: str, numerics: Numerics) -> Network:
-    """Return the network with the weights of an input artefact, in evaluation mode, without gradients."""
+def frozen_network(model: Model, data: ImageSet, weights: Artefact, numerics: Numerics) -> Network:
+    """Return the network with an artefact's weights, in evaluation mode, without gradients."""
     from bdtune.training.predict import trained_network
 
-    network = trained_network(inputs["model"], inputs["data"], inputs[weights], numerics)
-    return network.requires_grad_(False)
+    return trained_network(model, data, weights, numerics).requires_grad_(False)
 
 
 def as_planes(images: np.ndarray, device: torch.device) -> torch.Tensor:

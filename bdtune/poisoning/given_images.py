@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import ConfigError, Problem, UserError
 from bdtune.poisoning.image_files import image_file, images_digest
+
+if TYPE_CHECKING:
+    from bdtune.plugins.data import ImageSet
 
 UNLIKE = 48.0
 """Mean change in grey levels from which images are taken for others: two of CIFAR-10 differ by 60 to 80."""
@@ -48,8 +51,8 @@ class GivenImages(Stage):
         found = super().identity()
         return {**found, "knobs": {**found["knobs"], "path": images_digest(self.path, self.knob)}}
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        data, source = inputs["data"], image_file(self.path, self.knob)
+    def run(self, ctx: Context, *, data: ImageSet) -> Artefact:
+        source = image_file(self.path, self.knob)
         if problems := source.problems(len(data), self.split):
             raise ConfigError(problems)
         ids = source.known(len(data))

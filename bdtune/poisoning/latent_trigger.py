@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, SerializeAsAny, SkipValidation
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
+from bdtune.knobs import Rate
 from bdtune.plugins.attack import Attack
 from bdtune.poisoning.crafting import (
     MOST_IMAGES,
@@ -23,15 +23,16 @@ from bdtune.poisoning.crafting import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from typing import Any
 
     import torch
 
-    from bdtune.engine.stage import Tick
-    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.data import ImageSet, LabelSet
+    from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
     from bdtune.poisoning.crafting import Arrays
+    from bdtune.training.loop import Training
 
     Stamp = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -54,9 +55,9 @@ class CraftRows(Stage):
     plan_seed: int
     """Seed of the plan."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        labels = np.asarray(inputs["data"].labels)
-        plan = self.attack.plan(labels, seed=self.plan_seed, num_classes=inputs["data"].num_classes)
+    def run(self, ctx: Context, *, data: LabelSet) -> Artefact:
+        labels = np.asarray(data.labels)
+        plan = self.attack.plan(labels, seed=self.plan_seed, num_classes=data.num_classes)
         target = np.setdiff1d(np.flatnonzero(labels == self.attack.target), plan.poison_ids)
         if not len(target):
             raise UserError(f"no clean image of class {self.attack.target} is left to fit a trigger to")
@@ -85,18 +86,19 @@ class LatentTrigger(Crafting):
     settled: float = Field(1e-3, ge=0)
     """Relative change of the mean loss over 50 steps below which the descent ends; 0: never early."""
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def training(
+        self, ctx: Context, *, data: ImageSet, rows: Artefact, model: Model, encoder: Artefact
+    ) -> Training:
         import torch
 
         from bdtune.training import session, weights
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         height, width, channels = data.image_shape
-        network = frozen_network(inputs, "encoder", ctx.numerics)
-        rows = inputs["rows"].arrays
-        with session.deterministic(ctx.numerics):
-            goal = _mean_embedding(network, data, rows["target_ids"], ctx.seed, device)
-        fitted = rows["ids"][some_ids(len(rows["ids"]), ctx.seed)]
+        network = frozen_network(model, data, encoder, ctx.numerics)
+        goal = _mean_embedding(network, data, rows.arrays["target_ids"], ctx.seed, device)
+        ids = rows.arrays["ids"]
+        fitted = ids[some_ids(len(ids), ctx.seed)]
         images = weights.as_tensor(data.images_at(fitted)).to(device)
 
         stamped = self.stamp((height, width), device)
@@ -120,7 +122,7 @@ class LatentTrigger(Crafting):
             return {"picture": as_image(self.picture(value))}, info
 
         start = torch.randn(channels, height, width, generator=session.generator(ctx.seed, "start"))
-        return (yield from self.descend(ctx, start.to(device), loss, result, settled=self.settled))
+        return self.descent(start.to(device), loss, result, settled=self.settled)
 
     def picture(self, value: torch.Tensor) -> torch.Tensor:
         """Return the picture [C, H, W] in [0, 1] that free values stand for."""

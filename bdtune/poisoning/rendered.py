@@ -8,11 +8,11 @@ poisons: one artefact then serves every rate, seed and defense. It takes as many
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
 from bdtune.plugins.attack import quantised
 
@@ -40,27 +40,29 @@ class Rendering(Stage):
     """
 
     kind: ClassVar[Kind] = "train"
+    computes: ClassVar[str] = "stamp"
 
     quantise: Literal["round", "trunc"] = "round"
     """How pixels become uint8."""
 
     @abstractmethod
-    def stamp(self, inputs: Inputs, ctx: Context) -> Stamp:
+    def stamp(self, ctx: Context, *args: Any, **inputs: Any) -> Stamp:
         """Return what maps pixels [B, C, H, W] and their ids [B] to stamped pixels."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *args: Any, **inputs: Any) -> Artefact:
         import torch
 
         from bdtune.poisoning.crafting import as_planes
         from bdtune.training import batches, session, weights
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        data: ImageSet = inputs["data"]
+        device = session.device_of(ctx.numerics)
         self._require_memory(data)
         height, width, channels = data.image_shape
         images = np.empty((len(data), height, width, channels), np.uint8)
         total, largest, psnr = 0.0, 0.0, 0.0
         with torch.inference_mode(), session.deterministic(ctx.numerics):
-            stamp = self.stamp(inputs, ctx)
+            stamp = self.stamp(ctx, *args, **inputs)
             for ids, block in batches.in_order(data, max(16, BATCH_PIXELS // (height * width))):
                 planes = stamp(as_planes(block, device), ids)
                 after = self.as_bytes(weights.as_array(planes.permute(0, 2, 3, 1)))

@@ -45,12 +45,18 @@ class DataSource(Source):
     """Folder of the data sets' files."""
 
     role: ClassVar[str]
+    loads: ClassVar[type] = ImageSet
+    """The type of what `load` returns."""
     split: ClassVar[SplitName]
 
     @cached_property
     def fingerprint(self) -> str:
         """The fingerprint of the split, read from its files once."""
         return self.dataset.fingerprint(self.root, self.split)
+
+    @property
+    def gives(self) -> type:
+        return self.loads
 
     def identity(self) -> dict[str, Any]:
         return {"source": self.role, "data": self.fingerprint}
@@ -132,6 +138,7 @@ class TriggeredTest(AttackedSource):
     """
 
     role: ClassVar[str] = "triggered_test"
+    loads: ClassVar[type] = TriggeredSet
     split: ClassVar[SplitName] = "test"
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> TriggeredSet:
@@ -244,6 +251,7 @@ class FitLabels(TrainSource):
     """The observed labels of the fit part, without its images."""
 
     role: ClassVar[str] = "fit_labels"
+    loads: ClassVar[type] = LabelSet
 
     @property
     def upstream(self) -> Mapping[str, Node]:
@@ -258,6 +266,7 @@ class FitRows(TrainSource):
     """The ids int64 [n] of the fit part's rows: an attacker, too, trains on nothing that is held out."""
 
     role: ClassVar[str] = "fit_rows"
+    loads: ClassVar[type] = np.ndarray
 
     @property
     def upstream(self) -> Mapping[str, Node]:
@@ -280,6 +289,7 @@ class TruthSource(TrainSource):
     """The truth about the fit part, for evaluation and diagnostics only."""
 
     role: ClassVar[str] = "truth"
+    loads: ClassVar[type] = Truth
 
     @property
     def upstream(self) -> Mapping[str, Node]:

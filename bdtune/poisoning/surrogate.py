@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from bdtune.engine.key import derive_seed
-from bdtune.engine.stage import Artefact, Context, Given, Inputs, Kind, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Given, Kind, Node, Source, Stage
 from bdtune.errors import ConfigError, Problem
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.poisoning.pattern_files import file_digest
 from bdtune.poisoning.shapes import differences, network_shapes
 from bdtune.poisoning.sources import CleanTest, DataSource, FitLabels
 from bdtune.training.adversarial import AdversarialTraining
-from bdtune.training.choices import Schedule  # noqa: TC001  pydantic reads it
+from bdtune.training.choices import Schedule
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class RobustSurrogate(AdversarialTraining):
     """Train the attacker's own classifier adversarially; inputs and result are those of `Supervised`."""
 
     name: ClassVar[str] = "robust_surrogate"
+    version: ClassVar[int] = 1
     classifier: ClassVar[bool] = False
 
 
@@ -70,7 +71,7 @@ class GivenWeights(Stage):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "knobs": {"path": file_digest(self.path, KNOB, MOST_BYTES)}}
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context) -> Artefact:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 

@@ -13,7 +13,6 @@ import torch
 from torch.optim.adam import adam
 
 from bdtune.engine.key import sample_generator
-from bdtune.engine.stage import Artefact
 from bdtune.errors import Diverged
 from bdtune.training._flowbank import FlowBank, FlowShape, initial_weights
 from bdtune.training.weights import as_array, as_tensor
@@ -125,22 +124,26 @@ class FlowTrainer:
         generator = sample_generator(self.seed, "order", label, epoch)
         return np.concatenate([generator.permutation(own), np.zeros(length - len(own), np.int64)])
 
-    def _state(self) -> dict[str, Tensor]:
-        kinds = dict(zip(("weights", "first", "second"), (self.bank.weights, *self.moments), strict=True))
-        return {f"{kind}.{name}": value for kind, values in kinds.items() for name, value in values.items()}
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Weights and Adam's moments, which share the memory that the steps change; largest class first."""
+        held = {"weights": self.bank.weights, "first": self.moments[0], "second": self.moments[1]}
+        return {kind: _module(values) for kind, values in held.items()}
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Weights and Adam's moments, copied, largest class first."""
-        return {name: as_array(value) for name, value in self._state().items()}
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take up a state returned by `state`."""
-        for name, value in self._state().items():
-            value.copy_(as_tensor(arrays[name]))
-
-    def artefact(self, curve: list[dict[str, float]]) -> Artefact:
-        """The flows in class order."""
+    def result(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Return the flows in class order, with their classes' sizes."""
         back = np.argsort(list(self.ids))
         arrays = {name: as_array(value)[back] for name, value in self.bank.weights.items()}
         info = {"features": self.shape.features, "depth": self.shape.depth, "width": self.shape.width}
-        return Artefact({**arrays, "count": self.count.astype(np.int64)}, info, tuple(curve))
+        return {**arrays, "count": self.count.astype(np.int64)}, info
+
+
+def _module(values: Mapping[str, Tensor]) -> torch.nn.Module:
+    """Return a module whose buffers are these tensors, called `<step>.<name>`."""
+    module = torch.nn.Module()
+    for name, value in values.items():
+        step, _, own = name.partition(".")
+        if step not in dict(module.named_children()):
+            module.add_module(step, torch.nn.Module())
+        module.get_submodule(step).register_buffer(own, value)
+    return module

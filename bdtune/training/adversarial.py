@@ -14,15 +14,16 @@ from pydantic import BeforeValidator, Field
 
 from bdtune.knobs import Knobs, Rate
 from bdtune.training.supervised import Supervised
-from bdtune.training.traced import Recorded
 
 if TYPE_CHECKING:
     import torch
 
-    from bdtune.engine.stage import Context, Inputs
-    from bdtune.plugins.network import Network
+    from bdtune.engine.stage import Artefact, Context
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
     from bdtune.training.batches import Batch
-    from bdtune.training.supervised import Preparation
+    from bdtune.training.fit import Fit, Preparation
+    from bdtune.training.loop import Training
 
 
 def _of_fraction(value: Any) -> Any:
@@ -54,7 +55,9 @@ class PGD(Knobs):
 class AdversarialTraining(Supervised):
     """Train on each batch's adversarial images, made with the network as it is then (PGD-AT).
 
-    Inputs and result are those of `Supervised`; the curve's loss and acc are of adversarial images. Costs
+    Inputs are those of `Supervised`, and so is the result, with each sample's loss by epoch (`LossTrace`);
+    the curve's loss and acc are of adversarial images. With a subset that has a validation part (`Apart`),
+    also the weights of the epoch that is most robust on it (`BestRobustEpoch`). Costs
     `pgd.steps` + 1 times a natural training. The ball is around the augmented image, in pixels: the attack
     normalises inside. Weights get no gradients from it.
     Departures: with bf16 numerics the attack's passes are bf16 too, and it finds slightly weaker images than
@@ -62,6 +65,9 @@ class AdversarialTraining(Supervised):
     runs in evaluation mode is this project's choice (`attack_bn`); the last epoch's weights are the result,
     none chosen by validation.
     """
+
+    name: ClassVar[str] = "adversarial_training"
+    version: ClassVar[int] = 2  # 1 kept no sample's losses
 
     pgd: PGD = PGD()
     """The attack that the classifier is trained against."""
@@ -76,22 +82,29 @@ class AdversarialTraining(Supervised):
         """Return the same training without the attack."""
         return Supervised(**{name: getattr(self, name) for name in Supervised.model_fields})
 
-    def preparation(self, network: Network, inputs: Inputs, ctx: Context) -> Preparation:
+    def training(
+        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
+    ) -> Training | Artefact:
+        from bdtune.training.fit import Fit, Part
+        from bdtune.training.parts import BestRobustEpoch, LossTrace
+
+        fit = Fit(self, ctx, data, subset, model, init)
+        trace = LossTrace(fit)
+        parts: list[Part] = [trace]
+        if "validation_ids" in subset.arrays:
+            parts.append(BestRobustEpoch(fit, subset, self.pgd))
+        fit.loss, fit.prepare = trace.loss, self._adversary(fit)
+        return fit.training(*parts)
+
+    def _adversary(self, fit: Fit) -> Preparation:
+        """Return what makes adversarial images of a batch, with the network as it is then."""
         from bdtune.training import pgd, session
 
-        data = inputs["data"]
-        pixels = pgd.pixel_augmentation(self.augment, data)
-        attack = pgd.Attack(network, self.pgd, data, ctx.numerics, self.attack_bn)
-        dtype = session.dtype_of(ctx.numerics)
+        pixels = pgd.pixel_augmentation(self.augment, fit.data)
+        attack = pgd.Attack(fit.network, self.pgd, fit.data, fit.ctx.numerics, self.attack_bn)
+        dtype = session.dtype_of(fit.ctx.numerics)
 
         def prepare(batch: Batch, draws: torch.Generator) -> torch.Tensor:
             return attack.normalise(attack(pixels(batch.images, draws), batch.labels, draws), dtype)
 
         return prepare
-
-
-class RecordedAdversarialTraining(AdversarialTraining, Recorded):
-    """Adversarial training that keeps each sample's loss on its adversarial image, epoch by epoch."""
-
-    name: ClassVar[str] = "adversarial_training"
-    version: ClassVar[int] = 2  # 1 kept none

@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.engine.key import derive_seed
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
 
 LEAST = 8
 """Fewer points are not laid out."""
@@ -39,14 +40,13 @@ class Embedding(Stage):
     perplexity: float = Field(30.0, gt=0)
     """Neighbours that count for each."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, data: ImageSet, model: Model, classifier: Artefact) -> Artefact:
         from bdtune.training.predict import predict_features, trained_network
 
-        data: ImageSet = inputs["data"]
         draw = np.random.default_rng(derive_seed(ctx.seed, "samples"))
         ids = np.sort(draw.permutation(len(data))[: self.samples]).astype(np.int64)
         part = replace(data, images=data.images_at(ids), labels=data.labels[ids])
-        network = trained_network(inputs["model"], part, inputs["classifier"], ctx.numerics)
+        network = trained_network(model, part, classifier, ctx.numerics)
         features = np.nan_to_num(predict_features(network, part, ctx.numerics))
         return Artefact({"ids": ids, "points": self._laid_out(features, ctx.seed)})
 

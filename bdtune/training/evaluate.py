@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bdtune import metrics
-from bdtune.engine.stage import Artefact, Context, Inputs, Stage
+from bdtune.engine.stage import Artefact, Context, Stage
 from bdtune.training.adversarial import PGD
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.data import ImageSet, TriggeredSet
+    from bdtune.plugins.model import Model
 
 
 class Evaluate(Stage):
@@ -47,11 +48,20 @@ class Evaluate(Stage):
         """Return the evaluation without its costly part, to judge a training that is under way."""
         return self.model_copy(update={"robust": "none"})
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(
+        self,
+        ctx: Context,
+        *,
+        clean: ImageSet,
+        model: Model,
+        classifier: Artefact,
+        triggered: TriggeredSet | None = None,
+        cover: ImageSet | None = None,
+        select: ImageSet | None = None,
+    ) -> Artefact:
         from bdtune.training.predict import predict_logits, trained_network
 
-        clean, triggered = inputs["clean"], inputs.get("triggered")
-        network = trained_network(inputs["model"], clean, inputs["classifier"], ctx.numerics)
+        network = trained_network(model, clean, classifier, ctx.numerics)
 
         def predicted(data: ImageSet) -> np.ndarray:
             return predict_logits(network, data, ctx.numerics).argmax(1)
@@ -63,8 +73,8 @@ class Evaluate(Stage):
             if triggered.complete:
                 found["asr_all"] = metrics.attack_success(classes, truth, goals, every_image=True)
             found["ra"] = metrics.robust_classification(classes, truth, goals)
-        for name, given in (("noise_acc", "cover"), ("select_acc", "select")):
-            if (data := inputs.get(given)) is not None:
+        for name, data in (("noise_acc", cover), ("select_acc", select)):
+            if data is not None:
                 found[name] = metrics.accuracy(predicted(data), data.labels)
         if self.robust == "pgd":
             from bdtune.training.pgd import robust_predictions

@@ -5,13 +5,17 @@ Source: GSSD, section 3 and appendix E: encoder in evaluation mode, no augmentat
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Stage
+from bdtune.engine.stage import Artefact, Context, Stage
 from bdtune.errors import Diverged
+
+if TYPE_CHECKING:
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
 
 
 class Features(Stage):
@@ -30,11 +34,11 @@ class Features(Stage):
     smallest_std: float = Field(1e-6, ge=0)
     """Dimensions with a standard deviation up to this are dropped."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, model: Model, data: ImageSet, encoder: Artefact) -> Artefact:
         from bdtune.training.predict import predict_features, trained_network
 
-        network = trained_network(inputs["model"], inputs["data"], inputs["encoder"], ctx.numerics)
-        values = predict_features(network, inputs["data"], ctx.numerics)
+        network = trained_network(model, data, encoder, ctx.numerics)
+        values = predict_features(network, data, ctx.numerics)
         mean = values.mean(0, dtype=np.float64)
         std = values.std(0, dtype=np.float64, ddof=1) if len(values) > 1 else np.zeros_like(mean)
         kept = np.flatnonzero(std > self.smallest_std)

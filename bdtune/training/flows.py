@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import Diverged
 from bdtune.knobs import Rate
+from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from bdtune.plugins.data import LabelSet
+    from bdtune.training.loop import Training
 
 DENSITY_ELEMENTS = 1 << 23
 """Activations (flows x rows x dimensions) computed at a time by `Density`."""
 
 
-class Flows(Stage):
+class Flows(TorchStage):
     """Fit one flow to each class of observed labels.
 
     Inputs: `features`, an artefact with z float32 [N, D]; `data`, a LabelSet of observed labels.
@@ -36,7 +36,6 @@ class Flows(Stage):
     """
 
     name: ClassVar[str] = "flows"
-    kind: ClassVar[Kind] = "train"
 
     epochs: int = Field(50, ge=1)
     """Passes of each flow over its own class."""
@@ -56,26 +55,19 @@ class Flows(Stage):
     def length(self) -> int:
         return self.epochs
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, features: Artefact, data: LabelSet) -> Training:
         from bdtune.training._flowtrainer import FlowTrainer
+        from bdtune.training.loop import Training
 
-        data: LabelSet = inputs["data"]
-        z: np.ndarray = inputs["features"].arrays["z"]
-        trainer = FlowTrainer(self, z, data.labels, data.num_classes, ctx)
-        curve: list[dict[str, float]] = []
-        first = 0
-        if state := ctx.checkpoint.load():
-            trainer.restore(state[0])
-            first, curve = state[1]["epoch"], state[1]["curve"]
-        for epoch in range(first, self.epochs):
-            loss = trainer.epoch(epoch)
+        trainer = FlowTrainer(self, features.arrays["z"], data.labels, data.num_classes, ctx)
+
+        def epoch(done: int) -> dict[str, float]:
+            loss = trainer.epoch(done)
             if not math.isfinite(loss):
-                raise Diverged(f"flows: non-finite loss in epoch {epoch + 1}; lower lr or raise min_std")
-            curve.append({"epoch": epoch + 1, "loss": loss})
-            if ctx.checkpoint.due():
-                ctx.checkpoint.save(trainer.state(), {"epoch": epoch + 1, "curve": curve})
-            yield Tick(epoch + 1, self.epochs, {"loss": loss}, lambda: trainer.artefact(curve))
-        return trainer.artefact(curve)
+                raise Diverged(f"flows: non-finite loss in epoch {done + 1}; lower lr or raise min_std")
+            return {"loss": loss}
+
+        return Training(self.name, self.epochs, trainer.modules, {}, epoch, lambda done: trainer.result())
 
 
 class Density(Stage):
@@ -90,18 +82,17 @@ class Density(Stage):
     name: ClassVar[str] = "density"
     kind: ClassVar[Kind] = "train"
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, flows: Artefact, features: Artefact, data: LabelSet) -> Artefact:
         from bdtune.training._flowbank import FlowBank, FlowShape
         from bdtune.training.weights import as_tensor
 
-        flows: Artefact = inputs["flows"]
         device = ctx.numerics.resolved().device
         shape = FlowShape(flows.info["features"], flows.info["depth"], flows.info["width"])
         count = flows.arrays["count"]
         trained = np.flatnonzero(count > 1)
         weights = {name: flows.arrays[name][trained] for name in shape.parameters()}
         bank = FlowBank.from_arrays(shape, weights, device)
-        z_ND = as_tensor(inputs["features"].arrays["z"])
+        z_ND = as_tensor(features.arrays["z"])
         L = np.full((len(z_ND), len(count)), -np.inf, np.float32)
         rows = max(1, DENSITY_ELEMENTS // max(1, len(trained) * shape.features))
         for start in range(0, len(z_ND), rows):
@@ -110,4 +101,4 @@ class Density(Stage):
             L[start : start + rows, trained] = bank.log_density(x_KBD).T.cpu().numpy()
         if not np.isfinite(L[:, trained]).all():
             raise Diverged("density: a log-density is not finite; lower the flows' lr or raise their min_std")
-        return Artefact({"L": L, "labels": np.array(inputs["data"].labels, np.int64)})
+        return Artefact({"L": L, "labels": np.array(data.labels, np.int64)})

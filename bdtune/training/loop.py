@@ -12,7 +12,7 @@ import torch
 from bdtune.engine.stage import Artefact, Tick
 from bdtune.errors import Diverged
 from bdtune.training.session import deterministic, seeded
-from bdtune.training.weights import load_module, load_optimizer, modules_arrays, optimizer_state
+from bdtune.training.weights import load_module, load_optimizer, modules_arrays, optimizers_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
@@ -105,15 +105,17 @@ class Training:
     """What an epoch loop changes, and how its result is made from it.
 
     `epoch` trains one epoch (counted from 0) and returns the curve's row without epoch and seconds; `result`
-    makes arrays and info after so many epochs. `modules` are saved under their names, `optimizer` beside.
+    makes arrays and info after so many epochs. `modules` and `optimizers` are kept in checkpoints under their
+    names; `finished` hears of the result.
     """
 
     name: str
     epochs: int
     modules: Mapping[str, torch.nn.Module]
-    optimizer: torch.optim.Optimizer
+    optimizers: Mapping[str, torch.optim.Optimizer]
     epoch: Callable[[int], dict[str, float]]
     result: Callable[[int], tuple[dict[str, np.ndarray], dict[str, Any]]]
+    finished: Callable[[Artefact], None] = lambda artefact: None
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def run(self, ctx: Context) -> Generator[Tick, None, Artefact]:
@@ -133,14 +135,16 @@ class Training:
             if ctx.checkpoint.due():
                 ctx.checkpoint.save(self._arrays(), {"done": done, "curve": list(self.curve)})
             yield Tick(done, self.epochs, row, lambda epoch=done: self._artefact(epoch))  # type: ignore[misc]
-        return self._artefact(done)
+        artefact = self._artefact(done)
+        self.finished(artefact)
+        return artefact
 
     def _artefact(self, done: int) -> Artefact:
         arrays, info = self.result(done)
         return Artefact(arrays, info, tuple(dict(row) for row in self.curve))
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {**optimizer_state(self.optimizer), **modules_arrays(self.modules)}
+        return {**optimizers_arrays(self.optimizers), **modules_arrays(self.modules)}
 
     def _resume(self, ctx: Context) -> int:
         saved = ctx.checkpoint.load()
@@ -149,7 +153,8 @@ class Training:
         arrays, info = saved
         for name, module in self.modules.items():
             load_module(module, arrays, f"{name}.")
-        load_optimizer(self.optimizer, arrays)
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, arrays, f"optimizer.{name}.")
         self.curve[:] = info["curve"]
         ctx.log.info("%s: going on after epoch %d of %d", self.name, info["done"], self.epochs)
         return int(info["done"])

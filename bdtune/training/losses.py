@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import Diverged
 
 if TYPE_CHECKING:
     from bdtune.engine.numerics import Numerics
     from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
 
 
@@ -62,11 +63,10 @@ class SampleLosses(Stage):
     version: ClassVar[int] = 2  # 1 computed the features in the precision of the training
     kind: ClassVar[Kind] = "train"
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, data: ImageSet, model: Model, classifier: Artefact) -> Artefact:
         from bdtune.training.predict import trained_network
 
-        data = inputs["data"]
-        network = trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
+        network = trained_network(model, data, classifier, ctx.numerics)
         logits = sample_logits(network, data, ctx.numerics)
         if not np.isfinite(logits).all():
             raise Diverged(f"{self.name}: the network's output is not finite")

@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Stage, Tick
 from bdtune.errors import UserError
+from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from typing import Any
 
     import torch
 
+    from bdtune.engine.stage import Context
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
+    from bdtune.training.loop import Training
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class SimCLR(Stage):
+class SimCLR(TorchStage):
     """Train the features of a network on two random views of each image; labels are not read.
 
     Inputs: data (ImageSet), model (Model).
@@ -34,7 +38,6 @@ class SimCLR(Stage):
     """
 
     name: ClassVar[str] = "simclr"
-    kind: ClassVar = "train"
 
     epochs: int = Field(100, ge=1)
     """Passes over the images."""
@@ -62,21 +65,21 @@ class SimCLR(Stage):
     def length(self) -> int:
         return self.epochs
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, data: ImageSet, model: Model) -> Training:
         from bdtune.training import augment, batches, loop, nt_xent, session, weights
 
-        batch_size = self._batch_size(len(inputs["data"]), ctx)
+        batch_size = self._batch_size(len(data), ctx)
         device = session.device_of(ctx.numerics)
-        network = weights.new_network(inputs["model"], inputs["data"], ctx.seed, ctx.numerics)
+        network = weights.new_network(model, data, ctx.seed, ctx.numerics)
         with session.seeded(ctx.seed, "projection"):
             head = nt_xent.projection_head(network.feature_dim, self.projection).to(device)
         trained = [weight for name, weight in network.named_parameters() if not name.startswith("head.")]
         optimizer = loop.make_optimizer(
             [*trained, *head.parameters()], "adam", self.lr, weight_decay=self.weight_decay, betas=self.betas
         )
-        images = batches.DeviceSet(inputs["data"], device)
-        flip = inputs["data"].mirrors if self.flip is None else self.flip
-        views = augment.Augmentation.of("simclr", inputs["data"], session.dtype_of(ctx.numerics), flip=flip)
+        images = batches.DeviceSet(data, device)
+        flip = data.mirrors if self.flip is None else self.flip
+        views = augment.Augmentation.of("simclr", data, session.dtype_of(ctx.numerics), flip=flip)
 
         def epoch(done: int) -> dict[str, float]:
             network.train()
@@ -95,10 +98,10 @@ class SimCLR(Stage):
 
         def result(done: int) -> tuple[dict[str, Any], dict[str, Any]]:
             arrays = weights.module_arrays(network, skip=weights.HEAD)
-            return arrays, {"epochs": done, "samples": len(inputs["data"]), "batch_size": batch_size}
+            return arrays, {"epochs": done, "samples": len(data), "batch_size": batch_size}
 
         modules = {"model": network, "projection": head}
-        return (yield from loop.Training(self.name, self.epochs, modules, optimizer, epoch, result).run(ctx))
+        return loop.Training(self.name, self.epochs, modules, {"model": optimizer}, epoch, result)
 
     def _batch_size(self, samples: int, ctx: Context) -> int:
         if samples < 2:

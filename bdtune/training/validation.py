@@ -1,4 +1,4 @@
-"""Which epoch of an adversarial training is kept: a validation part, a training that watches it, the choice.
+"""Which epoch of an adversarial training is kept: a validation part, and the choice by it.
 
 Source: "Overfitting in adversarially robust deep learning" (Rice et al., 2020), section 4: robust accuracy
 falls again after the first drop of the rate, so the epoch is chosen that is best on images held out of the
@@ -7,20 +7,16 @@ training set (1,000 of 50,000 there). The choice sees observed labels, flipped o
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
-from bdtune.training.adversarial import RecordedAdversarialTraining
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Mapping
 
-    import torch
-
-    from bdtune.plugins.network import Network
+    from bdtune.plugins.data import LabelSet
 
 
 class Apart(Stage):
@@ -36,8 +32,8 @@ class Apart(Stage):
     fraction: float
     """Fraction of the samples that are held out."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        labels = np.asarray(inputs["data"].labels, np.int64)
+    def run(self, ctx: Context, *, data: LabelSet) -> Artefact:
+        labels = np.asarray(data.labels, np.int64)
         order = np.random.default_rng(ctx.seed).permutation(len(labels))
         held, ids = (np.sort(part) for part in np.split(order, [max(1, int(self.fraction * len(labels)))]))
         return Artefact(
@@ -50,70 +46,19 @@ class Apart(Stage):
         )
 
 
-class ValidatedAdversarialTraining(RecordedAdversarialTraining):
-    """Adversarial training that also keeps the weights of the epoch that was best on the validation part.
-
-    Inputs: those of `Supervised`; subset is the result of `Apart`. Result: also weights `best.<name>` and
-    `validation.robust_acc` float64 [epochs], the accuracy under `pgd` after each epoch, in float32 whatever
-    the numerics; the first of equal epochs is the best. Weights `model.<name>` are the last ones.
-    """
-
-    name: ClassVar[str] = "validated_adversarial_training"
-    version: ClassVar[int] = 1
-
-    def companions(self, inputs: Inputs, device: torch.device) -> dict[str, torch.nn.Module]:
-        import torch
-
-        data = inputs["data"]
-        validation = torch.nn.Module()
-        validation.register_buffer("robust_acc", torch.zeros(self.epochs, dtype=torch.float64))
-        best = inputs["model"].build(data.num_classes, data.image_shape).to(device)
-        return {**super().companions(inputs, device), "best": best, "validation": validation.to(device)}
-
-    def kept(self, arrays: dict[str, np.ndarray], done: int) -> dict[str, np.ndarray]:
-        curve = arrays["validation.robust_acc"][:done]
-        return {**super().kept(arrays, done), "validation.robust_acc": curve}
-
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
-        return (yield from super().steps({**inputs, "judge": self._judge(inputs, ctx)}, ctx))
-
-    def _judge(self, inputs: Inputs, ctx: Context) -> Callable[[Network], float]:
-        from bdtune.metrics import accuracy
-        from bdtune.training.pgd import robust_predictions
-
-        part, data = inputs["subset"].arrays, inputs["data"]
-        held = replace(data, images=data.images_at(part["validation_ids"]), labels=part["validation_labels"])
-        return lambda network: accuracy(
-            robust_predictions(network, held, self.pgd, ctx.seed, ctx.numerics), held.labels
-        )
-
-    def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
-        super().before_epoch(done, network, inputs)
-        inputs["validation"].done = done
-
-    def after_epoch(self, row: dict[str, float], network: Network, inputs: Inputs) -> dict[str, float]:
-        validation = inputs["validation"]
-        before = validation.robust_acc[: validation.done]
-        found = inputs["judge"](network)
-        if not len(before) or found > before.max():
-            inputs["best"].load_state_dict(network.state_dict())
-        validation.robust_acc[validation.done] = found
-        return super().after_epoch({**row, "validation_robust_acc": found}, network, inputs)
-
-
 class BestEpoch(Stage):
     """Take the weights of the epoch that was best on the validation part.
 
-    Inputs: classifier (artefact of `ValidatedAdversarialTraining`). Arrays: weights `model.<name>`; info has
-    the epoch, counted from 1.
+    Inputs: classifier (artefact of `AdversarialTraining` on an `Apart` subset). Arrays: weights
+    `model.<name>`; info has the epoch, counted from 1.
     """
 
     name: ClassVar[str] = "best_epoch"
     kind: ClassVar[Kind] = "derive"
     classifier: ClassVar[bool] = True
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        arrays = inputs["classifier"].arrays
+    def run(self, ctx: Context, *, classifier: Artefact) -> Artefact:
+        arrays = classifier.arrays
         weights = {
             "model." + name.removeprefix("best."): value
             for name, value in arrays.items()

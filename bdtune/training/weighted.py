@@ -14,11 +14,10 @@ from pydantic import Field
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    import torch
-
-    from bdtune.engine.stage import Inputs
-    from bdtune.plugins.network import Network
-    from bdtune.training.batches import Batch
+    from bdtune.engine.stage import Artefact, Context
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
+    from bdtune.training.loop import Training
 
 
 class Weighted(Supervised):
@@ -36,46 +35,21 @@ class Weighted(Supervised):
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of a step's gradient over all weights; None: no limit."""
 
-    def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
-        from torch.nn.functional import cross_entropy
+    def training(  # type: ignore[override]  # it has one input more
+        self,
+        ctx: Context,
+        *,
+        data: ImageSet,
+        subset: Artefact,
+        model: Model,
+        weights: Artefact,
+        init: Artefact | None = None,
+    ) -> Training | Artefact:
+        from bdtune.training.fit import Fit
+        from bdtune.training.parts import SampleWeights, clip_gradients
 
-        losses = cross_entropy(logits, batch.labels, reduction="none")
-        sample = inputs["sample"]
-        weights = sample.weights[batch.rows]
-        pushed = weights < 0
-        sample.ascent[0] += (losses.detach() * pushed).sum()
-        sample.ascent[1] += pushed.sum()
-        if self.loss_cap is not None:
-            losses = losses.where(~pushed, losses.clamp(max=self.loss_cap))
-        return (weights * losses).mean()
-
-    def new_optimizer(self, network: Network) -> torch.optim.Optimizer:
-        optimizer = super().new_optimizer(network)
-        limit = self.clip_norm
-        if limit is not None:
-            from torch.nn.utils import clip_grad_norm_
-
-            def clip(*_step: object) -> None:
-                clip_grad_norm_(network.parameters(), limit)
-
-            optimizer.register_step_pre_hook(clip)
-        return optimizer
-
-    def companions(self, inputs: Inputs, device: torch.device) -> dict[str, torch.nn.Module]:
-        import torch
-
-        from bdtune.training.weights import as_tensor
-
-        sample = torch.nn.Module()
-        weights = inputs["weights"].arrays["weights"][inputs["subset"].arrays["ids"]]
-        sample.register_buffer("weights", as_tensor(weights).to(device), persistent=False)
-        sample.register_buffer("ascent", torch.zeros(2, dtype=torch.float64, device=device), persistent=False)
-        return {**super().companions(inputs, device), "sample": sample}
-
-    def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
-        super().before_epoch(done, network, inputs)
-        inputs["sample"].ascent.zero_()
-
-    def after_epoch(self, row: dict[str, float], network: Network, inputs: Inputs) -> dict[str, float]:
-        total, count = inputs["sample"].ascent.tolist()
-        return super().after_epoch({**row, "ascent_loss": total / count} if count else row, network, inputs)
+        fit = Fit(self, ctx, data, subset, model, init)
+        sample = SampleWeights(fit, weights.arrays["weights"], self.loss_cap)
+        fit.loss = sample.loss
+        clip_gradients(fit, self.clip_norm)
+        return fit.training(sample)

@@ -73,25 +73,25 @@ def new_network(
     return network.to(device_of(numerics)).to(memory_format=torch.channels_last)
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
-    """Return the optimizer's tensors as `optimizer.<index>.<name>`."""
+def optimizers_arrays(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, np.ndarray]:
+    """Return the tensors of several optimizers as `optimizer.<optimizer>.<index>.<name>`."""
     return {
-        f"optimizer.{index}.{name}": as_array(value)
+        f"optimizer.{own}.{index}.{name}": as_array(value)
+        for own, optimizer in optimizers.items()
         for index, slots in optimizer.state_dict()["state"].items()
         for name, value in slots.items()
         if isinstance(value, torch.Tensor)
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, np.ndarray]) -> None:
-    """Put the tensors of `optimizer_state` back, in the memory layout of their weights."""
+def load_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, np.ndarray], prefix: str) -> None:
+    """Put the tensors of `optimizers_arrays` under a prefix back, in the memory layout of their weights."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, array in arrays.items():
-        kind, _, rest = key.partition(".")
-        if kind != "optimizer":
+        if not key.startswith(prefix):
             continue
-        index, _, name = rest.partition(".")
+        index, _, name = key.removeprefix(prefix).partition(".")
         value = as_tensor(array).clone()
         weight = weights[int(index)]
         if value.shape == weight.shape:  # fused kernels walk weight and state side by side

@@ -149,7 +149,7 @@ def test_a_stream_has_the_same_bytes(images):
 
     for name, node in nodes_of(attack, data).items():
         inputs = {key: value.load(Streaming(), {}) for key, value in node.inputs.items()}
-        made = node.stage.run(inputs, Context(seed=node.seed, numerics=NUMERICS))
+        made = node.stage.run(Context(seed=node.seed, numerics=NUMERICS), **inputs)
         assert np.array_equal(made.arrays["images"], resident.artefact(name).arrays["images"])
     source = TriggeredTest(dataset=data, attack=attack, numerics=NUMERICS)
     test = {"test": resident.artefact("test")}

@@ -84,14 +84,14 @@ def test_where_the_patch_lies(corner, rows, columns):
 
 def test_rows_of_each_class_are_drawn():
     labels = np.array([0] * 30 + [1] * 5 + [2] * 30)
-    found = RowsPerClass(target=2, per_class=10).run({"data": LabelSet(labels, 3)}, Context(seed=1)).arrays
+    found = RowsPerClass(target=2, per_class=10).run(Context(seed=1), data=LabelSet(labels, 3)).arrays
     assert np.array_equal(np.bincount(labels[found["ids"]], minlength=3), [10, 5, 0])
     assert np.array_equal(np.bincount(labels[found["target_ids"]], minlength=3), [0, 0, 10])
     assert np.array_equal(found["ids"], np.unique(found["ids"]))
-    other = RowsPerClass(target=2, per_class=10).run({"data": LabelSet(labels, 3)}, Context(seed=2)).arrays
+    other = RowsPerClass(target=2, per_class=10).run(Context(seed=2), data=LabelSet(labels, 3)).arrays
     assert not np.array_equal(found["target_ids"], other["target_ids"])
     with pytest.raises(UserError, match="needs images of class 3 and of another class"):
-        RowsPerClass(target=3).run({"data": LabelSet(labels, 4)}, Context())
+        RowsPerClass(target=3).run(Context(), data=LabelSet(labels, 4))
 
 
 def test_one_patch_serves_all_rates_and_seeds_and_both_splits(images):

@@ -131,7 +131,7 @@ def test_the_latent_trigger_can_be_fitted_to_the_very_rows_of_a_trial(images):
         attack = bdtune.attack("gssd_optimised", **CASES["gssd_optimised"], **knobs)
         fit = FitSet(dataset=data, attack=attack, seed=seed, numerics=NUMERICS)
         chosen = next(node for node in fit.upstream["picture"].walk() if node.name == "craft_rows")
-        return attack, fit, chosen.stage.run({"data": data_labels(data)}, None).arrays
+        return attack, fit, chosen.stage.run(None, data=data_labels(data)).arrays
 
     attack, fit, own = rows(3, craft_on="plan", rate=0.2)
     plan = attack.plan(np.arange(N) % 4, seed=fit.plan_seed)

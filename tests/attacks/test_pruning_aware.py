@@ -93,7 +93,7 @@ def test_restored_channels_are_the_least_active_and_pruning_them_again_changes_n
     again = PruneDormant(max_drop=0.0)
     subset = {"ids": np.arange(100), "labels": np.asarray(tests["clean"].labels)}
     inputs = {"data": tests["clean"], "model": tests["model"], "classifier": made["restored"]}
-    found = again.run({**inputs, "subset": type(made["restored"])(subset)}, Context(numerics=NUMERICS))
+    found = again.run(Context(numerics=NUMERICS), **{**inputs, "subset": type(made["restored"])(subset)})
     assert found.info["pruned"] >= len(channels)  # dormant ones go first, and cost no accuracy
     assert set(channels) <= set(found.arrays["pruned"])
 
@@ -161,7 +161,7 @@ def test_nothing_that_is_held_out_is_trained_on():
     assert len(kept) == len(fit)
     data = LabelSet(np.zeros(400, np.int64), 10)
     parts = [
-        CleanPart(part=part, fraction=0.2).run({"data": data, "rows": kept}, Context(seed=3)).arrays["ids"]
+        CleanPart(part=part, fraction=0.2).run(Context(seed=3), data=data, rows=kept).arrays["ids"]
         for part in ("train", "validation")
     ]
     assert sorted(np.concatenate(parts)) == sorted(kept)

@@ -21,7 +21,7 @@ from bdtune.plugins.data import ImageSet
 from bdtune.poisoning.sources import CleanTest, CoverTest, FitSet, TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.training.loop import make_optimizer
-from bdtune.training.weights import load_module, load_optimizer, optimizer_state
+from bdtune.training.weights import load_module, load_optimizer, optimizers_arrays
 from tests.doubles import Memory
 from tests.trained import NUMERICS, equipped, merged, quick, shown, store, upstream
 
@@ -101,7 +101,7 @@ def test_too_little_memory_is_said(images, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     data = CleanTest(dataset=shown(images, np.arange(N) % 4)).load(InProcess(pipeline="resident"), {})
     with pytest.raises(UserError, match=r"kept for every row, which needs 0\.0 GiB"):
-        SecretImages(secret=(1, 0)).run({"data": data}, Context(numerics=NUMERICS))
+        SecretImages(secret=(1, 0)).run(Context(numerics=NUMERICS), data=data)
 
 
 # --- ISSBA --------------------------------------------------------------------------------------------------
@@ -189,13 +189,13 @@ def test_ssim_against_a_plain_version():
 def test_a_coder_goes_on_where_it_was_stopped(images):
     data = FitSet(dataset=shown(images, np.arange(N) % 4)).load(InProcess(), {})
     stage = SecretCoder(epochs=4, channels=4, batch_size=16)
-    whole = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS))
+    whole = stage.run(Context(seed=1, numerics=NUMERICS), data=data)
     slot = Memory(due_after=[2])
-    steps = stage.steps({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    steps = stage.steps(Context(seed=1, numerics=NUMERICS, checkpoint=slot), data=data)
     for _ in range(2):
         next(steps)
     steps.close()
-    resumed = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    resumed = stage.run(Context(seed=1, numerics=NUMERICS, checkpoint=slot), data=data)
     assert resumed.info == whole.info
     assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
 
@@ -238,7 +238,7 @@ def test_a_cross_trigger_is_made_of_the_partner_alone(images):
     partner = partners(N, node.stage.partner_seed)
     data = node.inputs["data"].load(InProcess(), {})
     weights = {name: made_of(node, name) for name in ("masks", "patterns")}
-    stamp = node.stage.stamp({"data": data, **weights}, Context(seed=node.seed, numerics=NUMERICS))
+    stamp = node.stage.stamp(Context(seed=node.seed, numerics=NUMERICS), data=data, **weights)
     black, white = torch.zeros(N, 3, SIDE, SIDE), torch.ones(N, 3, SIDE, SIDE)
     with torch.no_grad():
         transparency = stamp(white, np.arange(N)) - stamp(black, np.arange(N))  # 1 - mask, of the partner
@@ -348,26 +348,27 @@ def generator_of(node, data, part):
     return network
 
 
-def test_two_optimizers_resume_as_one():
+def test_two_optimizers_resume():
     def both():
         torch.manual_seed(0)
         layers = [torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)]
         kinds = ("sgd", "adam")
         parts = [make_optimizer(x.parameters(), kind, 0.1) for x, kind in zip(layers, kinds, strict=True)]
-        return torch.nn.Sequential(*layers), iab.BothOptimizers(*parts), parts
+        return torch.nn.Sequential(*layers), dict(zip(kinds, parts, strict=True))
 
     def step(network, parts):
         network.zero_grad()
         network(torch.ones(2, 3)).square().sum().backward()
-        for part in parts:
+        for part in parts.values():
             part.step()
 
-    first, together, parts = both()
+    first, parts = both()
     step(first, parts)
-    second, again, other_parts = both()
+    second, again = both()
     second.load_state_dict(first.state_dict())
-    load_optimizer(again, optimizer_state(together))
-    for network, of in ((first, parts), (second, other_parts)):
+    for name, optimizer in again.items():
+        load_optimizer(optimizer, optimizers_arrays(parts), f"optimizer.{name}.")
+    for network, of in ((first, parts), (second, again)):
         step(network, of)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
@@ -375,12 +376,12 @@ def test_two_optimizers_resume_as_one():
 def test_masks_go_on_where_they_were_stopped(images):
     data = FitSet(dataset=shown(images, np.arange(N) % 4)).load(InProcess(), {})
     stage = MaskTraining(widths=(4, 4), recipe={"epochs": 3, "batch_size": 16})
-    whole = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS))
+    whole = stage.run(Context(seed=1, numerics=NUMERICS), data=data)
     slot = Memory(due_after=[1])
-    steps = stage.steps({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    steps = stage.steps(Context(seed=1, numerics=NUMERICS, checkpoint=slot), data=data)
     next(steps)
     steps.close()
-    resumed = stage.run({"data": data}, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    resumed = stage.run(Context(seed=1, numerics=NUMERICS, checkpoint=slot), data=data)
     assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)
 
 
@@ -391,12 +392,12 @@ def test_patterns_go_on_where_they_were_stopped(images):
     )
     data = FitSet(dataset=shown(images, np.arange(N) % 4)).load(InProcess(), {})
     inputs = {"data": data, "masks": made_of(node, "masks"), "model": bdtune.model("resnet18", width=4)}
-    whole = stage.run(inputs, Context(seed=1, numerics=NUMERICS))
+    whole = stage.run(Context(seed=1, numerics=NUMERICS), **inputs)
     slot = Memory(due_after=[2])
-    steps = stage.steps(inputs, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    steps = stage.steps(Context(seed=1, numerics=NUMERICS, checkpoint=slot), **inputs)
     for _ in range(2):
         next(steps)
     steps.close()
-    resumed = stage.run(inputs, Context(seed=1, numerics=NUMERICS, checkpoint=slot))
+    resumed = stage.run(Context(seed=1, numerics=NUMERICS, checkpoint=slot), **inputs)
     assert resumed.info == whole.info
     assert all(np.array_equal(resumed.arrays[name], whole.arrays[name]) for name in whole.arrays)

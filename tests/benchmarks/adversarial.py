@@ -111,13 +111,13 @@ def loops(data: ImageSet, width: int, epochs: int, pgd: PGD) -> dict[str, Iterat
     numerics = Numerics().resolved()
     fp32 = numerics.model_copy(update={"precision": "fp32"})
     model = bdtune.model("resnet18", width=width)
-    inputs = {"data": data, "model": model, "subset": AllSamples().run({"data": data}, Context())}
+    inputs = {"data": data, "model": model, "subset": AllSamples().run(Context(), data=data)}
     stage = AdversarialTraining(epochs=epochs, augment="none", pgd=pgd)
     found: dict[str, Iterator[object]] = {}
     for kind in dict.fromkeys([fp32, numerics]):
         ctx = Context(seed=0, numerics=kind)
-        found[f"Supervised, {kind.precision}"] = stage.natural().steps(inputs, ctx)
-        found[f"AdversarialTraining, {kind.precision}"] = stage.steps(inputs, ctx)
+        found[f"Supervised, {kind.precision}"] = stage.natural().steps(ctx, **inputs)
+        found[f"AdversarialTraining, {kind.precision}"] = stage.steps(ctx, **inputs)
     attacks = {"plain natural, fp32": lambda model: lambda images, labels: images}
     attacks["plain PGD as torchattacks, fp32"] = lambda model: plain_pgd(model, pgd)
     if importlib.util.find_spec("torchattacks"):

@@ -38,8 +38,8 @@ def main() -> None:
     rounded = Numerics().resolved().model_copy(update={"precision": "bf16"})
     network = new_network(model, data, 0, rounded).eval()
     ctx = Context(seed=0, numerics=rounded)
-    inputs = {"data": data, "model": model, "subset": AllSamples().run({"data": data}, ctx)}
-    training = Supervised(epochs=options.rounds + 2).steps(inputs, ctx)
+    inputs = {"data": data, "model": model, "subset": AllSamples().run(ctx, data=data)}
+    training = Supervised(epochs=options.rounds + 2).steps(ctx, **inputs)
     loops = {
         "evaluate, bf16": lambda: predict_features(network, data, rounded),
         "evaluate, fp32": lambda: predict_features(network, data, rounded.exact()),

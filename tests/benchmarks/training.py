@@ -62,13 +62,13 @@ def loops(data: ImageSet, width: int, epochs: int) -> dict[str, Iterator[object]
     """Return the loops to compare; each step of an iterator trains one epoch."""
     numerics = Numerics().resolved()
     model, ctx = bdtune.model("resnet18", width=width), Context(seed=0, numerics=numerics)
-    inputs = {"data": data, "model": model, "subset": AllSamples().run({"data": data}, ctx)}
+    inputs = {"data": data, "model": model, "subset": AllSamples().run(ctx, data=data)}
     fp32 = Context(seed=0, numerics=numerics.model_copy(update={"precision": "fp32"}))
     return {
         "plain, fp32, no augmentation": plain_epochs(data, width, numerics.device),
-        "Supervised, fp32, crop_flip": Supervised(epochs=epochs).steps(inputs, fp32),
-        f"Supervised, {numerics.precision}, crop_flip": Supervised(epochs=epochs).steps(inputs, ctx),
-        f"SimCLR, {numerics.precision} (two views each)": SimCLR(epochs=epochs).steps(inputs, ctx),
+        "Supervised, fp32, crop_flip": Supervised(epochs=epochs).steps(fp32, **inputs),
+        f"Supervised, {numerics.precision}, crop_flip": Supervised(epochs=epochs).steps(ctx, **inputs),
+        f"SimCLR, {numerics.precision} (two views each)": SimCLR(epochs=epochs).steps(ctx, **inputs),
     }
 
 

@@ -11,7 +11,7 @@ import bdtune
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
 from bdtune.engine.stage import Given as Plain
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
@@ -45,7 +45,7 @@ class Peek(Stage):
 
     held: Any = None
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, **inputs: Any) -> Artefact:
         return Artefact({"ids": np.asarray(inputs["data"].images.plan.poison_ids)})
 
 

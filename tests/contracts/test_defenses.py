@@ -94,7 +94,7 @@ class Run:
                 name: self(each) if isinstance(each, Node) else each.load(None, {})  # type: ignore[arg-type]
                 for name, each in node.inputs.items()
             }
-            self.done[node] = inputs, node.stage.run(inputs, Context(node.seed, node.numerics))
+            self.done[node] = inputs, node.stage.run(Context(node.seed, node.numerics), **inputs)
         return self.done[node][1]
 
 
@@ -231,7 +231,7 @@ def test_derived_stages_need_no_torch_and_no_images(name: str, monkeypatch: pyte
     for node, (inputs, before) in run.done.items():
         if node.stage.kind == "derive":
             assert not any(isinstance(value, ImageSet) for value in inputs.values())
-            again = node.stage.run(inputs, Context(node.seed, node.numerics))
+            again = node.stage.run(Context(node.seed, node.numerics), **inputs)
             assert digest_of(again.arrays, again.info) == digest_of(before.arrays, before.info)
 
 

@@ -168,9 +168,10 @@ def judged(scores: Any, poison: Any, **knobs: Any) -> tuple[dict[str, float], An
     )
     found = {"losses": losses, "scores": Artefact({"scores": scores, "clean_scores": scores / 2})}
     found["naive"] = Artefact({"trace.losses": np.stack([scores + 1, scores]).astype(np.float32)})
-    found["threshold"] = Threshold(bins=defense.bins).run(found, CTX)
+    found["threshold"] = Threshold(bins=defense.bins).run(CTX, scores=found["scores"])
     stage = Split(rule=defense.rule, clamp=defense.clamp, keep=defense.keep)
-    found["split"] = stage.run({**found, "data": LabelSet(zeros, 2)}, CTX)
+    read = {name: found[name] for name in ("losses", "scores", "threshold")}
+    found["split"] = stage.run(CTX, data=LabelSet(zeros, 2), **read)
     rows = np.arange(len(found["split"].arrays["ids"]), dtype=np.float32)
     found["classifier"] = Artefact({"trace.losses": rows[None]} if defense.final == "adversarial" else {})
     truth = Truth(zeros, zeros, poison.astype(np.uint8), 0)

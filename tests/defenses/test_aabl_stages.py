@@ -123,7 +123,7 @@ def split(
         "threshold": Artefact({"threshold": np.array([threshold])}),
         "data": LabelSet(labels, 3),
     }
-    result = Split(**knobs).run(inputs, CTX)
+    result = Split(**knobs).run(CTX, **inputs)
     ids = result.arrays["ids"]
     assert (np.diff(ids) > 0).all()
     np.testing.assert_array_equal(result.arrays["labels"], labels[ids])
@@ -166,7 +166,7 @@ def test_ce_and_sce_keep_the_same_under_a_fixed_share(keep: float) -> None:
     inputs = {"losses": Artefact({"losses": losses, "clean_losses": losses})}
     kept = []
     for score in ("sce", "ce"):
-        scores = Scores(score=score, a=0.1, b=1.0, clip=1e-4).run(inputs, CTX).arrays["scores"]
+        scores = Scores(score=score, a=0.1, b=1.0, clip=1e-4).run(CTX, **inputs).arrays["scores"]
         kept.append(split(scores, rule="fixed", keep=keep))
     assert kept[0] == kept[1]
     assert len(kept[0]) == int(keep * 400 + 0.5)
@@ -178,8 +178,8 @@ def test_poison_that_withstands_is_split_off() -> None:
     poison = np.arange(500) % 10 == 0
     losses = np.where(poison, rng.gamma(1, 1e-4, 500), rng.gamma(4, 1.5, 500))
     inputs = {"losses": Artefact({"losses": losses, "clean_losses": losses})}
-    scores = Scores(score="sce", a=0.1, b=1.0, clip=1e-4).run(inputs, CTX)
-    found = Threshold(bins=256).run({"scores": scores}, CTX).arrays
+    scores = Scores(score="sce", a=0.1, b=1.0, clip=1e-4).run(CTX, **inputs)
+    found = Threshold(bins=256).run(CTX, scores=scores).arrays
     kept = split(scores.arrays["scores"], threshold=found["threshold"][0], clamp=(0.1, 0.9))
     assert not poison[kept].any()
     assert len(kept) > 350
@@ -201,13 +201,13 @@ def seen() -> tuple[ImageSet, Any, Artefact]:
     model = bdtune.model("resnet_s", stem_width=4)
     everything = Artefact({"ids": np.arange(40), "labels": labels})
     naive = Naive(epochs=3, batch_size=8, lr=0.01, augment="none")
-    return data, model, naive.run({"data": data, "subset": everything, "model": model}, CTX)
+    return data, model, naive.run(CTX, data=data, subset=everything, model=model)
 
 
 def test_adversarial_losses_are_those_of_iterated_fgsm(seen: tuple[ImageSet, Any, Artefact]) -> None:
     data, model, naive = seen
     knobs = IFGSM(eps=6 / 255, step=3 / 255, steps=3)
-    result = AdversarialLosses(pgd=knobs).run({"data": data, "model": model, "classifier": naive}, CTX).arrays
+    result = AdversarialLosses(pgd=knobs).run(CTX, data=data, model=model, classifier=naive).arrays
     network = new_network(model, data, 0, CPU, naive).eval()
     mean, std = (torch.tensor(each)[:, None, None] for each in (data.mean, data.std))
     pixels = torch.from_numpy(data.images).permute(0, 3, 1, 2) / 255
@@ -241,7 +241,7 @@ def test_losses_are_float32_whatever_the_precision(seen: tuple[ImageSet, Any, Ar
     digests = []
     for precision in ("fp32", "bf16"):
         ctx = Context(seed=1, numerics=CPU.model_copy(update={"precision": precision}))
-        digests.append(digest_of(AdversarialLosses().run(inputs, ctx).arrays, 0))
+        digests.append(digest_of(AdversarialLosses().run(ctx, **inputs).arrays, 0))
     assert digests[0] == digests[1]
 
 
@@ -250,7 +250,7 @@ def test_without_a_random_start_the_seed_changes_nothing(seen: tuple[ImageSet, A
     inputs = {"data": data, "model": model, "classifier": naive}
     for knobs, equal in ((IFGSM(), True), (IFGSM(random_start=True), False)):
         one, other = (
-            digest_of(AdversarialLosses(pgd=knobs).run(inputs, Context(seed=seed, numerics=CPU)).arrays, 0)
+            digest_of(AdversarialLosses(pgd=knobs).run(Context(seed=seed, numerics=CPU), **inputs).arrays, 0)
             for seed in (1, 2)
         )
         assert (one == other) is equal
@@ -260,7 +260,7 @@ def test_samples_without_a_gradient_are_told(seen: tuple[ImageSet, Any, Artefact
     data, model, naive = seen
     flat = {**naive.arrays, "model.head.weight": np.zeros_like(naive.arrays["model.head.weight"])}
     inputs = {"data": data, "model": model, "classifier": Artefact(flat)}
-    result = AdversarialLosses().run(inputs, CTX).arrays
+    result = AdversarialLosses().run(CTX, **inputs).arrays
     assert result["unmoved"].all()
     np.testing.assert_array_equal(result["losses"], result["clean_losses"])
 
@@ -275,12 +275,12 @@ def test_augmented_losses_depend_on_seed_and_sample_alone(
     def losses(data: ImageSet, seed: int = 1) -> np.ndarray:
         inputs = {"data": data, "model": model, "classifier": naive}
         state = torch.get_rng_state()
-        found = stage.run(inputs, Context(seed=seed, numerics=CPU)).arrays
+        found = stage.run(Context(seed=seed, numerics=CPU), **inputs).arrays
         assert torch.equal(state, torch.get_rng_state())
         assert (found["losses"] != found["clean_losses"]).any()
         return found["losses"]
 
-    assert "unmoved" not in stage.run({"data": data, "model": model, "classifier": naive}, CTX).arrays
+    assert "unmoved" not in stage.run(CTX, data=data, model=model, classifier=naive).arrays
     whole = losses(data)
     torch.manual_seed(9)
     np.testing.assert_array_equal(losses(data), whole)

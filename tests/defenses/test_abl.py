@@ -14,7 +14,8 @@ import bdtune
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params
 from bdtune.defenses.abl.stages import Isolated, Rest, Signs, largest_class
-from bdtune.defenses.abl.training import Isolate, Joint, Recover, Unlearn, Watch
+from bdtune.defenses.abl.training import Isolate, Joint, Recover, Unlearn
+from bdtune.defenses.abl.watch import Watch
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
@@ -23,6 +24,7 @@ from bdtune.plugins.data import LabelSet
 from bdtune.plugins.defense import diagnosis
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import Batch, DeviceSet
+from bdtune.training.fit import Fit
 from bdtune.training.losses import sample_logits
 from bdtune.training.predict import trained_network
 from bdtune.training.supervised import Supervised
@@ -49,19 +51,19 @@ def scored(losses: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("p", [0.0, 0.01, 0.29, 0.5, 1.0])
 def test_the_lowest_losses_are_isolated_and_the_rest_is_the_rest(p: float) -> None:
     losses = RNG.gamma(1.0, 1.0, 100)
-    ids = Isolated(p=p).run(scored(losses), CTX).arrays["ids"]
-    rest = Rest(p=p).run(scored(losses), CTX).arrays["ids"]
+    ids = Isolated(p=p).run(CTX, **scored(losses)).arrays["ids"]
+    rest = Rest(p=p).run(CTX, **scored(losses)).arrays["ids"]
     ranks = sorted(range(100), key=lambda i: losses[i])
     assert ids.tolist() == sorted(ranks[: round(100 * p)])
     assert sorted([*ids, *rest]) == list(range(100))
     for part in (Isolated(p=p), Rest(p=p)):
-        found = part.run(scored(losses), CTX).arrays
+        found = part.run(CTX, **scored(losses)).arrays
         np.testing.assert_array_equal(found["labels"], LABELS.labels[found["ids"]])
 
 
 def test_what_is_isolated_at_a_small_rate_is_at_a_larger_one_ties_included() -> None:
     losses = RNG.integers(0, 4, 100) / 4
-    sets = [set(Isolated(p=p).run(scored(losses), CTX).arrays["ids"]) for p in (0.02, 0.1, 0.3, 0.7)]
+    sets = [set(Isolated(p=p).run(CTX, **scored(losses)).arrays["ids"]) for p in (0.02, 0.1, 0.3, 0.7)]
     assert all(small < large for small, large in itertools.pairwise(sets))
     zeros = np.flatnonzero(losses == 0)
     assert sorted(sets[0]) == zeros[:2].tolist()  # ties by id
@@ -71,7 +73,7 @@ def test_what_is_isolated_at_a_small_rate_is_at_a_larger_one_ties_included() -> 
 def test_signs_give_the_joint_objective(reading: Any) -> None:
     ids = np.array([3, 50, 51, 99])
     inputs = {"isolated": Artefact({"ids": ids}), "data": LABELS}
-    weights = Signs(reading=reading).run(inputs, CTX).arrays["weights"]
+    weights = Signs(reading=reading).run(CTX, **inputs).arrays["weights"]
     losses = RNG.gamma(1.0, 1.0, 100)
     rest = np.setdiff1d(np.arange(100), ids)
     expected = {
@@ -83,7 +85,7 @@ def test_signs_give_the_joint_objective(reading: Any) -> None:
 
 def test_without_isolated_samples_the_joint_form_is_plain() -> None:
     inputs = {"isolated": Artefact({"ids": np.zeros(0, np.int64)}), "data": LABELS}
-    assert Signs(reading="means").run(inputs, CTX).arrays["weights"].tolist() == [1.0] * 100
+    assert Signs(reading="means").run(CTX, **inputs).arrays["weights"].tolist() == [1.0] * 100
 
 
 def test_the_share_of_the_largest_class() -> None:
@@ -144,8 +146,8 @@ def test_the_loss_stays_about_gamma(poisoned: tuple[Given, Truth]) -> None:
     everything = Artefact({"ids": np.arange(60), "labels": data.labels})
     inputs = {"data": data, "subset": everything, "model": model}
     knobs: dict[str, Any] = {"epochs": 8, "batch_size": 20, "lr": 0.1}
-    held = Isolate(**knobs, lga_gamma=0.8).run(inputs, CTX)
-    free = Isolate(**knobs, ascent="none").run(inputs, CTX)
+    held = Isolate(**knobs, lga_gamma=0.8).run(CTX, **inputs)
+    free = Isolate(**knobs, ascent="none").run(CTX, **inputs)
     assert free.curve[-1]["loss"] < 0.5 < 0.6 < held.curve[-1]["loss"]
     assert held.arrays["trace.losses"].shape == (8, 60)
 
@@ -177,9 +179,7 @@ def start(poisoned: tuple[Given, Truth]) -> dict[str, Any]:
 
     everything = subset(np.ones(60, bool))
     knobs: dict[str, Any] = {"optimizer": "adam", "schedule": "cosine", "augment": "none", "lr": 0.02}
-    init = Supervised(epochs=15, batch_size=10, **knobs).run(
-        {"data": data, "subset": everything, "model": model}, CTX
-    )
+    init = Supervised(epochs=15, batch_size=10, **knobs).run(CTX, data=data, subset=everything, model=model)
     isolated, rest = subset(truth.is_poison), subset(~truth.is_poison)
     return {"data": data, "model": model, "init": init, "subset": isolated, "rest": rest}
 
@@ -211,7 +211,7 @@ def slow_unlearning(start: dict[str, Any], stage: Unlearn) -> dict[str, np.ndarr
 
 def test_by_default_running_statistics_follow_what_is_unlearned(start: dict[str, Any]) -> None:
     """As in the released code: most of what lowers the attack's success."""
-    found = Unlearn(epochs=1, batch_size=6, max_drop=None).run(start, CTX).arrays
+    found = Unlearn(epochs=1, batch_size=6, max_drop=None).run(CTX, **start).arrays
     moved = [name for name in found if "running_mean" in name]
     assert moved
     assert not any(np.allclose(found[name], start["init"].arrays[name], atol=1e-3) for name in moved)
@@ -220,7 +220,7 @@ def test_by_default_running_statistics_follow_what_is_unlearned(start: dict[str,
 @pytest.mark.parametrize("bn_mode", ["train", "frozen_stats", "eval"])
 def test_unlearning_ascends_on_what_is_isolated(start: dict[str, Any], bn_mode: Any) -> None:
     stage = Unlearn(epochs=2, batch_size=6, lr=1e-3, bn_mode=bn_mode, max_drop=None)
-    found = stage.run(start, CTX)
+    found = stage.run(CTX, **start)
     for name, value in slow_unlearning(start, stage).items():
         np.testing.assert_allclose(found.arrays[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
     still = [name for name in found.arrays if "running" in name]
@@ -230,18 +230,18 @@ def test_unlearning_ascends_on_what_is_isolated(start: dict[str, Any], bn_mode: 
 
 
 def test_the_curve_shows_the_loss_rise(start: dict[str, Any]) -> None:
-    curve = Unlearn(epochs=8, batch_size=6, lr=0.02, max_drop=1.0).run(start, CTX).curve
+    curve = Unlearn(epochs=8, batch_size=6, lr=0.02, max_drop=1.0).run(CTX, **start).curve
     assert curve[0]["loss"] > 0
     assert curve[-1]["loss"] > 2 * curve[0]["loss"]
     assert all(0 <= row["rest_acc"] <= 1 for row in curve)
 
 
-def test_beyond_its_bound_a_loss_is_not_pushed(start: dict[str, Any]) -> None:
+def test_beyond_its_bound_a_loss_is_not_pushed() -> None:
     logits = torch.tensor([[4.0, 0.0, 0.0]], requires_grad=True)
     batch = Batch(torch.zeros(1, 8, 8, 3), torch.tensor([1]), torch.tensor([0]))
     for bound, pushed in [(3.0, False), (5.0, True), (None, True)]:
         logits.grad = None
-        loss = Unlearn(max_loss=bound).batch_loss(logits, batch, start)
+        loss = Unlearn(max_loss=bound).loss(logits, batch)
         loss.backward()
         torch.testing.assert_close(loss, cross_entropy(logits, batch.labels))
         plain = torch.autograd.grad(-cross_entropy(logits, batch.labels), logits)[0]
@@ -252,8 +252,8 @@ def test_beyond_its_bound_a_loss_is_not_pushed(start: dict[str, Any]) -> None:
 def test_ascent_without_bound_ends_as_diverged(start: dict[str, Any], lr: float, epochs: int) -> None:
     knobs: dict[str, Any] = {"epochs": epochs, "batch_size": 6, "lr": lr}
     with pytest.raises(Diverged, match="abl_unlearn"):
-        Unlearn(**knobs, max_loss=None, max_drop=None).run(start, CTX)
-    held = Unlearn(**knobs, max_loss=None).run(start, CTX)  # its first epoch is taken back
+        Unlearn(**knobs, max_loss=None, max_drop=None).run(CTX, **start)
+    held = Unlearn(**knobs, max_loss=None).run(CTX, **start)  # its first epoch is taken back
     assert digest_of(held.arrays, 0) == digest_of(start["init"].arrays, 0)
 
 
@@ -270,32 +270,33 @@ def test_the_rest_is_watched_in_float32_whatever_the_precision(start: dict[str, 
     arrays["model.head.bias"][:] = [1, 1.001, 0]  # equal in bf16, of which argmax takes the first
     labels = start["rest"].arrays["labels"]
     bf16 = Context(seed=4, numerics=CPU.model_copy(update={"precision": "bf16"}))
-    watch = Watch({**start, "init": Artefact(arrays)}, bf16, len(labels))
-    assert watch.start == np.mean(labels == 1)
+    inputs = {name: start[name] for name in ("data", "subset", "model")}
+    fit = Fit(Unlearn(), bf16, **inputs, init=Artefact(arrays))
+    assert Watch(fit, start["rest"], len(labels), 0.2).accuracy() == np.mean(labels == 1)
 
 
 def test_an_epoch_that_costs_too_much_is_taken_back(start: dict[str, Any], memory: Any) -> None:
     knobs: dict[str, Any] = {"epochs": 8, "batch_size": 6, "lr": 0.02, "max_loss": None}
-    free = Unlearn(**knobs, max_drop=None).run(start, CTX)
-    held = Unlearn(**knobs, max_drop=0.2).run(start, CTX)
+    free = Unlearn(**knobs, max_drop=None).run(CTX, **start)
+    held = Unlearn(**knobs, max_drop=0.2).run(CTX, **start)
     assert held.info["epochs"] == len(held.curve) < len(free.curve) == 8
     assert [row.get("stopped") for row in held.curve] == [*[None] * (len(held.curve) - 1), 1.0]
     drops = [rest_accuracy(start, start["init"]) - row["rest_acc"] for row in held.curve]
     assert len(drops) > 1
     assert drops[-1] > 0.2 >= max(drops[:-1])
-    kept = Unlearn(**{**knobs, "epochs": len(drops) - 1}, max_drop=1.0).run(start, CTX)
+    kept = Unlearn(**{**knobs, "epochs": len(drops) - 1}, max_drop=1.0).run(CTX, **start)
     assert digest_of(held.arrays, 0) == digest_of(kept.arrays, 0)
     assert rest_accuracy(start, held) == held.curve[-2]["rest_acc"]
     slot = memory(due_after=[len(held.curve)])
     ctx = Context(seed=4, numerics=CPU, checkpoint=slot)
-    assert digest_of(Unlearn(**knobs).run(start, ctx).arrays, 0) == digest_of(held.arrays, 0)
-    again = Unlearn(**knobs).run(start, ctx)  # from the checkpoint of its last epoch
+    assert digest_of(Unlearn(**knobs).run(ctx, **start).arrays, 0) == digest_of(held.arrays, 0)
+    again = Unlearn(**knobs).run(ctx, **start)  # from the checkpoint of its last epoch
     assert (digest_of(again.arrays, 0), again.info) == (digest_of(held.arrays, 0), held.info)
 
 
 def test_nothing_isolated_is_nothing_unlearned(start: dict[str, Any]) -> None:
     nothing = Artefact({"ids": np.zeros(0, np.int64), "labels": np.zeros(0, np.int64)})
-    found = Unlearn().run({**start, "subset": nothing}, CTX)
+    found = Unlearn().run(CTX, **{**start, "subset": nothing})
     assert digest_of(found.arrays, 0) == digest_of(start["init"].arrays, 0)
 
 

@@ -10,7 +10,8 @@ import pytest
 import bdtune
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
-from bdtune.training.adversarial import PGD, AdversarialTraining, RecordedAdversarialTraining
+from bdtune.training.adversarial import PGD, AdversarialTraining
+from bdtune.training.fit import Fit
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ def test_its_picture_shows_the_losses_on_adversarial_images(
 
 
 class Unrecorded(AdversarialTraining):
-    name: ClassVar[str] = RecordedAdversarialTraining.name  # so that both have one seed
+    name: ClassVar[str] = AdversarialTraining.name  # so that both have one seed
+
+    def training(self, ctx, *, data, subset, model):
+        fit = Fit(self, ctx, data, subset, model)
+        fit.prepare = self._adversary(fit)
+        return fit.training()
 
 
 def test_recording_changes_no_weight(poisoned: tuple[Given, Truth], counting: Counting) -> None:
@@ -77,7 +83,7 @@ def test_recording_changes_no_weight(poisoned: tuple[Given, Truth], counting: Co
     chain = bdtune.defense("adversarial_training").build(given)
     inputs = {"data": given.fit, "model": given.model, "subset": chain["subset"]}
     plain = counting.compute(given.node(Unrecorded(**knobs), **inputs)).arrays
-    recorded = counting.compute(given.node(RecordedAdversarialTraining(**knobs), **inputs)).arrays
+    recorded = counting.compute(given.node(AdversarialTraining(**knobs), **inputs)).arrays
     assert recorded.keys() - plain.keys() == {"trace.losses"}
     assert all(np.array_equal(recorded[name], value) for name, value in plain.items())
 
@@ -87,7 +93,7 @@ def test_the_last_and_the_best_epoch_share_one_training() -> None:
     assert last.chain["classifier"].recipe == best.chain["training"].recipe
     assert [node.name for node in best.chain["classifier"].walk()] == [
         "validation_part",
-        "validated_adversarial_training",
+        "adversarial_training",
         "best_epoch",
     ]
     assert best.reference == graph().reference

@@ -52,7 +52,7 @@ def decide(defense: Defense, z: np.ndarray, observed: np.ndarray, truth: Truth) 
         if isinstance(node, Source):
             return node.load(None, {})
         if node not in done:
-            done[node] = node.stage.run({name: value(each) for name, each in node.inputs.items()}, CTX)
+            done[node] = node.stage.run(CTX, **{name: value(each) for name, each in node.inputs.items()})
         return done[node]
 
     judge = diagnosis(defense, chain, Is(word="truth", value=truth))

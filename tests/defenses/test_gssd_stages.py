@@ -53,7 +53,7 @@ def density(L: np.ndarray, labels: np.ndarray) -> Artefact:
 
 
 def verdicts(density_of: Artefact, **knobs: object) -> Artefact:
-    return ClassTests(**{**TESTS, **knobs}).run({"density": density_of}, CTX)  # type: ignore[arg-type]
+    return ClassTests(**{**TESTS, **knobs}).run(CTX, density=density_of)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_counts_are_cut_as_the_official_code_cuts_them(
     sizes = []
     for verdict in (Verdict.NON_DISRUPTIVE, Verdict.DISRUPTIVE):
         inputs["class_tests"] = Artefact({"verdict": np.array([verdict, 0], np.uint8)})
-        sizes.append(len(Split(alpha_c_nd=0.3, alpha_c_d=0.15).run(inputs, CTX).arrays["ids"]))
-        sizes.append(len(Relabel(alpha_p=0.15).run(inputs, CTX).arrays["ids"]))
+        sizes.append(len(Split(alpha_c_nd=0.3, alpha_c_d=0.15).run(CTX, **inputs).arrays["ids"]))
+        sizes.append(len(Relabel(alpha_p=0.15).run(CTX, **inputs).arrays["ids"]))
     assert sizes == [kept_nd, relabelled, kept_d, 0]
 
 
@@ -129,14 +129,14 @@ def test_each_verdict_keeps_its_own_end_of_the_ranking() -> None:
         "density": density(L, labels),
         "class_tests": Artefact({"verdict": np.array([1, 0, 0], np.uint8)}),
     }
-    kept = Split(alpha_c_nd=0.25, alpha_c_d=0.25).run(inputs, CTX).arrays
+    kept = Split(alpha_c_nd=0.25, alpha_c_d=0.25).run(CTX, **inputs).arrays
     assert kept["ids"].tolist() == [0, 3, 8, 9]  # the highest s, and all of the clean class
     assert kept["labels"].tolist() == [0, 0, 1, 1]
-    moved = Relabel(alpha_p=0.25).run(inputs, CTX).arrays
+    moved = Relabel(alpha_p=0.25).run(CTX, **inputs).arrays
     assert moved["ids"].tolist() == [4, 7]  # the lowest s
     assert moved["labels"].tolist() == [1, 1]  # the densest class but their own
     inputs["class_tests"] = Artefact({"verdict": np.array([2, 0, 0], np.uint8)})
-    assert Split(alpha_c_nd=0.25, alpha_c_d=0.25).run(inputs, CTX).arrays["ids"].tolist() == [4, 7, 8, 9]
+    assert Split(alpha_c_nd=0.25, alpha_c_d=0.25).run(CTX, **inputs).arrays["ids"].tolist() == [4, 7, 8, 9]
 
 
 def test_several_detected_classes_are_pooled() -> None:
@@ -147,7 +147,7 @@ def test_several_detected_classes_are_pooled() -> None:
 
     def run(*verdict: int) -> list[set[int]]:
         inputs["class_tests"] = Artefact({"verdict": np.array(verdict, np.uint8)})
-        return [set(stage.run(inputs, CTX).arrays["ids"].tolist()) for stage in stages]
+        return [set(stage.run(CTX, **inputs).arrays["ids"].tolist()) for stage in stages]
 
     both_kept, both_moved = run(1, 2, 0)
     (nd_kept, nd_moved), (d_kept, _) = run(1, 0, 0), run(0, 2, 0)
@@ -161,11 +161,11 @@ def test_nothing_detected_is_all_samples_to_the_bit() -> None:
     labels = rng.integers(0, 3, 50)
     clean = Artefact({"verdict": np.zeros(3, np.uint8)})
     inputs = {"density": density(rng.normal(size=(50, 3)), labels), "class_tests": clean}
-    kept = Split(alpha_c_nd=0.3, alpha_c_d=0.15).run(inputs, CTX)
+    kept = Split(alpha_c_nd=0.3, alpha_c_d=0.15).run(CTX, **inputs)
     data = ImageSet(np.zeros((50, 1, 1, 3), np.uint8), labels, 3, (0.5,), (0.5,))
-    everything = AllSamples().run({"data": data}, CTX)
+    everything = AllSamples().run(CTX, data=data)
     assert digest_of(kept.arrays, kept.info) == digest_of(everything.arrays, everything.info)
-    moved = Relabel(alpha_p=0.15).run(inputs, CTX).arrays
+    moved = Relabel(alpha_p=0.15).run(CTX, **inputs).arrays
     assert {name: (len(value), value.dtype) for name, value in moved.items()} == {
         "ids": (0, np.dtype(np.int64)),
         "labels": (0, np.dtype(np.int64)),
@@ -224,7 +224,7 @@ def test_a_class_without_a_flow_is_clean_and_never_a_new_label() -> None:
     tests = verdicts(density(L, labels), beta_nd=1.0, beta_d=1.0)
     assert tests.arrays["verdict"].tolist() == [1, 1, 0]
     assert np.isinf(tests.arrays["energy"][2])
-    moved = Relabel(alpha_p=0.5).run({"density": density(L, labels), "class_tests": tests}, CTX)
+    moved = Relabel(alpha_p=0.5).run(CTX, density=density(L, labels), class_tests=tests)
     assert set(moved.arrays["labels"].tolist()) == {0, 1}
     assert foreign_densities(L, labels, 2, 0.0) == pytest.approx([np.exp(L[59, :2].max())])
 

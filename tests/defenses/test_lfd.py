@@ -32,12 +32,12 @@ def scored(losses: Any) -> Artefact:
 
 
 def cut(losses: Any, alpha: float, ties: str = "all") -> Artefact:
-    return Threshold(alpha=alpha, ties=ties).run({"losses": scored(losses)}, CTX)  # type: ignore[arg-type]
+    return Threshold(alpha=alpha, ties=ties).run(CTX, losses=scored(losses))  # type: ignore[arg-type]
 
 
 def weigh(losses: Any, alpha: float, mode: str = "weighted", beta: float = 1e-3) -> np.ndarray:
     inputs = {"losses": scored(losses), "threshold": cut(losses, alpha)}
-    return Weigh(mode=mode, beta=beta).run(inputs, CTX).arrays["weights"]  # type: ignore[arg-type]
+    return Weigh(mode=mode, beta=beta).run(CTX, **inputs).arrays["weights"]  # type: ignore[arg-type]
 
 
 def slow_weights(losses: list[float], alpha: float, mode: str, beta: float) -> list[float]:
@@ -122,7 +122,7 @@ def test_equal_weights_have_equal_digests() -> None:
     inputs = {"losses": scored(losses), "threshold": cut(losses, 0.3)}
 
     def digest(mode: str, beta: float) -> str:
-        found = Weigh(mode=mode, beta=beta).run(inputs, CTX)  # type: ignore[arg-type]
+        found = Weigh(mode=mode, beta=beta).run(CTX, **inputs)  # type: ignore[arg-type]
         return digest_of(found.arrays, found.info)
 
     assert digest("weighted", 0.0) == digest("drop", 1e-3) == digest("drop", 0.5)

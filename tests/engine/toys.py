@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Node, Source, Stage, Tick
+from bdtune.engine.stage import Artefact, Context, Node, Source, Stage, Tick
 from bdtune.errors import Diverged
 
 
@@ -44,7 +44,7 @@ class Train(Stage):
     fail: bool = False
     diverge: bool = False
 
-    def steps(self, inputs: Inputs, ctx: Context):
+    def steps(self, ctx: Context, **inputs):
         note(f"{self.name} {self.plus}")
         if self.fail:
             raise RuntimeError("this stage was told to fail")
@@ -84,7 +84,7 @@ class Threshold(Stage):
 
     limit: float = 0.0
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, **inputs) -> Artefact:
         note(self.name)
         return Artefact({"above": np.array([_number(value) > self.limit for value in inputs.values()])})
 

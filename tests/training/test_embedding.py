@@ -25,7 +25,7 @@ def test_a_stream_is_laid_out_as_the_images_in_memory_are(make_set, tiny, stream
     data = make_set(40)
     inputs = {"data": data, "model": tiny, "classifier": weights_of(tiny, data)}
     streamed = {**inputs, "data": replace(data, images=stream(data.images))}
-    found, expected = (Embedding(samples=20).run(given, CTX).arrays for given in (streamed, inputs))
+    found, expected = (Embedding(samples=20).run(CTX, **given).arrays for given in (streamed, inputs))
     assert np.array_equal(found["ids"], expected["ids"])
     assert np.array_equal(found["points"], expected["points"])
 
@@ -35,11 +35,7 @@ def test_the_points_are_of_the_images_that_the_ids_name(make_set, tiny):
     data = replace(data, images=data.images.copy())
     data.images[:20] = 255 - data.images[:20] // 64
     data.images[20:] //= 64
-    arrays = (
-        Embedding(samples=24)
-        .run({"data": data, "model": tiny, "classifier": weights_of(tiny, data)}, CTX)
-        .arrays
-    )
+    arrays = Embedding(samples=24).run(CTX, data=data, model=tiny, classifier=weights_of(tiny, data)).arrays
     bright = arrays["ids"] < 20
     centre = arrays["points"][bright].mean(0), arrays["points"][~bright].mean(0)
     away = [np.linalg.norm(arrays["points"] - middle, axis=1) for middle in centre]
@@ -49,12 +45,12 @@ def test_the_points_are_of_the_images_that_the_ids_name(make_set, tiny):
 def test_a_part_is_laid_out_the_same_each_time(make_set, tiny):
     data = make_set(60)
     inputs = {"data": data, "model": tiny, "classifier": weights_of(tiny, data)}
-    found = Embedding(samples=30).run(inputs, CTX)
+    found = Embedding(samples=30).run(CTX, **inputs)
     assert found.arrays["points"].shape == (30, 2)
     assert found.arrays["points"].dtype == np.float32
     assert len(np.unique(found.arrays["ids"])) == 30
     assert np.isfinite(found.arrays["points"]).all()
-    again = Embedding(samples=30).run(inputs, CTX)
+    again = Embedding(samples=30).run(CTX, **inputs)
     assert digest_of(again.arrays, {}) == digest_of(found.arrays, {})
 
 
@@ -62,4 +58,4 @@ def test_a_part_is_laid_out_the_same_each_time(make_set, tiny):
 def test_few_images_and_networks_of_one_feature_have_a_map_too(make_set, count):
     data, narrow = make_set(count), bdtune.model("resnet_s1", stem_width=2)
     inputs = {"data": data, "model": narrow, "classifier": weights_of(narrow, data)}
-    assert Embedding().run(inputs, CTX).arrays["points"].shape == (count, 2)
+    assert Embedding().run(CTX, **inputs).arrays["points"].shape == (count, 2)

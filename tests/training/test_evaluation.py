@@ -73,7 +73,7 @@ def test_predictions_are_told_apart_where_bf16_would_tie(make_set, tiny):
     close.arrays["model.head.bias"][:] = [1, 1.001, 0]  # equal in bf16, of which argmax takes the first
     triggered = TriggeredSet(data.images, data.labels, 3, data.mean, data.std, goals=np.zeros(12, np.int64))
     inputs = {"classifier": close, "model": tiny, "clean": data, "triggered": triggered}
-    info = Evaluate().run(inputs, Context(seed=2, numerics=BF16)).info
+    info = Evaluate().run(Context(seed=2, numerics=BF16), **inputs).info
     assert (info["acc"], info["asr"]) == (np.mean(data.labels == 1), 0.0)
 
 
@@ -94,8 +94,8 @@ def test_full_float32_takes_no_shortcut_on_any_device():
 
 def test_features_are_standardised_with_the_unbiased_deviation(make_set, tiny):
     data = make_set(64)
-    encoder = SimCLR(epochs=1, batch_size=32, projection=4).run({"data": data, "model": tiny}, CTX)
-    result = Features().run({"data": data, "model": tiny, "encoder": encoder}, CTX)
+    encoder = SimCLR(epochs=1, batch_size=32, projection=4).run(CTX, data=data, model=tiny)
+    result = Features().run(CTX, data=data, model=tiny, encoder=encoder)
     raw = predict_features(trained_network(tiny, data, encoder, FP32), data, FP32)[:, result.arrays["kept"]]
     expected = (raw - raw.mean(0)) / raw.std(0, ddof=1)
     np.testing.assert_allclose(result.arrays["z"], expected, rtol=1e-3, atol=1e-4)
@@ -114,13 +114,13 @@ def test_dead_features_are_dropped(make_set, tiny, weights):
     shortcut = last.replace("bn2", "downsample.1")
     arrays[shortcut] = np.array([1, 0, 1, 1], np.float32)
     encoder = Artefact(arrays)
-    result = Features().run({"data": make_set(32), "model": tiny, "encoder": encoder}, CTX)
+    result = Features().run(CTX, data=make_set(32), model=tiny, encoder=encoder)
     assert 1 not in result.arrays["kept"]
     assert result.arrays["z"].shape == (32, len(result.arrays["kept"]))
     assert np.isfinite(result.arrays["z"]).all()
     arrays[last], arrays[shortcut] = np.zeros(4, np.float32), np.zeros(4, np.float32)
     with pytest.raises(Diverged, match="none of the 4 features"):
-        Features().run({"data": make_set(32), "model": tiny, "encoder": Artefact(arrays)}, CTX)
+        Features().run(CTX, data=make_set(32), model=tiny, encoder=Artefact(arrays))
 
 
 def constant_classifier(tiny, data, favourite):
@@ -136,7 +136,7 @@ def test_evaluation_counts(make_set, tiny):
         data.images, data.labels, 3, data.mean, data.std, goals=np.array([1, 1, 1, 1, 2, 1])
     )
     inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
-    result = Evaluate().run({**inputs, "triggered": triggered, "select": data}, CTX)
+    result = Evaluate().run(CTX, **{**inputs, "triggered": triggered, "select": data})
     assert dict(result.arrays) == {}
     assert result.info == {
         "acc": 0.5,
@@ -148,14 +148,14 @@ def test_evaluation_counts(make_set, tiny):
         "n_triggered": 6,
     }
     canonical_json(result.info)
-    assert Evaluate().run(inputs, CTX).info == {"acc": 0.5, "n_clean": 6, "n_triggered": 0}
+    assert Evaluate().run(CTX, **inputs).info == {"acc": 0.5, "n_clean": 6, "n_triggered": 0}
 
 
 def test_what_cannot_be_counted_is_left_out(make_set, tiny):
     data = make_set(4)
     only_target = TriggeredSet(data.images, data.labels, 3, data.mean, data.std, goals=data.labels)
     inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
-    result = Evaluate().run({**inputs, "triggered": only_target}, CTX)
+    result = Evaluate().run(CTX, **{**inputs, "triggered": only_target})
     assert set(result.info) == {"acc", "asr_all", "n_clean", "n_triggered"}
 
 
@@ -165,12 +165,12 @@ def test_every_image_is_not_counted_where_some_are_missing(make_set, tiny):
         data.images, data.labels, 3, data.mean, data.std, goals=(data.labels + 1) % 3, complete=False
     )
     inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
-    assert "asr_all" not in Evaluate().run({**inputs, "triggered": part}, CTX).info
+    assert "asr_all" not in Evaluate().run(CTX, **{**inputs, "triggered": part}).info
 
 
 def test_all_samples(make_set):
     data = make_set(5)
-    result = AllSamples().run({"data": data}, CTX)
+    result = AllSamples().run(CTX, data=data)
     np.testing.assert_array_equal(result.arrays["ids"], np.arange(5))
     np.testing.assert_array_equal(result.arrays["labels"], data.labels)
     assert {value.dtype for value in result.arrays.values()} == {np.dtype(np.int64)}
@@ -182,7 +182,7 @@ def test_stages_can_be_described_without_torch():
     import sys
 
     code = (
-        "import sys; from bdtune.training import supervised, simclr, features, evaluate, everything;"
+        "import sys; from bdtune.training import supervised, simclr, features, evaluate;"
         "supervised.Supervised(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -191,8 +191,8 @@ def test_stages_can_be_described_without_torch():
 def test_accuracy_on_covered_and_on_held_out_images_is_counted_where_there_are_such(make_set, tiny, weights):
     data = make_set(30)
     inputs = {"classifier": weights, "model": tiny, "clean": data}
-    assert set(Evaluate().run(inputs, CTX).info) == {"acc", "n_clean", "n_triggered"}
+    assert set(Evaluate().run(CTX, **inputs).info) == {"acc", "n_clean", "n_triggered"}
     guesses = predict_logits(trained_network(tiny, data, weights, FP32), data, FP32).argmax(1)
     wrong = replace(data, labels=np.where(np.arange(30) < 6, guesses, (guesses + 1) % data.num_classes))
-    info = Evaluate().run({**inputs, "cover": wrong, "select": replace(data, labels=guesses)}, CTX).info
+    info = Evaluate().run(CTX, **{**inputs, "cover": wrong, "select": replace(data, labels=guesses)}).info
     assert (info["noise_acc"], info["select_acc"]) == (6 / 30, 1.0)

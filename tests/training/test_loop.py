@@ -8,7 +8,7 @@ import torch
 
 from bdtune.errors import Diverged
 from bdtune.training.loop import Meter, learning_rate, make_optimizer
-from bdtune.training.weights import as_tensor, load_module, load_optimizer, optimizer_state
+from bdtune.training.weights import as_tensor, load_module, load_optimizer, optimizers_arrays
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_optimizer_state_round_trip_keeps_layout(name):
     step(one, first)
     two, second = make()
     two.load_state_dict(one.state_dict())
-    load_optimizer(second, optimizer_state(first))
+    load_optimizer(second, optimizers_arrays({"own": first}), "optimizer.own.")
     slots = [slot for slot in second.state[two.weight].values() if slot.dim() == 4]
     assert all(slot.stride() == two.weight.stride() for slot in slots)
     step(one, first)

@@ -47,8 +47,8 @@ def test_losses_of_a_trained_network_by_hand(make_set, everything, tiny):
     data = make_set(40)
     inputs = {"data": data, "model": tiny}
     ctx = Context(seed=5, numerics=FP32)
-    trained = Supervised(epochs=2, batch_size=8).run({**inputs, "subset": everything(data)}, ctx)
-    found = SampleLosses().run({**inputs, "classifier": trained}, ctx)
+    trained = Supervised(epochs=2, batch_size=8).run(ctx, **{**inputs, "subset": everything(data)})
+    found = SampleLosses().run(ctx, **{**inputs, "classifier": trained})
     network = tiny.build(3, (16, 16, 3)).eval()
     load_module(network, trained.arrays)
     seen = Augmentation.of("none", data)
@@ -68,7 +68,7 @@ def test_losses_are_the_same_in_every_precision(make_set):
     narrow = bdtune.model("resnet_s1", stem_width=4)  # one feature, of which bf16 leaves few values
     trained = Artefact(module_arrays(new_network(narrow, data, 1, FP32)))
     inputs = {"data": data, "model": narrow, "classifier": trained}
-    found, same = (SampleLosses().run(inputs, Context(seed=5, numerics=each)) for each in (FP32, BF16))
+    found, same = (SampleLosses().run(Context(seed=5, numerics=each), **inputs) for each in (FP32, BF16))
     np.testing.assert_array_equal(found.arrays["losses"], same.arrays["losses"])
 
 
@@ -76,9 +76,9 @@ def test_losses_are_not_rounded_to_bf16(make_set, everything, tiny):
     data = make_set(96)
     inputs = {"data": data, "model": tiny}
     ctx = Context(seed=5, numerics=BF16)
-    trained = Supervised(epochs=1, batch_size=16).run({**inputs, "subset": everything(data)}, ctx)
-    found = SampleLosses().run({**inputs, "classifier": trained}, ctx)
-    again = SampleLosses().run({**inputs, "classifier": trained}, ctx)
+    trained = Supervised(epochs=1, batch_size=16).run(ctx, **{**inputs, "subset": everything(data)})
+    found = SampleLosses().run(ctx, **{**inputs, "classifier": trained})
+    again = SampleLosses().run(ctx, **{**inputs, "classifier": trained})
     assert len(np.unique(found.arrays["losses"])) > 60
     np.testing.assert_array_equal(found.arrays["losses"], again.arrays["losses"])
 
@@ -86,12 +86,10 @@ def test_losses_are_not_rounded_to_bf16(make_set, everything, tiny):
 def test_a_network_without_finite_logits_diverged(make_set, everything, tiny):
     data = make_set(20)
     ctx = Context(seed=5, numerics=FP32)
-    trained = Supervised(epochs=1, batch_size=8).run(
-        {"data": data, "model": tiny, "subset": everything(data)}, ctx
-    )
+    trained = Supervised(epochs=1, batch_size=8).run(ctx, data=data, model=tiny, subset=everything(data))
     broken = Artefact(
         {**trained.arrays, "model.head.bias": np.full_like(trained.arrays["model.head.bias"], 3e38)}
     )
     broken.arrays["model.head.weight"][:] = 3e38
     with pytest.raises(Diverged, match="not finite"):
-        SampleLosses().run({"data": data, "model": tiny, "classifier": broken}, ctx)
+        SampleLosses().run(ctx, data=data, model=tiny, classifier=broken)

@@ -20,9 +20,9 @@ def test_a_tick_is_the_end_of_a_shorter_training_to_the_bit(kind, make_set, ever
     data = make_set(24)
     inputs = {"data": data, "subset": everything(data), "model": tiny}
     stage = kind(epochs=3, batch_size=8)
-    ticks = {tick.epoch: tick.artefact() for tick in stage.steps(inputs, CTX) if tick.epoch < 3}
+    ticks = {tick.epoch: tick.artefact() for tick in stage.steps(CTX, **inputs) if tick.epoch < 3}
     for epochs, passed in ticks.items():
-        ended = stage.at(epochs).run(inputs, CTX)
+        ended = stage.at(epochs).run(CTX, **inputs)
         assert passed.info == ended.info
         assert {name: a.shape for name, a in passed.arrays.items()} == {
             name: a.shape for name, a in ended.arrays.items()

@@ -55,13 +55,13 @@ def test_head_has_no_bias():
 def test_trains_without_labels_and_drops_both_heads(make_set, tiny):
     data = make_set(64)
     stage = SimCLR(epochs=6, batch_size=16, lr=3e-3, projection=8)
-    result = stage.run({"data": data, "model": tiny}, CTX)
+    result = stage.run(CTX, data=data, model=tiny)
     assert result.curve[-1]["loss"] < result.curve[0]["loss"]
     assert result.info == {"epochs": 6, "samples": 64, "batch_size": 16}
     assert not any("head" in name or "projection" in name for name in result.arrays)
     assert "model.body.0.weight" in result.arrays
     other = replace(data, labels=(data.labels + 1) % 3)
-    again = stage.run({"data": other, "model": tiny}, CTX)
+    again = stage.run(CTX, data=other, model=tiny)
     assert digest_of(again.arrays, again.info) == digest_of(result.arrays, result.info)
 
 
@@ -69,23 +69,23 @@ def test_trains_without_labels_and_drops_both_heads(make_set, tiny):
 def test_resumes_to_the_same_bits(make_set, tiny, memory, precision):
     data, stage = make_set(40), SimCLR(epochs=3, batch_size=16, projection=8)
     inputs, numerics = {"data": data, "model": tiny}, Numerics(device="cpu", precision=precision)
-    whole = stage.run(inputs, Context(seed=2, numerics=numerics))
+    whole = stage.run(Context(seed=2, numerics=numerics), **inputs)
     ctx = Context(seed=2, numerics=numerics, checkpoint=memory(due_after=[2]))
-    steps = stage.steps(inputs, ctx)
+    steps = stage.steps(ctx, **inputs)
     next(steps), next(steps)
     steps.close()
-    resumed = stage.run(inputs, ctx)
+    resumed = stage.run(ctx, **inputs)
     assert len(resumed.curve) == 3
     assert digest_of(resumed.arrays, resumed.info) == digest_of(whole.arrays, whole.info)
 
 
 def test_a_small_set_makes_one_batch_and_says_so(make_set, tiny, caplog):
     with caplog.at_level(logging.WARNING, "bdtune"):
-        result = SimCLR(epochs=1, projection=4).run({"data": make_set(10), "model": tiny}, CTX)
+        result = SimCLR(epochs=1, projection=4).run(CTX, data=make_set(10), model=tiny)
     assert result.info["batch_size"] == 10
     assert "batch_size 256 is more than the 10 images" in caplog.text
 
 
 def test_one_image_is_refused(make_set, tiny):
     with pytest.raises(UserError, match="at least 2"):
-        SimCLR(epochs=1).run({"data": make_set(1), "model": tiny}, CTX)
+        SimCLR(epochs=1).run(CTX, data=make_set(1), model=tiny)

@@ -11,6 +11,7 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
+from bdtune.training.fit import Fit
 from bdtune.training.supervised import Supervised
 
 FP32 = Numerics(device="cpu", precision="fp32")
@@ -19,7 +20,7 @@ BF16 = Numerics(device="cpu", precision="bf16")
 
 def train(stage, data, subset, model, ctx=None, **inputs):
     inputs = {"data": data, "subset": subset, "model": model, **inputs}
-    return stage.run(inputs, ctx or Context(seed=5, numerics=FP32))
+    return stage.run(ctx or Context(seed=5, numerics=FP32), **inputs)
 
 
 def digest(artefact):
@@ -74,13 +75,13 @@ def test_resumes_to_the_same_bits(make_set, everything, tiny, memory, optimizer,
     whole = train(stage, **inputs)
     slot = memory(due_after=[killed_after])
     ctx = Context(seed=5, numerics=FP32, checkpoint=slot)
-    steps = stage.steps(inputs, ctx)
+    steps = stage.steps(ctx, **inputs)
     for _ in range(killed_after):
         next(steps)
     steps.close()
-    later = list(stage.steps(inputs, ctx))
+    later = list(stage.steps(ctx, **inputs))
     assert [tick.epoch for tick in later] == list(range(killed_after + 1, 5))
-    resumed = stage.run(inputs, ctx)
+    resumed = stage.run(ctx, **inputs)
     assert digest(resumed) == digest(whole)
     assert [row["loss"] for row in resumed.curve] == [row["loss"] for row in whole.curve]
 
@@ -89,10 +90,10 @@ def test_ticks_carry_the_result_so_far(make_set, everything, tiny):
     data = make_set(20)
     inputs = {"data": data, "subset": everything(data), "model": tiny}
     stage = Supervised(epochs=3, batch_size=8, schedule="constant")
-    ticks = stage.steps(inputs, Context(seed=5, numerics=FP32))
+    ticks = stage.steps(Context(seed=5, numerics=FP32), **inputs)
     first = next(ticks)
     assert (first.epoch, first.epochs, set(first.metrics)) == (1, 3, {"loss", "acc", "lr"})
-    shorter = stage.model_copy(update={"epochs": 1}).run(inputs, Context(seed=5, numerics=FP32))
+    shorter = stage.model_copy(update={"epochs": 1}).run(Context(seed=5, numerics=FP32), **inputs)
     assert digest(first.artefact()) == digest(shorter)
     assert stage.length() == 3
 
@@ -157,7 +158,7 @@ def test_deterministic_mode_is_put_back(make_set, everything, tiny):
     data = make_set(20)
     torch.use_deterministic_algorithms(False)
     inputs = {"data": data, "subset": everything(data), "model": tiny}
-    steps = Supervised(epochs=2, batch_size=8).steps(inputs, Context(numerics=FP32))
+    steps = Supervised(epochs=2, batch_size=8).steps(Context(numerics=FP32), **inputs)
     next(steps)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
@@ -165,10 +166,16 @@ def test_deterministic_mode_is_put_back(make_set, everything, tiny):
 
 def test_defenses_may_weigh_samples(make_set, everything, tiny):
     class Weighted(Supervised):
-        def batch_loss(self, logits, batch, inputs):
-            weight = torch.from_numpy(inputs["weights"].arrays["w"])[batch.rows]
-            losses = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
-            return (weight * losses).mean()
+        def training(self, ctx, *, data, subset, model, weights):
+            def loss(logits, batch):
+                weight = torch.from_numpy(weights.arrays["w"])[batch.rows]
+                return (
+                    weight * torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+                ).mean()
+
+            fit = Fit(self, ctx, data, subset, model)
+            fit.loss = loss
+            return fit.training()
 
     data = make_set(20)
     none = Artefact({"w": np.zeros(20, np.float32)})

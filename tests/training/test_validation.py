@@ -10,13 +10,13 @@ import torch
 
 from bdtune.engine.key import digest_of
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Context
+from bdtune.engine.stage import Artefact, Context
 from bdtune.metrics import accuracy
 from bdtune.plugins.data import LabelSet
-from bdtune.training.adversarial import PGD, RecordedAdversarialTraining
+from bdtune.training.adversarial import PGD, AdversarialTraining
 from bdtune.training.pgd import robust_predictions
 from bdtune.training.predict import trained_network
-from bdtune.training.validation import Apart, BestEpoch, ValidatedAdversarialTraining
+from bdtune.training.validation import Apart, BestEpoch
 
 FP32 = Numerics(device="cpu", precision="fp32")
 KNOBS = {
@@ -27,11 +27,11 @@ KNOBS = {
     "augment": "none",
     "pgd": PGD(eps=40 / 255, step=20 / 255, steps=2),
 }
-STAGE = ValidatedAdversarialTraining(**KNOBS)
+STAGE = AdversarialTraining(**KNOBS)
 
 
 def apart(data, fraction=0.25, seed=0):
-    return Apart(fraction=fraction).run({"data": LabelSet(data.labels, 3)}, Context(seed=seed))
+    return Apart(fraction=fraction).run(Context(seed=seed), data=LabelSet(data.labels, 3))
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def test_the_part_is_held_out_and_keeps_observed_labels(make_set, fraction, held
 
 
 def test_the_best_epoch_is_the_first_of_the_highest_robust_accuracy(inputs):
-    ticks = [tick.artefact() for tick in STAGE.steps(inputs, Context(seed=5, numerics=FP32))]
+    ticks = [tick.artefact() for tick in STAGE.steps(Context(seed=5, numerics=FP32), **inputs)]
     measured = [robust_accuracy(result, inputs) for result in ticks]
     last = ticks[-1]
     assert last.arrays["validation.robust_acc"].tolist() == measured
     assert [row["validation_robust_acc"] for row in last.curve] == measured
     best = measured.index(max(measured))
     assert 0 < best < 4  # else the test shows nothing
-    chosen = BestEpoch().run({"classifier": last}, Context())
+    chosen = BestEpoch().run(Context(), classifier=last)
     assert chosen.info == {"epoch": best + 1}
     at_best = {name: each for name, each in ticks[best].arrays.items() if name.startswith("model.")}
     assert digest_of(chosen.arrays, None) == digest_of(at_best, None)
@@ -78,10 +78,10 @@ def test_the_best_epoch_is_the_first_of_the_highest_robust_accuracy(inputs):
 def test_of_equal_epochs_the_first_is_kept(inputs):
     """A rate of next to nothing: no epoch differs from the one before."""
     still = STAGE.model_copy(update={"lr": 1e-30, "optimizer": "sgd", "epochs": 3})
-    ticks = [tick.artefact() for tick in still.steps(inputs, Context(seed=5, numerics=FP32))]
+    ticks = [tick.artefact() for tick in still.steps(Context(seed=5, numerics=FP32), **inputs)]
     accuracies = ticks[-1].arrays["validation.robust_acc"]
     first = int(np.flatnonzero(accuracies == accuracies.max())[0])
-    chosen = BestEpoch().run({"classifier": ticks[-1]}, Context())
+    chosen = BestEpoch().run(Context(), classifier=ticks[-1])
     assert chosen.info == {"epoch": first + 1}
     name = next(name for name in chosen.arrays if "running_mean" in name)
     assert np.array_equal(chosen.arrays[name], ticks[first].arrays[name])
@@ -90,29 +90,30 @@ def test_of_equal_epochs_the_first_is_kept(inputs):
 
 def test_watching_moves_no_weight_and_held_out_images_train_nothing(inputs):
     ctx = Context(seed=5, numerics=FP32)
-    watched = STAGE.run(inputs, ctx).arrays
-    plain = RecordedAdversarialTraining(**KNOBS).run(inputs, ctx).arrays
+    watched = STAGE.run(ctx, **inputs).arrays
+    trained = Artefact({name: inputs["subset"].arrays[name] for name in ("ids", "labels")})
+    plain = STAGE.run(ctx, **{**inputs, "subset": trained}).arrays
     assert all(np.array_equal(watched[name], value) for name, value in plain.items())
     images = inputs["data"].images.copy()
     images[inputs["subset"].arrays["validation_ids"]] = 0
-    other = STAGE.run({**inputs, "data": replace(inputs["data"], images=images)}, ctx).arrays
+    other = STAGE.run(ctx, **{**inputs, "data": replace(inputs["data"], images=images)}).arrays
     assert all(np.array_equal(other[name], value) for name, value in plain.items())
     assert not np.array_equal(other["validation.robust_acc"], watched["validation.robust_acc"])
 
 
 def test_resumes_bit_for_bit(inputs, memory):
-    whole = STAGE.run(inputs, Context(seed=5, numerics=FP32))
+    whole = STAGE.run(Context(seed=5, numerics=FP32), **inputs)
     ctx = Context(seed=5, numerics=FP32, checkpoint=memory(due_after=[3]))
-    steps = STAGE.steps(inputs, ctx)
+    steps = STAGE.steps(ctx, **inputs)
     assert [next(steps).epoch for _ in range(3)] == [1, 2, 3]
     steps.close()
     torch.manual_seed(9)
-    resumed = STAGE.run(inputs, ctx)
+    resumed = STAGE.run(ctx, **inputs)
     assert digest_of(resumed.arrays, resumed.info) == digest_of(whole.arrays, whole.info)
 
 
 def test_a_stream_is_validated_too(inputs, stream):
     data = inputs["data"]
     streamed = {**inputs, "data": replace(data, images=stream(data.images))}
-    found = STAGE.run(streamed, Context(seed=5, numerics=FP32))
+    found = STAGE.run(Context(seed=5, numerics=FP32), **streamed)
     assert found.arrays["validation.robust_acc"][-1] == robust_accuracy(found, inputs)

@@ -10,9 +10,10 @@ from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import DeviceSet
+from bdtune.training.fit import Fit
+from bdtune.training.parts import LossTrace
 from bdtune.training.predict import trained_network
 from bdtune.training.supervised import Supervised
-from bdtune.training.traced import Traced
 from bdtune.training.weighted import Weighted
 from bdtune.training.weights import module_arrays, new_network
 
@@ -58,7 +59,7 @@ def test_each_sample_counts_by_its_weight(make_set, everything, tiny, cap):
     ids = np.sort(rng.permutation(30)[:20])
     stage = Weighted(**QUICK, lr=0.05, loss_cap=cap)
     inputs = {"data": data, "subset": everything(data, ids), "model": tiny, "weights": weighed(weights)}
-    found = stage.run(inputs, CTX)
+    found = stage.run(CTX, **inputs)
     expected = slow_training(data, tiny, weights, stage, ids, cap)
     assert found.arrays.keys() == expected.keys()
     for name, value in expected.items():
@@ -68,8 +69,8 @@ def test_each_sample_counts_by_its_weight(make_set, everything, tiny, cap):
 def test_equal_positive_weights_are_plain_training(make_set, everything, tiny):
     data = make_set(30)
     inputs = {"data": data, "subset": everything(data), "model": tiny}
-    plain = Supervised(**QUICK).run(inputs, CTX)
-    weighted = Weighted(**QUICK).run({**inputs, "weights": weighed(np.ones(30))}, CTX)
+    plain = Supervised(**QUICK).run(CTX, **inputs)
+    weighted = Weighted(**QUICK).run(CTX, **{**inputs, "weights": weighed(np.ones(30))})
     for name, value in plain.arrays.items():
         np.testing.assert_allclose(weighted.arrays[name], value, rtol=1e-4, atol=1e-5)
     assert "ascent_loss" not in weighted.curve[0]
@@ -80,7 +81,7 @@ def test_negative_weights_raise_the_loss_and_are_told(make_set, everything, tiny
     inputs = {"data": data, "subset": everything(data), "model": tiny}
     signs = np.where(data.labels == 0, -0.5, 1.0)
     knobs = {**QUICK, "epochs": 6, "optimizer": "adam", "lr": 0.02}
-    curve = Weighted(**knobs).run({**inputs, "weights": weighed(signs)}, CTX).curve
+    curve = Weighted(**knobs).run(CTX, **{**inputs, "weights": weighed(signs)}).curve
     assert curve[-1]["ascent_loss"] > 2 * curve[0]["ascent_loss"]
 
 
@@ -89,8 +90,8 @@ def test_unbounded_ascent_ends_as_diverged(make_set, everything, tiny):
     inputs = {"data": data, "subset": everything(data), "model": tiny, "weights": weighed(-np.ones(40))}
     knobs = {**QUICK, "epochs": 40, "lr": 1e6, "momentum": 0.99}
     with pytest.raises(Diverged, match="weighted"):
-        Weighted(**knobs).run(inputs, CTX)
-    bounded = Weighted(**{**knobs, "epochs": 3, "lr": 0.5}, loss_cap=2.0, clip_norm=1.0).run(inputs, CTX)
+        Weighted(**knobs).run(CTX, **inputs)
+    bounded = Weighted(**{**knobs, "epochs": 3, "lr": 0.5}, loss_cap=2.0, clip_norm=1.0).run(CTX, **inputs)
     assert all(np.isfinite(value).all() for value in bounded.arrays.values())
 
 
@@ -99,15 +100,18 @@ def test_a_clipped_step_is_no_longer_than_told(make_set, everything, tiny):
     knobs = {**QUICK, "epochs": 1, "batch_size": 16, "momentum": 0.0, "weight_decay": 0.0}
     inputs = {"data": data, "subset": everything(data), "model": tiny, "weights": weighed(np.ones(16))}
     start = module_arrays(new_network(tiny, data, CTX.seed, FP32))
-    trained = Weighted(**knobs, lr=1.0, clip_norm=0.01).run(inputs, CTX).arrays
+    trained = Weighted(**knobs, lr=1.0, clip_norm=0.01).run(CTX, **inputs).arrays
     moved = {name for name in start if "running" not in name and "num_batches" not in name}
     length = np.sqrt(sum(np.square(trained[name] - start[name]).sum() for name in moved))
     assert length == pytest.approx(0.01, rel=1e-3)
 
 
-class Plain(Traced):
-    def objective(self, losses):
-        return losses.mean()
+class Plain(Supervised):
+    def training(self, ctx, *, data, subset, model, init=None):
+        fit = Fit(self, ctx, data, subset, model, init)
+        trace = LossTrace(fit)
+        fit.loss = lambda logits, batch: trace.losses(logits, batch).mean()
+        return fit.training(trace)
 
 
 def test_a_trace_holds_what_each_sample_lost(make_set, everything, tiny):
@@ -115,7 +119,7 @@ def test_a_trace_holds_what_each_sample_lost(make_set, everything, tiny):
     ids = np.arange(4, 24)
     inputs = {"data": data, "subset": everything(data, ids), "model": tiny}
     stage = Plain(**{**QUICK, "batch_size": 20}, lr=0.05)
-    found = stage.run(inputs, CTX)
+    found = stage.run(CTX, **inputs)
     trace = found.arrays["trace.losses"]
     assert trace.shape == (2, 20)
     assert trace.dtype == np.float32
@@ -124,7 +128,7 @@ def test_a_trace_holds_what_each_sample_lost(make_set, everything, tiny):
     logits = network(Augmentation.of("none", data)(torch.from_numpy(data.images[ids])))
     losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.labels[ids]), reduction="none")
     np.testing.assert_allclose(trace[0], losses.detach().numpy(), rtol=1e-4, atol=1e-5)
-    plain = Supervised(**stage.model_dump()).run(inputs, CTX)
+    plain = Supervised(**stage.model_dump()).run(CTX, **inputs)
     for name, value in plain.arrays.items():
         np.testing.assert_allclose(found.arrays[name], value, rtol=1e-4, atol=1e-5)
     assert trained_network(tiny, data, found, FP32) is not None  # a trace does not keep weights from loading
@@ -137,15 +141,15 @@ def test_interrupted_it_ends_with_the_same_bits(make_set, everything, tiny, memo
         "data": data,
         "subset": everything(data),
         "model": tiny,
-        "weights": weighed(np.linspace(-1, 1, 20)),
+        **({"weights": weighed(np.linspace(-1, 1, 20))} if cls is Weighted else {}),
     }
     stage = cls(**{**QUICK, "epochs": 3}, lr=0.01)
-    whole = stage.run(inputs, CTX)
+    whole = stage.run(CTX, **inputs)
     ctx = Context(seed=5, numerics=FP32, checkpoint=memory(due_after=[2]))
-    steps = stage.steps(inputs, ctx)
+    steps = stage.steps(ctx, **inputs)
     next(steps), next(steps)
     steps.close()
-    resumed = stage.run(inputs, ctx)
+    resumed = stage.run(ctx, **inputs)
     assert digest_of(resumed.arrays, resumed.info) == digest_of(whole.arrays, whole.info)
     without_times = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.curve]
     assert without_times == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.curve]

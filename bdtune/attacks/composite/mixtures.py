@@ -16,7 +16,7 @@ from bdtune.poisoning.rendered import Rendering
 if TYPE_CHECKING:
     import torch
 
-    from bdtune.engine.stage import Context, Inputs
+    from bdtune.engine.stage import Context
     from bdtune.plugins.data import ImageSet
     from bdtune.poisoning.rendered import Stamp
 
@@ -53,11 +53,11 @@ class Mixtures(Rendering):
     shake: bool = True
     """Take the parts from anywhere in their images; else from the middle."""
 
-    def stamp(self, inputs: Inputs, ctx: Context) -> Stamp:
+    def stamp(self, ctx: Context, *, data: ImageSet) -> Stamp:
         from bdtune.poisoning.crafting import as_planes
         from bdtune.training import session
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         height, width, _ = data.image_shape
         words = self.words(len(data), ctx.seed)
         pairs = self.pairs(np.asarray(data.labels), words)

@@ -6,9 +6,8 @@ Source: Input-Aware Dynamic Backdoor Attack (Nguyen and Tran, 2020), arXiv:2010.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -73,29 +72,3 @@ def diversity(seen: Tensor, other: Tensor, made: Tensor, made_other: Tensor) -> 
 
 def _rms(difference: Tensor) -> Tensor:
     return difference.square().mean((1, 2, 3)).clamp_min(TINY**2).sqrt()
-
-
-class BothOptimizers(torch.optim.Optimizer):
-    """Two optimizers as one, for saving and resuming."""
-
-    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
-        # no call of the base: it would make groups of its own
-        self.parts = (first, second)
-        self.offset = sum(len(group["params"]) for group in first.param_groups)
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The groups of both."""
-        return [group for part in self.parts for group in part.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of both, the second one's numbered on."""
-        first, second = (part.state_dict()["state"] for part in self.parts)
-        return {"state": {**first, **{self.offset + i: state for i, state in second.items()}}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put the states of both back."""
-        for part, start in zip(self.parts, (0, self.offset), strict=True):
-            count = sum(len(group["params"]) for group in part.param_groups)
-            own = {i - start: s for i, s in state_dict["state"].items() if start <= i < start + count}
-            part.load_state_dict({**part.state_dict(), "state": own})

@@ -10,14 +10,14 @@ from pydantic import Field
 from bdtune.attacks.dynamic.stages import Betas, GeneratorTraining, PatternRecipe, new_generator, rescaled
 
 if TYPE_CHECKING:
-    from collections.abc import Generator as Steps
-
     import torch
 
     from bdtune.attacks.dynamic.networks import Generator
-    from bdtune.engine.stage import Artefact, Context, Inputs, Tick
+    from bdtune.engine.stage import Artefact, Context
     from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
+    from bdtune.training.loop import Training
 
 
 @dataclass(frozen=True)
@@ -93,23 +93,22 @@ class PatternTraining(GeneratorTraining):
     def length(self) -> int:
         return self.recipe.epochs
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Steps[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, data: ImageSet, masks: Artefact, model: Model) -> Training:
         import torch
 
-        from bdtune.attacks.dynamic.networks import BothOptimizers
         from bdtune.training import loop, session, weights
 
-        data, recipe = rescaled(inputs["data"], self.bench_scale), self.recipe
+        data, recipe = rescaled(data, self.bench_scale), self.recipe
         device = session.device_of(ctx.numerics)
-        masks = new_generator(self, data, 1, ctx)
-        weights.load_module(masks, inputs["masks"].arrays, "mask.")
-        masks.eval().requires_grad_(False)
+        masking = new_generator(self, data, 1, ctx)
+        weights.load_module(masking, masks.arrays, "mask.")
+        masking.eval().requires_grad_(False)
         patterns = new_generator(self, data, data.image_shape[2], ctx)
-        classifier = weights.new_network(inputs["model"], data, ctx.seed, ctx.numerics)
+        classifier = weights.new_network(model, data, ctx.seed, ctx.numerics)
         rule: dict[str, Any] = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
         sgd = loop.make_optimizer(classifier.parameters(), "sgd", recipe.lr, **rule)
         adam = loop.make_optimizer(patterns.parameters(), "adam", recipe.lr, betas=Betas)
-        step = _Step(masks, patterns, classifier, data, recipe, self.target)
+        step = _Step(masking, patterns, classifier, data, recipe, self.target)
 
         def epoch(done: int) -> dict[str, float]:
             for optimizer, at in ((sgd, recipe.classifier_milestones), (adam, recipe.milestones)):
@@ -138,6 +137,6 @@ class PatternTraining(GeneratorTraining):
             return weights.module_arrays(patterns, "pattern."), {"epochs": done, **reached}
 
         modules = {"pattern": patterns, "classifier": classifier}
-        both = BothOptimizers(sgd, adam)
-        training = loop.Training(self.name, recipe.epochs, modules, both, epoch, result)
-        return (yield from training.run(ctx))
+        optimizers = {"classifier": sgd, "pattern": adam}
+        training = loop.Training(self.name, recipe.epochs, modules, optimizers, epoch, result)
+        return training

@@ -9,23 +9,24 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.engine.key import derive_seed
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
 from bdtune.errors import UserError
 from bdtune.knobs import Knobs, Rate
 from bdtune.plugins.poison_plan import drawn_order
 from bdtune.poisoning.bench_floats import Scale, normalised_planes, stored_bytes
 from bdtune.poisoning.rendered import Rendering
 from bdtune.training.choices import Augment
+from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from collections.abc import Generator as Steps
 
     import torch
 
     from bdtune.attacks.dynamic.networks import Generator
+    from bdtune.engine.stage import Artefact, Context
     from bdtune.plugins.data import ImageSet
     from bdtune.poisoning.rendered import Stamp
+    from bdtune.training.loop import Training
 
 Widths = tuple[Annotated[int, Field(ge=1)], ...]
 Betas = (0.5, 0.9)
@@ -83,10 +84,8 @@ class PatternRecipe(Knobs):
     """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth."""
 
 
-class GeneratorTraining(Stage):
+class GeneratorTraining(TorchStage):
     """Base of what trains a generator."""
-
-    kind: ClassVar[Kind] = "train"
 
     widths: Widths = (32, 64, 128)
     """Channels of the generators' stages, each of which halves the side."""
@@ -123,12 +122,12 @@ class MaskTraining(GeneratorTraining):
     def length(self) -> int:
         return self.recipe.epochs
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Steps[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, data: ImageSet) -> Training:
         from bdtune.attacks.dynamic import networks as iab
         from bdtune.poisoning.crafting import normalised
         from bdtune.training import loop, session, weights
 
-        data, recipe = rescaled(inputs["data"], self.bench_scale), self.recipe
+        data, recipe = rescaled(data, self.bench_scale), self.recipe
         device = session.device_of(ctx.numerics)
         network = new_generator(self, data, 1, ctx)
         optimizer = loop.make_optimizer(network.parameters(), "adam", recipe.lr, betas=Betas)
@@ -155,9 +154,7 @@ class MaskTraining(GeneratorTraining):
             return weights.module_arrays(network, "mask."), {"epochs": done}
 
         modules = {"mask": network}
-        return (
-            yield from loop.Training(self.name, recipe.epochs, modules, optimizer, epoch, result).run(ctx)
-        )
+        return loop.Training(self.name, recipe.epochs, modules, {"mask": optimizer}, epoch, result)
 
 
 def rescaled(data: ImageSet, scale: Scale | None) -> ImageSet:
@@ -207,16 +204,15 @@ class InputAwareImages(Rendering):
     bench_scale: Scale | None = None
     """BackdoorBench's mean and deviation, with its generators and its bytes; None: canonical."""
 
-    def stamp(self, inputs: Inputs, ctx: Context) -> Stamp:
+    def stamp(self, ctx: Context, *, data: ImageSet, masks: Artefact, patterns: Artefact) -> Stamp:
         from bdtune.poisoning.crafting import as_planes
         from bdtune.training import session, weights
 
-        data = inputs["data"]
-        masks = new_generator(self, data, 1, ctx).eval()
-        patterns = new_generator(self, data, data.image_shape[2], ctx).eval()
-        weights.load_module(masks, inputs["masks"].arrays, "mask.")
-        weights.load_module(patterns, inputs["patterns"].arrays, "pattern.")
-        triggered = self._triggered(masks, patterns, data)
+        masking = new_generator(self, data, 1, ctx).eval()
+        drawing = new_generator(self, data, data.image_shape[2], ctx).eval()
+        weights.load_module(masking, masks.arrays, "mask.")
+        weights.load_module(drawing, patterns.arrays, "pattern.")
+        triggered = self._triggered(masking, drawing, data)
         if self.trigger == "own":
             return lambda planes, _ids: triggered(planes, planes)
         partner = partners(len(data), self.partner_seed)

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.engine.key import derive_seed
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
 from bdtune.knobs import Knobs, Rate
 from bdtune.plugins.attack import quantised
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
 
 
 class Instances(Knobs):
@@ -68,16 +69,18 @@ class Collisions(Stage):
     quantise: Literal["round", "trunc"] = "round"
     """How pixels become uint8."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(
+        self, ctx: Context, *, data: ImageSet, test: ImageSet, model: Model, surrogate: Artefact
+    ) -> Artefact:
         import torch
 
         from bdtune.poisoning.crafting import as_planes, frozen_network, normalised
         from bdtune.training import pgd, session, weights
 
-        data, test, device = inputs["data"], inputs["test"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         ids, instance_ids = self._rows(data, test)
         of = self._shared_out(ids, len(data), len(instance_ids), ctx.seed)
-        network = frozen_network(inputs, "surrogate", ctx.numerics)
+        network = frozen_network(model, data, surrogate, ctx.numerics)
         weight = self.beta * (network.feature_dim / np.prod(data.image_shape)) ** 2
 
         steps: dict[str, Any] = {"lr": self.lr, "iterations": self.iterations}

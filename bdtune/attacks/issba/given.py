@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.attacks.issba.stages import coders
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import ConfigError, Problem
 from bdtune.poisoning.pattern_files import file_digest
 from bdtune.poisoning.shapes import differences
@@ -57,7 +57,7 @@ class GivenCoder(Stage):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "knobs": {"path": file_digest(self.path, KNOB, MOST_BYTES)}}
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context) -> Artefact:
         found = encoder_weights(self.path)
         return Artefact({PREFIX + name: np.array(array, np.float32) for name, array in found.items()})
 

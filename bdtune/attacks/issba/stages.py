@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
+from bdtune.engine.stage import Artefact, Context, Kind
 from bdtune.errors import UserError
 from bdtune.poisoning.rendered import Rendering
+from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     import numpy as np
     import torch
 
     from bdtune.attacks.issba.networks import Decoder, Encoder
+    from bdtune.plugins.data import ImageSet
     from bdtune.poisoning.rendered import Stamp
+    from bdtune.training.loop import Training
 
 FOLD = 16
 """What the sides of an image must be divisible by."""
@@ -25,7 +26,7 @@ ENOUGH = 0.95
 """Share of bits read back below which the attack is not to be relied on."""
 
 
-class SecretCoder(Stage):
+class SecretCoder(TorchStage):
     """Train an encoder to hide random bit strings in images, with a decoder that reads them back.
 
     Inputs: data (ImageSet). Result: weights `encoder.<name>` and `decoder.<name>`; info has the share of
@@ -59,13 +60,13 @@ class SecretCoder(Stage):
     def length(self) -> int:
         return self.epochs
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, data: ImageSet) -> Training:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         from bdtune.training import batches, loop, session, weights
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         with session.seeded(ctx.seed, "weights"):
             encoder, decoder = (network.to(device) for network in coders(self, data.image_shape))
         both = [*encoder.parameters(), *decoder.parameters()]
@@ -97,13 +98,14 @@ class SecretCoder(Stage):
             last = training.curve[-1]["bit_acc"] if training.curve else 0.0
             return weights.modules_arrays(modules), {"epochs": done, "bit_acc": last}
 
-        modules = {"encoder": encoder, "decoder": decoder}
-        training = loop.Training(self.name, self.epochs, modules, optimizer, epoch, result)
-        artefact = yield from training.run(ctx)
-        if artefact.info["bit_acc"] < ENOUGH:
-            text = "%s: only %.1f %% of the bits are read back; the trigger may not take, train longer"
-            ctx.log.warning(text, self.name, 100 * artefact.info["bit_acc"])
-        return artefact
+        def finished(artefact: Artefact) -> None:
+            if artefact.info["bit_acc"] < ENOUGH:
+                text = "%s: only %.1f %% of the bits are read back; the trigger may not take, train longer"
+                ctx.log.warning(text, self.name, 100 * artefact.info["bit_acc"])
+
+        modules, optimizers = {"encoder": encoder, "decoder": decoder}, {"both": optimizer}
+        training = loop.Training(self.name, self.epochs, modules, optimizers, epoch, result, finished)
+        return training
 
     def _visible(self, clean: torch.Tensor, residual: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Return what the hidden secret costs in likeness."""
@@ -144,14 +146,14 @@ class SecretImages(Rendering):
         """Number of bits."""
         return len(self.secret)
 
-    def stamp(self, inputs: Inputs, ctx: Context) -> Stamp:
+    def stamp(self, ctx: Context, *, data: ImageSet, coder: Artefact) -> Stamp:
         import torch
 
         from bdtune.training import session, weights
 
         device = session.device_of(ctx.numerics)
-        encoder, _ = coders(self, inputs["data"].image_shape)
-        weights.load_module(encoder, inputs["coder"].arrays, "encoder.")
+        encoder, _ = coders(self, data.image_shape)
+        weights.load_module(encoder, coder.arrays, "encoder.")
         encoder = encoder.to(device).eval()
         bits = torch.tensor([self.secret], dtype=torch.float32, device=device)
 

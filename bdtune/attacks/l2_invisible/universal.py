@@ -17,13 +17,15 @@ from bdtune.poisoning.crafting import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from typing import Any
 
     import torch
 
-    from bdtune.engine.stage import Artefact, Context, Inputs, Tick
+    from bdtune.engine.stage import Artefact, Context
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
     from bdtune.poisoning.crafting import Arrays
+    from bdtune.training.loop import Training
 
 START_STD = 10 / 255
 """Of the Gaussian noise that the descent starts from."""
@@ -63,15 +65,15 @@ class UniversalPerturbation(Crafting):
     lr: float = Field(0.01, gt=0)
     """Adam's rate."""
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, data: ImageSet, model: Model, surrogate: Artefact) -> Training:
         import torch
 
         from bdtune.training import session, weights
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         height, width, channels = data.image_shape
         limit = radius_for(self.radius, height, width)
-        network = frozen_network(inputs, "surrogate", ctx.numerics)
+        network = frozen_network(model, data, surrogate, ctx.numerics)
         weight = network.head.weight[self.target]
         units = weight.topk(min(self.units, len(weight))).indices
         images = weights.as_tensor(data.images_at(some_ids(len(data), ctx.seed))).to(device)
@@ -102,4 +104,4 @@ class UniversalPerturbation(Crafting):
         noise = torch.randn(channels, height, width, generator=session.generator(ctx.seed, "start"))
         start = (noise * START_STD).to(device)
         project(start)
-        return (yield from self.descend(ctx, start, loss, result, project=project))
+        return self.descent(start, loss, result, project=project)

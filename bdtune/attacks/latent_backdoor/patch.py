@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
 from bdtune.knobs import Knobs, Rate
 from bdtune.plugins.poison_plan import drawn_order
@@ -17,6 +17,7 @@ from bdtune.poisoning.patterns import Corner, in_corner, scaled
 if TYPE_CHECKING:
     import torch
 
+    from bdtune.plugins.data import LabelSet
     from bdtune.poisoning.latent_trigger import Stamp
 
 
@@ -63,8 +64,8 @@ class RowsPerClass(Stage):
     per_class: int = Field(100, ge=1)
     """Rows of each class; all where there are fewer."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        labels = np.asarray(inputs["data"].labels)
+    def run(self, ctx: Context, *, data: LabelSet) -> Artefact:
+        labels = np.asarray(data.labels)
         order = drawn_order(np.arange(len(labels)), len(labels), ctx.seed)
         drawn = {label: order[labels[order] == label][: self.per_class] for label in np.unique(labels)}
         target = drawn.pop(self.target, np.empty(0, np.int64))

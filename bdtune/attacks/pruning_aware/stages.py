@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.knobs import Rate
 from bdtune.plugins.poison_plan import drawn_order, exact_count
-from bdtune.training.choices import Schedule  # noqa: TC001  pydantic reads it
+from bdtune.training.choices import Schedule
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.data import ImageSet, LabelSet
+    from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
 
 
@@ -43,9 +44,9 @@ class CleanPart(Stage):
     fraction: Rate = 0.05
     """Share of the images that is for validation, at least one."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        labels = np.asarray(inputs["data"].labels, np.int64)
-        rows = inputs.get("rows", np.arange(len(labels)))
+    def run(self, ctx: Context, *, data: LabelSet, rows: np.ndarray | None = None) -> Artefact:
+        labels = np.asarray(data.labels, np.int64)
+        rows = np.arange(len(labels)) if rows is None else rows
         order = drawn_order(rows, len(labels), ctx.seed)
         held = max(1, exact_count(self.fraction, len(rows)))
         ids = np.sort(order[:held] if self.part == "validation" else order[held:])
@@ -67,15 +68,17 @@ class PruneDormant(Stage):
     max_drop: Rate = 0.005
     """Accuracy that may be lost, as a fraction; pruning ends before the channel that would cost more."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(
+        self, ctx: Context, *, subset: Artefact, data: ImageSet, model: Model, classifier: Artefact
+    ) -> Artefact:
         import torch
 
         from bdtune.training import session, weights
         from bdtune.training.predict import trained_network
 
-        subset, data = inputs["subset"].arrays, inputs["data"]
-        part = replace(data, images=data.images_at(subset["ids"]), labels=subset["labels"])
-        network = trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
+        ids, labels = subset.arrays["ids"], subset.arrays["labels"]
+        part = replace(data, images=data.images_at(ids), labels=labels)
+        network = trained_network(model, data, classifier, ctx.numerics)
         with torch.inference_mode(), session.deterministic(ctx.numerics):
             inner = Inner.of(network)
             seen = _Validation(network, inner, part, session.device_of(ctx.numerics))
@@ -128,18 +131,26 @@ class RestorePruned(Stage):
     slack: float = Field(0.1, ge=0)
     """How far below zero a restored channel stays, in units of its norm's scale."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(
+        self,
+        ctx: Context,
+        *,
+        data: ImageSet,
+        model: Model,
+        pruned: Artefact,
+        retrained: Artefact,
+        original: Artefact,
+    ) -> Artefact:
         import torch
 
         from bdtune.training import session, weights
         from bdtune.training.predict import trained_network
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         network, old = (
-            trained_network(inputs["model"], data, inputs[name], ctx.numerics)
-            for name in ("retrained", "original")
+            trained_network(model, data, weighted, ctx.numerics) for weighted in (retrained, original)
         )
-        channels = weights.as_tensor(inputs["pruned"].arrays["pruned"]).to(device)
+        channels = weights.as_tensor(pruned.arrays["pruned"]).to(device)
         with torch.inference_mode(), session.deterministic(ctx.numerics):
             inner = Inner.of(network)
             inner.take(channels, Inner.of(old))

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from bdtune.attacks.record.files import read_record, read_state, record_digest
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import ConfigError, Problem, UserError
 
 if TYPE_CHECKING:
     from bdtune.attacks.record.files import Record
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
 
 
 class FromFolder(Stage):
@@ -40,7 +42,7 @@ class RecordImages(FromFolder):
     split: Literal["train", "test"]
     """Which of the record's two sets."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context) -> Artefact:
         record = read_record(self.path)
         part = record.part(self.split)
         images = np.empty((len(part.ids), *record.image_shape), np.uint8)
@@ -74,12 +76,12 @@ class RecordModel(FromFolder):
     name: ClassVar[str] = "record_model"
     classifier: ClassVar[bool] = True
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, data: ImageSet, model: Model) -> Artefact:
         from bdtune.attacks.record.model import model_problems, our_state
         from bdtune.training.weights import PREFIX
 
-        record, data = read_record(self.path), inputs["data"]
-        if problems := model_problems(record, inputs["model"], data.num_classes, tuple(data.mean)):
+        record = read_record(self.path)
+        if problems := model_problems(record, model, data.num_classes, tuple(data.mean)):
             raise UserError(problems)
         state = our_state(read_state(self.path), record.network, record.data, tuple(data.std))
         return Artefact({PREFIX + name: np.array(array, order="C") for name, array in state.items()})

@@ -12,16 +12,18 @@ from pydantic import Field
 from bdtune.knobs import Knobs
 from bdtune.poisoning.crafting import Crafting, as_image, as_planes, frozen_network, normalised
 from bdtune.poisoning.patterns import OVERSAMPLING, scaled
-from bdtune.training.choices import Schedule  # noqa: TC001  pydantic reads it
+from bdtune.training.choices import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from typing import Any
 
     import torch
 
-    from bdtune.engine.stage import Artefact, Context, Inputs, Tick
+    from bdtune.engine.stage import Artefact, Context
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
     from bdtune.poisoning.crafting import Arrays
+    from bdtune.training.loop import Training
 
 SHOWN = 256
 """Clean images whose activations are logged beside those of the trigger."""
@@ -107,15 +109,15 @@ class TrojanTrigger(Crafting):
     value: float = 100.0
     """Activation aimed at; ReLU networks may never reach it."""
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, data: ImageSet, model: Model, surrogate: Artefact) -> Training:
         import torch
 
         from bdtune.training import session
         from bdtune.training.batches import in_order
 
-        data, device = inputs["data"], session.device_of(ctx.numerics)
+        device = session.device_of(ctx.numerics)
         height, width, channels = data.image_shape
-        network = frozen_network(inputs, "surrogate", ctx.numerics)
+        network = frozen_network(model, data, surrogate, ctx.numerics)
         units = network.head.weight.abs().sum(0).topk(min(self.units, network.feature_dim)).indices
         mask = torch.tensor(self.shape.mask(height, width), device=device)[..., 0]
 
@@ -135,8 +137,8 @@ class TrojanTrigger(Crafting):
             info = {"units": units.tolist(), "aim": self.value, "reached": reached, "clean": usual}
             return {"colours": as_image(colours)}, info
 
-        with torch.no_grad(), session.deterministic(ctx.numerics):
+        with torch.no_grad():
             clean = activations(as_planes(next(in_order(data, SHOWN))[1], device))
         uniform = torch.rand(channels, height, width, generator=session.generator(ctx.seed, "start"))
         start = torch.atanh((2 * uniform - 1) * 0.9).to(device)
-        return (yield from self.descend(ctx, start, loss, result))
+        return self.descent(start, loss, result)

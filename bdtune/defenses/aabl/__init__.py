@@ -21,7 +21,7 @@ from bdtune.defenses.aabl.split import Rule, Score, Scores, Split, Threshold
 from bdtune.knobs import Rate
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
-from bdtune.training.adversarial import RecordedAdversarialTraining
+from bdtune.training.adversarial import AdversarialTraining
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class AABL(Defense):
     """Fraction kept by rule fixed."""
     final: Literal["adversarial", "natural"] = "adversarial"
     """natural: train on what is kept without an attack, the ablation of table 2."""
-    train: RecordedAdversarialTraining = RecordedAdversarialTraining()
+    train: AdversarialTraining = AdversarialTraining()
     """Training from scratch on what is kept."""
 
     @model_validator(mode="after")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import Diverged
 from bdtune.training.adversarial import PGD, Pixels
-from bdtune.training.choices import OptimizerName, Schedule  # noqa: TC001  pydantic reads them
-from bdtune.training.traced import Recorded
+from bdtune.training.choices import OptimizerName, Schedule
+from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,15 +24,18 @@ if TYPE_CHECKING:
     import torch
 
     from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
+    from bdtune.training.loop import Training
 
     Changed = tuple[np.ndarray, torch.Tensor, torch.Tensor]
 
 
-class Naive(Recorded):
+class Naive(Supervised):
     """Train a classifier on everything, briefly, so that it learns the trigger.
 
-    Inputs and result are those of `Supervised`. Departures: the paper gives Adam, its rate and 20 epochs; no
+    Inputs are those of `Supervised`, and so is the result, with each sample's loss by epoch (`LossTrace`).
+    Departures: the paper gives Adam, its rate and 20 epochs; no
     weight decay, batches of 128 and the usual crops and flips are ours.
     """
 
@@ -50,6 +53,17 @@ class Naive(Recorded):
     """On all weights; decoupled with adamw."""
     schedule: Schedule = "constant"
     """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
+
+    def training(
+        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
+    ) -> Training | Artefact:
+        from bdtune.training.fit import Fit
+        from bdtune.training.parts import LossTrace
+
+        fit = Fit(self, ctx, data, subset, model, init)
+        trace = LossTrace(fit)
+        fit.loss = trace.loss
+        return fit.training(trace)
 
 
 class IFGSM(PGD):
@@ -82,12 +96,11 @@ class AdversarialLosses(Stage):
     pgd: IFGSM = IFGSM()
     """The perturbation."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, data: ImageSet, model: Model, classifier: Artefact) -> Artefact:
         from bdtune.training.pgd import attacked_batches
         from bdtune.training.predict import trained_network
 
-        data = inputs["data"]
-        network = trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
+        network = trained_network(model, data, classifier, ctx.numerics)
         return losses_of(network, data, attacked_batches(network, data, self.pgd, ctx.seed, ctx.numerics))
 
 
@@ -107,11 +120,10 @@ class AugmentedLosses(Stage):
     policy: Literal["randaugment", "autoaugment", "augmix"]
     """What changes the images."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, data: ImageSet, model: Model, classifier: Artefact) -> Artefact:
         from bdtune.training.predict import trained_network
 
-        data = inputs["data"]
-        network = trained_network(inputs["model"], data, inputs["classifier"], ctx.numerics)
+        network = trained_network(model, data, classifier, ctx.numerics)
         found = losses_of(network, data, self._batches(data, ctx)).arrays
         return Artefact({name: values for name, values in found.items() if name != "unmoved"})
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import LabelSet
@@ -75,9 +75,9 @@ class Scores(Stage):
     clip: float
     """What stands for 0 in the logarithm of the one-hot label."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
+    def run(self, ctx: Context, *, losses: Artefact) -> Artefact:
         names = {"scores": "losses", "clean_scores": "clean_losses"}
-        return Artefact({name: self._scored(inputs["losses"].arrays[of]) for name, of in names.items()})
+        return Artefact({name: self._scored(losses.arrays[of]) for name, of in names.items()})
 
     def _scored(self, losses: np.ndarray) -> np.ndarray:
         if self.score == "ce":
@@ -97,8 +97,8 @@ class Threshold(Stage):
     bins: int | None
     """Bins of Otsu's histogram; None: exact."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        threshold, separability = otsu(inputs["scores"].arrays["scores"], self.bins)
+    def run(self, ctx: Context, *, scores: Artefact) -> Artefact:
+        threshold, separability = otsu(scores.arrays["scores"], self.bins)
         return Artefact({"threshold": np.array([threshold]), "separability": np.array([separability])})
 
 
@@ -134,19 +134,27 @@ class Split(Stage):
     keep: float
     """Share kept by fixed."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        data: LabelSet = inputs["data"]
+    def run(
+        self,
+        ctx: Context,
+        *,
+        data: LabelSet,
+        scores: Artefact,
+        losses: Artefact,
+        threshold: Artefact | None = None,
+    ) -> Artefact:
         labels = np.asarray(data.labels, np.int64)
-        scores = inputs["scores"].arrays["scores"]
+        score = scores.arrays["scores"]
         if self.rule == "fixed":
-            kept = highest(scores, int(self.keep * len(labels) + 0.5))
+            kept = highest(score, int(self.keep * len(labels) + 0.5))
         else:
             if self.rule == "otsu":
-                kept = scores > inputs["threshold"].arrays["threshold"][0]
+                assert threshold is not None, "the rule otsu needs a threshold"
+                kept = score > threshold.arrays["threshold"][0]
             else:
-                kept = inputs["losses"].arrays["predictions"] != labels
+                kept = losses.arrays["predictions"] != labels
             low, high = bounds(len(labels), self.clamp)
             if not low <= np.count_nonzero(kept) <= high:
-                kept = highest(scores, low if np.count_nonzero(kept) < low else high)
+                kept = highest(score, low if np.count_nonzero(kept) < low else high)
         ids = np.flatnonzero(kept)
         return Artefact({"ids": ids, "labels": labels[ids]})

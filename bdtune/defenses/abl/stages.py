@@ -6,12 +6,15 @@ Knobs without defaults are handed down from the defense, where their defaults an
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from bdtune.defending.isolation import count_of, lowest
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
+
+if TYPE_CHECKING:
+    from bdtune.plugins.data import LabelSet
 
 Reading = Literal["means", "batch"]
 
@@ -36,8 +39,8 @@ class Isolated(Stage):
     p: float
     """Fraction of samples that is isolated."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        return _subset(np.flatnonzero(isolated(inputs["losses"].arrays["losses"], self.p)), inputs)
+    def run(self, ctx: Context, *, losses: Artefact, data: LabelSet) -> Artefact:
+        return _subset(np.flatnonzero(isolated(losses.arrays["losses"], self.p)), data)
 
 
 class Rest(Stage):
@@ -49,12 +52,12 @@ class Rest(Stage):
     p: float
     """Fraction of samples that is isolated."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        return _subset(np.flatnonzero(~isolated(inputs["losses"].arrays["losses"], self.p)), inputs)
+    def run(self, ctx: Context, *, losses: Artefact, data: LabelSet) -> Artefact:
+        return _subset(np.flatnonzero(~isolated(losses.arrays["losses"], self.p)), data)
 
 
-def _subset(ids: np.ndarray, inputs: Inputs) -> Artefact:
-    labels = np.asarray(inputs["data"].labels, np.int64)
+def _subset(ids: np.ndarray, data: LabelSet) -> Artefact:
+    labels = np.asarray(data.labels, np.int64)
     return Artefact({"ids": ids.astype(np.int64), "labels": labels[ids]})
 
 
@@ -71,8 +74,8 @@ class Signs(Stage):
     reading: Reading
     """What the two expectations are taken over."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        count, ids = len(inputs["data"]), inputs["isolated"].arrays["ids"]
+    def run(self, ctx: Context, *, data: LabelSet, isolated: Artefact) -> Artefact:
+        count, ids = len(data), isolated.arrays["ids"]
         means = self.reading == "means"
         weights = np.full(count, count / max(count - len(ids), 1) if means else 1.0, np.float32)
         weights[ids] = -count / max(len(ids), 1) if means else -1.0

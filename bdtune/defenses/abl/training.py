@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
-from bdtune.engine.key import derive_seed
-from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
-from bdtune.training.choices import Augment, Schedule  # noqa: TC001  pydantic reads them
+from bdtune.knobs import Rate
+from bdtune.training.choices import Augment, Schedule
 from bdtune.training.supervised import Supervised
-from bdtune.training.traced import Traced
 from bdtune.training.weighted import Weighted
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     import torch
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Artefact, Context, Inputs, Tick
-    from bdtune.plugins.network import Network
-    from bdtune.training.batches import Batch, DeviceSet
+    from bdtune.engine.stage import Artefact, Context
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
+    from bdtune.training.batches import Batch
+    from bdtune.training.loop import Training
 
 
 class Descent(Supervised):
@@ -38,7 +34,7 @@ class Descent(Supervised):
     """On all weights; decoupled with adamw."""
 
 
-class Isolate(Descent, Traced):
+class Isolate(Descent):
     """Train on everything, but push the loss back up whenever it falls below gamma.
 
     Local gradient ascent: sign(L - gamma) L is minimised, L being the cross-entropy. Flooding, |L - b| + b,
@@ -68,7 +64,19 @@ class Isolate(Descent, Traced):
             same = {name: type(self).model_fields[name].default for name in ("lga_gamma", "level")}
         return self.model_copy(update=same)
 
+    def training(
+        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
+    ) -> Training | Artefact:
+        from bdtune.training.fit import Fit
+        from bdtune.training.parts import LossTrace
+
+        fit = Fit(self, ctx, data, subset, model, init)
+        trace = LossTrace(fit)
+        fit.loss = lambda logits, batch: self.objective(trace.losses(logits, batch))
+        return fit.training(trace)
+
     def objective(self, losses: torch.Tensor) -> torch.Tensor:
+        """Return what is minimised, of the cross-entropies [B] of one batch."""
         mean = losses.mean()
         if self.ascent == "none":
             return mean
@@ -90,7 +98,7 @@ class Recover(Descent):
     """auto_cutout: crop_flip_cutout, or without the flip; cutout: a black square of 3/32 of the side."""
 
 
-class Joint(Descent, Weighted):
+class Joint(Weighted):
     """Go on with descent on the rest and ascent on the isolated samples at once (global gradient ascent).
 
     Departures: `loss_cap` bounds the ascent by default, as nothing does in the paper.
@@ -98,6 +106,10 @@ class Joint(Descent, Weighted):
 
     name: ClassVar[str] = "abl_joint"
 
+    nesterov: bool = True
+    """Whether sgd looks ahead along its momentum, as Nesterov's does."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """On all weights; decoupled with adamw."""
     epochs: int = Field(80, ge=1)
     """Passes over the training set, after those of the isolation."""
     loss_cap: float | None = Field(10.0, gt=0)
@@ -138,85 +150,31 @@ class Unlearn(Descent):
     watched: int = Field(1000, ge=1)
     """Samples of the rest, at most, on which that accuracy is counted."""
 
-    def batch_loss(self, logits: torch.Tensor, batch: Batch, inputs: Inputs) -> torch.Tensor:
+    def training(  # type: ignore[override]  # it has one input more
+        self,
+        ctx: Context,
+        *,
+        data: ImageSet,
+        subset: Artefact,
+        model: Model,
+        rest: Artefact,
+        init: Artefact,
+    ) -> Training | Artefact:
+        from bdtune.defenses.abl.watch import Watch
+        from bdtune.training.fit import Fit, Part
+        from bdtune.training.parts import BatchNormMode
+
+        fit = Fit(self, ctx, data, subset, model, init)
+        fit.loss = self.loss
+        parts: list[Part] = [BatchNormMode(fit, self.bn_mode)]
+        if fit.samples and self.max_drop is not None:
+            parts.append(Watch(fit, rest, self.watched, self.max_drop))
+        return fit.training(*parts)
+
+    def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the mean cross-entropy of one batch, with the gradient of its negative."""
         from torch.nn.functional import cross_entropy
 
         loss = cross_entropy(logits, batch.labels)
         pushed = loss if self.max_loss is None else loss.clamp(max=self.max_loss)
         return -pushed + (loss + pushed).detach()  # the value of the loss, the gradient of its negative
-
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
-        if len(inputs["subset"].arrays["ids"]) and self.max_drop is not None:
-            inputs = {**inputs, "watch": Watch(inputs, ctx, self.watched)}
-        return (yield from super().steps(inputs, ctx))
-
-    def before_epoch(self, done: int, network: Network, inputs: Inputs) -> None:
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        super().before_epoch(done, network, inputs)
-        for part in network.modules():
-            if isinstance(part, _BatchNorm) and self.bn_mode == "frozen_stats":
-                part.momentum = 0.0
-            elif isinstance(part, _BatchNorm) and self.bn_mode == "eval":
-                part.eval()
-        if "watch" in inputs:
-            inputs["watch"].keep(network)
-
-    def after_epoch(self, row: dict[str, float], network: Network, inputs: Inputs) -> dict[str, float]:
-        row = super().after_epoch(row, network, inputs)
-        if "watch" not in inputs or self.max_drop is None:
-            return row
-        watch: Watch = inputs["watch"]
-        row["rest_acc"] = watch.accuracy(network)
-        if watch.start - row["rest_acc"] > self.max_drop:
-            watch.take_back(network)
-            row["stopped"] = 1.0
-        return row
-
-
-class Watch:
-    """Accuracy on some of the rest, and the weights from before the epoch under way."""
-
-    def __init__(self, inputs: Inputs, ctx: Context, count: int) -> None:
-        from bdtune.training.batches import DeviceSet
-        from bdtune.training.predict import trained_network
-        from bdtune.training.session import device_of
-
-        rest = inputs["rest"].arrays
-        draw = np.random.default_rng(derive_seed(ctx.seed, "watched"))
-        rows = np.sort(draw.permutation(len(rest["ids"]))[:count])
-        self._numerics: Numerics = ctx.numerics
-        self._data = inputs["data"]
-        self._images: DeviceSet = DeviceSet(
-            self._data, device_of(ctx.numerics), rest["ids"][rows], rest["labels"][rows]
-        )
-        self._before: dict[str, torch.Tensor] = {}
-        self.start = self.accuracy(trained_network(inputs["model"], self._data, inputs["init"], ctx.numerics))
-
-    def accuracy(self, network: Network) -> float:
-        """Return the share of watched samples classified as labelled; 1 when there are none.
-
-        In float32, whatever the precision of the training: it decides whether an epoch is taken back.
-        """
-        import torch
-
-        from bdtune.training.augment import Augmentation
-        from bdtune.training.session import deterministic
-
-        see = Augmentation.of("none", self._data)
-        hits, training = 0, network.training
-        network.eval()
-        with torch.inference_mode(), deterministic(self._numerics):
-            for batch in self._images.shuffled(512, 0, 0):
-                predicted = network(see(batch.images)).argmax(1)
-                hits += int((predicted == batch.labels).sum())
-        network.train(training)
-        return hits / len(self._images) if len(self._images) else 1.0
-
-    def keep(self, network: Network) -> None:
-        """Remember the weights as they are now."""
-        self._before = {name: value.clone() for name, value in network.state_dict().items()}
-
-    def take_back(self, network: Network) -> None:
-        """Return to the weights remembered."""
-        network.load_state_dict(self._before)

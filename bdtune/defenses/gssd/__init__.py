@@ -23,7 +23,7 @@ from bdtune.defenses.gssd.stages import ClassTests, Order, Relabel, Split
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.defense import Defense
-from bdtune.training.choices import Schedule  # noqa: TC001  pydantic reads it
+from bdtune.training.choices import Schedule
 from bdtune.training.features import Features
 from bdtune.training.flows import Density, Flows
 from bdtune.training.simclr import SimCLR

@@ -7,22 +7,20 @@ appendix J: linear, ReLU, linear, cross-entropy. Hidden width and training are n
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
-from bdtune.errors import Diverged
+from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from bdtune.engine.stage import Artefact, Context
+    from bdtune.plugins.data import LabelSet
+    from bdtune.training.loop import Training
 
-    import torch
 
-
-class Discriminative(Stage):
+class Discriminative(TorchStage):
     """Train a classifier on features and observed labels; evaluate it on the same samples.
 
     Inputs: features (z float32 [N, D]), data (LabelSet). Arrays: L float32 [N, K], log-softmax; labels int64
@@ -30,7 +28,6 @@ class Discriminative(Stage):
     """
 
     name: ClassVar[str] = "discriminative"
-    kind: ClassVar[Kind] = "train"
 
     epochs: int = Field(50, ge=1)
     """Passes over the features."""
@@ -44,55 +41,37 @@ class Discriminative(Stage):
     def length(self) -> int:
         return self.epochs
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def training(self, ctx: Context, *, features: Artefact, data: LabelSet) -> Training:
+        import torch
         from torch import nn
         from torch.nn.functional import cross_entropy
 
-        from bdtune.training import session, weights
+        from bdtune.training import loop, session, weights
 
         device = session.device_of(ctx.numerics)
-        z_ND = weights.as_tensor(inputs["features"].arrays["z"]).to(device)
-        observed = np.array(inputs["data"].labels, np.int64)
+        z_ND = weights.as_tensor(features.arrays["z"]).to(device)
+        observed = np.array(data.labels, np.int64)
         labels = weights.as_tensor(observed).to(device)
         with session.seeded(ctx.seed, "weights"):
-            classes = inputs["data"].num_classes
-            network = nn.Sequential(
-                nn.Linear(z_ND.shape[1], self.hidden), nn.ReLU(), nn.Linear(self.hidden, classes)
-            ).to(device)
-        optimizer = _adam(network, self.lr)
-        curve: list[dict[str, float]] = []
-        for epoch in range(self.epochs):
-            total = z_ND.new_zeros(())
-            for rows in _shuffled(len(z_ND), self.batch_size, session.generator(ctx.seed, "order", epoch)):
-                loss = cross_entropy(network(z_ND[rows.to(device)]), labels[rows.to(device)])
+            hidden, out = nn.Linear(z_ND.shape[1], self.hidden), nn.Linear(self.hidden, data.num_classes)
+        network = nn.Sequential(hidden, nn.ReLU(), out).to(device)
+        optimizer = loop.make_optimizer(network.parameters(), "adam", self.lr)
+
+        def epoch(done: int) -> dict[str, float]:
+            meter = loop.Meter(f"{self.name}: epoch {done + 1} of {self.epochs}", device)
+            order = torch.randperm(len(z_ND), generator=session.generator(ctx.seed, "order", done))
+            for rows in order.to(device).split(self.batch_size):
+                loss = cross_entropy(network(z_ND[rows]), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                total += loss.detach() * len(rows)
-            mean = float(total) / len(z_ND)
-            if not math.isfinite(mean):
-                raise Diverged(f"{self.name}: non-finite loss in epoch {epoch + 1}; lower lr")
-            curve.append({"epoch": epoch + 1, "loss": mean})
-            yield Tick(
-                epoch + 1, self.epochs, {"loss": mean}, lambda: _result(network, z_ND, observed, curve)
-            )
-        return _result(network, z_ND, observed, curve)
+                meter.add(loss, len(rows))
+            return {"loss": meter.means()[0]}
 
+        def result(_done: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+            with torch.inference_mode():
+                L = weights.as_array(network(z_ND).log_softmax(1))
+            return {"L": L, "labels": observed}, {}
 
-def _adam(network: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
-    import torch
-
-    return torch.optim.Adam(network.parameters(), lr=lr, fused=True)
-
-
-def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-    import torch
-
-    return torch.randperm(count, generator=generator).split(batch_size)
-
-
-def _result(
-    network: torch.nn.Module, z_ND: torch.Tensor, observed: np.ndarray, curve: list[dict[str, float]]
-) -> Artefact:
-    L = network(z_ND).log_softmax(1).detach().cpu().numpy()
-    return Artefact({"L": L, "labels": observed}, {}, tuple(curve))
+        modules, optimizers = {"network": network}, {"network": optimizer}
+        return loop.Training(self.name, self.epochs, modules, optimizers, epoch, result)

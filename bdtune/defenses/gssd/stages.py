@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class ClassTests(Stage):
     given: int | None
     """Class taken as poisoned without a test."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        L, labels = inputs["density"].arrays["L"], inputs["density"].arrays["labels"]
+    def run(self, ctx: Context, *, density: Artefact) -> Artefact:
+        L, labels = density.arrays["L"], density.arrays["labels"]
         energy = foreign_energy(L, labels)
         verdict = self._given(L.shape[1]) if self.given is not None else self._tested(L, labels, energy)
         return Artefact({"verdict": verdict, "energy": energy})
@@ -171,9 +171,9 @@ class Split(Stage):
     alpha_c_d: float
     """Fraction kept of a disruptively poisoned class."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        L, labels = inputs["density"].arrays["L"], inputs["density"].arrays["labels"]
-        verdict = inputs["class_tests"].arrays["verdict"]
+    def run(self, ctx: Context, *, density: Artefact, class_tests: Artefact) -> Artefact:
+        L, labels = density.arrays["L"], density.arrays["labels"]
+        verdict = class_tests.arrays["verdict"]
         kept = verdict[labels] == Verdict.CLEAN
         for label in np.flatnonzero(verdict):
             order = ranked(L, labels, int(label))
@@ -199,9 +199,9 @@ class Relabel(Stage):
     alpha_p: float
     """Fraction relabelled of a non-disruptively poisoned class."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        L, labels = inputs["density"].arrays["L"], inputs["density"].arrays["labels"]
-        verdict = inputs["class_tests"].arrays["verdict"]
+    def run(self, ctx: Context, *, density: Artefact, class_tests: Artefact) -> Artefact:
+        L, labels = density.arrays["L"], density.arrays["labels"]
+        verdict = class_tests.arrays["verdict"]
         new = np.full(len(labels), -1, np.int64)
         for label in np.flatnonzero(verdict == Verdict.NON_DISRUPTIVE):
             order = ranked(L, labels, int(label))

@@ -18,26 +18,26 @@ from pydantic import Field
 from bdtune.defenses.lfd.stages import Mode, Threshold, Ties, Weigh
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
-from bdtune.plugins.model import ModelKnob  # noqa: TC001  pydantic reads it
-from bdtune.training.choices import Augment, OptimizerName, Schedule  # noqa: TC001  pydantic reads them
+from bdtune.plugins.model import ModelKnob
+from bdtune.training.choices import Augment, OptimizerName, Schedule
 from bdtune.training.embedding import Embedding
 from bdtune.training.losses import SampleLosses
 from bdtune.training.supervised import Supervised
-from bdtune.training.traced import Traced
 from bdtune.training.weighted import Weighted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from matplotlib.figure import Figure
 
-    from bdtune.engine.stage import Artefact, Node
-    from bdtune.plugins.data import Truth
+    from bdtune.engine.stage import Artefact, Context, Node
+    from bdtune.plugins.data import ImageSet, Truth
     from bdtune.plugins.defense import Given
+    from bdtune.plugins.model import Model
+    from bdtune.training.loop import Training
 
 
-class Teacher(Traced):
+class Teacher(Supervised):
     """Train a small network for a few epochs on everything, without augmentation."""
 
     name: ClassVar[str] = "lfd_teacher"
@@ -58,8 +58,16 @@ class Teacher(Traced):
     augment: Augment = "none"
     """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
 
-    def objective(self, losses: torch.Tensor) -> torch.Tensor:
-        return losses.mean()
+    def training(
+        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
+    ) -> Training | Artefact:
+        from bdtune.training.fit import Fit
+        from bdtune.training.parts import LossTrace
+
+        fit = Fit(self, ctx, data, subset, model, init)
+        trace = LossTrace(fit)
+        fit.loss = lambda logits, batch: trace.losses(logits, batch).mean()
+        return fit.training(trace)
 
 
 class Student(Weighted):

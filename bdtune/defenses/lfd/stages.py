@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from bdtune.defending.isolation import count_of, lowest
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import Diverged
 
 Mode = Literal["weighted", "ascent_means", "ascent_sum", "drop", "positive_only", "plain"]
@@ -33,13 +33,13 @@ class Threshold(Stage):
     ties: Ties
     """all: every loss up to gamma; strict: exactly m, ties by id."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        losses = inputs["losses"].arrays["losses"]
-        easiest = lowest(losses, count_of(self.alpha, len(losses)))
-        candidates = np.zeros(len(losses), bool)
-        gamma = float(losses[easiest[-1]]) if len(easiest) else 0.0
+    def run(self, ctx: Context, *, losses: Artefact) -> Artefact:
+        loss = losses.arrays["losses"]
+        easiest = lowest(loss, count_of(self.alpha, len(loss)))
+        candidates = np.zeros(len(loss), bool)
+        gamma = float(loss[easiest[-1]]) if len(easiest) else 0.0
         if len(easiest) and self.ties == "all":
-            candidates = losses <= gamma
+            candidates = loss <= gamma
         else:
             candidates[easiest] = True
         return Artefact({"gamma": np.array([gamma]), "candidates": candidates})
@@ -65,12 +65,12 @@ class Weigh(Stage):
     beta: float
     """Strength of the ascent."""
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        losses = inputs["losses"].arrays["losses"].astype(np.float64)
-        threshold = inputs["threshold"].arrays
-        weights = self._weights(losses, float(threshold["gamma"][0]), threshold["candidates"])
+    def run(self, ctx: Context, *, losses: Artefact, threshold: Artefact) -> Artefact:
+        loss = losses.arrays["losses"].astype(np.float64)
+        gamma, candidates = float(threshold.arrays["gamma"][0]), threshold.arrays["candidates"]
+        weights = self._weights(loss, gamma, candidates)
         if len(weights) and not (weights > 0).any():
-            raise Diverged(f"{self.name}: none of {len(losses)} samples is left with a positive weight")
+            raise Diverged(f"{self.name}: none of {len(loss)} samples is left with a positive weight")
         # adding 0 turns -0 into 0: equal weights must have equal bits
         return Artefact({"weights": weights.astype(np.float32) + np.float32(0)})
 

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.engine.key import digest_of
-from bdtune.engine.stage import Artefact, Context, Inputs, Kind, Stage, Tick
+from bdtune.engine.stage import Artefact, Context, Kind, Stage, Tick
 from bdtune.errors import Diverged
 from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from bdtune.engine.stage import Node
-    from bdtune.plugins.data import Truth
+    from bdtune.plugins.data import ImageSet, Truth
     from bdtune.plugins.defense import Given
 
 CLASSES, SIDE = 4, 8
 Trouble = Literal["none", "raise", "diverge", "kill", "kill_once"]
 
 
-def note(what: str, stage: Stage, inputs: Inputs, ctx: Context, **more: Any) -> None:
+def note(what: str, stage: Stage, inputs: dict[str, Any], ctx: Context, **more: Any) -> None:
     """Append a line: the stage with all that its result depends on."""
     if "BDTUNE_TOY_LOG" not in os.environ:
         return
@@ -70,6 +70,7 @@ class Prefix(Stage):
 
     name: ClassVar[str] = "toy_prefix"
     kind: ClassVar[Kind] = "train"
+    computes: ClassVar[str] = "steps"
 
     level: int = 0
     epochs: int = Field(1, ge=1)
@@ -85,19 +86,19 @@ class Prefix(Stage):
     def at(self, epochs: int) -> Prefix | None:
         return self.model_copy(update={"epochs": epochs}) if self.passes else None
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def steps(self, ctx: Context, *, data: ImageSet) -> Generator[Tick, None, Artefact]:
         saved = ctx.checkpoint.load()
         done = int(saved[1]["done"]) if saved else 0
-        note("start", self, inputs, ctx, done=done)
+        note("start", self, {}, ctx, done=done)
         cause(self.trouble)
-        count = len(inputs["data"])
+        count = len(data)
         while done < self.epochs:
             time.sleep(self.seconds)
             done += 1
             if ctx.checkpoint.due():
                 ctx.checkpoint.save({"x": np.zeros(1)}, {"done": done})
             yield Tick(done, self.epochs, {"loss": 1.0 / done}, lambda: self._scores(count))
-        note("end", self, inputs, ctx)
+        note("end", self, {}, ctx)
         return self._scores(count)
 
     def _scores(self, count: int) -> Artefact:
@@ -112,9 +113,9 @@ class Threshold(Stage):
 
     beta: float = 0.5
 
-    def run(self, inputs: Inputs, ctx: Context) -> Artefact:
-        note("start", self, inputs, ctx)
-        score = inputs["prefix"].arrays["score"]
+    def run(self, ctx: Context, *, prefix: Artefact) -> Artefact:
+        note("start", self, {"prefix": prefix}, ctx)
+        score = prefix.arrays["score"]
         return Artefact({"ids": np.flatnonzero(score >= self.beta).astype(np.int64)})
 
 
@@ -136,7 +137,7 @@ class Tail(Stage):
     def length(self) -> int:
         return self.epochs
 
-    def steps(self, inputs: Inputs, ctx: Context) -> Generator[Tick, None, Artefact]:
+    def steps(self, ctx: Context, **inputs: Any) -> Generator[Tick, None, Artefact]:
         saved = ctx.checkpoint.load()
         done, noise = (
             (int(saved[1]["done"]), saved[0]["noise"]) if saved else (0, np.zeros((CLASSES, SIDE**2)))

@@ -1,0 +1,132 @@
+"""A classifier trained by gradient descent on a labelled subset, put together from parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch.nn.functional import cross_entropy
+
+from bdtune.engine.stage import Artefact
+from bdtune.errors import Diverged
+from bdtune.training import loop, session, weights
+from bdtune.training.augment import Augmentation
+from bdtune.training.batches import DeviceSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    import torch
+
+    from bdtune.engine.stage import Context
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.model import Model
+    from bdtune.training.batches import Batch
+    from bdtune.training.supervised import Supervised
+
+    Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
+    """Maps logits float32 [B, K] and their batch to the mean loss."""
+    Preparation = Callable[[Batch, torch.Generator], torch.Tensor]
+    """Makes the network's input [B, C, H, W] of a batch; all that it draws comes from the generator."""
+
+
+class Part:
+    """What a training does besides descending; a part overrides what it needs."""
+
+    modules: Mapping[str, torch.nn.Module] = {}
+    """Kept in checkpoints and stored beside the network, each under its own name."""
+
+    def before_epoch(self, done: int) -> None:
+        """Prepare an epoch, `done` being over; the network is in training mode."""
+
+    def after_epoch(self, row: dict[str, float]) -> dict[str, float]:
+        """Return what the curve's row of the epoch gets besides; "stopped" ends the training there."""
+        return {}
+
+    def kept(self, arrays: dict[str, np.ndarray], done: int) -> dict[str, np.ndarray]:
+        """Return what of the modules' arrays is the result after `done` epochs."""
+        return arrays
+
+
+class Fit:
+    """A network with its optimizer and images, as a recipe of `Supervised` asks for.
+
+    `loss` and `prepare` may be replaced before `training` is called: by default cross-entropy of the labels,
+    and the recipe's augmentation.
+    """
+
+    loss: Loss
+    prepare: Preparation
+
+    def __init__(  # noqa: PLR0917  the inputs of every training
+        self,
+        recipe: Supervised,
+        ctx: Context,
+        data: ImageSet,
+        subset: Artefact,
+        model: Model,
+        init: Artefact | None = None,
+    ) -> None:
+        self.recipe, self.ctx, self.data, self.init = recipe, ctx, data, init
+        self.ids, labels = subset.arrays["ids"], subset.arrays["labels"]
+        self.samples = len(self.ids)
+        self.device = session.device_of(ctx.numerics)
+        self.network = weights.new_network(model, data, ctx.seed, ctx.numerics, init)
+        self.optimizer = recipe.new_optimizer(self.network)
+        self.images = DeviceSet(data, self.device, self.ids, labels)
+        augmentation = Augmentation.of(recipe.augment, data, session.dtype_of(ctx.numerics))
+        self.prepare = lambda batch, draws: augmentation(batch.images, draws)
+        self.loss = lambda logits, batch: cross_entropy(logits, batch.labels)
+
+    def training(self, *parts: Part) -> loop.Training | Artefact:
+        """Return the training with these parts; of an empty subset `init` as it is.
+
+        Raises `Diverged` where there is neither a sample nor an `init`.
+        """
+        name, epochs = self.recipe.name, self.recipe.epochs
+        if not self.samples:
+            return self._untouched()
+        modules: dict[str, torch.nn.Module] = {"model": self.network}
+        for part in parts:
+            modules |= part.modules
+
+        def result(done: int) -> tuple[dict[str, Any], dict[str, Any]]:
+            arrays = weights.modules_arrays(modules)
+            for part in parts:
+                arrays = part.kept(arrays, done)
+            return arrays, {"epochs": done, "samples": self.samples}
+
+        def epoch(done: int) -> dict[str, float]:
+            return self._epoch(done, parts)
+
+        return loop.Training(name, epochs, modules, {"model": self.optimizer}, epoch, result)
+
+    def _epoch(self, done: int, parts: tuple[Part, ...]) -> dict[str, float]:
+        recipe, seed = self.recipe, self.ctx.seed
+        lr = recipe.rate(done)
+        loop.set_learning_rate(self.optimizer, lr)
+        self.network.train()
+        for part in parts:
+            part.before_epoch(done)
+        meter = loop.Meter(f"{recipe.name}: epoch {done + 1} of {recipe.epochs}, lr {lr:g}", self.device)
+        draws = session.generator(seed, "augment", done)
+        for batch in self.images.shuffled(recipe.batch_size, seed, done):
+            seen = self.prepare(batch, draws)
+            with session.autocast(self.ctx.numerics):
+                logits = self.network(seen)
+            loss = self.loss(logits.float(), batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
+        mean_loss, accuracy = meter.means()
+        row = {"loss": mean_loss, "acc": accuracy, "lr": lr}
+        for part in parts:
+            row |= part.after_epoch(row)
+        return row
+
+    def _untouched(self) -> Artefact:
+        if self.init is None:
+            what = "the subset is empty and there are no weights to start from"
+            raise Diverged(f"{self.recipe.name}: {what}")
+        return Artefact(self.init.arrays, {"epochs": 0, "samples": 0, "skipped": True})

@@ -1,0 +1,36 @@
+"""The one base of all trainings."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from bdtune.engine.stage import Artefact, Context, Kind, Stage, Tick
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from bdtune.training.loop import Training
+
+
+class TorchStage(Stage):
+    """Base of stages that train epoch by epoch: `training` says what, everything around it is done here.
+
+    Around it: seeds by epoch, deterministic algorithms where asked for, checkpoints, the curve, and
+    `Diverged` when a weight is not finite. Interrupted and resumed, a training ends with the same bits.
+    """
+
+    kind: ClassVar[Kind] = "train"
+    computes: ClassVar[str] = "training"
+
+    @abstractmethod
+    def training(self, ctx: Context, *args: Any, **inputs: Any) -> Training | Artefact:
+        """Return what is to be trained, or the result where there is nothing to train."""
+
+    @final
+    def steps(self, ctx: Context, *args: Any, **inputs: Any) -> Generator[Tick, None, Artefact]:
+        from bdtune.training.session import deterministic
+
+        with deterministic(ctx.numerics):
+            training = self.training(ctx, *args, **inputs)
+        return training if isinstance(training, Artefact) else (yield from training.run(ctx))
