@@ -64,13 +64,13 @@ def test_doctor_tells_of_the_store_and_of_what_waits(run_dir, make_trial, monkey
     assert not any(good for good, _ in found)
     lines = "\n".join(line for _, line in found)
     assert "refused" in lines
-    assert "sweep small: 2 events wait" in lines
+    assert "sweep small: 2 runs wait" in lines
 
 
 def test_sync_leaves_a_running_sweep_to_its_driver(run_dir, make_trial, monkeypatch):
     tracker = Tracker(run_dir, "small", tracking_uri="http://127.0.0.1:9")
+    tracker.start()
     tracker.finished(make_trial(1))
-    tracker.outbox.claim()
     [said] = commands.sync(run_dir)
     assert (said.delivered, said.status.error) == (0, "the sweep is running")
     tracker.close()
