@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlflow import MlflowClient
-    from mlflow.entities import Run as MlflowRun
 
     from bdtune.tracking.store import Store
 
@@ -84,9 +83,9 @@ class Delivery:
         self.folder = store.run_dir / "sweeps" / sweep
         self.runs = Runs(self.folder)
         self._lock = file_lock(self.folder / "delivery.lock")
-        self._client: MlflowClient | None = None
-        self._experiment = ""
-        self._ids: dict[str, str] = {}  # MLflow's ids of the runs it holds
+        self._client: MlflowClient  # known, as the next two, once MLflow was asked
+        self._experiment: str
+        self._ids: dict[str, str]  # of the runs that MLflow holds
         self._held: dict[str, str] | None = None  # their signatures; None: not asked yet
 
     def pending(self) -> dict[str, str]:
@@ -99,9 +98,11 @@ class Delivery:
         """Try to become the one process that delivers this sweep; kept until `release` or death."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            return self._lock.is_locked or bool(self._lock.acquire(blocking=False))
+            if not self._lock.is_locked:
+                self._lock.acquire(blocking=False)
         except Timeout:
             return False
+        return True
 
     def release(self) -> None:
         """Let another process deliver."""
@@ -125,9 +126,12 @@ class Delivery:
         if self._held is None or not self.store.exists:
             self._held = self._ask()
         try:
-            # The parent run is finished after its trials.
-            pending = sorted(self.pending().items(), key=lambda item: item[0] == SWEEP)
-            return sum(self._deliver(run_id, signature) for run_id, signature in pending)
+            pending = self.pending()
+            for run_id in sorted(
+                pending, key=lambda run_id: run_id == SWEEP
+            ):  # the parent ends after its trials
+                self._deliver(run_id, pending[run_id])
+            return len(pending)
         finally:
             remembered = {**self._remembered(), self.store.key: self._held}
             replace_file(self.folder / "delivered.json", json.dumps(remembered).encode())
@@ -136,12 +140,13 @@ class Delivery:
         """Mark the sweep of a killed driver as interrupted; the claim proves that the driver is gone."""
         run, signatures = self.runs.read(SWEEP), self.runs.signatures()
         if run is not None and run.status == values.RUNNING:
-            last = max(file.stat().st_mtime for file in self.runs.folder.iterdir())
-            tags = {**run.tags, "bdtune.status": "interrupted"}
-            ended = replace(
-                run, status=values.SWEEP_STATUS["interrupted"], time=round(last * 1000), tags=tags
+            run = replace(
+                run,
+                status=values.SWEEP_STATUS["interrupted"],
+                time=round(self.runs.folder.stat().st_mtime * 1000),  # when the last run was written
+                tags={**run.tags, "bdtune.status": "interrupted"},
             )
-            self.runs.write(SWEEP, ["interrupted", signatures], ended)
+            self.runs.write(SWEEP, ["interrupted", signatures], run)
 
     def _remembered(self) -> dict[str, dict[str, str]]:
         try:
@@ -154,16 +159,18 @@ class Delivery:
 
         Runs that were deleted in MLflow count as held, so that they stay deleted.
         """
-        self._client = client = connect(self.store)
+        self._client = connect(self.store)
         from mlflow.entities import ViewType
 
-        experiment = client.get_experiment_by_name(self.sweep)
-        self._experiment = experiment.experiment_id if experiment else self._new_experiment(client)
+        experiment = self._client.get_experiment_by_name(self.sweep)
+        self._experiment = experiment.experiment_id if experiment else self._new_experiment()
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._marks().items())
-        found: list[MlflowRun] = []
+        found = []
         token: str | None = ""
         while token is not None:
-            page = client.search_runs([self._experiment], query, ViewType.ALL, PAGE, page_token=token or None)
+            page = self._client.search_runs(
+                [self._experiment], query, ViewType.ALL, PAGE, page_token=token or None
+            )
             found += page
             token = page.token or None
         runs = {run.data.tags.get("bdtune.trial", SWEEP): run for run in found}
@@ -171,9 +178,11 @@ class Delivery:
         ended = {run_id: run for run_id, run in runs.items() if run.info.status != values.RUNNING}
         return {run_id: run.data.tags.get(SIGNATURE, "") for run_id, run in ended.items()}
 
-    def _new_experiment(self, client: MlflowClient) -> str:
+    def _new_experiment(self) -> str:
         location = self.store.artifact_location(self.sweep)
-        return client.create_experiment(self.sweep, artifact_location=location, tags=values.EXPERIMENT_TAGS)
+        return self._client.create_experiment(
+            self.sweep, artifact_location=location, tags=values.EXPERIMENT_TAGS
+        )
 
     def _marks(self) -> dict[str, str]:
         """Return the tags by which this sweep's runs are found again.
@@ -187,28 +196,26 @@ class Delivery:
             replace_file(file, uuid.uuid4().hex.encode())
         return {"bdtune.sweep": self.sweep, "bdtune.sweep_id": file.read_text()}
 
-    def _deliver(self, run_id: str, signature: str) -> bool:
-        """Deliver one run and return whether it was; one that MLflow refuses must not block the rest."""
+    def _deliver(self, run_id: str, signature: str) -> None:
+        """Deliver one run; one that MLflow refuses must not block the rest."""
         from mlflow.exceptions import MlflowException
 
-        assert self._held is not None
         run = self.runs.read(run_id, signature)
         if run is None:  # replaced meanwhile: the next round delivers the new one
-            return False
+            return
         try:
             self._write(run_id, run, signature)
         except MlflowException as error:
             if error.error_code not in REFUSED:
                 raise
             log.warning("MLflow refuses run %s of sweep %s: %s", run_id, self.sweep, error)
+        assert self._held is not None
         self._held[run_id] = signature
-        return True
 
     def _write(self, run_id: str, run: Run, signature: str) -> None:
         """Write one run; its end comes last, and shows that the rest is there."""
         from mlflow.entities import Metric, Param, RunTag
 
-        assert self._client is not None
         tags, params = {SIGNATURE: signature}, dict(run.params)
         if run_id in self._ids:
             to = self._ids[run_id]
@@ -217,7 +224,7 @@ class Delivery:
             # what was true of the first attempt of a repeated trial only
             for tag in set(values.OPTIONAL_TAGS) & stored.tags.keys() - run.tags.keys():
                 self._client.delete_tag(to, tag)
-            params = values.missing(params, stored.params)
+            params = {name: value for name, value in params.items() if name not in stored.params}
             tags |= run.tags
         else:
             to = self._create_run(run_id, run)
@@ -233,7 +240,6 @@ class Delivery:
             self._client.set_terminated(to, run.status, end_time=run.time)
 
     def _create_run(self, run_id: str, run: Run) -> str:
-        assert self._client is not None
         tags = {**run.tags, **self._marks()}
         if run_id != SWEEP:
             tags |= {"bdtune.trial": run_id, "mlflow.parentRunId": self._parent()}
@@ -251,15 +257,13 @@ class Delivery:
     def _dataset(self, to: str, run: Run) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        assert self._client is not None
         if run.dataset is not None:
-            kept = {key: value for key, value in run.dataset.items() if key != "context"}
             tag = InputTag("mlflow.data.context", run.dataset["context"])
-            dataset = DatasetInput(dataset=Dataset(source_type="bdtune", **kept), tags=[tag])
-            self._client.log_inputs(to, datasets=[dataset])
+            about = {key: run.dataset[key] for key in ("name", "digest", "source")}
+            dataset = Dataset(source_type="bdtune", **about)
+            self._client.log_inputs(to, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
 
     def _artifacts(self, to: str, run: Run) -> None:
-        assert self._client is not None
         for path, folder in run.artifacts:
             file = self.store.run_dir / path  # an absolute path stays what it is
             if file.is_file():

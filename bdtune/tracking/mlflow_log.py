@@ -87,7 +87,7 @@ class Tracker:
         """Announce a new sweep, and deliver what an earlier start could not."""
         self.delivery.claim()
         if not self.runs.signatures():
-            self._announce()
+            self._write_parent("running")
         if self.delivery.pending():
             self._poke()
 
@@ -97,7 +97,7 @@ class Tracker:
         if trial.status == "pending" or self.runs.has(trial.id, identity):
             return False
         if not self._open:
-            self._announce()
+            self._write_parent("running")
         ended = round(trial.ended * 1000) if trial.ended else _now()
         run = Run(
             name=values.run_name(trial, self.axes),
@@ -129,17 +129,13 @@ class Tracker:
         trials = {run: mark for run, mark in self.runs.signatures().items() if run != SWEEP}
         tags = values.selection_tags(result)
         noted = {"mlflow.note.content": values.cut(note, values.TAG_LENGTH)} if note else {}
-        run = self._parent(
+        return self._write_parent(
             status,
+            [trials, tags],
             tags={**tags, **noted},
             metrics=values.sweep_metrics(result),
-            artifacts=(*self._files, *artifacts),
+            artifacts=artifacts,
         )
-        new = self.runs.write(SWEEP, [status, trials, tags], run)
-        self._open = False
-        if new:
-            self._poke()
-        return new
 
     def status(self) -> TrackingStatus:
         """Return what waits, without importing mlflow."""
@@ -159,35 +155,31 @@ class Tracker:
 
     # --------------------------------------------------------------------------------------------- internals
 
-    def _announce(self) -> None:
-        self._open = True
-        self.runs.write(SWEEP, "running", self._parent("running", artifacts=self._files))
-        self._poke()
-
-    def _parent(
+    def _write_parent(
         self,
         status: str,
+        identity: Any = None,
         *,
-        artifacts: Iterable[Artifact],
         tags: Mapping[str, str] | None = None,
         metrics: Sequence[values.Metric] = (),
-    ) -> Run:
-        return Run(
+        artifacts: Iterable[Artifact] = (),
+    ) -> bool:
+        common = {**common_tags(), "bdtune.role": "sweep", "bdtune.status": status}
+        run = Run(
             name=self.sweep,
             status=values.SWEEP_STATUS[status],
             started=self._started,
             time=_now(),
             params=self._params,
-            tags={
-                **common_tags(),
-                "bdtune.role": "sweep",
-                **self._tags,
-                **(tags or {}),
-                "bdtune.status": status,
-            },
+            tags={**common, **self._tags, **(tags or {})},
             metrics=metrics,
-            artifacts=self._placed(artifacts),
+            artifacts=self._placed((*self._files, *artifacts)),
         )
+        new = self.runs.write(SWEEP, [status, identity], run)
+        self._open = status == "running"
+        if new:
+            self._poke()
+        return new
 
     def _placed(self, artifacts: Iterable[Artifact]) -> list[tuple[str, str]]:
         return [(_relative(path, self.store.run_dir), folder) for path, folder in artifacts]

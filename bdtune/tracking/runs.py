@@ -68,8 +68,8 @@ class Runs:
 
     def signatures(self) -> dict[str, str]:
         """Return each run's signature by its id; of two files that a killed writer left, the newer counts."""
-        files = sorted(self.folder.glob("[!.]*.json"), key=lambda file: file.stat().st_mtime_ns)
-        return {run_id: signature for run_id, signature, _ in (file.name.split(".") for file in files)}
+        files = sorted(self.folder.glob("[!.]*.*.json"), key=_modified)
+        return dict(file.name.split(".")[:2] for file in files)
 
     def read(self, run_id: str, signature: str | None = None) -> Run | None:
         """Return a run, by default as it is now; None where there is none (any more)."""
@@ -83,3 +83,10 @@ class Runs:
 
     def _file(self, run_id: str, signature: str) -> Path:
         return self.folder / f"{run_id}.{signature}.json"
+
+
+def _modified(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:  # another process replaced it
+        return 0

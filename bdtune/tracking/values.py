@@ -190,9 +190,3 @@ def identity_of(trial: TrialResult) -> Any:
     value = trial.to_json()
     metrics = {key: number for key, number in value["metrics"].items() if not key.startswith("cost/")}
     return [trial.status, metrics, value["params"], trial.error, trial.reference_id]
-
-
-def missing(wanted: Mapping[str, str], present: Iterable[str]) -> dict[str, str]:
-    """Return the parameters that a run does not have yet; written ones can never change."""
-    have = set(present)
-    return {key: value for key, value in wanted.items() if key not in have}
