@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Synced:
+class SyncResult:
     """What a sync did for one sweep."""
 
     sweep: str
@@ -32,19 +32,19 @@ def _deliveries(store: Store) -> Iterator[Delivery]:
         yield Delivery(store, folder.parent.name)
 
 
-def sync(run_dir: Path, tracking_uri: str | None = None, *, ask: bool = True) -> list[Synced]:
-    """Deliver all that MLflow lacks of all sweeps, and close the parent runs of sweeps whose driver is gone.
+def sync(run_dir: Path, tracking_uri: str | None = None, *, ask: bool = True) -> list[SyncResult]:
+    """Deliver what MLflow lacks of every sweep, and close the parent runs of sweeps whose driver is gone.
 
-    A sweep that is running delivers its own. Errors stand in the status of each sweep. With `ask` MLflow is
-    compared run by run; else what it is remembered to hold is believed.
+    A sweep that is running delivers its own runs. The status of each sweep holds its error. With `ask`,
+    MLflow is asked what it holds; otherwise `delivered.json` is believed.
     """
     return [_sync(delivery, ask) for delivery in _deliveries(Store.of(run_dir, tracking_uri))]
 
 
-def _sync(delivery: Delivery, ask: bool) -> Synced:
+def _sync(delivery: Delivery, ask: bool) -> SyncResult:
     delivered, error = 0, None
     if not delivery.claim():
-        return Synced(delivery.sweep, 0, _status(delivery, "the sweep is running"))
+        return SyncResult(delivery.sweep, 0, _status(delivery, "the sweep is running"))
     try:
         delivery.close_left_open()
         delivered = delivery.round(ask=ask)
@@ -52,7 +52,7 @@ def _sync(delivery: Delivery, ask: bool) -> Synced:
         error = str(problem).strip().partition("\n")[0]
     finally:
         delivery.release()
-    return Synced(delivery.sweep, delivered, _status(delivery, error))
+    return SyncResult(delivery.sweep, delivered, _status(delivery, error))
 
 
 def _status(delivery: Delivery, error: str | None) -> TrackingStatus:
@@ -95,7 +95,7 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
 
 
 def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[tuple[bool, str]]:
-    """Return what `bdtune doctor` says of MLflow, without importing it: whether it is well, and the words."""
+    """Return `bdtune doctor`'s lines about MLflow, each with whether all is well; does not import mlflow."""
     store = Store.of(run_dir, tracking_uri)
     if store.database is not None:
         size = f"{store.database.stat().st_size / 1e6:.1f} MB" if store.exists else "made by the first sweep"
@@ -105,6 +105,6 @@ def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[tuple[b
         lines = [(trouble is None, trouble or f"{store.key} (answers)")]
     for delivery in _deliveries(store):
         if waiting := len(delivery.pending()):
-            said = f"sweep {delivery.sweep}: {waiting} runs wait; `bdtune sync` delivers them"
-            lines.append((False, said))
+            line = f"sweep {delivery.sweep}: {waiting} runs wait; `bdtune sync` delivers them"
+            lines.append((False, line))
     return lines

@@ -128,7 +128,7 @@ class Tracker:
         """
         trials = {run: mark for run, mark in self.runs.signatures().items() if run != SWEEP}
         tags = values.selection_tags(result)
-        noted = {"mlflow.note.content": values.cut(note, values.TAG_LENGTH)} if note else {}
+        noted = {"mlflow.note.content": note} if note else {}
         return self._write_parent(
             status,
             [trials, tags],
@@ -164,14 +164,15 @@ class Tracker:
         metrics: Sequence[values.Metric] = (),
         artifacts: Iterable[Artifact] = (),
     ) -> bool:
-        common = {**common_tags(), "bdtune.role": "sweep", "bdtune.status": status}
+        own = {"bdtune.role": "sweep", "bdtune.status": status}
+        all_tags = {**common_tags(), **own, **self._tags, **(tags or {})}
         run = Run(
             name=self.sweep,
             status=values.SWEEP_STATUS[status],
             started=self._started,
             time=_now(),
             params=self._params,
-            tags={**common, **self._tags, **(tags or {})},
+            tags={key: values.cut(value, values.TAG_LENGTH) for key, value in all_tags.items()},
             metrics=metrics,
             artifacts=self._placed((*self._files, *artifacts)),
         )

@@ -1,4 +1,4 @@
-"""Where the MLflow store is: the run directory's own SQLite file, or what MLFLOW_TRACKING_URI says."""
+"""Where the MLflow store is: the run directory's own SQLite file, or the address in MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Store:
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything to open: a server is assumed to hold what it was told."""
+        """True if there is a database to open; a server is assumed to have one."""
         return self.database is None or self.database.exists()
 
     def artifact_location(self, study: str) -> str | None:

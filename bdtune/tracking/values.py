@@ -18,9 +18,7 @@ PARAM_LENGTH = 6000  # MLflow's limits; a longer value would be refused or cut w
 TAG_LENGTH = 8000
 NAME_LENGTH = 250
 DIGEST_LENGTH = 36
-CURVE_POINTS = (
-    100  # per curve: what a plot can show; 10,000 trials with three curves stay in a few hundred MB
-)
+CURVE_POINTS = 100  # what a plot can show; 10,000 trials with three curves stay in a few hundred MB
 
 DATA_COUNTS = ("samples", "poisoned", "covered")
 """Of the training set as it was poisoned: the rate that a knob asks for is rounded, or of another basis."""

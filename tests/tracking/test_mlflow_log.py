@@ -317,13 +317,13 @@ def test_a_run_that_was_deleted_in_mlflow_stays_deleted(run_dir, make_trial):
     assert set(runs(run_dir)[1]) == {"trial002"}
 
 
-def test_a_missing_artifact_is_said_and_skipped(run_dir, make_trial, caplog):
+def test_a_missing_artifact_is_skipped_with_a_warning(run_dir, make_trial, caplog):
     tracked(run_dir, [make_trial(1)], artifacts=[(run_dir / "gone.png", "")])
     assert "gone.png" in caplog.text
     assert runs(run_dir)[0][0].info.status == "FINISHED"
 
 
-def test_pending_trials_are_not_told(run_dir, make_trial):
+def test_pending_trials_are_not_recorded(run_dir, make_trial):
     tracker = Tracker(run_dir, "small")
     assert not tracker.finished(make_trial(1, status="pending"))
     assert tracker.close().waiting == 0
