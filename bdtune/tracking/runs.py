@@ -54,10 +54,11 @@ class Runs:
         """
         if self.has(run_id, identity):
             return False
-        # Only files from before the write are removed: two writers cannot remove each other's.
-        outdated = list(self.folder.glob(f"{run_id}.*.json"))
+        target = self._file(run_id, key_of(identity))
+        # Files from before the write: two writers cannot remove each other's.
+        outdated = set(self.folder.glob(f"{run_id}.*.json")) - {target}
         content = json.dumps(asdict(run), separators=(",", ":"), allow_nan=False)
-        replace_file(self._file(run_id, key_of(identity)), content.encode())
+        replace_file(target, content.encode())
         for file in outdated:
             file.unlink(missing_ok=True)
         return True

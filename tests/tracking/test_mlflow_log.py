@@ -310,6 +310,17 @@ def test_sync_asks_mlflow_itself(run_dir, make_trial, template_db):
     assert snapshot(run_dir) == before
 
 
+def test_without_what_is_remembered_mlflow_is_asked_in_pages(run_dir, make_trial, monkeypatch):
+    trials = [make_trial(n) for n in range(5)]
+    tracked(run_dir, trials)
+    before = snapshot(run_dir)
+    (run_dir / "sweeps" / "small" / "delivered.json").write_text("{torn")
+    monkeypatch.setattr(deliver, "PAGE", 2)
+    monkeypatch.setattr(deliver.Delivery, "_deliver", lambda *_: pytest.fail("MLflow holds everything"))
+    assert tracked(run_dir, trials).waiting == 0
+    assert snapshot(run_dir) == before
+
+
 def test_a_run_that_was_deleted_in_mlflow_stays_deleted(run_dir, make_trial):
     tracked(run_dir, [make_trial(1), make_trial(2)])
     client(run_dir).delete_run(runs(run_dir)[1]["trial001"].info.run_id)
