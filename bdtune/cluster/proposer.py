@@ -6,7 +6,6 @@ out again under their own numbers, so that a resumed search is no other than an 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from optuna.trial import TrialState
 
 from bdtune.config.expand import points, with_values
 from bdtune.config.trial import trial_id
+from bdtune.engine.files import file_lock
 from bdtune.engine.key import key_of
 from bdtune.errors import ConfigError
 
@@ -80,8 +80,9 @@ class Searched:
         self.spec = spec
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "optuna.journal"
-        lock = FileLock(file)
-        mend(file, lock)
+        lock = file_lock(file.with_name(f".{file.name}.lock"))  # unlike Optuna's own it dies with its holder
+        with lock:
+            mend(file)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(file), lock_obj=lock)),
@@ -137,37 +138,14 @@ class Searched:
         return found
 
 
-class FileLock:
-    """Lets one process at a time write a study's journal; unlike Optuna's own it dies with its holder."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file.with_name(f".{file.name}.lock")
-        self._descriptor: int | None = None
-
-    def acquire(self) -> bool:
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self._descriptor = descriptor
-        return True
-
-    def release(self) -> None:
-        assert self._descriptor is not None
-        os.close(self._descriptor)
-        self._descriptor = None
-
-
-def mend(journal: Path, lock: FileLock) -> None:
+def mend(journal: Path) -> None:
     """Cut off a line that a killed driver was writing: Optuna would read nothing behind it."""
     if not journal.exists():
         return
-    lock.acquire()
-    try:
-        content = journal.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(journal, whole)
-    finally:
-        lock.release()
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(journal, whole)
 
 
 def make_proposer(spec: SweepSpec, folder: Path) -> Proposer:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from filelock import UnixFileLock
+
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and force it to the disk."""
@@ -47,3 +49,14 @@ def append_line(path: Path, line: str) -> None:
         os.write(descriptor, (line + "\n").encode())
     finally:
         os.close(descriptor)
+
+
+def file_lock(path: Path) -> UnixFileLock:
+    """Return a lock between processes, which the kernel releases when its holder dies.
+
+    Any thread of the process may release it. Raises `OSError` where the file system has no locks: a lock that
+    outlives its holder would stop the next one.
+    """
+    from filelock import UnixFileLock
+
+    return UnixFileLock(path, thread_local=False, fallback_to_soft=False)

@@ -1,1 +1,1 @@
-"""MLflow: an outbox file first, then batches. The one package that imports mlflow."""
+"""MLflow: a file per run first, then delivery. The one package that imports mlflow."""

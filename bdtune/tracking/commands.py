@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bdtune.errors import UserError
-from bdtune.tracking.courier import Courier
+from bdtune.tracking.deliver import Delivery
 from bdtune.tracking.mlflow_log import TrackingStatus
-from bdtune.tracking.outbox import FILE, Outbox
+from bdtune.tracking.runs import FOLDER
 from bdtune.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Synced:
+class SyncResult:
     """What a sync did for one sweep."""
 
     sweep: str
@@ -27,49 +27,36 @@ class Synced:
     status: TrackingStatus
 
 
-def _couriers(store: Store) -> Iterator[Courier]:
-    for file in sorted((store.run_dir / "sweeps").glob(f"*/{FILE}")):
-        yield Courier(Outbox(file.parent), store, file.parent.name)
+def _deliveries(store: Store) -> Iterator[Delivery]:
+    for folder in sorted((store.run_dir / "sweeps").glob(f"*/{FOLDER}")):
+        yield Delivery(store, folder.parent.name)
 
 
-def sync(run_dir: Path, tracking_uri: str | None = None) -> list[Synced]:
-    """Deliver all pending events of all sweeps, and close the parent runs of sweeps whose driver is gone.
+def sync(run_dir: Path, tracking_uri: str | None = None, *, ask: bool = True) -> list[SyncResult]:
+    """Deliver what MLflow lacks of every sweep, and close the parent runs of sweeps whose driver is gone.
 
-    A sweep that is running delivers its own. Errors stand in the status of each sweep.
+    A sweep that is running delivers its own runs. The status of each sweep holds its error. With `ask`,
+    MLflow is asked what it holds; otherwise `delivered.json` is believed.
     """
-    store = Store.of(run_dir, tracking_uri)
-    return [_sync(courier) for courier in _couriers(store)]
+    return [_sync(delivery, ask) for delivery in _deliveries(Store.of(run_dir, tracking_uri))]
 
 
-def _sync(courier: Courier) -> Synced:
-    outbox, key = courier.outbox, courier.store.key
+def _sync(delivery: Delivery, ask: bool) -> SyncResult:
     delivered, error = 0, None
-    if not outbox.claim():
-        return Synced(courier.sweep, 0, TrackingStatus(key, len(outbox.pending(key)), "the sweep is running"))
+    if not delivery.claim():
+        return SyncResult(delivery.sweep, 0, _status(delivery, "the sweep is running"))
     try:
-        _close_left_open(courier)
-        delivered = courier.round()
+        delivery.close_left_open()
+        delivered = delivery.round(ask=ask)
     except Exception as problem:  # one sweep's trouble must not keep the others waiting
         error = str(problem).strip().partition("\n")[0]
     finally:
-        courier.release()
-    return Synced(courier.sweep, delivered, TrackingStatus(key, len(outbox.pending(key)), error))
+        delivery.release()
+    return SyncResult(delivery.sweep, delivered, _status(delivery, error))
 
 
-def _close_left_open(courier: Courier) -> None:
-    """Write the end that a killed driver could not; the claim proves that it is gone."""
-    outbox = courier.outbox
-    newest = outbox.newest("sweep")
-    if newest is None or outbox.last == "end":
-        return
-    kept = {key: newest.body[key] for key in ("study", "sweep", "common")}
-    body = {**kept, "time": _last_time(outbox), "artifacts": [], "metrics": {}, "tags": {}, "note": ""}
-    identity = ["interrupted", outbox.counts["trial"]]
-    outbox.append("end", courier.sweep, identity, {**body, "status": "interrupted"})
-
-
-def _last_time(outbox: Outbox) -> int:
-    return max(entry.body["time"] for entry in outbox.pending(""))
+def _status(delivery: Delivery, error: str | None) -> TrackingStatus:
+    return TrackingStatus(delivery.store.key, len(delivery.pending()), error)
 
 
 def server_command(store: Store, port: int) -> list[str]:
@@ -99,7 +86,7 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
     store = Store.of(run_dir, tracking_uri)
     if store.uri.startswith(("http://", "https://")):
         raise UserError(f"MLflow runs at {store.key}; open that address")
-    sync(run_dir, tracking_uri)
+    sync(run_dir, tracking_uri, ask=False)
     if not store.exists:
         raise UserError(f"no MLflow store at {store.database} yet; run a sweep first, or give its --out")
     print(f"open {page_address(port)} (Ctrl-C stops the server)", file=sys.stderr, flush=True)
@@ -108,7 +95,7 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
 
 
 def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[tuple[bool, str]]:
-    """Return what `bdtune doctor` says of MLflow, without importing it: whether it is well, and the words."""
+    """Return `bdtune doctor`'s lines about MLflow, each with whether all is well; does not import mlflow."""
     store = Store.of(run_dir, tracking_uri)
     if store.database is not None:
         size = f"{store.database.stat().st_size / 1e6:.1f} MB" if store.exists else "made by the first sweep"
@@ -116,8 +103,8 @@ def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[tuple[b
     else:
         trouble = store.unreachable()
         lines = [(trouble is None, trouble or f"{store.key} (answers)")]
-    for courier in _couriers(store):
-        if waiting := len(courier.outbox.pending(store.key)):
-            said = f"sweep {courier.sweep}: {waiting} events wait; `bdtune sync` delivers them"
-            lines.append((False, said))
+    for delivery in _deliveries(store):
+        if waiting := len(delivery.pending()):
+            line = f"sweep {delivery.sweep}: {waiting} runs wait; `bdtune sync` delivers them"
+            lines.append((False, line))
     return lines

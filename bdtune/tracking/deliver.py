@@ -1,28 +1,37 @@
-"""Delivery: one outbox event at a time into MLflow, with the same outcome however often it is told."""
+"""Delivery: makes an MLflow store hold a sweep's runs. Repeating it changes nothing.
+
+A run in MLflow carries the signature of what it was made from as a tag. A run that is missing, is not ended,
+or has another tag, is pending. `delivered.json` remembers what each store answered, so that a
+sweep with nothing new need not import mlflow; it may be lost, and `bdtune sync` does not rely on it.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from bdtune.engine.results import TrialResult
+from filelock import Timeout
+
+from bdtune.engine.files import file_lock, replace_file
+from bdtune.errors import BdtuneError
 from bdtune.tracking import values
+from bdtune.tracking.runs import SWEEP, Run, Runs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
-    from bdtune.tracking.outbox import Entry
     from bdtune.tracking.store import Store
 
 log = logging.getLogger("bdtune.tracking")
 
 PAGE = 1000  # runs asked for at once
+SIGNATURE = "bdtune.signature"
 REFUSED = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"})
 """Error codes that no later attempt can change."""
 
@@ -30,9 +39,13 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to --json
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the outbox tries again anyway
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a later round tries again anyway
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+
+
+class UnreachableError(BdtuneError):
+    """The MLflow server does not answer."""
 
 
 def connect(store: Store) -> MlflowClient:
@@ -41,17 +54,19 @@ def connect(store: Store) -> MlflowClient:
         os.environ.setdefault(variable, value)
     from mlflow import MlflowClient
 
-    with store.creation_lock():
+    if store.database is None:
+        return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+    store.database.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(store.database.with_name(f".{store.database.name}.lock")):
         if not store.exists:
             _create(store.database)
         return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
 
 
-def _create(database: Path | None) -> None:
+def _create(database: Path) -> None:
     """Make a SQLite file beside its place and move it there: one killed meanwhile leaves no half schema."""
     from mlflow import MlflowClient
 
-    assert database is not None
     building = database.with_name(f".{database.name}.new")
     for leftover in building.parent.glob(f"{building.name}*"):
         leftover.unlink()
@@ -61,148 +76,197 @@ def _create(database: Path | None) -> None:
 
 
 class Delivery:
-    """Writes the events of one sweep; `client` is any `MlflowClient`."""
+    """Delivers the runs of one sweep to one store; at most one process does at a time."""
 
-    def __init__(self, client: MlflowClient, store: Store, sweep: str, outbox_name: str) -> None:
-        self.client = client
-        self.store = store
-        # On a shared server two people may each have a sweep of that name; in our own file they cannot.
-        self.marks = {"bdtune.sweep": sweep}
-        if not store.own:
-            self.marks["bdtune.outbox"] = outbox_name
-        self._experiments: dict[str, str] = {}
-        self._runs: dict[str, str] | None = None  # run id by trial id, the parent's under ""
+    def __init__(self, store: Store, sweep: str) -> None:
+        self.store, self.sweep = store, sweep
+        self.folder = store.run_dir / "sweeps" / sweep
+        self.runs = Runs(self.folder)
+        self._lock = file_lock(self.folder / "delivery.lock")
+        self._client: MlflowClient  # known, as the next two, once MLflow was asked
+        self._experiment: str
+        self._ids: dict[str, str]  # of the runs that MLflow holds
+        self._held: dict[str, str] | None = None  # their signatures; None: not asked yet
 
-    def deliver(self, entry: Entry) -> None:
-        """Write one event; raises what MLflow raises."""
-        handler = {"sweep": self._sweep, "trial": self._trial, "end": self._end}[entry.event]
-        handler(entry.body)
+    def pending(self) -> dict[str, str]:
+        """Return the signatures of the runs that the store lacks, by id; does not import mlflow."""
+        held = self._remembered().get(self.store.key, {}) if self._held is None else self._held
+        held = held if self.store.exists else {}
+        return {run: mark for run, mark in self.runs.signatures().items() if held.get(run) != mark}
 
-    # ---------------------------------------------------------------------------------------------- events
+    def claim(self) -> bool:
+        """Try to become the one process that delivers this sweep; kept until `release` or death."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if not self._lock.is_locked:
+                self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        return True
 
-    def _sweep(self, body: Mapping[str, Any]) -> None:
-        run = self._parent(body)
-        self._log(run, body, params=body["params"], tags={**body["tags"], "bdtune.status": "running"})
-        self.client.update_run(run, status="RUNNING")
-        self._artifacts(run, body)
+    def release(self) -> None:
+        """Let another process deliver."""
+        self.forget()
+        self._lock.release()
 
-    def _trial(self, body: Mapping[str, Any]) -> None:
-        trial = TrialResult.from_json(body["trial"])
-        parent = self._parent(body)
-        run = self._known(body).get(trial.id)
-        stored = self.client.get_run(run) if run else None
-        if run is None:
-            tags = {"mlflow.parentRunId": parent, "bdtune.trial": trial.id, **self._common(body)}
-            started = round((trial.started or body["time"] / 1000) * 1000)
-            run = self._create(body, trial.id, body["name"], started, tags)
-        self._clear(stored, trial)
-        params = values.params_of(trial.params)
-        params = values.missing(params, stored.data.params) if stored else params
-        self._log(
-            run, body, params=params, tags=values.trial_tags(trial), metrics=values.trial_metrics(trial)
+    def forget(self) -> None:
+        """Ask MLflow anew what it holds, after a failure or when another process may deliver."""
+        self._held = None
+
+    def round(self, *, ask: bool = False) -> int:
+        """Deliver what is pending and return how many runs; 0 when another process does it.
+
+        With `ask` MLflow is compared even if all is remembered as delivered. Raises `UnreachableError` at
+        once for a server that is down, and else what MLflow raises.
+        """
+        if not (ask or self.pending()) or not self.claim():
+            return 0
+        if reason := self.store.unreachable():
+            raise UnreachableError(reason)
+        if self._held is None or not self.store.exists:
+            self._held = self._ask()
+        try:
+            pending = self.pending()
+            for run_id in sorted(
+                pending, key=lambda run_id: run_id == SWEEP
+            ):  # the parent ends after its trials
+                self._deliver(run_id, pending[run_id])
+            return len(pending)
+        finally:
+            remembered = {**self._remembered(), self.store.key: self._held}
+            replace_file(self.folder / "delivered.json", json.dumps(remembered).encode())
+
+    def close_left_open(self) -> None:
+        """Mark the sweep of a killed driver as interrupted; the claim proves that the driver is gone."""
+        run, signatures = self.runs.read(SWEEP), self.runs.signatures()
+        if run is not None and run.status == values.RUNNING:
+            run = replace(
+                run,
+                status=values.SWEEP_STATUS["interrupted"],
+                time=round(self.runs.folder.stat().st_mtime * 1000),  # when the last run was written
+                tags={**run.tags, "bdtune.status": "interrupted"},
+            )
+            self.runs.write(SWEEP, ["interrupted", signatures], run)
+
+    def _remembered(self) -> dict[str, dict[str, str]]:
+        try:
+            return dict(json.loads((self.folder / "delivered.json").read_text()))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def _ask(self) -> dict[str, str]:
+        """Return the signatures of the ended runs that MLflow holds of this sweep, and keep the ids of all.
+
+        Runs that were deleted in MLflow count as held, so that they stay deleted.
+        """
+        self._client = connect(self.store)
+        from mlflow.entities import ViewType
+
+        experiment = self._client.get_experiment_by_name(self.sweep)
+        self._experiment = experiment.experiment_id if experiment else self._new_experiment()
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._marks().items())
+        found = []
+        token: str | None = ""
+        while token is not None:
+            page = self._client.search_runs(
+                [self._experiment], query, ViewType.ALL, PAGE, page_token=token or None
+            )
+            found += page
+            token = page.token or None
+        runs = {run.data.tags.get("bdtune.trial", SWEEP): run for run in found}
+        self._ids = {run_id: run.info.run_id for run_id, run in runs.items()}
+        ended = {run_id: run for run_id, run in runs.items() if run.info.status != values.RUNNING}
+        return {run_id: run.data.tags.get(SIGNATURE, "") for run_id, run in ended.items()}
+
+    def _new_experiment(self) -> str:
+        location = self.store.artifact_location(self.sweep)
+        return self._client.create_experiment(
+            self.sweep, artifact_location=location, tags=values.EXPERIMENT_TAGS
         )
-        self._dataset(run, trial)
-        self._artifacts(run, body)
-        self.client.set_terminated(run, values.TRIAL_STATUS[trial.status], end_time=body["time"])
 
-    def _end(self, body: Mapping[str, Any]) -> None:
-        run = self._parent(body)
-        metrics = [(values.name(key), value, 0) for key, value in body["metrics"].items()]
-        note = {"mlflow.note.content": body["note"]} if body["note"] else {}
-        tags = {**body["tags"], **note, "bdtune.status": body["status"]}
-        self._log(run, body, params={}, tags=tags, metrics=metrics)
-        self._artifacts(run, body)
-        self.client.set_terminated(run, values.SWEEP_STATUS[body["status"]], end_time=body["time"])
+    def _marks(self) -> dict[str, str]:
+        """Return the tags by which this sweep's runs are found again.
 
-    # ------------------------------------------------------------------------------------------------ runs
+        On a shared server two people may each have a sweep of that name; in our own file they cannot.
+        """
+        if self.store.own:
+            return {"bdtune.sweep": self.sweep}
+        file = self.folder / "sweep.id"
+        if not file.exists():
+            replace_file(file, uuid.uuid4().hex.encode())
+        return {"bdtune.sweep": self.sweep, "bdtune.sweep_id": file.read_text()}
 
-    def _experiment(self, study: str) -> str:
-        if study not in self._experiments:
-            found = self.client.get_experiment_by_name(study)
-            self._experiments[study] = found.experiment_id if found else self._new_experiment(study)
-        return self._experiments[study]
+    def _deliver(self, run_id: str, signature: str) -> None:
+        """Deliver one run; one that MLflow refuses must not block the rest."""
+        from mlflow.exceptions import MlflowException
 
-    def _new_experiment(self, study: str) -> str:
-        location = self.store.artifact_location(study)
-        return self.client.create_experiment(study, artifact_location=location, tags=values.EXPERIMENT_TAGS)
+        run = self.runs.read(run_id, signature)
+        if run is None:  # replaced meanwhile: the next round delivers the new one
+            return
+        try:
+            self._write(run_id, run, signature)
+        except MlflowException as error:
+            if error.error_code not in REFUSED:
+                raise
+            log.warning("MLflow refuses run %s of sweep %s: %s", run_id, self.sweep, error)
+        assert self._held is not None
+        self._held[run_id] = signature
 
-    def _known(self, body: Mapping[str, Any]) -> dict[str, str]:
-        """Return the runs that the store has of this sweep, asked for once."""
-        if self._runs is None:
-            query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self.marks.items())
-            self._runs = {}
-            token = None
-            while True:
-                page = self.client.search_runs(
-                    [self._experiment(body["study"])], query, max_results=PAGE, page_token=token
-                )
-                self._runs.update({run.data.tags.get("bdtune.trial", ""): run.info.run_id for run in page})
-                token = page.token
-                if not token:
-                    break
-        return self._runs
-
-    def _parent(self, body: Mapping[str, Any]) -> str:
-        known = self._known(body)
-        if "" not in known:
-            tags = {"bdtune.role": "sweep", **self._common(body)}
-            self._create(body, "", body["sweep"], body["time"], tags)
-        return known[""]
-
-    def _create(
-        self, body: Mapping[str, Any], subject: str, run_name: str, started: int, tags: dict[str, str]
-    ) -> str:
-        experiment = self._experiment(body["study"])
-        run = self.client.create_run(experiment, start_time=started, tags=tags, run_name=run_name)
-        self._known(body)[subject] = run.info.run_id
-        return run.info.run_id
-
-    def _common(self, body: Mapping[str, Any]) -> dict[str, str]:
-        return {**body["common"], **self.marks}
-
-    # --------------------------------------------------------------------------------------------- content
-
-    def _log(
-        self,
-        run: str,
-        body: Mapping[str, Any],
-        *,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        metrics: list[values.Metric] | None = None,
-    ) -> None:
+    def _write(self, run_id: str, run: Run, signature: str) -> None:
+        """Write one run; its end comes last, and shows that the rest is there."""
         from mlflow.entities import Metric, Param, RunTag
 
-        self.client.log_batch(
-            run,
-            # the event's own time, so that telling it again stores nothing twice
-            metrics=[Metric(key, value, body["time"], step) for key, value, step in metrics or []],
+        tags, params = {SIGNATURE: signature}, dict(run.params)
+        if run_id in self._ids:
+            to = self._ids[run_id]
+            stored = self._client.get_run(to).data
+            self._client.update_run(to, status=values.RUNNING)
+            # what was true of the first attempt of a repeated trial only
+            for tag in set(values.OPTIONAL_TAGS) & stored.tags.keys() - run.tags.keys():
+                self._client.delete_tag(to, tag)
+            params = {name: value for name, value in params.items() if name not in stored.params}
+            tags |= run.tags
+        else:
+            to = self._create_run(run_id, run)
+        self._client.log_batch(
+            to,
+            metrics=[Metric(key, value, run.time, step) for key, value, step in run.metrics],
             params=[Param(key, value) for key, value in params.items()],
-            tags=[RunTag(key, values.cut(value, values.TAG_LENGTH)) for key, value in tags.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
         )
+        self._dataset(to, run)
+        self._artifacts(to, run)
+        if run.status != values.RUNNING:
+            self._client.set_terminated(to, run.status, end_time=run.time)
 
-    def _clear(self, stored: Run | None, trial: TrialResult) -> None:
-        """Take off a repeated trial's tags that were true of its first attempt only."""
-        tags = values.trial_tags(trial)
-        for tag in values.OPTIONAL_TAGS:
-            if stored and tag in stored.data.tags and tag not in tags:
-                self.client.delete_tag(stored.info.run_id, tag)
+    def _create_run(self, run_id: str, run: Run) -> str:
+        tags = {**run.tags, **self._marks()}
+        if run_id != SWEEP:
+            tags |= {"bdtune.trial": run_id, "mlflow.parentRunId": self._parent()}
+        made = self._client.create_run(self._experiment, run.started, tags, run.name)
+        self._ids[run_id] = made.info.run_id
+        return made.info.run_id
 
-    def _dataset(self, run: str, trial: TrialResult) -> None:
+    def _parent(self) -> str:
+        if SWEEP not in self._ids:
+            sweep = self.runs.read(SWEEP)
+            assert sweep is not None, "the tracker writes the parent run first"
+            self._create_run(SWEEP, sweep)
+        return self._ids[SWEEP]
+
+    def _dataset(self, to: str, run: Run) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        if trial.data is None:
-            return
-        source = json.dumps({"recipe": trial.data.digest})
-        digest = trial.data.digest[: values.DIGEST_LENGTH]
-        dataset = Dataset(name=trial.data.name, digest=digest, source_type="bdtune", source=source)
-        tag = InputTag("mlflow.data.context", trial.data.context)
-        self.client.log_inputs(run, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
+        if run.dataset is not None:
+            tag = InputTag("mlflow.data.context", run.dataset["context"])
+            about = {key: run.dataset[key] for key in ("name", "digest", "source")}
+            dataset = Dataset(source_type="bdtune", **about)
+            self._client.log_inputs(to, datasets=[DatasetInput(dataset=dataset, tags=[tag])])
 
-    def _artifacts(self, run: str, body: Mapping[str, Any]) -> None:
-        for path, folder in body["artifacts"]:
+    def _artifacts(self, to: str, run: Run) -> None:
+        for path, folder in run.artifacts:
             file = self.store.run_dir / path  # an absolute path stays what it is
             if file.is_file():
-                self.client.log_artifact(run, str(file), folder or None)
+                self._client.log_artifact(to, str(file), folder or None)
             else:
-                log.warning("not in MLflow, the file is gone: %s", Path(path))
+                log.warning("not in MLflow, the file is gone: %s", path)

@@ -1,7 +1,7 @@
-"""MLflow for a sweep: an experiment per study, a parent run per sweep, a child run per trial.
+"""MLflow for a sweep: an experiment and a parent run for the sweep, a child run per trial.
 
-The driver appends to an outbox and goes on; a thread delivers in batches. mlflow is imported by that thread,
-and only when there is something new to deliver: a sweep that finds everything done writes nothing.
+The driver writes each run to a file and goes on; a thread delivers them. That thread imports mlflow, and only
+when there is something new to deliver.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bdtune.tracking import values
-from bdtune.tracking.courier import Courier
+from bdtune.tracking.deliver import Delivery
 from bdtune.tracking.origin import common_tags
-from bdtune.tracking.outbox import Outbox
+from bdtune.tracking.runs import SWEEP, Run
 from bdtune.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ RETRY_S = (5.0, 15.0, 60.0)  # waits after the first, second and later failures
 
 @dataclass(frozen=True)
 class TrackingStatus:
-    """What MLflow has been told: `waiting` events are still in the outbox, `error` says why."""
+    """What an MLflow store lacks: `waiting` runs, and why."""
 
     store: str
     waiting: int = 0
@@ -46,14 +46,14 @@ class TrackingStatus:
         if not self.waiting:
             return f"MLflow: {self.store}"
         reason = f" ({self.error})" if self.error else ""
-        return f"MLflow: {self.waiting} events wait in the outbox{reason}; `bdtune sync` delivers them"
+        return f"MLflow: {self.waiting} runs are not delivered yet{reason}; `bdtune sync` delivers them"
 
 
 class Tracker:
-    """Tells MLflow about one sweep; used by the driver only.
+    """Records one sweep for MLflow; used by the driver only.
 
-    `study` names the experiment, `axes` the parameters that vary (they make the runs' names); `params`,
-    `tags` and `artifacts` belong to the parent run. No call waits for MLflow but `close`.
+    `axes` are the parameters that vary, which make the runs' names; `params`, `tags` and `artifacts` belong
+    to the parent run. Only `close` waits for MLflow.
     """
 
     def __init__(
@@ -61,7 +61,6 @@ class Tracker:
         run_dir: Path,
         sweep: str,
         *,
-        study: str | None = None,
         axes: Sequence[str] = (),
         tracking_uri: str | None = None,
         params: Mapping[str, Any] | None = None,
@@ -71,11 +70,14 @@ class Tracker:
         self.store = Store.of(run_dir, tracking_uri)
         self.sweep = sweep
         self.axes = tuple(axes)
-        self._names = {"study": study or sweep, "sweep": sweep}
-        self._about = {"params": values.params_of(params or {}), "tags": dict(tags or {})}
+        self._params = values.params_of(params or {})
+        self._tags = dict(tags or {})
         self._files = tuple(artifacts)
-        self.outbox = Outbox(self.store.run_dir / "sweeps" / sweep)
-        self._courier = Courier(self.outbox, self.store, sweep)
+        self.delivery = Delivery(self.store, sweep)
+        self.runs = self.delivery.runs
+        before = self.runs.read(SWEEP)
+        self._started = before.started if before else _now()
+        self._open = before is not None and before.status == values.RUNNING
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -83,30 +85,34 @@ class Tracker:
 
     def start(self) -> None:
         """Announce a new sweep, and deliver what an earlier start could not."""
-        if not self.outbox.counts.total():
-            self._announce()
-        if self._courier.has_pending():
+        self.delivery.claim()
+        if not self.runs.signatures():
+            self._write_parent("running")
+        if self.delivery.pending():
             self._poke()
 
     def finished(self, trial: TrialResult, artifacts: Iterable[Artifact] = ()) -> bool:
         """Record a trial that ended; return False where exactly that is recorded already, and do nothing."""
         identity = values.identity_of(trial)
-        if trial.status == "pending" or self.outbox.has("trial", trial.id, identity):
+        if trial.status == "pending" or self.runs.has(trial.id, identity):
             return False
-        curves = {stage: values.thinned(rows) for stage, rows in trial.curves.items()}
-        body = {
-            **self._body(artifacts),
-            "name": values.run_name(trial, self.axes),
-            "trial": {**trial.to_json(), "curves": curves},
-        }
-        if trial.ended:
-            body["time"] = round(trial.ended * 1000)
-        if self.outbox.last in (None, "end"):
-            self._announce()
-        new = self.outbox.append("trial", trial.id, identity, body)
-        if new:
-            self._poke()
-        return new
+        if not self._open:
+            self._write_parent("running")
+        ended = round(trial.ended * 1000) if trial.ended else _now()
+        run = Run(
+            name=values.run_name(trial, self.axes),
+            status=values.TRIAL_STATUS[trial.status],
+            started=round(trial.started * 1000) if trial.started else ended,
+            time=ended,
+            params=values.params_of(trial.params),
+            tags={**common_tags(), **values.trial_tags(trial)},
+            metrics=values.trial_metrics(trial),
+            dataset=values.dataset_of(trial),
+            artifacts=self._placed(artifacts),
+        )
+        self.runs.write(trial.id, identity, run)
+        self._poke()
+        return True
 
     def end(
         self,
@@ -120,46 +126,64 @@ class Tracker:
 
         `note` is Markdown for the parent run's page.
         """
-        body = {
-            **self._body(artifacts),
-            "status": status,
-            "metrics": values.sweep_metrics(result),
-            "tags": values.selection_tags(result),
-            "note": values.cut(note, values.TAG_LENGTH),
-        }
-        new = self.outbox.append("end", self.sweep, [status, self.outbox.counts["trial"]], body)
-        if new:
-            self._poke()
-        return new
+        trials = {run: mark for run, mark in self.runs.signatures().items() if run != SWEEP}
+        tags = values.selection_tags(result)
+        noted = {"mlflow.note.content": note} if note else {}
+        return self._write_parent(
+            status,
+            [trials, tags],
+            tags={**tags, **noted},
+            metrics=values.sweep_metrics(result),
+            artifacts=artifacts,
+        )
 
     def status(self) -> TrackingStatus:
         """Return what waits, without importing mlflow."""
-        return TrackingStatus(self.store.key, len(self.outbox.pending(self.store.key)), self._error)
+        return TrackingStatus(self.store.key, len(self.delivery.pending()), self._error)
 
     def close(self, timeout_s: float = 60.0) -> TrackingStatus:
-        """Try once more to deliver everything, for `timeout_s` at most; what is left waits in the outbox."""
-        if self._courier.has_pending():
+        """Try once more to deliver everything, for `timeout_s` at most; `bdtune sync` delivers the rest."""
+        if self.delivery.pending():
             self._poke()
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
         if self._thread is None or not self._thread.is_alive():
-            self._courier.release()
+            self.delivery.release()
         return self.status()
 
     # --------------------------------------------------------------------------------------------- internals
 
-    def _body(self, artifacts: Iterable[Artifact]) -> dict[str, Any]:
-        files = [[_relative(path, self.store.run_dir), folder] for path, folder in artifacts]
-        now = round(time.time() * 1000)
-        return {**self._names, "common": common_tags(), "time": now, "artifacts": files}
-
-    def _announce(self) -> None:
-        body = {**self._body(self._files), **self._about}
-        # the count makes a sweep that goes on after its end an event of its own
-        if self.outbox.append("sweep", self.sweep, self.outbox.counts["trial"], body):
+    def _write_parent(
+        self,
+        status: str,
+        identity: Any = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        metrics: Sequence[values.Metric] = (),
+        artifacts: Iterable[Artifact] = (),
+    ) -> bool:
+        own = {"bdtune.role": "sweep", "bdtune.status": status}
+        all_tags = {**common_tags(), **own, **self._tags, **(tags or {})}
+        run = Run(
+            name=self.sweep,
+            status=values.SWEEP_STATUS[status],
+            started=self._started,
+            time=_now(),
+            params=self._params,
+            tags={key: values.cut(value, values.TAG_LENGTH) for key, value in all_tags.items()},
+            metrics=metrics,
+            artifacts=self._placed((*self._files, *artifacts)),
+        )
+        new = self.runs.write(SWEEP, [status, identity], run)
+        self._open = status == "running"
+        if new:
             self._poke()
+        return new
+
+    def _placed(self, artifacts: Iterable[Artifact]) -> list[tuple[str, str]]:
+        return [(_relative(path, self.store.run_dir), folder) for path, folder in artifacts]
 
     def _poke(self) -> None:
         if self._thread is None:
@@ -174,13 +198,13 @@ class Tracker:
             closing = self._closing.is_set()
             self._wake.clear()
             try:
-                self._courier.round()
+                self.delivery.round()
                 failures, self._error = 0, None
                 wait = GATHER_S
-            except Exception as error:  # whatever MLflow does, the sweep goes on: the outbox has everything
-                self._courier.forget()
+            except Exception as error:  # whatever MLflow does, the sweep goes on: the files have everything
+                self.delivery.forget()
                 if not failures:
-                    log.warning("MLflow has to wait, the outbox keeps everything: %s", error)
+                    log.warning("not delivered to MLflow yet, nothing is lost: %s", error)
                 self._error = str(error).strip().partition("\n")[0]
                 wait = RETRY_S[min(failures, len(RETRY_S) - 1)]
                 failures += 1
@@ -188,6 +212,10 @@ class Tracker:
             if closing:
                 return
             self._closing.wait(wait)
+
+
+def _now() -> int:
+    return round(time.time() * 1000)
 
 
 def _relative(path: Path, run_dir: Path) -> str:

@@ -1,18 +1,15 @@
-"""Where the MLflow store is: the run directory's own SQLite file, or what MLFLOW_TRACKING_URI says."""
+"""Where the MLflow store is: the run directory's own SQLite file, or the address in MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 DATABASE = "mlflow.db"
@@ -47,12 +44,12 @@ class Store:
 
     @property
     def key(self) -> str:
-        """The store's name in the outbox: its address without a password."""
+        """The store's name for people and in files: its address without a password."""
         return re.sub(r"//[^/@]*@", "//", self.uri)
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything to open: a server is assumed to hold what it was told."""
+        """True if there is a database to open; a server is assumed to have one."""
         return self.database is None or self.database.exists()
 
     def artifact_location(self, study: str) -> str | None:
@@ -73,14 +70,3 @@ class Store:
                 return None
         except OSError as error:
             return f"{self.key}: {error.strerror or error}"
-
-    @contextmanager
-    def creation_lock(self) -> Iterator[None]:
-        """Keep other processes out while a SQLite file is made: two migrations at once break it."""
-        if self.database is None:
-            yield
-            return
-        self.database.parent.mkdir(parents=True, exist_ok=True)
-        with self.database.with_name(f".{self.database.name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,7 @@ PARAM_LENGTH = 6000  # MLflow's limits; a longer value would be refused or cut w
 TAG_LENGTH = 8000
 NAME_LENGTH = 250
 DIGEST_LENGTH = 36
-CURVE_POINTS = (
-    100  # per curve: what a plot can show; 10,000 trials with three curves stay in a few hundred MB
-)
+CURVE_POINTS = 100  # what a plot can show; 10,000 trials with three curves stay in a few hundred MB
 
 DATA_COUNTS = ("samples", "poisoned", "covered")
 """Of the training set as it was poisoned: the rate that a knob asks for is rounded, or of another basis."""
@@ -27,7 +26,8 @@ DATA_COUNTS = ("samples", "poisoned", "covered")
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
 
 TRIAL_STATUS = {"done": "FINISHED", "failed": "FAILED", "diverged": "FAILED", "stopped": "KILLED"}
-SWEEP_STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+RUNNING = "RUNNING"
+SWEEP_STATUS = {"running": RUNNING, "done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the page on training runs; it would show traces of language models else."""
@@ -68,13 +68,27 @@ def trial_metrics(trial: TrialResult) -> list[Metric]:
     data = vars(trial.data) if trial.data else {}
     counts = [(f"data/{key}", float(data[key]), 0) for key in DATA_COUNTS if data.get(key) is not None]
     curves = [
-        (name(f"{stage}/{column}"), float(value), int(row.get("epoch", index)))
+        (name(f"{stage}/{column}"), float(value), int(row["epoch"]))
         for stage, rows in trial.curves.items()
-        for index, row in enumerate(rows, start=1)
+        for row in thinned(rows)
         for column, value in row.items()
         if column != "epoch" and math.isfinite(value)
     ]
     return [*final, *knob_metrics(trial.params), *costs, *counts, *curves]
+
+
+def dataset_of(trial: TrialResult) -> dict[str, str] | None:
+    """Return the data set that a trial's defense was given, by name and digest."""
+    if trial.data is None:
+        return None
+    digest = trial.data.digest
+    source = json.dumps({"recipe": digest})
+    return {
+        "name": trial.data.name,
+        "digest": digest[:DIGEST_LENGTH],
+        "source": source,
+        "context": trial.data.context,
+    }
 
 
 def trial_tags(trial: TrialResult) -> dict[str, str]:
@@ -136,10 +150,10 @@ def thinned(rows: Sequence[Mapping[str, float]], points: int = CURVE_POINTS) -> 
     return [numbered[round(i * (len(rows) - 1) / (points - 1))] for i in range(points)]
 
 
-def sweep_metrics(result: SweepResult) -> dict[str, float]:
+def sweep_metrics(result: SweepResult) -> list[Metric]:
     """Return the parent run's metrics: counts, costs, and the final numbers of the best trials."""
     summary = result.summary()
-    return {
+    found = {
         "trials/total": summary["trials"],
         **{f"trials/{status}": count for status, count in summary["status"].items()},
         "stages/computed": summary["stages_computed"],
@@ -148,6 +162,7 @@ def sweep_metrics(result: SweepResult) -> dict[str, float]:
         "cost/saved_seconds": summary["seconds_saved"],
         **_best_metrics(result),
     }
+    return [(name(key), value, 0) for key, value in found.items()]
 
 
 def _best_metrics(result: SweepResult) -> dict[str, float]:
@@ -173,9 +188,3 @@ def identity_of(trial: TrialResult) -> Any:
     value = trial.to_json()
     metrics = {key: number for key, number in value["metrics"].items() if not key.startswith("cost/")}
     return [trial.status, metrics, value["params"], trial.error, trial.reference_id]
-
-
-def missing(wanted: Mapping[str, str], present: Iterable[str]) -> dict[str, str]:
-    """Return the parameters that a run does not have yet; written ones can never change."""
-    have = set(present)
-    return {key: value for key, value in wanted.items() if key not in have}

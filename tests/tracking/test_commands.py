@@ -55,7 +55,7 @@ def test_ui_becomes_the_server(run_dir, monkeypatch):
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_doctor_tells_of_the_store_and_of_what_waits(run_dir, make_trial, monkeypatch):
+def test_doctor_lists_the_store_and_what_waits(run_dir, make_trial, monkeypatch):
     assert "MB" in "\n".join(line for _, line in commands.doctor_lines(run_dir))
     tracker = Tracker(run_dir, "small", tracking_uri="http://127.0.0.1:9")
     tracker.finished(make_trial(1))
@@ -64,15 +64,15 @@ def test_doctor_tells_of_the_store_and_of_what_waits(run_dir, make_trial, monkey
     assert not any(good for good, _ in found)
     lines = "\n".join(line for _, line in found)
     assert "refused" in lines
-    assert "sweep small: 2 events wait" in lines
+    assert "sweep small: 2 runs wait" in lines
 
 
 def test_sync_leaves_a_running_sweep_to_its_driver(run_dir, make_trial, monkeypatch):
     tracker = Tracker(run_dir, "small", tracking_uri="http://127.0.0.1:9")
+    tracker.start()
     tracker.finished(make_trial(1))
-    tracker.outbox.claim()
-    [said] = commands.sync(run_dir)
-    assert (said.delivered, said.status.error) == (0, "the sweep is running")
+    [done] = commands.sync(run_dir)
+    assert (done.delivered, done.status.error) == (0, "the sweep is running")
     tracker.close()
 
 

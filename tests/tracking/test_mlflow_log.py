@@ -10,7 +10,6 @@ import pytest
 from bdtune.engine.results import SweepResult
 from bdtune.tracking import deliver, mlflow_log
 from bdtune.tracking.commands import sync
-from bdtune.tracking.courier import Courier
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.store import Store
 
@@ -25,7 +24,7 @@ def quick(monkeypatch):
 
 def tracked(run_dir, trials, status="done", end=True, **options):
     """Run a whole sweep's tracking and return what waits."""
-    tracker = Tracker(run_dir, "small", study="study", axes=AXES, **options)
+    tracker = Tracker(run_dir, "small", axes=AXES, **options)
     tracker.start()
     for trial in trials:
         tracker.finished(trial)
@@ -38,9 +37,9 @@ def client(run_dir):
     return deliver.connect(Store.of(run_dir))
 
 
-def runs(run_dir, study="study"):
+def runs(run_dir):
     mlflow = client(run_dir)
-    experiment = mlflow.get_experiment_by_name(study)
+    experiment = mlflow.get_experiment_by_name("small")
     found = mlflow.search_runs([experiment.experiment_id]) if experiment else []
     parents = [run for run in found if run.data.tags["bdtune.role"] == "sweep"]
     children = {run.data.tags["bdtune.trial"]: run for run in found if "bdtune.trial" in run.data.tags}
@@ -55,7 +54,7 @@ def snapshot(run_dir):
     assert len(parents) == 1
     content = {}
     for name, run in {"": parents[0], **children}.items():
-        tags = {k: v for k, v in run.data.tags.items() if k not in ("mlflow.parentRunId", "bdtune.outbox")}
+        tags = {k: v for k, v in run.data.tags.items() if k not in ("mlflow.parentRunId", "bdtune.sweep_id")}
         history = {
             key: sorted((m.step, m.value) for m in mlflow.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
@@ -106,7 +105,7 @@ def test_a_rerun_adds_nothing_and_does_not_start_delivery(run_dir, make_trial, m
     trials = [make_trial(n) for n in range(3)]
     tracked(run_dir, trials)
     before = snapshot(run_dir)
-    monkeypatch.setattr(Courier, "round", lambda self: pytest.fail("nothing is new"))
+    monkeypatch.setattr(deliver.Delivery, "round", lambda self, **_: pytest.fail("nothing is new"))
     hits = [replace(t, stages={k: replace(u, computed=False) for k, u in t.stages.items()}) for t in trials]
     assert tracked(run_dir, hits).waiting == 0
     monkeypatch.undo()
@@ -142,10 +141,12 @@ def test_a_changed_parameter_does_not_break_delivery(run_dir, make_trial):
     assert run.data.params["new.knob"] == "3"
 
 
-@pytest.mark.parametrize("survived", [0, 1, 5, 9])
+@pytest.mark.parametrize("survived", [0, 1, 2, 3, 5, 9])
 def test_killed_in_the_middle_of_a_delivery(
     run_dir, make_trial, monkeypatch, tmp_path_factory, template_db, survived
 ):
+    from mlflow import MlflowClient
+
     trials = [make_trial(n) for n in range(3)]
     calls = iter(range(1000))
 
@@ -158,8 +159,8 @@ def test_killed_in_the_middle_of_a_delivery(
         return call
 
     with monkeypatch.context() as patch:
-        for step in ("_create", "_log", "_dataset", "_artifacts"):
-            patch.setattr(deliver.Delivery, step, cut_off(getattr(deliver.Delivery, step)))
+        for step in ("create_run", "log_batch", "log_inputs", "log_artifact", "set_terminated"):
+            patch.setattr(MlflowClient, step, cut_off(getattr(MlflowClient, step)))
         left = tracked(run_dir, trials, end=False)
         assert left.waiting
         assert "killed" in left.error
@@ -176,14 +177,14 @@ def test_a_server_that_is_down_only_delays(run_dir, make_trial, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD)
     trials = [make_trial(n) for n in range(3)]
     waiting = tracked(run_dir, trials)
-    assert waiting.waiting == 5
+    assert waiting.waiting == 4
     assert "refused" in waiting.error
     assert "bdtune sync" in waiting.line()
     [tried] = sync(run_dir)
-    assert tried.status.waiting == 5
+    assert tried.status.waiting == 4
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     [done] = sync(run_dir)
-    assert (done.sweep, done.delivered, done.status.waiting) == ("small", 5, 0)
+    assert (done.sweep, done.delivered, done.status.waiting) == ("small", 4, 0)
     parents, children = runs(run_dir)
     assert {run.info.status for run in [*parents, *children.values()]} == {"FINISHED"}
     assert [again.delivered for again in sync(run_dir)] == [0]
@@ -209,8 +210,8 @@ def test_a_removed_database_is_filled_again(run_dir, make_trial, template_db):
 
 
 def test_two_drivers_of_one_sweep_make_each_run_once(run_dir, make_trial):
-    first = Tracker(run_dir, "small", study="study")
-    second = Tracker(run_dir, "small", study="study")
+    first = Tracker(run_dir, "small")
+    second = Tracker(run_dir, "small")
     trials = [make_trial(n) for n in range(4)]
     for tracker in (first, second):
         tracker.start()
@@ -220,7 +221,7 @@ def test_two_drivers_of_one_sweep_make_each_run_once(run_dir, make_trial):
     result = SweepResult("small", tuple(trials))
     first.end(result)
     second.end(result)
-    for tracker in (first, second):  # whichever has the outbox delivers; the other may close with events left
+    for tracker in (first, second):  # one of them delivers; the other may close with runs left
         tracker.close()
     assert {first.status().waiting, second.status().waiting} == {0}
     parents, children = runs(run_dir)
@@ -228,20 +229,20 @@ def test_two_drivers_of_one_sweep_make_each_run_once(run_dir, make_trial):
     assert len(children) == 4
 
 
-def test_an_event_that_mlflow_refuses_does_not_block_the_rest(run_dir, make_trial, monkeypatch):
+def test_a_run_that_mlflow_refuses_does_not_block_the_rest(run_dir, make_trial, monkeypatch, caplog):
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-    original = deliver.Delivery._dataset
+    original = deliver.Delivery._write
 
-    def refuse(self, run, trial):
-        if trial.id == "trial001":
+    def refuse(self, run_id, run, signature):
+        if run_id == "trial001":
             raise MlflowException("not that", error_code=INVALID_PARAMETER_VALUE)
-        original(self, run, trial)
+        original(self, run_id, run, signature)
 
-    monkeypatch.setattr(deliver.Delivery, "_dataset", refuse)
+    monkeypatch.setattr(deliver.Delivery, "_write", refuse)
     assert tracked(run_dir, [make_trial(n) for n in range(3)]).waiting == 0
-    assert "not that" in (run_dir / "sweeps" / "small" / "rejected.jsonl").read_text()
+    assert "not that" in caplog.text
     assert runs(run_dir)[1]["trial002"].info.status == "FINISHED"
 
 
@@ -250,17 +251,90 @@ def test_sweeps_of_one_name_stay_apart_on_a_shared_store(run_dir, make_trial, tm
     for name in ("anna", "ben"):
         tracked(tmp_path_factory.mktemp(name), [make_trial(1)], tracking_uri=shared)
     mlflow = client(run_dir)
-    found = mlflow.search_runs([mlflow.get_experiment_by_name("study").experiment_id])
+    found = mlflow.search_runs([mlflow.get_experiment_by_name("small").experiment_id])
     assert len(found) == 4
 
 
-def test_a_missing_artifact_is_said_and_skipped(run_dir, make_trial, caplog):
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from bdtune.engine.results import TrialResult
+from bdtune.tracking.mlflow_log import Tracker
+if (left := int(sys.argv[2])) >= 0:
+    def die_later(self, *args, _original=MlflowClient.set_terminated, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return _original(self, *args, **kwargs)
+    MlflowClient.set_terminated = die_later
+tracker = Tracker(Path(sys.argv[1]), "small")
+tracker.start()
+for number in range(4):
+    tracker.finished(TrialResult(f"trial{number}", "done", {"seed": number}, {"acc": 0.5}, ended=1.7e9))
+tracker.close()
+"""
+
+
+def driver(run_dir, dies_after=-1):
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(run_dir), str(dies_after)])
+
+
+def test_a_driver_that_is_killed_frees_its_lock_and_leaves_nothing_twice(run_dir):
+    assert driver(run_dir, dies_after=2).wait(60) == -9
+    parents, children = runs(run_dir)
+    assert [run.info.status for run in parents] == ["RUNNING"]
+    assert [run.info.status for run in children.values()].count("FINISHED") == 2
+    [done] = sync(run_dir)
+    assert (done.status.waiting, done.status.error) == (0, None)
+    parents, children = runs(run_dir)
+    assert [run.info.status for run in parents] == ["KILLED"]
+    assert [run.info.status for run in children.values()] == ["FINISHED"] * 4
+
+
+def test_two_processes_that_deliver_at_once_make_each_run_once(run_dir):
+    drivers = [driver(run_dir) for _ in range(2)]
+    assert [process.wait(120) for process in drivers] == [0, 0]
+    [done] = sync(run_dir)
+    assert done.status.waiting == 0
+    parents, children = runs(run_dir)
+    assert (len(parents), len(children)) == (1, 4)
+
+
+def test_sync_asks_mlflow_itself(run_dir, make_trial, template_db):
+    tracked(run_dir, [make_trial(1), make_trial(2)])
+    before = snapshot(run_dir)
+    shutil.copy(template_db, run_dir / "mlflow.db")  # a server that lost what it held
+    assert [done.delivered for done in sync(run_dir)] == [3]
+    assert snapshot(run_dir) == before
+
+
+def test_without_what_is_remembered_mlflow_is_asked_in_pages(run_dir, make_trial, monkeypatch):
+    trials = [make_trial(n) for n in range(5)]
+    tracked(run_dir, trials)
+    before = snapshot(run_dir)
+    (run_dir / "sweeps" / "small" / "delivered.json").write_text("{torn")
+    monkeypatch.setattr(deliver, "PAGE", 2)
+    monkeypatch.setattr(deliver.Delivery, "_deliver", lambda *_: pytest.fail("MLflow holds everything"))
+    assert tracked(run_dir, trials).waiting == 0
+    assert snapshot(run_dir) == before
+
+
+def test_a_run_that_was_deleted_in_mlflow_stays_deleted(run_dir, make_trial):
+    tracked(run_dir, [make_trial(1), make_trial(2)])
+    client(run_dir).delete_run(runs(run_dir)[1]["trial001"].info.run_id)
+    assert [done.delivered for done in sync(run_dir)] == [0]
+    assert set(runs(run_dir)[1]) == {"trial002"}
+
+
+def test_a_missing_artifact_is_skipped_with_a_warning(run_dir, make_trial, caplog):
     tracked(run_dir, [make_trial(1)], artifacts=[(run_dir / "gone.png", "")])
     assert "gone.png" in caplog.text
     assert runs(run_dir)[0][0].info.status == "FINISHED"
 
 
-def test_pending_trials_are_not_told(run_dir, make_trial):
+def test_pending_trials_are_not_recorded(run_dir, make_trial):
     tracker = Tracker(run_dir, "small")
     assert not tracker.finished(make_trial(1, status="pending"))
     assert tracker.close().waiting == 0
@@ -275,7 +349,7 @@ from pathlib import Path
 from bdtune.engine.results import TrialResult, SweepResult
 from bdtune.tracking.mlflow_log import Tracker
 trial = TrialResult.from_json({make_trial(1).to_json(curves=True)!r})
-tracker = Tracker(Path({str(run_dir)!r}), "small", study="study")
+tracker = Tracker(Path({str(run_dir)!r}), "small")
 tracker.start()
 assert not tracker.finished(trial)
 assert not tracker.end(SweepResult("small", (trial,), "trial001"))

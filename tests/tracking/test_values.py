@@ -96,9 +96,13 @@ def test_the_identity_ignores_what_a_rerun_from_the_store_changes(make_trial):
     assert values.identity_of(first) != values.identity_of(make_trial(1, metrics={"acc": 0.9}))
 
 
+def by_name(metrics):
+    return {name: value for name, value, _ in metrics}
+
+
 def test_the_parent_sums_up(make_trial):
     trials = (make_trial(0), make_trial(1), make_trial(2, status="failed"))
-    metrics = values.sweep_metrics(SweepResult("s", trials, best="trial001"))
+    metrics = by_name(values.sweep_metrics(SweepResult("s", trials, best="trial001")))
     assert metrics["trials/total"] == 3
     assert metrics["trials/failed"] == 1
     assert metrics["stages/computed"] == 4
@@ -124,7 +128,7 @@ def test_the_parent_has_the_best_of_each_attack(make_trial):
     by_group = (GroupBest("badnets", {}, "trial000"), GroupBest("blend", {}, "trial001"))
     best = OverallBest("worst", ("trial000", "trial001"), 0.9, 0.1, 0.8, "blend", 2, (), 0)
     result = SweepResult("s", trials, by_group=by_group, overall=(best,))
-    metrics = values.sweep_metrics(result)
+    metrics = by_name(values.sweep_metrics(result))
     assert (metrics["best/badnets/asr"], metrics["best/blend/asr"]) == (0.0, 0.01)
     assert (metrics["best_in_worst/mean"], metrics["best_in_worst/worst"]) == (0.9, 0.8)
     tags = values.selection_tags(result)
