@@ -1,20 +1,115 @@
-"""Metrics: pure functions of arrays. All are fractions in [0, 1]; nan where nothing can be counted.
+"""Metrics: pure functions of arrays, and the table that says all that bdtune knows of each.
+
+Adding a metric is one entry of `METRICS`; outside the package one `Metric` in BDTUNE_PLUGINS/metrics/NAME.py,
+which a trial names in `evaluation.metrics`. The package's are fractions in [0, 1]; nan: nothing to count.
 
 Shape letters: N images. Predictions and labels are integer classes [N].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from bdtune.errors import ConfigError
+from bdtune.registry import Named, Table
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
+
+Mode = Literal["max", "min"]
+Images = Literal["clean", "triggered", "cover", "select", "attacked"]
+"""Test images as they are, with the trigger, stamped as cover rows, or under an attack on the classifier;
+select: the part held out of the training set, with observed labels."""
+ORACLE = "oracle_"
+HONEST = "select_"
 
 
-def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images classified as their label."""
+@dataclass(frozen=True, kw_only=True)
+class Metric(Named):
+    """A number by which classifiers are compared.
+
+    A rule (of `select`, `search` or a scheduler) that reads an oracle's metric is called `oracle_<name>`, as
+    no defender has the test images. An honest metric is measured on what is held out and is called
+    `select_...`, as its rule is. What is only reported is equal for all settings, so no rule reads it.
+    """
+
+    function: Callable[..., float]
+    """Of images: (predicted, labels, goals) -> number, int64 [N] each; goals are the classes that the
+    attacker wants, -1 if none. Of a comparison: the metrics `of`, then those of the undefended model."""
+    measured_on: Images | Literal["comparison"]
+    role: Literal["oracle", "honest", "report"] = "oracle"
+    mode: Mode = "max"
+    """Which direction is better."""
+    column: Literal["vital", "always", "measured", "asked"] = "measured"
+    """When a table shows it; vital: always, however narrow the terminal; asked: where a rule reads it."""
+    whole: bool = False
+    """Whether it is left out where an attack is measured on a part of the test images."""
+    of: tuple[str, ...] = ()
+    """The metrics that are compared with those of the undefended model."""
+
+    def __post_init__(self) -> None:
+        honest = (self.role == "honest", self.measured_on == "select", self.name.startswith(HONEST))
+        if len(set(honest)) > 1:
+            rule = f"is honest, measured on 'select' and called '{HONEST}...', or none of these"
+            raise ConfigError(f"metric '{self.name}': expected a metric that {rule}")
+
+    @property
+    def title(self) -> str:
+        """Two or three words: "clean accuracy"."""
+        return self.about.partition(":")[0]
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule that decides by it: "oracle_der", "select_acc"."""
+        return self.name if self.role == "honest" else ORACLE + self.name
+
+
+def metric_of(rule: str) -> str:
+    """Return the metric a rule reads: `oracle_der` reads `der`."""
+    return rule.removeprefix(ORACLE)
+
+
+def is_oracle(rule: str) -> bool:
+    """Return whether a rule uses what a defender does not have: all but the `select_` ones do."""
+    return not rule.startswith(HONEST)
+
+
+def better(rule: str) -> Mode:
+    """Return which direction is better for a rule's metric; more, for what only a defense reports."""
+    metric = METRICS.get(metric_of(rule))
+    return "max" if metric is None else metric.mode
+
+
+def compared(own: Mapping[str, float], undefended: Mapping[str, float]) -> dict[str, float]:
+    """Return the comparisons of a classifier's metrics with those of the undefended model."""
+    return {
+        metric.name: metric.function(*(values[name] for values in (own, undefended) for name in metric.of))
+        for metric in METRICS.own.values()
+        if metric.measured_on == "comparison" and own.keys() & undefended.keys() >= set(metric.of)
+    }
+
+
+def columns(present: Collection[str], rule: str) -> dict[str, bool]:
+    """Return the metrics that a table shows when trials have some, with whether each is vital.
+
+    A defense's own (`gssd/...`) are shown only if the rule reads them.
+    """
+    found, decisive = {}, metric_of(rule)
+    for name in (*METRICS.own, *sorted(set(present) - METRICS.own.keys())):
+        metric = METRICS.get(name)
+        column = metric.column if metric else "asked" if "/" in name else "measured"
+        measured = name in present and (column == "measured" or name == decisive)
+        if measured or column in ("vital", "always"):
+            found[name] = column == "vital" or name == decisive
+    return found
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray, _goals: np.ndarray | None = None) -> float:
+    """Return the share of images classified as their label, whatever the attacker wants."""
     return _share(predicted == labels)
 
 
@@ -44,6 +139,10 @@ def der(acc: float, asr: float, undefended_acc: float, undefended_asr: float) ->
     Source: Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization (Zhu et al., 2023).
     """
     return (max(0.0, undefended_asr - asr) - max(0.0, undefended_acc - acc) + 1) / 2
+
+
+def _undefended(_: float, undefended: float) -> float:
+    return undefended
 
 
 def detection(flagged: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -90,3 +189,89 @@ def _share(hits: np.ndarray) -> float:
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
+
+
+METRICS = Table(
+    "metrics",
+    [
+        Metric(
+            name="acc",
+            about="clean accuracy: share of test images classified as their label",
+            function=accuracy,
+            measured_on="clean",
+            column="vital",
+        ),
+        Metric(
+            name="asr",
+            about="attack success: share of triggered images of other classes classified as the goal",
+            function=attack_success,
+            measured_on="triggered",
+            mode="min",
+            column="vital",
+        ),
+        Metric(
+            name="asr_all",
+            about="attack success over all triggered images, those of the goal's own class too",
+            function=partial(attack_success, every_image=True),
+            measured_on="triggered",
+            mode="min",
+            column="asked",
+            whole=True,
+        ),
+        Metric(
+            name="ra",
+            about="share of triggered images of other classes than the goal classified as their label",
+            function=robust_classification,
+            measured_on="triggered",
+            column="always",
+        ),
+        Metric(
+            name="der",
+            about="defense effectiveness: the ASR taken away less the accuracy lost; 0.5 no effect, 1 best",
+            source="Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization (2023)",
+            function=der,
+            measured_on="comparison",
+            of=("acc", "asr"),
+            column="vital",
+        ),
+        Metric(
+            name="noise_acc",
+            about="accuracy on all test images stamped as cover rows, with their true labels",
+            function=accuracy,
+            measured_on="cover",
+        ),
+        Metric(
+            name="robust_acc",
+            about="accuracy on test images under an untargeted attack on the classifier (evaluation.robust)",
+            function=accuracy,
+            measured_on="attacked",
+        ),
+        Metric(
+            name="select_acc",
+            about="accuracy on the part of the training set that is held out, with observed labels (holdout)",
+            function=accuracy,
+            measured_on="select",
+            role="honest",
+        ),
+        Metric(
+            name="undefended/acc",
+            about="acc of the undefended model",
+            function=_undefended,
+            measured_on="comparison",
+            of=("acc",),
+            role="report",
+            column="asked",
+        ),
+        Metric(
+            name="undefended/asr",
+            about="asr of the undefended model",
+            function=_undefended,
+            measured_on="comparison",
+            of=("asr",),
+            role="report",
+            mode="min",
+            column="asked",
+        ),
+    ],
+)
+"""The package's metrics, in the order of a table's columns."""

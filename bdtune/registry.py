@@ -1,7 +1,8 @@
 """The folder is the registry: a plugin's file name is its name, and adding one edits no other file.
 
 Besides the package's own folders, every folder in `BDTUNE_PLUGINS` (separated as in `PATH`) is searched
-for `attacks/`, `defenses/`, `datasets/` and `models/`, so that a plugin need not live in the package.
+for `attacks/`, `defenses/`, `datasets/` and `models/`, so that a plugin need not live in the package; and for
+`metrics/`, `samplers/` and `schedulers/`, which extend the package's tables of these.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import importlib.util
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from pydantic import AfterValidator
 
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
-from bdtune.source import code_identity, source_digest
+from bdtune.source import code_identity, file_digest, source_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
 KINDS = ("attacks", "defenses", "datasets", "models")
+TABLES = ("metrics", "samplers", "schedulers")
+"""Kinds of which the package has a table, whose entries need no file each."""
 
 
 class Plugin(Knobs):
@@ -92,8 +98,8 @@ def _folders(kind: str) -> list[Path]:
 
 
 def _files(kind: str) -> dict[str, Path]:
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if kind not in (*KINDS, *TABLES):
+        raise ValueError(f"kind must be one of {(*KINDS, *TABLES)}, got {kind!r}")
     folders = _folders(kind)
     return _listing(kind, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
 
@@ -163,3 +169,80 @@ def describe(kind: str, name: str) -> Description:
     summary = " ".join(text.partition("\n\n")[0].split())
     source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\s+Departures?:|\Z)", text, re.MULTILINE | re.DOTALL)
     return Description(name, summary, " ".join(source[1].split()) if source else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """An entry of a table: what is chosen by its name, and described in a sentence."""
+
+    name: str
+    about: str
+    source: str = ""
+    """The paper it is from."""
+    version: int = 1
+    """Raise it whenever the entry gives another result."""
+    code_digest: str | None = field(default=None, compare=False)
+    """Of an entry outside the package: a digest of its file's source, set by the table that reads it."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the entry adds to a key."""
+        code = {} if self.code_digest is None else {"code_digest": self.code_digest}
+        return {"name": self.name, "version": self.version, **code}
+
+
+E = TypeVar("E", bound=Named)
+
+
+class Table(Generic[E]):
+    """The entries of a kind: the package's own, and one of each file BDTUNE_PLUGINS/<kind>/NAME.py."""
+
+    def __init__(self, kind: str, entries: Iterable[E]) -> None:
+        self.kind = kind
+        self.own = {entry.name: entry for entry in entries}
+
+    @property
+    def outside(self) -> list[str]:
+        """The names of the entries outside the package."""
+        return names(self.kind)
+
+    @property
+    def names(self) -> list[str]:
+        """All names, the package's own first."""
+        return [*self.own, *self.outside]
+
+    def get(self, name: str) -> E | None:
+        """Return the entry called `name`, None if there is none."""
+        return self.find(name) if name in self.own or name in _files(self.kind) else None
+
+    def find(self, name: str) -> E:
+        """Return the entry called `name`; raises `ConfigError` with the nearest name if there is none."""
+        if name in self.own:
+            return self.own[name]
+        files = _files(self.kind)
+        if name not in files:
+            expected = f"expected one of the {self.kind}: {', '.join(self.names)}"
+            raise ConfigError(Problem("", expected, f"'{name}'", hint=nearest(name, self.names)))
+        return self._read(files[name])
+
+    @cache  # noqa: B019 - tables live as long as the process
+    def _read(self, file: Path) -> E:
+        what = type(next(iter(self.own.values())))
+        module = _import(self.kind, file.stem, file)
+        found = [value for value in vars(module).values() if isinstance(value, what)]
+        if [entry.name for entry in found] != [file.stem]:
+            expected = f"expected {file} to define one {what.__name__}, called '{file.stem}'"
+            raise ConfigError(Problem("", expected, ", ".join(f"'{each.name}'" for each in found) or "none"))
+        return replace(found[0], code_digest=file_digest(file, module.__name__))
+
+
+def known(table: Table[Any]) -> AfterValidator:
+    """Return the check of a field that names an entry of a table."""
+
+    def check(name: str) -> str:
+        try:
+            table.find(name)
+        except ConfigError as error:
+            raise ValueError(error.problems[0]) from None
+        return name
+
+    return AfterValidator(check)

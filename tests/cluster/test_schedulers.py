@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from ray.tune.experiment import Trial
 
-from bdtune.cluster.schedulers import HyperBand, make_scheduler
-from bdtune.config.sweep import Scheduler
+from bdtune.tuning.hyperband import HyperBand
+from bdtune.tuning.schedulers import SCHEDULERS, Reduction
 
 
 @dataclass(eq=False)
@@ -26,7 +26,7 @@ class Band:
 
     def __init__(self, trials: int):
         self.paused: list[str] = []
-        self.scheduler = make_scheduler(Scheduler(name="hyperband"), 9, self.paused.append)
+        self.scheduler = SCHEDULERS.find("hyperband").build(Reduction(), 9, self.paused.append)
         self.scheduler.set_search_properties("objective", "max")
         self.trials = [Fake(f"t{i}", config={"trial": f"t{i}"}) for i in range(trials)]
         for trial in self.trials:
