@@ -8,7 +8,7 @@ Shape letters: N images. Predictions and labels are integer classes [N].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +28,7 @@ ORACLE = "oracle_"
 HONEST = "select_"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric(Named):
     """A number by which classifiers are compared.
 
@@ -41,6 +41,7 @@ class Metric(Named):
     """Of images: (predicted, labels, goals) -> number, int64 [N] each; goals are the classes that the
     attacker wants, -1 if none. Of a comparison: the metrics `of`, then those of the undefended model."""
     measured_on: Images | Literal["comparison"]
+    _: KW_ONLY
     role: Literal["oracle", "honest", "report"] = "oracle"
     mode: Mode = "max"
     """Which direction is better."""
@@ -56,11 +57,6 @@ class Metric(Named):
         if len(set(honest)) > 1:
             rule = f"is honest, measured on 'select' and called '{HONEST}...', or none of these"
             raise ConfigError(f"metric '{self.name}': expected a metric that {rule}")
-
-    @property
-    def title(self) -> str:
-        """Two or three words: "clean accuracy"."""
-        return self.about.partition(":")[0]
 
     @property
     def rule(self) -> str:
@@ -194,84 +190,36 @@ def _ratio(part: int, whole: int) -> float:
 METRICS = Table(
     "metrics",
     [
+        Metric("acc", "accuracy on clean test images", accuracy, "clean", column="vital"),
         Metric(
-            name="acc",
-            about="clean accuracy: share of test images classified as their label",
-            function=accuracy,
-            measured_on="clean",
-            column="vital",
+            "asr", "share of triggered images of other classes that are classified as the attacker wants",
+            attack_success, "triggered", mode="min", column="vital",
         ),
         Metric(
-            name="asr",
-            about="attack success: share of triggered images of other classes classified as the goal",
-            function=attack_success,
-            measured_on="triggered",
-            mode="min",
-            column="vital",
+            "asr_all", "the same over all triggered images, those of the wanted class too",
+            partial(attack_success, every_image=True), "triggered", mode="min", column="asked", whole=True,
         ),
         Metric(
-            name="asr_all",
-            about="attack success over all triggered images, those of the goal's own class too",
-            function=partial(attack_success, every_image=True),
-            measured_on="triggered",
-            mode="min",
-            column="asked",
-            whole=True,
+            "ra", "share of triggered images of other classes that are classified as their own",
+            robust_classification, "triggered", column="always",
         ),
         Metric(
-            name="ra",
-            about="share of triggered images of other classes than the goal classified as their label",
-            function=robust_classification,
-            measured_on="triggered",
-            column="always",
+            "der", "defense effectiveness rating: 0.5 no effect, 1 a perfect attack removed at no cost",
+            der, "comparison", of=("acc", "asr"), column="vital", source="Zhu et al., 2023",
+        ),
+        Metric("noise_acc", "accuracy on test images stamped as cover rows", accuracy, "cover"),
+        Metric("robust_acc", "accuracy under an attack on the classifier itself", accuracy, "attacked"),
+        Metric("select_acc", "accuracy on the part that is held out", accuracy, "select", role="honest"),
+        Metric(
+            "undefended/acc", "acc of the undefended model",
+            _undefended, "comparison", of=("acc",), role="report", column="asked",
         ),
         Metric(
-            name="der",
-            about="defense effectiveness: the ASR taken away less the accuracy lost; 0.5 no effect, 1 best",
-            source="Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization (2023)",
-            function=der,
-            measured_on="comparison",
-            of=("acc", "asr"),
-            column="vital",
-        ),
-        Metric(
-            name="noise_acc",
-            about="accuracy on all test images stamped as cover rows, with their true labels",
-            function=accuracy,
-            measured_on="cover",
-        ),
-        Metric(
-            name="robust_acc",
-            about="accuracy on test images under an untargeted attack on the classifier (evaluation.robust)",
-            function=accuracy,
-            measured_on="attacked",
-        ),
-        Metric(
-            name="select_acc",
-            about="accuracy on the part of the training set that is held out, with observed labels (holdout)",
-            function=accuracy,
-            measured_on="select",
-            role="honest",
-        ),
-        Metric(
-            name="undefended/acc",
-            about="acc of the undefended model",
-            function=_undefended,
-            measured_on="comparison",
-            of=("acc",),
-            role="report",
-            column="asked",
-        ),
-        Metric(
-            name="undefended/asr",
-            about="asr of the undefended model",
-            function=_undefended,
-            measured_on="comparison",
-            of=("asr",),
-            role="report",
-            mode="min",
-            column="asked",
+            "undefended/asr", "asr of the undefended model",
+            _undefended, "comparison", of=("asr",), role="report", mode="min", column="asked",
         ),
     ],
-)
+)  # fmt: skip
 """The package's metrics, in the order of a table's columns."""
+HEADLINE = [name for name, metric in METRICS.own.items() if metric.column == "vital"]
+"""What is said of a trial in a line."""

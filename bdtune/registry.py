@@ -13,12 +13,10 @@ import importlib.util
 import os
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
-
-from pydantic import AfterValidator
 
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
@@ -171,12 +169,13 @@ def describe(kind: str, name: str) -> Description:
     return Description(name, summary, " ".join(source[1].split()) if source else "")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Named:
     """An entry of a table: what is chosen by its name, and described in a sentence."""
 
     name: str
     about: str
+    _: KW_ONLY
     source: str = ""
     """The paper it is from."""
     version: int = 1
@@ -224,6 +223,13 @@ class Table(Generic[E]):
             raise ConfigError(Problem("", expected, f"'{name}'", hint=nearest(name, self.names)))
         return self._read(files[name])
 
+    def check(self, name: str) -> str:
+        """Return a name of an entry, as pydantic's validators do: raises `ValueError` with the problem."""
+        try:
+            return self.find(name).name
+        except ConfigError as error:
+            raise ValueError(error.problems[0]) from None
+
     @cache  # noqa: B019 - tables live as long as the process
     def _read(self, file: Path) -> E:
         what = type(next(iter(self.own.values())))
@@ -233,16 +239,3 @@ class Table(Generic[E]):
             expected = f"expected {file} to define one {what.__name__}, called '{file.stem}'"
             raise ConfigError(Problem("", expected, ", ".join(f"'{each.name}'" for each in found) or "none"))
         return replace(found[0], code_digest=file_digest(file, module.__name__))
-
-
-def known(table: Table[Any]) -> AfterValidator:
-    """Return the check of a field that names an entry of a table."""
-
-    def check(name: str) -> str:
-        try:
-            table.find(name)
-        except ConfigError as error:
-            raise ValueError(error.problems[0]) from None
-        return name
-
-    return AfterValidator(check)

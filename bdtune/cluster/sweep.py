@@ -207,7 +207,7 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path
                 metric="objective",
                 mode=common.mode,
                 search_alg=HoldBack(driver),
-                scheduler=scheduler.build(spec.scheduler, epochs, driver.paused),
+                scheduler=_unpickled(scheduler.build(spec.scheduler, epochs, driver.paused)),
                 num_samples=-1,
                 max_concurrent_trials=driver.slots,
                 reuse_actors=True,
@@ -222,6 +222,12 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path
         )
         tuner.fit()
     return interrupted.is_set() or not driver.complete
+
+
+def _unpickled(scheduler: Any) -> Any:
+    """Keep a scheduler, and the driver with it, out of the snapshot that Tune pickles and nobody reads."""
+    scheduler.__reduce_ex__ = lambda _: (object, ())
+    return scheduler
 
 
 @contextlib.contextmanager

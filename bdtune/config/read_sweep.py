@@ -25,7 +25,7 @@ from bdtune.config.sweep import (
     spelled_out,
 )
 from bdtune.config.trial import TrialSpec, build, parse_sections
-from bdtune.errors import ConfigError, nearest
+from bdtune.errors import nearest
 from bdtune.knobs import Knobs
 from bdtune.metrics import METRICS, metric_of
 from bdtune.tuning.samplers import SAMPLERS
@@ -109,16 +109,12 @@ def _scheduler(document: Document, raw: Any) -> SchedulerKnobs:
     """Read a scheduler's name, or a mapping with it and the knobs that this scheduler has."""
     written = raw if isinstance(raw, dict) else {"name": NONE if raw is None else raw}
     name = written.get("name", NONE)
-    try:
-        entry = SCHEDULERS.find(name) if isinstance(name, str) else None
-    except ConfigError as error:
-        problem = error.problems[0]
-        path = "scheduler.name" if isinstance(raw, dict) else "scheduler"
-        document.wrong(path, problem.expected, problem.got, problem.hint)
-        return SchedulerKnobs()
-    read, faults = check(entry.knobs if entry else SchedulerKnobs, written, f"the scheduler {name}")
+    entry = SCHEDULERS.get(name) if isinstance(name, str) else None
+    cls, values = (entry.knobs, written) if entry else (SchedulerKnobs, {"name": name})
+    read, faults = check(cls, values, f"the scheduler {name}")
     for fault in faults:
-        document.report(fault.under("scheduler"))
+        path = fault.path if isinstance(raw, dict) else ""
+        document.report(replace(fault, path=path).under("scheduler"))
     return read or SchedulerKnobs()
 
 

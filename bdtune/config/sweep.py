@@ -20,13 +20,20 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PrivateAttr, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from bdtune.config.trial import TrialSpec, spec_to_dict
 from bdtune.engine.results import Over
 from bdtune.knobs import Knobs, absolute
 from bdtune.metrics import Mode, better
-from bdtune.registry import known
 from bdtune.tuning.samplers import SAMPLERS
 from bdtune.tuning.schedulers import SchedulerKnobs
 
@@ -64,7 +71,7 @@ class Domain(Knobs):
 class Search(Knobs):
     """Adaptive or random search, in place of a finite grid."""
 
-    sampler: Annotated[str, known(SAMPLERS)] = "tpe"
+    sampler: Annotated[str, AfterValidator(SAMPLERS.check)] = "tpe"
     trials: int = Field(ge=1, le=100_000)
     metric: tuple[str, ...] = ()
     """One objective or several; unless given, that of `select`."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bdtune.engine.results import short_names, show
-from bdtune.metrics import METRICS
 from bdtune.report.best import marked
 from bdtune.report.groups import Group, Stat, grouped, label, rank, varying
 from bdtune.report.selection import given, rule_title
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 MOST_TICKS = 8
-BLUE, RED, BEST, QUIET = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"  # told apart by colour-blind readers too
-COLOURS = {"acc": BLUE, "asr": RED}
-"""The two metrics of the picture: accuracy upwards, attack success to the right."""
+ACC, ASR, BEST, QUIET = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"  # told apart by colour-blind readers too
 LEAST_SPAN = 0.05  # of the accuracy axis
 HELD_LENGTH = 60  # characters that fit under a panel
 LOG_RATIO = 20.0  # numeric knobs spread wider than this are drawn on a logarithmic axis
@@ -40,7 +37,7 @@ class Panel:
 
 def overview(result: SweepResult, path: Path) -> Path | None:
     """Draw the picture into `path` (PNG) and return it; None where no defended trial has acc and asr."""
-    groups = [group for group in grouped(result.trials) if all(map(group.stat, COLOURS))]
+    groups = [group for group in grouped(result.trials) if group.stat("acc") and group.stat("asr")]
     if all(group.reference for group in groups):
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -96,16 +93,15 @@ def panels(groups: list[Group], axes: list[str], best: Sequence[Group]) -> list[
 def _scatter(ax: Axes, groups: list[Group], best: Sequence[Group]) -> None:
     for role in sorted({_role(group, best) for group in groups}):
         members = [group for group in groups if _role(group, best) == role]
-        (up, up_std), (right, right_std) = (_numbers(members, metric) for metric in COLOURS)
-        ax.errorbar(right, up, xerr=right_std, yerr=up_std, linestyle="none", **_style(role))
+        (asr, asr_std), (acc, acc_std) = (_numbers(members, metric) for metric in ("asr", "acc"))
+        ax.errorbar(asr, acc, xerr=asr_std, yerr=acc_std, linestyle="none", **_style(role))
     low, high = ax.get_ylim()
     if high - low < LEAST_SPAN:  # else noise of a thousandth would fill the picture
         middle = min((low + high) / 2, 1.0 - LEAST_SPAN / 2 + 0.005)
         ax.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
     ax.set_xlim(-0.04, 1.04)
-    for metric, axis in zip(map(METRICS.find, COLOURS), (ax.yaxis, ax.xaxis), strict=True):
-        direction = "more" if metric.mode == "max" else "less"
-        axis.set_label_text(f"{metric.name}: {metric.title} ({direction} is better)")
+    ax.set_xlabel("asr: attack success (less is better)")
+    ax.set_ylabel("acc: clean accuracy (more is better)")
     ax.grid(alpha=0.25)
 
 
@@ -127,7 +123,7 @@ def _legend(
         style = _style(role)
         handles.append(line(text, style["color"], style["fmt"], size=min(10, style["ms"])))
     if with_panels:
-        handles += [line(metric, color, "o", "-", 4) for metric, color in COLOURS.items()]
+        handles += [line("acc", ACC, "o", "-", 4), line("asr", ASR, "o", "-", 4)]
         handles += [line("level without a defense", QUIET, style=":")]
     return handles
 
@@ -155,7 +151,7 @@ def _style(role: str) -> dict[str, Any]:
     return {
         "undefended": {"fmt": "D", "color": "black", "ms": 7, "zorder": 3},
         "best": {"fmt": "*", "color": BEST, "ms": 14, "zorder": 4},
-        "defended": {"fmt": "o", "color": BLUE, "ms": 5, "alpha": 0.75, "elinewidth": 1},
+        "defended": {"fmt": "o", "color": ACC, "ms": 5, "alpha": 0.75, "elinewidth": 1},
         "attack did not take": {"fmt": "x", "color": QUIET, "ms": 6},
     }[role]
 
@@ -170,7 +166,7 @@ def _one_factor(
     ax: Axes, panel: Panel, names: dict[str, str], groups: list[Group], best: Sequence[Group]
 ) -> None:
     positions, ticks = _positions(ax, [group.params[panel.axis] for group in panel.groups])
-    for metric, color in COLOURS.items():
+    for metric, color in (("acc", ACC), ("asr", ASR)):
         means, spread = _numbers(panel.groups, metric)
         ax.errorbar(positions, means, yerr=spread, marker="o", ms=4, color=color, capsize=2)
         if undefended := _undefended(panel, groups, metric):

@@ -10,7 +10,6 @@ from pydantic import AfterValidator
 from bdtune.engine.stage import Artefact, Context, Inputs, Stage
 from bdtune.errors import Problem
 from bdtune.metrics import METRICS, Metric, defined
-from bdtune.registry import known
 from bdtune.training.adversarial import PGD
 from bdtune.training.data import TriggeredSet
 
@@ -21,14 +20,13 @@ if TYPE_CHECKING:
     from bdtune.training.data import ImageSet
 
 
-def _extra(name: str) -> str:
-    expected = None
+def _further(name: str) -> str:
+    """Check the name of a metric that is measured only where it is asked for."""
+    METRICS.check(name)
     if name in METRICS.own:
-        expected = "expected metrics of BDTUNE_PLUGINS, as the package's are always measured"
-    elif METRICS.find(name).measured_on == "comparison":
-        expected = "expected metrics that are measured on images, not comparisons"
-    if expected is not None:
-        raise ValueError(Problem("", expected, f"'{name}'"))
+        raise ValueError(Problem("", "expected metrics of BDTUNE_PLUGINS: others are measured", f"'{name}'"))
+    if METRICS.find(name).measured_on == "comparison":
+        raise ValueError(Problem("", "expected metrics that are measured on images", f"'{name}'"))
     return name
 
 
@@ -57,7 +55,7 @@ class Evaluate(Stage):
     """pgd: count robust_acc too; costs `pgd.steps` passes over the clean test images, forward and back."""
     pgd: PGD = PGD()
     """The attack of robust_acc; without it, it counts for nothing."""
-    metrics: tuple[Annotated[str, known(METRICS), AfterValidator(_extra)], ...] = ()
+    metrics: tuple[Annotated[str, AfterValidator(_further)], ...] = ()
     """Further metrics, from the folders metrics/ of BDTUNE_PLUGINS."""
 
     def identity(self) -> dict[str, Any]:

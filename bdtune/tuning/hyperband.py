@@ -46,7 +46,3 @@ class HyperBand(HyperBandScheduler):
                     return action
         finally:
             self._judging.remove(bracket)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its scheduler into a snapshot that nobody reads: the driver stays out of it."""
-        return {}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sampler(Named):
     """What proposes the settings of a search's trials."""
 
@@ -49,10 +49,10 @@ def _qmc(seed: int, _number: int) -> BaseSampler:
 SAMPLERS = Table(
     "samplers",
     [
-        Sampler(name="tpe", about="tree-structured Parzen estimator", build=_anew("TPESampler")),
-        Sampler(name="random", about="independent draws", build=_anew("RandomSampler")),
-        Sampler(name="qmc", about="quasi-random points that fill the space evenly", build=_qmc),
-        Sampler(name="nsga2", about="genetic search for several objectives", build=_anew("NSGAIISampler")),
-        Sampler(name="gp", about="Gaussian process", build=_anew("GPSampler")),
+        Sampler("tpe", "tree-structured Parzen estimator", _anew("TPESampler")),
+        Sampler("random", "independent draws", _anew("RandomSampler")),
+        Sampler("qmc", "quasi-random points that fill the space evenly", _qmc),
+        Sampler("nsga2", "genetic search for several objectives", _anew("NSGAIISampler")),
+        Sampler("gp", "Gaussian process", _anew("GPSampler")),
     ],
 )

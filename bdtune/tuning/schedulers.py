@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bdtune.knobs import Knobs
 from bdtune.registry import Named, Table
@@ -23,7 +23,7 @@ Paused = Callable[[str], None]
 """Is called with the id of each trial that is set aside, perhaps to go on later."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scheduler(Named):
     """What stops trials early that do badly, judged by the reports `epoch` and `objective`."""
 
@@ -40,6 +40,11 @@ class SchedulerKnobs(Knobs):
     """A scheduler by name; those with knobs extend it."""
 
     name: str = NONE
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return SCHEDULERS.check(name)
 
     @property
     def judges(self) -> bool:
@@ -106,28 +111,18 @@ def _median(knobs: Grace, _epochs: int, _paused: Paused) -> TrialScheduler:
 SCHEDULERS = Table(
     "schedulers",
     [
-        Scheduler(name=NONE, about="no trial is stopped", build=_none, knobs=SchedulerKnobs, objectives=None),
+        Scheduler(NONE, "no trial is stopped", _none, SchedulerKnobs, objectives=None),
         Scheduler(
-            name="asha",
-            about="asynchronous successive halving: at each rung the better part goes on",
-            source="A System for Massively Parallel Hyperparameter Tuning (Li et al., MLSys 2020)",
-            build=_asha,
-            knobs=Rungs,
+            "asha", "asynchronous successive halving: at each rung the better part goes on", _asha, Rungs,
+            source="Li et al., 2020",
         ),
         Scheduler(
-            name="hyperband",
-            about="synchronous successive halving in brackets; trials wait for those they are compared with",
-            source="Hyperband: A Novel Bandit-Based Approach (Li et al., JMLR 2018)",
-            build=_hyperband,
-            knobs=Reduction,
-            most_open=_band,
+            "hyperband", "synchronous successive halving: trials wait for those they are compared with",
+            _hyperband, Reduction, most_open=_band, source="Li et al., 2018",
         ),
         Scheduler(
-            name="median",
-            about="a trial below the median of the others' running means is stopped",
-            source="Google Vizier: A Service for Black-Box Optimization (Golovin et al., KDD 2017)",
-            build=_median,
-            knobs=Grace,
+            "median", "a trial below the median of the others' running means is stopped", _median, Grace,
+            source="Golovin et al., 2017",
         ),
     ],
-)
+)  # fmt: skip
