@@ -331,7 +331,8 @@ def _check_metric(
             expected = f"expected 'holdout' above 0 for {rule}, which is measured on the part held out"
             document.wrong(path, expected, "holdout: 0", "Set holdout: 0.1")
     elif rule in by_name:
-        expected = f"expected '{by_name[rule]}', as it reads the report data, or select_acc"
+        honest = ", ".join(name for name, metric in rules.items() if metric.role == "honest")
+        expected = f"expected '{by_name[rule]}', as it reads the report data, or {honest}"
         document.wrong(path, expected, show(rule))
     elif metric_of(rule) in METRICS.outside:
         hint = f"Set evaluation.metrics: [{metric_of(rule)}]"

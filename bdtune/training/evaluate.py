@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import AfterValidator
 
 from bdtune.engine.stage import Artefact, Context, Inputs, Stage
-from bdtune.errors import Problem
+from bdtune.errors import Problem, nearest
 from bdtune.metrics import METRICS, Metric, defined
 from bdtune.training.adversarial import PGD
 from bdtune.training.data import TriggeredSet
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 def _further(name: str) -> str:
     """Check the name of a metric that is measured only where it is asked for."""
+    if name not in METRICS.outside:
+        expected = f"expected one of the metrics in BDTUNE_PLUGINS: {', '.join(METRICS.outside) or 'none'}"
+        hint = "It is always measured" if name in METRICS.own else nearest(name, METRICS.outside)
+        raise ValueError(Problem("", expected, f"'{name}'", hint=hint))
     METRICS.check(name)
-    if name in METRICS.own:
-        raise ValueError(Problem("", "expected metrics of BDTUNE_PLUGINS: others are measured", f"'{name}'"))
     if METRICS.find(name).measured_on == "comparison":
-        raise ValueError(Problem("", "expected metrics that are measured on images", f"'{name}'"))
+        raise ValueError(Problem("", "expected a metric that is measured on images", f"'{name}'"))
     return name
 
 

@@ -116,7 +116,7 @@ def anew():
     ("rule", "old", "new", "path", "hint"),
     [
         ("select_acc", "worst_class", "wurst_class", "evaluation.metrics[0]", "Did you mean 'worst_class'"),
-        ("select_acc", "worst_class", "acc", "evaluation.metrics[0]", "BDTUNE_PLUGINS"),
+        ("select_acc", "worst_class", "acc", "evaluation.metrics[0]", "always measured"),
         ("oracle_wurst_class", "", "", "select.metric", "Did you mean 'oracle_worst_class'"),
         ("worst_class", "", "", "select.metric", "oracle_worst_class"),
         ("oracle_worst_class", "worst_class, ", "", "select.metric", "evaluation.metrics: [worst_class]"),
