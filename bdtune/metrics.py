@@ -220,6 +220,9 @@ METRICS = Table(
         ),
     ],
 )  # fmt: skip
-"""The package's metrics, in the order of a table's columns."""
+"""The package's metrics, in the order of a table's columns.
+
+A new one that is measured on images is in no stored evaluation: raise `Evaluate.version` with it.
+"""
 HEADLINE = [name for name, metric in METRICS.own.items() if metric.column == "vital"]
-"""What is said of a trial in a line."""
+"""What a line of progress says of a trial."""
