@@ -172,7 +172,8 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="KIND", help="attacks, defenses, datasets, models or search-spaces; all if none."
+            metavar="KIND",
+            help="attacks, defenses, datasets, models, metrics, samplers, schedulers, search-spaces; or all.",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -1,11 +1,13 @@
-"""Metrics: pure functions of arrays. All are fractions in [0, 1]; nan where nothing can be counted.
+"""Metrics as pure functions of arrays, and how rules that read them are called.
+
+All are fractions in [0, 1]; nan where nothing can be counted.
 
 Shape letters: N images. Predictions and labels are integer classes [N].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,8 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images classified as their label."""
+Mode = Literal["max", "min"]
+ORACLE = "oracle_"
+HONEST = "select_"
+
+
+def metric_of(rule: str) -> str:
+    """Return the metric a rule reads: `oracle_der` reads `der`."""
+    return rule.removeprefix(ORACLE)
+
+
+def is_oracle(rule: str) -> bool:
+    """Return whether a rule uses what a defender does not have: all but the `select_` ones do."""
+    return not rule.startswith(HONEST)
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray, _goals: np.ndarray | None = None) -> float:
+    """Return the share of images classified as their label, whatever the attacker wants."""
     return _share(predicted == labels)
 
 

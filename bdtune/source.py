@@ -61,6 +61,15 @@ def source_digest(cls: type, base: type) -> str | None:
         if (file := file_of(each)) is None:
             return UNKNOWN
         files |= _with_imports(file, each.__module__)
+    return _digest(files)
+
+
+def file_digest(file: Path, module: str) -> str:
+    """Return a digest of a file outside the package, and of what it imports from its folder or package."""
+    return _digest(_with_imports(file, module))
+
+
+def _digest(files: set[Path]) -> str:
     sha = hashlib.sha256()
     for code in sorted(_code(file) for file in files):
         sha.update(hashlib.sha256(code.encode()).digest())

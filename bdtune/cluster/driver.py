@@ -15,7 +15,9 @@ from bdtune.engine.files import append_line
 from bdtune.engine.frontier import Frontier, Work
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
-from bdtune.engine.results import TrialResult, metric_of
+from bdtune.engine.results import TrialResult
+from bdtune.metrics import metric_of
+from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +91,9 @@ class Driver:
         self._enqueued: set[str] = set()
         self._retried: set[str] = set()
         self._started: dict[str, float] = {}
-        self._judged_by = key_of([spec.scheduler.identity(), spec.objectives])
+        self._judged_by = key_of(
+            [SCHEDULERS.find(spec.scheduler.name).identity(), spec.scheduler.identity(), spec.objectives]
+        )
         self._stopped = self._read_stopped()
 
     def answer(self) -> None:
@@ -187,7 +191,7 @@ class Driver:
         return twin.graph.goals if twin is not None and self._judged(entry) else []
 
     def _judged(self, entry: Entry) -> bool:
-        return self.spec.scheduler.name != "none" and not entry.is_reference
+        return self.spec.scheduler.judges and not entry.is_reference
 
     def _config(self, trial: str) -> dict[str, Any]:
         entry = self.ledger.entries[trial]

@@ -23,6 +23,7 @@ from bdtune.config.trial import trial_id
 from bdtune.engine.files import file_lock
 from bdtune.engine.key import key_of
 from bdtune.errors import ConfigError
+from bdtune.tuning.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ class Listed:
     adaptive = False
 
     def __init__(self, spec: SweepSpec) -> None:
-        judged = spec.scheduler.name != "none"
+        judged = spec.scheduler.judges
         self._points = iter(enumerate(sorted(points(spec), key=trial_id) if judged else points(spec)))
 
     def ask(self) -> tuple[int, TrialSpec] | None:
@@ -172,15 +173,6 @@ def _distribution(domain: Domain) -> BaseDistribution:
 def _sampler(spec: SweepSpec, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler of one trial, seeded by its number: a resumed study draws the same."""
     assert spec.search is not None
-    seed = (spec.search.seed + 1_000_003 * number) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if spec.search.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        if spec.search.sampler == "qmc":
-            return optuna.samplers.QMCSampler(seed=spec.search.seed, scramble=True)
-        if spec.search.sampler == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed)
-        if spec.search.sampler == "gp":
-            return optuna.samplers.GPSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed)
+        return SAMPLERS.find(spec.search.sampler).build(spec.search.seed, number)

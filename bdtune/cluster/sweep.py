@@ -22,9 +22,10 @@ from bdtune.config.expand import points, with_values
 from bdtune.config.graph import trial_graph
 from bdtune.config.ledger import Ledger
 from bdtune.engine.execute import Executor
-from bdtune.engine.results import metric_of
 from bdtune.errors import ConfigError
+from bdtune.metrics import metric_of
 from bdtune.reading.resident import InProcess
+from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,13 +133,12 @@ def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
         scratch = stack.enter_context(_scratch(folder))
         live = scratch / "live"
         live.mkdir()
-        judged = spec.scheduler.name != "none"
         metric, mode = spec.objectives[0]
         common = sharing.Shared(
             store=store.root,
             sweep=spec.name,
             live=live,
-            objective=metric_of(metric) if judged else None,
+            objective=metric_of(metric) if spec.scheduler.judges else None,
             mode=mode,
             gpu=spec.resources.gpu,
             environment={name: os.environ[name] for name in FORWARDED if name in os.environ},
@@ -190,13 +190,13 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path
     """Let Tune run what the driver releases; returns whether it was interrupted."""
     from ray import tune
 
-    from bdtune.cluster.schedulers import make_scheduler, most_open
     from bdtune.cluster.searcher import HoldBack
     from bdtune.cluster.trainable import Trial
 
     spec = driver.spec
-    epochs = 1 if spec.scheduler.name == "none" else _epochs(driver)
-    driver.slots = most_open(spec.scheduler, epochs, fitting)
+    scheduler = SCHEDULERS.find(spec.scheduler.name)
+    epochs = _epochs(driver) if spec.scheduler.judges else 1
+    driver.slots = scheduler.most_open(spec.scheduler, epochs, fitting)
     trainable = tune.with_resources(
         tune.with_parameters(Trial, shared=common), tune.PlacementGroupFactory(needs.bundles)
     )
@@ -207,7 +207,7 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path
                 metric="objective",
                 mode=common.mode,
                 search_alg=HoldBack(driver),
-                scheduler=make_scheduler(spec.scheduler, epochs, driver.paused),
+                scheduler=_unpickled(scheduler.build(spec.scheduler, epochs, driver.paused)),
                 num_samples=-1,
                 max_concurrent_trials=driver.slots,
                 reuse_actors=True,
@@ -222,6 +222,12 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path
         )
         tuner.fit()
     return interrupted.is_set() or not driver.complete
+
+
+def _unpickled(scheduler: Any) -> Any:
+    """Keep a scheduler, and the driver with it, out of the snapshot that Tune pickles and nobody reads."""
+    scheduler.__reduce_ex__ = lambda _: (object, ())
+    return scheduler
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from bdtune.errors import nearest
+from bdtune.errors import Problem, nearest
 from bdtune.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -118,7 +118,10 @@ def _fault(cls: type[Knobs], error: Any, what: str) -> Fault:
         everywhere = [p for p in knob_paths(cls) if "." in p]
         return replace(fault, hint=fault.hint or _same_leaf(key, everywhere))
     if kind in ("value_error", "assertion_error"):
-        message = str(error["ctx"]["error"])
+        cause = error["ctx"]["error"]
+        if cause.args and isinstance(problem := cause.args[0], Problem):
+            return Fault(path, problem.expected, problem.got, problem.hint)
+        message = str(cause)
         expected = message if message.startswith("expected") else f"expected settings that agree: {message}"
         return Fault(path, expected)
     if kind == "missing":

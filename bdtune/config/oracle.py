@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bdtune.config.document import TRIAL_KEYS
-from bdtune.engine.results import ORACLE, OracleRead, is_oracle, show
+from bdtune.engine.results import OracleRead, show
 from bdtune.knobs import Knobs
+from bdtune.metrics import ORACLE, is_oracle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def oracle_reads(spec: SweepSpec, knobs: Iterable[OracleRead]) -> tuple[OracleRead, ...]:
     """Return all readers of a sweep: its search, scheduler and selection, then the `knobs` of its trials."""
     rules = [("search", metric) for metric, _ in spec.objectives] if spec.search is not None else []
-    if spec.scheduler.name != "none":
+    if spec.scheduler.judges:
         rules.append(("scheduler", spec.objectives[0][0]))
     rules.append(("select", spec.select.metric))
     decided = [OracleRead(reader, metric) for reader, metric in rules if is_oracle(metric)]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bdtune import metrics
 from bdtune.config.oracle import oracle_knobs
 from bdtune.config.trial import to_params
 from bdtune.engine.results import DataUse, StageUse, TrialResult
 from bdtune.engine.store import CURVE
 from bdtune.errors import UserError
+from bdtune.plugins.metric import compared
 from bdtune.plugins.poison_plan import Role
 from bdtune.reading.resident import InProcess
 from bdtune.training.evaluate import Evaluate
@@ -41,11 +41,7 @@ def trial_metrics(
 ) -> dict[str, float]:
     """Return a trial's metrics: its own, those of its undefended twin, and how they compare."""
     found = {name: value for name, value in evaluated.items() if name not in COUNTS}
-    if reference is not None:
-        found |= {f"undefended/{name}": reference[name] for name in ("acc", "asr") if name in reference}
-        if "asr" in found and "asr" in reference:
-            found["der"] = metrics.der(found["acc"], found["asr"], reference["acc"], reference["asr"])
-    return {**found, **diagnosed}
+    return {**found, **(compared(found, reference) if reference else {}), **diagnosed}
 
 
 def judge_tick(
@@ -54,11 +50,11 @@ def judge_tick(
     """Return the metrics of a classifier that is still being trained.
 
     `test_sets` holds the evaluation's other inputs, as `executor.inputs_but` loads them; `wanted` names the
-    metrics that decide. Robust accuracy costs as much as an epoch may: it is measured only if it does.
+    metrics that decide. An attack on the classifier costs as much as an epoch may: it is made only for them.
     """
     node = graph.evaluate
-    if isinstance(node.stage, Evaluate) and "robust_acc" not in wanted:
-        node = replace(node, stage=node.stage.without_attack())
+    if isinstance(node.stage, Evaluate):
+        node = replace(node, stage=node.stage.for_ticks(wanted))
     evaluated = executor.run_with(node, {**test_sets, "classifier": classifier}).info
     return trial_metrics(evaluated, _info_of_twin(graph, executor.resolver))
 

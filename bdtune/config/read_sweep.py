@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
@@ -13,8 +14,6 @@ from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
 from bdtune.config.expand import Space, expand
 from bdtune.config.search import check_search, distinct, known_path
 from bdtune.config.sweep import (
-    REPORT_METRICS,
-    SELECT_METRICS,
     Axes,
     Domain,
     Reference,
@@ -27,19 +26,26 @@ from bdtune.config.sweep import (
 from bdtune.config.trial import TrialSpec, build, parse_sections
 from bdtune.errors import nearest
 from bdtune.knobs import Knobs
+from bdtune.metrics import metric_of
 from bdtune.plugins import registry
+from bdtune.plugins.metric import METRICS
+from bdtune.tuning.samplers import SAMPLERS
+from bdtune.tuning.schedulers import NONE, SCHEDULERS, SchedulerKnobs
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from bdtune.config.document import Document
+    from bdtune.tuning.samplers import Sampler
+    from bdtune.tuning.schedulers import Scheduler
 
 _AXIS_KEYS = ("grid", "zip", "vary", "seeds", "when", "exclude")
-_BY_HAND = (*_AXIS_KEYS, "trial", "name", "reference")
+_BY_HAND = (*_AXIS_KEYS, "trial", "name", "reference", "scheduler")
 _PLAIN: dict[str, type[Knobs]] = {
     key: create_model(key, __base__=Knobs, **{key: (field.annotation, field)})  # type: ignore[call-overload]
     for key, field in SweepSpec.model_fields.items()
     if key not in _BY_HAND
 }
-_RATES = (*REPORT_METRICS, "select_acc", "undefended/acc", "undefended/asr")
 
 
 def read_sweep(document: Document, name: str, *, check_data: bool = True) -> SweepSpec:
@@ -90,14 +96,27 @@ def _plain_values(document: Document) -> dict[str, Any]:
         raw, short = document.sweep[key], ""
         if key == "select" and isinstance(raw, str):
             raw, short = {"metric": raw}, ".metric"
-        if key == "scheduler" and (isinstance(raw, str) or raw is None):
-            raw, short = {"name": raw or "none"}, ".name"
         read, faults = check(cls, {key: spelled_out(raw) if key == "search" else raw}, key)
         for fault in faults:
             document.report(replace(_of_domain(fault), path=_of_domain(fault).path.removesuffix(short)))
         if read is not None:
             values[key] = getattr(read, key)
+    if "scheduler" in document.sweep:
+        values["scheduler"] = _scheduler(document, document.sweep["scheduler"])
     return values
+
+
+def _scheduler(document: Document, raw: Any) -> SchedulerKnobs:
+    """Read a scheduler's name, or a mapping with it and the knobs that this scheduler has."""
+    written = raw if isinstance(raw, dict) else {"name": NONE if raw is None else raw}
+    name = written.get("name", NONE)
+    entry = SCHEDULERS.get(name) if isinstance(name, str) else None
+    cls, values = (entry.knobs, written) if entry else (SchedulerKnobs, {"name": name})
+    read, faults = check(cls, values, f"the scheduler {name}")
+    for fault in faults:
+        path = fault.path if isinstance(raw, dict) else ""
+        document.report(replace(fault, path=path).under("scheduler"))
+    return read or SchedulerKnobs()
 
 
 def _of_domain(fault: Fault) -> Fault:
@@ -127,10 +146,10 @@ def _reference(document: Document, label: str, raw: Any) -> Reference | None:
         known_path(document, f"{label}.params", path)
     for metric, value in metrics.items() if isinstance(metrics, dict) else ():
         path = f"{label}.metrics.{metric}"
-        if metric not in _RATES and "/" not in metric:
-            expected = f"expected one of the metrics: {', '.join(_RATES)}"
-            document.wrong(path, expected, show(metric), nearest(metric, _RATES))
-        elif metric in _RATES and isinstance(value, int | float) and not 0 <= value <= 1:
+        if metric not in METRICS.names and "/" not in metric:
+            expected = f"expected one of the metrics: {', '.join(METRICS.names)}"
+            document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))
+        elif metric in METRICS.own and isinstance(value, int | float) and not 0 <= value <= 1:
             document.wrong(path, "expected a number from 0 to 1", show(value))
     return entry
 
@@ -281,34 +300,44 @@ def _check_objectives(
     document: Document, values: dict[str, Any], sections: dict[str, Any], space: Space
 ) -> None:
     search, select, scheduler = (values.get(key) for key in ("search", "select", "scheduler"))
-    varied = any("holdout" in axes for axes in (space.grid, space.vary, *space.zip))
-    held_out = varied or sections.get("holdout", 1) > 0
+    varied = {path for axes in (space.grid, space.vary, *space.zip) for path in axes}
+    held_out = "holdout" in varied or sections.get("holdout", 1) > 0
+    fixed = not any(path.partition(".")[0] == "evaluation" for path in varied)
+    further = sections["evaluation"].metrics if fixed and "evaluation" in sections else METRICS.outside
+    check_metric = partial(_check_metric, document, further=further, held_out=held_out)
     if select is not None:
-        _check_metric(document, "select.metric", select.metric, held_out=held_out)
+        check_metric("select.metric", select.metric)
     if search is None:
         return
     raw = document.sweep["search"].get("metric")
     for number, metric in enumerate(search.metric if raw is not None else ()):
-        path = f"search.metric[{number}]" if isinstance(raw, list) else "search.metric"
-        _check_metric(document, path, metric, held_out=held_out)
-    if scheduler is not None and scheduler.name != "none" and len(search.metric) > 1:
-        expected = "expected 'none' beside several objectives: it stops trials by one"
-        document.wrong("scheduler", expected, show(scheduler.name))
+        check_metric(f"search.metric[{number}]" if isinstance(raw, list) else "search.metric", metric)
+    chosen: list[tuple[str, Sampler | Scheduler]] = [("search.sampler", SAMPLERS.find(search.sampler))]
+    chosen += [("scheduler", SCHEDULERS.find(scheduler.name))] if scheduler is not None else []
+    for path, entry in chosen:
+        if entry.objectives is not None and len(search.metric) > entry.objectives:
+            expected = f"expected one that takes {len(search.metric)} objectives"
+            document.wrong(path, expected, f"'{entry.name}', which takes {entry.objectives}")
 
 
-def _check_metric(document: Document, path: str, metric: str, *, held_out: bool) -> None:
-    if metric in SELECT_METRICS:
-        if not held_out:
-            expected = f"expected 'holdout' above 0 for {metric}, which is measured on the part held out"
+def _check_metric(
+    document: Document, path: str, rule: str, *, further: Collection[str], held_out: bool
+) -> None:
+    """Report a rule that reads no metric; `further` names those that trials measure besides the package's."""
+    measured = [METRICS.find(name) for name in (*METRICS.own, *further)]
+    rules = {metric.rule: metric for metric in measured if metric.role != "report"}
+    by_name = {metric.name: metric.rule for metric in rules.values()}
+    if rule in rules:
+        if rules[rule].role == "honest" and not held_out:
+            expected = f"expected 'holdout' above 0 for {rule}, which is measured on the part held out"
             document.wrong(path, expected, "holdout: 0", "Set holdout: 0.1")
-        return
-    name = metric.removeprefix("oracle_")
-    if metric != name and (name in REPORT_METRICS or "/" in name):
-        return
-    choices = [*SELECT_METRICS, *(f"oracle_{m}" for m in REPORT_METRICS)]
-    if metric in REPORT_METRICS:
-        expected = f"expected 'oracle_{metric}', as it reads the report data, or select_acc"
-        document.wrong(path, expected, show(metric))
-    else:
-        expected = f"expected one of the metrics: {', '.join(choices)}"
-        document.wrong(path, expected, show(metric), nearest(metric, choices))
+    elif rule in by_name:
+        honest = ", ".join(name for name, metric in rules.items() if metric.role == "honest")
+        expected = f"expected '{by_name[rule]}', as it reads the report data, or {honest}"
+        document.wrong(path, expected, show(rule))
+    elif metric_of(rule) in METRICS.outside:
+        hint = f"Set evaluation.metrics: [{metric_of(rule)}]"
+        document.wrong(path, "expected a metric that the evaluation measures", show(rule), hint)
+    elif metric_of(rule) == rule or "/" not in rule or metric_of(rule) in METRICS.own:
+        expected = f"expected one of the metrics: {', '.join(rules)}"
+        document.wrong(path, expected, show(rule), nearest(rule, rules))

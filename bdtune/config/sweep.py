@@ -18,30 +18,31 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from bdtune.config.trial import TrialSpec, spec_to_dict
-from bdtune.engine.results import Mode, Over
+from bdtune.engine.results import Over
 from bdtune.knobs import Knobs, absolute
+from bdtune.metrics import Mode
+from bdtune.plugins.metric import better
+from bdtune.tuning.samplers import SAMPLERS
+from bdtune.tuning.schedulers import SchedulerKnobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Axes = dict[str, tuple[Any, ...]]
 """Dotted path -> values."""
-
-REPORT_METRICS = ("acc", "asr", "asr_all", "ra", "noise_acc", "robust_acc", "der")
-"""Metrics of the clean and triggered test images; to choose by one is an oracle's choice and says so."""
-SELECT_METRICS = ("select_acc",)
-"""Metrics of the part that is held out, with observed labels: all that a defender has."""
-
-
-def best_mode(metric: str) -> Mode:
-    """Return which direction is better for a metric: attack success and losses want to be small."""
-    name = metric.removeprefix("oracle_").rpartition("/")[2]
-    return "min" if name.startswith("asr") or name.endswith("loss") else "max"
 
 
 class Select(Knobs):
@@ -57,7 +58,7 @@ class Select(Knobs):
     @classmethod
     def _fill_mode(cls, raw: Any) -> Any:
         if isinstance(raw, dict) and isinstance(raw.get("metric"), str):
-            return {"mode": best_mode(raw["metric"]), **raw}
+            return {"mode": better(raw["metric"]), **raw}
         return raw
 
 
@@ -71,7 +72,7 @@ class Domain(Knobs):
 class Search(Knobs):
     """Adaptive or random search, in place of a finite grid."""
 
-    sampler: Literal["tpe", "random", "qmc", "nsga2", "gp"] = "tpe"
+    sampler: Annotated[str, AfterValidator(SAMPLERS.check)] = "tpe"
     trials: int = Field(ge=1, le=100_000)
     metric: tuple[str, ...] = ()
     """One objective or several; unless given, that of `select`."""
@@ -96,7 +97,7 @@ def spelled_out(raw: Any) -> Any:
     for key in {"metric", "mode"} & raw.keys():
         raw[key] = [raw[key]] if isinstance(raw[key], str) else raw[key]
     if "mode" not in raw and isinstance(raw.get("metric"), list):
-        raw["mode"] = [best_mode(str(metric)) for metric in raw["metric"]]
+        raw["mode"] = [better(str(metric)) for metric in raw["metric"]]
     if isinstance(raw.get("space"), dict):
         raw["space"] = {path: _domain(value) for path, value in raw["space"].items()}
     return raw
@@ -107,16 +108,6 @@ def _domain(raw: Any) -> Any:
     if isinstance(raw, dict) and len(raw) == 1 and isinstance(values := next(iter(raw.values())), list):
         return {"kind": next(iter(raw)), "values": values}
     return raw
-
-
-class Scheduler(Knobs):
-    """What stops trials early that do badly, judged after each epoch of the classifier's last training."""
-
-    name: Literal["none", "asha", "hyperband", "median"] = "none"
-    grace: int = Field(1, ge=1)
-    """Epochs before a trial may be stopped."""
-    reduction: int = Field(3, ge=2)
-    """Of so many trials one goes on at each rung (asha, hyperband)."""
 
 
 class Resources(Knobs):
@@ -166,7 +157,8 @@ class SweepSpec(Knobs):
     exclude: tuple[dict[str, Any], ...] = ()
     search: Search | None = None
     select: Select = Select()
-    scheduler: Scheduler = Scheduler()
+    scheduler: SerializeAsAny[SchedulerKnobs] = SchedulerKnobs()
+    """What stops trials early that do badly, judged after each epoch of the classifier's last training."""
     resources: Resources = Resources()
     retries: int = Field(1, ge=0, le=100)
     """How often a trial that failed for want of a machine (not by diverging) is tried again."""

@@ -2,9 +2,10 @@
 
 A plugin is `NAME.py`, or a folder `NAME/` whose `__init__.py` defines the plugin class. It lies in one of
 - the package's own folders `attacks/`, `defenses/`, `datasets/`, `models/`;
-- folders of these names below a folder that `BDTUNE_PLUGINS` lists (separated as in `PATH`);
+- folders of these names below a folder that `BDTUNE_PLUGINS` lists (separated as in `PATH`), where
+  `metrics/`, `samplers/` and `schedulers/` extend the package's tables of these;
 - an installed package that registers the module as an entry point: `NAME = "package.module.NAME"` in the
-  group `bdtune.attacks`, `bdtune.defenses`, `bdtune.datasets` or `bdtune.models`.
+  group `bdtune.attacks`, `bdtune.defenses` and so on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 KINDS = ("attacks", "defenses", "datasets", "models")
+TABLES = ("metrics", "samplers", "schedulers")
+"""Kinds of which the package has a table, whose entries need no file each."""
 PACKAGE_FOLDER = Path(__file__).parents[1]
 OUTSIDE = "bdtune_plugins"
 """The package under whose name modules from `BDTUNE_PLUGINS` are imported."""
@@ -95,7 +98,7 @@ def not_offered(kind: str) -> dict[str, NotOffered]:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a plugin is defined."""
 
     module: str
@@ -104,18 +107,19 @@ class _Place:
     """Whether Python finds the module by its name."""
 
 
-def _places(kind: str) -> Mapping[str, _Place]:
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+def places(kind: str) -> Mapping[str, Place]:
+    """Return where the plugins of a kind are defined, by name."""
+    if kind not in (*KINDS, *TABLES):
+        raise ValueError(f"kind must be one of {(*KINDS, *TABLES)}, got {kind!r}")
     roots = [Path(root) for root in os.environ.get("BDTUNE_PLUGINS", "").split(os.pathsep) if root]
     folders = [folder for root in roots if (folder := root / kind).is_dir()]
     return _listing(kind, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
 
 
 @lru_cache(maxsize=32)
-def _listing(kind: str, folders: tuple[tuple[Path, int], ...]) -> dict[str, _Place]:
+def _listing(kind: str, folders: tuple[tuple[Path, int], ...]) -> dict[str, Place]:
     """Return the plugins of a kind by name; a folder's time of change says when to list it again."""
-    found: dict[str, _Place] = {}
+    found: dict[str, Place] = {}
     every = [_in_folder(PACKAGE_FOLDER / kind, f"bdtune.{kind}", installed=True), _entry_points(kind)]
     every += [_in_folder(folder, f"{OUTSIDE}.{kind}", installed=False) for folder, _ in folders]
     for name, place in itertools.chain.from_iterable(every):
@@ -125,16 +129,16 @@ def _listing(kind: str, folders: tuple[tuple[Path, int], ...]) -> dict[str, _Pla
     return found
 
 
-def _in_folder(folder: Path, package: str, *, installed: bool) -> list[tuple[str, _Place]]:
+def _in_folder(folder: Path, package: str, *, installed: bool) -> list[tuple[str, Place]]:
     """Return the plugin files of a folder, and of its folders the `__init__.py`."""
     files = {file.stem: file for file in folder.glob("*.py")}
     files |= {file.parent.name: file for file in folder.glob("*/__init__.py")}
     named = sorted((name, file) for name, file in files.items() if not name.startswith("_"))
-    return [(name, _Place(f"{package}.{name}", file, installed)) for name, file in named]
+    return [(name, Place(f"{package}.{name}", file, installed)) for name, file in named]
 
 
 @cache
-def _entry_points(kind: str) -> list[tuple[str, _Place]]:
+def _entry_points(kind: str) -> list[tuple[str, Place]]:
     """Return what installed packages register; raises `ConfigError` for a wrong entry point."""
     found = []
     for point in entry_points(group=f"bdtune.{kind}"):
@@ -142,7 +146,7 @@ def _entry_points(kind: str) -> list[tuple[str, _Place]]:
         if origin is None or point.attr or point.module.rpartition(".")[2] != point.name:
             expected = f"expected a module called '{point.name}' as entry point '{point.name}'"
             raise ConfigError(Problem(f"bdtune.{kind}", expected, got=repr(point.value)))
-        found.append((point.name, _Place(point.module, origin, installed=True)))
+        found.append((point.name, Place(point.module, origin, installed=True)))
     return found
 
 
@@ -156,7 +160,7 @@ def _module_file(module: str) -> Path | None:
 
 def names(kind: str) -> list[str]:
     """Return the plugin names of a kind, sorted, without importing any."""
-    return sorted(_places(kind))
+    return sorted(places(kind))
 
 
 def load(kind: str, name: str) -> type[Any]:
@@ -164,18 +168,18 @@ def load(kind: str, name: str) -> type[Any]:
 
     Raises `ConfigError` if there is none: with the nearest name, or with what stands against a known method.
     """
-    places = _places(kind)
-    if name not in places:
-        if known := not_offered(kind).get(name):
-            raise ConfigError(known.problem("", name))
-        expected = f"expected one of the {kind}: {', '.join(sorted(places))}"
-        raise ConfigError(Problem(path="", expected=expected, got=repr(name), hint=nearest(name, places)))
-    return _plugin_class(places[name])
+    known = places(kind)
+    if name not in known:
+        if method := not_offered(kind).get(name):
+            raise ConfigError(method.problem("", name))
+        expected = f"expected one of the {kind}: {', '.join(sorted(known))}"
+        raise ConfigError(Problem(path="", expected=expected, got=repr(name), hint=nearest(name, known)))
+    return _plugin_class(known[name])
 
 
 @cache
-def _plugin_class(place: _Place) -> type[Any]:
-    module = importlib.import_module(place.module) if place.installed else _imported(place)
+def _plugin_class(place: Place) -> type[Any]:
+    module = importlib.import_module(place.module) if place.installed else imported(place)
     found = [
         value
         for value in vars(module).values()
@@ -186,7 +190,7 @@ def _plugin_class(place: _Place) -> type[Any]:
     return found[0]
 
 
-def _imported(place: _Place) -> ModuleType:
+def imported(place: Place) -> ModuleType:
     """Import a file that Python does not find by itself; a folder's other files are found as its modules."""
     inner = [str(place.file.parent)] if place.file.name == "__init__.py" else None
     spec = importlib.util.spec_from_file_location(place.module, place.file, submodule_search_locations=inner)
@@ -200,7 +204,7 @@ def _imported(place: _Place) -> ModuleType:
 
 def describe(kind: str, name: str) -> Description:
     """Read the first sentence and the `Source:` paragraph of a plugin file's docstring."""
-    text = ast.get_docstring(ast.parse(_places(kind)[name].file.read_text(encoding="utf-8"))) or ""
+    text = ast.get_docstring(ast.parse(places(kind)[name].file.read_text(encoding="utf-8"))) or ""
     summary = " ".join(text.partition("\n\n")[0].split())
     source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\s+Departures?:|\Z)", text, re.MULTILINE | re.DOTALL)
     return Description(name, summary, " ".join(source[1].split()) if source else "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bdtune.engine.results import is_oracle, metric_of, short_names
+from bdtune.engine.results import short_names
+from bdtune.metrics import is_oracle, metric_of
 from bdtune.report.groups import Group, label
 from bdtune.report.selection import rule_title, setting_axes
 

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from bdtune.plugins.metric import HEADLINE
 from bdtune.report.table import duration
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class Progress:
 
 
 def _numbers(result: TrialResult) -> str:
-    shown = [f"{name} {result.metrics[name]:.3f}" for name in ("acc", "asr") if name in result.metrics]
+    shown = [f"{name} {result.metrics[name]:.3f}" for name in HEADLINE if name in result.metrics]
     return " ".join([result.status, *shown])
 
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.engine.results import GroupBest, OverallBest, SweepResult, is_oracle, metric_of, short_names, show
+from bdtune.engine.results import GroupBest, OverallBest, SweepResult, short_names, show
+from bdtune.metrics import is_oracle, metric_of
 from bdtune.report.groups import Group, grouped, varying
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.engine.results import Mode, OracleRead, Over, Scalar, TrialResult
+    from bdtune.engine.results import OracleRead, Over, Scalar, TrialResult
+    from bdtune.metrics import Mode
 
 GIVEN = ("dataset", "attack", "evaluation")
 """Settings of a trial that a defender does not choose: only trials with equal ones are ranked together."""

@@ -12,7 +12,8 @@ import textwrap
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import DATA_SEED, SEED, Scalar, metric_of, short_names, show
+from bdtune.engine.results import DATA_SEED, SEED, Scalar, short_names, show
+from bdtune.plugins.metric import columns
 from bdtune.report.best import best_notes, marked
 from bdtune.report.groups import Group, grouped, order_of, rank, varying
 from bdtune.report.selection import by_rank
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from bdtune.config.sweep import Reference
     from bdtune.engine.results import SweepResult
 
-METRICS = ("acc", "asr", "ra", "der")
-OPTIONAL_METRICS = ("noise_acc", "robust_acc", "select_acc")  # shown where a trial has them
 NOT_TAKEN = "attack did not take"
 EMPTY = "-"
 LONGEST_WORD = 30  # longer words are broken when their column is wrapped
@@ -119,8 +118,8 @@ class _Layout:
 
     axes: list[str]
     names: dict[str, str]
-    metrics: list[str]
-    vital: set[str]
+    metrics: dict[str, bool]
+    """Each with whether it has room in a narrow table too."""
     diagnostics: list[str]
     paper: list[str]
     numbers: Sequence[Reference] = field(default_factory=list)
@@ -163,17 +162,15 @@ def _layout(
     groups: list[Group], paper: Sequence[Reference], diagnostics: Sequence[str], rule: str
 ) -> _Layout:
     present = {name for group in groups for trial in group.trials for name in trial.metrics}
-    wanted = dict.fromkeys([*METRICS, *OPTIONAL_METRICS, metric_of(rule)])
-    metrics = [name for name in wanted if name in METRICS or name in present]
+    metrics = columns(present, rule)
     axes = varying(groups)
     fitting = [number for number in paper if any(_fits(number, group) for group in groups)]
     published = dict.fromkeys(name for number in fitting for name in number.metrics)
     wanted = dict.fromkeys([*diagnostics, *published])
     diagnostics = [name for name in wanted if name in present and name not in metrics]
     paper_metrics = [name for name in (*metrics, *diagnostics) if name in published]
-    vital = {"acc", "asr", "der", metric_of(rule)}
     epochs = len({group.epochs for group in groups}) > 1
-    return _Layout(axes, short_names(axes), metrics, vital, diagnostics, paper_metrics, fitting, epochs)
+    return _Layout(axes, short_names(axes), metrics, diagnostics, paper_metrics, fitting, epochs)
 
 
 def _title(result: SweepResult, groups: list[Group], layout: _Layout) -> str:
@@ -192,7 +189,7 @@ def _columns(layout: _Layout, groups: list[Group]) -> tuple[Column, ...]:
         Column("status", numeric=False),
         Column("n"),
         *([Column("epochs", spare=2)] if layout.epochs else []),
-        *(Column(name, spare=0 if name in layout.vital else 2) for name in layout.metrics),
+        *(Column(name, spare=0 if vital else 2) for name, vital in layout.metrics.items()),
         *(Column(name, spare=3) for name in layout.diagnostics),
         *(Column(f"paper {name}", spare=1) for name in layout.paper),
     )

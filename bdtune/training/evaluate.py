@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from bdtune import metrics
+import numpy as np
+from pydantic import AfterValidator
+
 from bdtune.engine.stage import Artefact, Context, Stage
+from bdtune.errors import Problem, nearest
+from bdtune.metrics import defined
+from bdtune.plugins.data import TriggeredSet
+from bdtune.plugins.metric import METRICS, Metric
 from bdtune.training.adversarial import PGD
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Collection
 
-    from bdtune.plugins.data import ImageSet, TriggeredSet
+    from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.metric import Images
     from bdtune.plugins.model import Model
+
+
+def _further(name: str) -> str:
+    """Check the name of a metric that is measured only where it is asked for."""
+    if name not in METRICS.outside:
+        expected = f"expected one of the metrics in BDTUNE_PLUGINS: {', '.join(METRICS.outside) or 'none'}"
+        hint = "It is always measured" if name in METRICS.own else nearest(name, METRICS.outside)
+        raise ValueError(Problem("", expected, f"'{name}'", hint=hint))
+    METRICS.check(name)
+    if METRICS.find(name).measured_on == "comparison":
+        raise ValueError(Problem("", "expected a metric that is measured on images", f"'{name}'"))
+    return name
+
+
+IMAGES: tuple[Images, ...] = ("clean", "triggered", "cover", "select")
+"""The inputs that are predicted."""
+NO_GOAL = -1
 
 
 class Evaluate(Stage):
@@ -22,11 +46,9 @@ class Evaluate(Stage):
     Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
     (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels) and select (ImageSet
     held out of the training set, observed labels).
-    Result: no arrays; info holds acc, asr, asr_all, ra, noise_acc (on cover), robust_acc and select_acc,
-    fractions in [0, 1], as far as there are images to count them on, and n_clean, n_triggered. asr_all is
-    left out where some of its images are missing (`TriggeredSet.complete`). robust_acc is
-    the accuracy on clean images under an untargeted attack on the classifier itself: A-ABL's "RA", where
-    BackdoorBench's is `ra`.
+    Result: no arrays; info holds the entries of `bdtune.plugins.metric.METRICS` as far as there are images to
+    count them on, and n_clean, n_triggered. robust_acc, under an untargeted attack on the classifier itself,
+    is A-ABL's "RA"; BackdoorBench's is `ra`.
     """
 
     name: ClassVar[str] = "evaluate"
@@ -37,16 +59,28 @@ class Evaluate(Stage):
     """pgd: count robust_acc too; costs `pgd.steps` passes over the clean test images, forward and back."""
     pgd: PGD = PGD()
     """The attack of robust_acc; without it, it counts for nothing."""
+    metrics: tuple[Annotated[str, AfterValidator(_further)], ...] = ()
+    """Further metrics, from the folders metrics/ of BDTUNE_PLUGINS."""
 
     def identity(self) -> dict[str, Any]:
-        knobs = super().identity()
+        found = super().identity()
+        knobs = found["knobs"]
         if self.robust == "none":
-            knobs["knobs"].pop("pgd")
-        return knobs
+            knobs.pop("pgd")
+        if not knobs.pop("metrics"):
+            return found
+        further = [METRICS.find(name).identity() for name in sorted(set(self.metrics))]
+        return {**found, "knobs": {**knobs, "metrics": further}}
 
-    def without_attack(self) -> Evaluate:
-        """Return the evaluation without its costly part, to judge a training that is under way."""
-        return self.model_copy(update={"robust": "none"})
+    @property
+    def measured(self) -> list[Metric]:
+        """What it can measure: the package's metrics, and those that it names."""
+        return [*METRICS.own.values(), *(METRICS.find(name) for name in dict.fromkeys(self.metrics))]
+
+    def for_ticks(self, wanted: Collection[str]) -> Evaluate:
+        """Return the evaluation without its costly attack, unless a wanted metric is measured under it."""
+        costly = {metric.name for metric in self.measured if metric.measured_on == "attacked"}
+        return self if costly & set(wanted) else self.model_copy(update={"robust": "none"})
 
     def run(
         self,
@@ -62,24 +96,23 @@ class Evaluate(Stage):
         from bdtune.training.predict import predict_logits, trained_network
 
         network = trained_network(model, clean, classifier, ctx.numerics)
+        given = {"clean": clean, "triggered": triggered, "cover": cover, "select": select}
+        found: dict[str, float] = {}
 
-        def predicted(data: ImageSet) -> np.ndarray:
-            return predict_logits(network, data, ctx.numerics).argmax(1)
+        def measure(name: Images, data: ImageSet, predicted: np.ndarray) -> None:
+            goals, whole = np.full(len(data), NO_GOAL), True
+            if isinstance(data, TriggeredSet):
+                goals, whole = data.goals, data.complete
+            for metric in self.measured:
+                if metric.measured_on == name and (whole or not metric.whole):
+                    found[metric.name] = metric.function(predicted, data.labels, goals)
 
-        found = {"acc": metrics.accuracy(predicted(clean), clean.labels)}
-        if triggered is not None:
-            classes, truth, goals = predicted(triggered), triggered.labels, triggered.goals
-            found["asr"] = metrics.attack_success(classes, truth, goals)
-            if triggered.complete:
-                found["asr_all"] = metrics.attack_success(classes, truth, goals, every_image=True)
-            found["ra"] = metrics.robust_classification(classes, truth, goals)
-        for name, data in (("noise_acc", cover), ("select_acc", select)):
-            if data is not None:
-                found[name] = metrics.accuracy(predicted(data), data.labels)
+        for name in IMAGES:
+            if (data := given[name]) is not None:
+                measure(name, data, predict_logits(network, data, ctx.numerics).argmax(1))
         if self.robust == "pgd":
             from bdtune.training.pgd import robust_predictions
 
-            attacked = robust_predictions(network, clean, self.pgd, ctx.seed, ctx.numerics)
-            found["robust_acc"] = metrics.accuracy(attacked, clean.labels)
+            measure("attacked", clean, robust_predictions(network, clean, self.pgd, ctx.seed, ctx.numerics))
         counts = {"n_clean": len(clean), "n_triggered": 0 if triggered is None else len(triggered)}
-        return Artefact(info={**metrics.defined(found), **counts})
+        return Artefact(info={**defined(found), **counts})

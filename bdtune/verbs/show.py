@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
 from bdtune.plugins import registry
+from bdtune.plugins.metric import METRICS
+from bdtune.tuning.samplers import SAMPLERS
+from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic.fields import FieldInfo
 
+    from bdtune.plugins.table import Table
+
 SPACES = "search-spaces"
-KINDS = (*registry.KINDS, SPACES)
-SINGULAR = {"attack": "attacks", "defense": "defenses", "dataset": "datasets", "model": "models"}
+TABLES: dict[str, Table[Any]] = {table.kind: table for table in (METRICS, SAMPLERS, SCHEDULERS)}
+KINDS = (*registry.KINDS, *TABLES, SPACES)
+SINGULAR = {kind.removesuffix("s"): kind for kind in registry.KINDS}
 
 
 def kind_of(word: str) -> str:
@@ -29,9 +35,9 @@ def kind_of(word: str) -> str:
 
 
 def plugin_kind_of(word: str) -> str:
-    """Return the kind of plugin that a word means; search spaces are files and have no knobs."""
+    """Return the kind of plugin that a word means; the others have no knobs to show."""
     kind = kind_of(word)
-    if kind == SPACES:
+    if kind not in registry.KINDS:
         raise ConfigError(Problem("", f"expected one of {', '.join(SINGULAR)}", f"'{word}'"))
     return kind
 
@@ -42,6 +48,9 @@ def describe_all(kind: str) -> list[registry.Description]:
         from bdtune.config.load import search_spaces
 
         return search_spaces()
+    if kind in TABLES:
+        entries = map(TABLES[kind].find, TABLES[kind].names)
+        return [registry.Description(entry.name, entry.about, entry.source) for entry in entries]
     return [registry.describe(kind, name) for name in registry.names(kind)]
 
 

@@ -65,7 +65,7 @@ def run(space: str, overrides: list[str], folder: Path) -> Run:
     from bdtune.cluster.sweep import make_ledger, run_sweep
     from bdtune.config.load import load_sweep
     from bdtune.engine.store import Store
-    from bdtune.report.selection import metric_of
+    from bdtune.metrics import metric_of
 
     spec = load_sweep(space, overrides)
     store = Store(folder / "store")

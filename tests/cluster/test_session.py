@@ -4,10 +4,9 @@ import sys
 
 import pytest
 
-from bdtune.cluster.schedulers import most_open
 from bdtune.cluster.session import Needs, _fit, session
-from bdtune.config.sweep import Scheduler
 from bdtune.errors import BdtuneError
+from bdtune.tuning.schedulers import SCHEDULERS, Reduction, Rungs
 
 
 @pytest.mark.parametrize(
@@ -69,6 +68,6 @@ def test_one_that_never_starts_is_the_machines_fault_and_is_said_in_words(monkey
 
 
 def test_hyperband_opens_a_band_of_trials_the_others_as_many_as_fit():
-    assert most_open(Scheduler(name="asha"), 81, 2) == 2
-    assert most_open(Scheduler(name="hyperband"), 81, 2) == 5 + 8 + 15 + 34 + 81
-    assert most_open(Scheduler(name="hyperband"), 1, 4) == 4
+    assert SCHEDULERS.find("asha").most_open(Rungs(), 81, 2) == 2
+    assert SCHEDULERS.find("hyperband").most_open(Reduction(), 81, 2) == 5 + 8 + 15 + 34 + 81
+    assert SCHEDULERS.find("hyperband").most_open(Reduction(), 1, 4) == 4

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from bdtune.config.expand import points
 from bdtune.config.load import load_sweep
 from bdtune.config.search import preview
-from bdtune.config.sweep import best_mode, sweep_to_dict
+from bdtune.config.sweep import sweep_to_dict
 from bdtune.config.trial import to_params, trial_id
+from bdtune.plugins.metric import better
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +205,7 @@ def test_a_written_search_is_the_same_search(
 
 
 def test_the_better_direction_of_a_metric() -> None:
-    assert [best_mode(m) for m in ("oracle_der", "select_acc", "oracle_asr", "oracle_asr_all")] == [
+    assert [better(m) for m in ("oracle_der", "select_acc", "oracle_asr", "oracle_asr_all")] == [
         "max",
         "max",
         "min",

@@ -121,7 +121,7 @@ SEARCH = [
     wrong(
         "search of the wrong form",
         HEAD + "search:\n  sampler: tp\n  trials: 0\n  space:\n    defense.beta: {unifrm: [0, 1]}\n",
-        "s.yaml:3: search.sampler: expected 'tpe', 'random', 'qmc', 'nsga2' or 'gp', got 'tp'. Did you mean 'tpe'?",
+        "s.yaml:3: search.sampler: expected one of the samplers: tpe, random, qmc, nsga2, gp, got 'tp'. Did you mean 'tpe'?",
         "s.yaml:4: search.trials: expected an integer from 1 to 100000, got 0",
         f"s.yaml:6: search.space.defense.beta: expected {DOMAINS}",
     ),
@@ -167,7 +167,7 @@ SEARCH = [
     wrong(
         "unknown metric",
         HEAD + "select: {metric: oracle_dre}\n",
-        "s.yaml:2: select.metric: expected one of the metrics: select_acc, oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_noise_acc, oracle_robust_acc, oracle_der, got 'oracle_dre'. Did you mean 'oracle_der'?",
+        "s.yaml:2: select.metric: expected one of the metrics: oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_der, oracle_noise_acc, oracle_robust_acc, select_acc, got 'oracle_dre'. Did you mean 'oracle_der'?",
     ),
     wrong(
         "unknown way to choose over several attacks",
@@ -177,13 +177,13 @@ SEARCH = [
     wrong(
         "unknown scheduler",
         HEAD + "scheduler: asah\n",
-        "s.yaml:2: scheduler: expected 'none', 'asha', 'hyperband' or 'median', got 'asah'. Did you mean 'asha'?",
+        "s.yaml:2: scheduler: expected one of the schedulers: none, asha, hyperband, median, got 'asah'. Did you mean 'asha'?",
     ),
     wrong(
         "a scheduler for two objectives",
         HEAD
         + "scheduler: asha\nsearch:\n  trials: 4\n  metric: [oracle_acc, asr]\n  space: {seed: {int: [0, 9]}}\n",
-        "s.yaml:2: scheduler: expected 'none' beside several objectives: it stops trials by one, got 'asha'",
+        "s.yaml:2: scheduler: expected one that takes 2 objectives, got 'asha', which takes 1",
         "s.yaml:5: search.metric[1]: expected 'oracle_asr', as it reads the report data, or select_acc, got 'asr'",
     ),
     wrong(
@@ -207,7 +207,7 @@ SEARCH = [
         + "- {metrics: {acc: 0.9}}\n",
         f"s.yaml:3: reference[0].params.defence.beta: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
         "s.yaml:3: reference[0].metrics.acc: expected a number from 0 to 1, got 92.2",
-        "s.yaml:3: reference[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, noise_acc, robust_acc, der, select_acc, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
+        "s.yaml:3: reference[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
         "s.yaml:4: reference[1].source: expected text, got nothing",
     ),
 ]

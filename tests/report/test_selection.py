@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from bdtune.engine.results import OracleRead, SweepResult, is_oracle, metric_of
+from bdtune.engine.results import OracleRead, SweepResult
+from bdtune.metrics import is_oracle, metric_of
 from bdtune.report.groups import grouped
 from bdtune.report.selection import cases, overall, ranking, rule_title, selected
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from bdtune.engine.stage import Node
-    from bdtune.plugins.data import ImageSet, Truth
+    from bdtune.plugins.data import LabelSet, Truth
     from bdtune.plugins.defense import Given
 
 CLASSES, SIDE = 4, 8
@@ -86,7 +86,7 @@ class Prefix(Stage):
     def at(self, epochs: int) -> Prefix | None:
         return self.model_copy(update={"epochs": epochs}) if self.passes else None
 
-    def steps(self, ctx: Context, *, data: ImageSet) -> Generator[Tick, None, Artefact]:
+    def steps(self, ctx: Context, *, data: LabelSet) -> Generator[Tick, None, Artefact]:
         saved = ctx.checkpoint.load()
         done = int(saved[1]["done"]) if saved else 0
         note("start", self, {}, ctx, done=done)

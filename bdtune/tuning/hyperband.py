@@ -1,16 +1,13 @@
-"""Schedulers that stop trials early, judged at each epoch of the stages that the defense names."""
+"""Tune's HyperBand, for trials that share work."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, HyperBandScheduler, MedianStoppingRule
+from ray.tune.schedulers import HyperBandScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from bdtune.config.sweep import Scheduler
 
 
 class HyperBand(HyperBandScheduler):
@@ -49,37 +46,3 @@ class HyperBand(HyperBandScheduler):
                     return action
         finally:
             self._judging.remove(bracket)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its scheduler into a snapshot that nobody reads: the driver stays out of it."""
-        return {}
-
-
-def make_scheduler(spec: Scheduler, epochs: int, paused: Callable[[str], None]) -> Any:
-    """Return Tune's scheduler; `epochs` is the largest number a trial may report.
-
-    `paused` is told the id of each trial that is set aside, perhaps to go on later.
-    """
-    if spec.name == "asha":
-        return AsyncHyperBandScheduler(
-            time_attr="epoch",
-            max_t=max(epochs, spec.grace),
-            grace_period=spec.grace,
-            reduction_factor=spec.reduction,
-            stop_last_trials=False,  # a trial ends by itself, with its evaluation
-        )
-    if spec.name == "hyperband":
-        knobs = {"max_t": epochs, "reduction_factor": spec.reduction, "stop_last_trials": False}
-        return HyperBand(paused, time_attr="epoch", **knobs)
-    if spec.name == "median":
-        return MedianStoppingRule(time_attr="epoch", grace_period=spec.grace, min_samples_required=3)
-    return FIFOScheduler()
-
-
-def most_open(spec: Scheduler, epochs: int, slots: int) -> int:
-    """Return how many trials may be open at once: HyperBand compares those it has paused."""
-    if spec.name != "hyperband":
-        return slots
-    rounds = round(math.log(epochs, spec.reduction)) + 1
-    band = sum(math.ceil(rounds / (s + 1) * spec.reduction**s) for s in range(rounds))
-    return max(slots, band)
