@@ -185,4 +185,6 @@ def test_wrong_requests():
     assert many.check_trial(None, Shown(which=""), lambda: None) == []
     data = ImageSet(np.zeros((N, SIDE, SIDE, 3), np.uint8), LABELS, CLASSES, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(UserError, match="asks for 30 test images, and there are 24"):
-        Collisions(instances=many.instances).run(Context(numerics=NUMERICS), data=data, test=data)
+        Collisions(instances=many.instances).run(
+            Context(numerics=NUMERICS), data=data, test=data, model=None, surrogate=None
+        )

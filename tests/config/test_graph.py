@@ -208,5 +208,5 @@ def test_a_scheduler_judges_a_training_that_the_next_stage_goes_on_with() -> Non
     assert judged(**GSSD) == [("supervised", 0), ("finetune", 3)]
     assert trial_graph(spec(defense=GSSD)).epochs == 5
     best = {"name": "adversarial_training", "validation": 0.1, "checkpoint": "best", "train": {"epochs": 4}}
-    assert judged(**best) == [("validated_adversarial_training", 0), ("best_epoch", 4)]
+    assert judged(**best) == [("adversarial_training", 0), ("best_epoch", 4)]
     assert judged(name="lfd", student={"epochs": 6}) == [("lfd_student", 0)]

@@ -9,7 +9,7 @@ import pytest
 
 from bdtune import cli
 from bdtune.engine.execute import Event
-from bdtune.engine.stage import Artefact, Node, Tick
+from bdtune.engine.stage import Artefact, Given, Node, Tick
 from bdtune.plugins import registry
 from bdtune.report.stages import LINE_EVERY_S, StageProgress, described
 from bdtune.training.supervised import Supervised
@@ -73,6 +73,19 @@ def test_what_it_needs_is_trained_once(show, tmp_path, name):
         assert (tmp_path / "again.png").read_bytes() == first
 
 
+def training(epochs):
+    """A node of a training, whose inputs are of no matter."""
+    return Node(Supervised(epochs=epochs), dict.fromkeys(("data", "subset", "model"), Anything(plugin=None)))
+
+
+class Anything(Given):
+    """A source that may be any input."""
+
+    @property
+    def gives(self):
+        return object
+
+
 def test_what_would_be_trained_is_named_with_its_length_and_known_cost(show):
     _, _, err = show("label_consistent", "attack.robust.epochs=7")
     assert "computes robust_surrogate (7 epochs), crafted_images;" in err
@@ -117,7 +130,7 @@ class FakeTime:
 
 def test_plain_lines_come_now_and_then_with_the_time_that_is_left(capsys):
     clock = FakeTime()
-    node = Node(Supervised(epochs=20), {})
+    node = training(20)
     with StageProgress(clock=clock) as progress:
         progress.event(Event("started", node, "key"))
         for epoch in range(9, 20):  # eight were done before
@@ -134,7 +147,7 @@ def test_plain_lines_come_now_and_then_with_the_time_that_is_left(capsys):
 
 def test_a_terminal_gets_bars(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    node = Node(Supervised(epochs=2), {})
+    node = training(2)
     with StageProgress() as progress:
         progress.event(Event("started", node, "key"))
         progress.event(Event("waiting", node, "other"))
@@ -147,5 +160,5 @@ def test_a_terminal_gets_bars(capsys, monkeypatch):
 
 
 def test_stages_are_described_by_their_length():
-    assert described(Node(Supervised(epochs=3), {})) == "supervised (3 epochs)"
-    assert described(Node(Supervised(epochs=1), {})) == "supervised"
+    assert described(training(3)) == "supervised (3 epochs)"
+    assert described(training(1)) == "supervised"
