@@ -10,7 +10,7 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bdtune.config.document import TRIAL_KEYS
+from bdtune.config.trial import TRIAL_KEYS
 from bdtune.engine.results import ORACLE, OracleRead, is_oracle, show
 from bdtune.knobs import Knobs
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bdtune.config.checking import Fault, show, unknown
-from bdtune.config.document import RIVALS, SWEEP_KEYS, TRIAL_KEYS, Origin, assign
+from bdtune.checking import show, unknown
+from bdtune.config.attack_field import RIVALS
+from bdtune.config.document import SWEEP_KEYS, Origin, assign
+from bdtune.config.trial import TRIAL_KEYS
 from bdtune.config.yaml_file import parse_value
+from bdtune.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +45,11 @@ def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = Tr
         head = override.path.partition(".")[0]
         if head not in (*TRIAL_KEYS, *SWEEP_KEYS):
             known = unknown(head, "", [*TRIAL_KEYS, *SWEEP_KEYS], "a setting")
-            fault = Fault(override.path, known.expected, show(head), known.hint)
-            document.report(fault, override.origin)
+            problem = Problem(override.path, known.expected, show(head), hint=known.hint)
+            document.report(problem, override.origin)
         elif rival := _rival(override, taken):
             expected = f"expected {rival} or {override.path}, as each takes the other's place"
-            document.report(Fault(override.path, expected, "both"), override.origin)
+            document.report(Problem(override.path, expected, "both"), override.origin)
         elif axes:
             _apply(document, override)
         else:
@@ -74,11 +77,15 @@ def _apply(document: Document, override: Override) -> None:
 def _apply_to_one(document: Document, override: Override) -> None:
     head, hint = override.path.partition(".")[0], "'bdtune sweep' takes it"
     if head in SWEEP_KEYS:
-        fault = Fault(override.path, "expected a setting of one trial", f"'{head}', which is a sweep's", hint)
-        document.report(fault, override.origin)
+        problem = Problem(
+            override.path, "expected a setting of one trial", f"'{head}', which is a sweep's", hint=hint
+        )
+        document.report(problem, override.origin)
     elif override.many:
         got = show(override.values)
-        document.report(Fault(override.path, "expected one value for one trial", got, hint), override.origin)
+        document.report(
+            Problem(override.path, "expected one value for one trial", got, hint=hint), override.origin
+        )
     else:
         document.trial = assign(document.trial, override.path, override.values[0])
         document.moved(override.path, override.origin)
@@ -88,15 +95,15 @@ def _parse(document: Document, word: str, origin: Origin) -> Override | None:
     key, equals, text = word.partition("=")
     path = key.strip().removeprefix("trial.")
     if not equals or not path:
-        document.report(Fault("", "expected key=value, as in 'dataset=cifar10'", show(word)), origin)
+        document.report(Problem("", "expected key=value, as in 'dataset=cifar10'", show(word)), origin)
         return None
     if not text.strip() or text.rstrip().endswith(","):
-        document.report(Fault(path, "expected a value after '=' and each comma", show(text)), origin)
+        document.report(Problem(path, "expected a value after '=' and each comma", show(text)), origin)
         return None
     try:
         values = parse_value(text)
     except ValueError as error:
-        document.report(Fault(path, "expected a value as in YAML", f"{show(text)} ({error})"), origin)
+        document.report(Problem(path, "expected a value as in YAML", f"{show(text)} ({error})"), origin)
         return None
     return Override(path, values, len(values) > 1, origin)
 
@@ -146,7 +153,7 @@ def _drop_axis(document: Document, path: str, origin: Origin) -> bool:
     if zipped:
         expected = f"expected a setting that 'zip' does not sweep together with {_others(zipped[0], path)}"
         hint = "Edit 'zip' in the file, or give it anew as zip={...}"
-        document.report(Fault(path, expected, hint=hint), origin)
+        document.report(Problem(path, expected, hint=hint), origin)
     return bool(zipped)
 
 

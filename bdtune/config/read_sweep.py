@@ -6,11 +6,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import create_model
-
 from bdtune import registry
-from bdtune.config.checking import Fault, check, show
-from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
+from bdtune.checking import check, check_each, show
 from bdtune.config.expand import Space, expand
 from bdtune.config.search import check_search, distinct, known_path
 from bdtune.config.sweep import (
@@ -21,24 +18,19 @@ from bdtune.config.sweep import (
     Reference,
     Search,
     Select,
+    SweepSettings,
     SweepSpec,
     When,
     spelled_out,
 )
-from bdtune.config.trial import TrialSpec, build, parse_sections
-from bdtune.errors import nearest
-from bdtune.knobs import Knobs
+from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec, build, parse_sections
+from bdtune.errors import Problem, nearest
+from bdtune.plugin_field import plain
 
 if TYPE_CHECKING:
     from bdtune.config.document import Document
 
 _AXIS_KEYS = ("grid", "zip", "vary", "seeds", "when", "exclude")
-_BY_HAND = (*_AXIS_KEYS, "trial", "name", "reference")
-_PLAIN: dict[str, type[Knobs]] = {
-    key: create_model(key, __base__=Knobs, **{key: (field.annotation, field)})  # type: ignore[call-overload]
-    for key, field in SweepSpec.model_fields.items()
-    if key not in _BY_HAND
-}
 _RATES = (*REPORT_METRICS, "select_acc", "undefended/acc", "undefended/asr")
 
 
@@ -47,10 +39,10 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
 
     `name` is the sweep's name unless it gives one. `check_data` looks whether the data sets are there.
     """
-    sections, faults = parse_sections(document.trial)
-    for fault in faults:
-        document.report(fault)
-    values = {"name": document.sweep.get("name", name), **_plain_values(document)}
+    sections, problems = parse_sections(document.trial)
+    for problem in problems:
+        document.report(problem)
+    values = {"name": document.sweep.get("name", name), **_settings(document)}
     values["reference"] = _references(document, document.sweep.get("reference", []))
     axes = _axis_values(document)
     space = Space(_raw(document, sections), sections, **axes, overridden=frozenset(document.overridden))
@@ -82,32 +74,30 @@ def _check_name(document: Document, name: Any) -> None:
         document.wrong("name", str(error))
 
 
-def _plain_values(document: Document) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, cls in _PLAIN.items():
-        if key not in document.sweep:
-            continue
-        raw, short = document.sweep[key], ""
-        if key == "select" and isinstance(raw, str):
-            raw, short = {"metric": raw}, ".metric"
-        if key == "scheduler" and (isinstance(raw, str) or raw is None):
-            raw, short = {"name": raw or "none"}, ".name"
-        read, faults = check(cls, {key: spelled_out(raw) if key == "search" else raw}, key)
-        for fault in faults:
-            document.report(replace(_of_domain(fault), path=_of_domain(fault).path.removesuffix(short)))
-        if read is not None:
-            values[key] = getattr(read, key)
+def _settings(document: Document) -> dict[str, Any]:
+    """Return the settings that vary nothing, where they are right; some have a short form."""
+    raw = {key: value for key, value in document.sweep.items() if key in SweepSettings.model_fields}
+    short = {}
+    if isinstance(raw.get("select"), str):
+        raw["select"], short["select.metric"] = {"metric": raw["select"]}, "select"
+    if isinstance(raw.get("scheduler", ""), str | None) and "scheduler" in raw:
+        raw["scheduler"], short["scheduler.name"] = {"name": raw["scheduler"] or "none"}, "scheduler"
+    if "search" in raw:
+        raw["search"] = spelled_out(raw["search"])
+    values, problems = check_each(SweepSettings, raw, "the sweep")
+    for problem in map(_of_domain, problems):
+        document.report(replace(problem, path=short.get(problem.path, problem.path)))
     return values
 
 
-def _of_domain(fault: Fault) -> Fault:
-    """Say how a domain is written, where the fault would name the parts of `Domain`."""
-    if not fault.path.startswith("search.space."):
-        return fault
-    parts = re.fullmatch(r"(.*)\.(kind|values|[a-z_]+)", fault.path)
-    inner = parts is not None and (parts[2] in Domain.model_fields or fault.about_key)
+def _of_domain(problem: Problem) -> Problem:
+    """Say how a domain is written, where the problem would name the parts of `Domain`."""
+    if not problem.path.startswith("search.space."):
+        return problem
+    parts = re.fullmatch(r"(.*)\.(kind|values|[a-z_]+)", problem.path)
+    inner = parts is not None and (parts[2] in Domain.model_fields or problem.about_key)
     expected = "expected {uniform: [a, b]}, {log_uniform: [a, b]}, {int: [a, b]} or {choice: [...]}"
-    return Fault(parts[1] if parts and inner else fault.path, expected)
+    return Problem(parts[1] if parts and inner else problem.path, expected)
 
 
 def _references(document: Document, raw: Any) -> tuple[Reference, ...]:
@@ -119,9 +109,9 @@ def _references(document: Document, raw: Any) -> tuple[Reference, ...]:
 
 
 def _reference(document: Document, label: str, raw: Any) -> Reference | None:
-    entry, faults = check(Reference, raw, "reference")
-    for fault in faults:
-        document.report(fault.under(label))
+    entry, problems = check(Reference, raw, "reference")
+    for problem in problems:
+        document.report(problem.under(label))
     params, metrics = (raw.get(key) if isinstance(raw, dict) else None for key in ("params", "metrics"))
     for path in params if isinstance(params, dict) else ():
         known_path(document, f"{label}.params", path)
@@ -203,11 +193,11 @@ def _when(document: Document, raw: Any) -> tuple[When, ...]:
     entries = []
     for number, entry in enumerate(raw):
         label = f"when[{number}]"
-        read, faults = check(When, entry, "when")
-        for fault in faults:
+        read, problems = check(When, entry, "when")
+        for problem in problems:
             # What is wrong with the axes' form is said in the same words as for `grid`.
-            if not fault.path.startswith("grid."):
-                document.report(fault.under(label))
+            if not problem.path.startswith("grid."):
+                document.report(problem.under(label))
         if isinstance(entry, dict) and isinstance(entry.get("grid"), dict) and entry["grid"]:
             axes = _axes(document, f"{label}.grid", entry["grid"])
             if read is not None and len(axes) == len(read.grid):
@@ -233,18 +223,8 @@ def _raw(document: Document, sections: dict[str, Any]) -> dict[str, Any]:
             known = isinstance(name, str) and name in registry.names(PLUGIN_KINDS[key])
             raw[key] = {"name": name} if known else None
         elif key in sections:
-            raw[key] = _plain(key, sections[key])
+            raw[key] = plain(sections[key])
     return raw
-
-
-def _plain(key: str, value: Any) -> Any:
-    if key in PLUGIN_KINDS:
-        return (
-            None
-            if value is None
-            else {"name": value.plugin_name(), **value.model_dump(mode="json", by_alias=True)}
-        )
-    return value.model_dump(mode="json", by_alias=True) if isinstance(value, Knobs) else value
 
 
 def _check_clashes(document: Document, space: Space, search: Search | None) -> None:

@@ -152,11 +152,22 @@ class When(Knobs):
     grid: Axes = Field(min_length=1)
 
 
-class SweepSpec(Knobs):
+class SweepSettings(Knobs):
+    """What a sweep says beside its trials."""
+
+    description: str = ""
+    search: Search | None = None
+    select: Select = Select()
+    scheduler: Scheduler = Scheduler()
+    resources: Resources = Resources()
+    retries: int = Field(1, ge=0, le=100)
+    """How often a trial that failed for want of a machine (not by diverging) is tried again."""
+
+
+class SweepSpec(SweepSettings):
     """A checked sweep."""
 
     name: str
-    description: str = ""
     trial: TrialSpec
     grid: Axes = Field(default_factory=dict)
     zip: tuple[Axes, ...] = ()
@@ -164,12 +175,6 @@ class SweepSpec(Knobs):
     seeds: tuple[int, ...] = ()
     when: tuple[When, ...] = ()
     exclude: tuple[dict[str, Any], ...] = ()
-    search: Search | None = None
-    select: Select = Select()
-    scheduler: Scheduler = Scheduler()
-    resources: Resources = Resources()
-    retries: int = Field(1, ge=0, le=100)
-    """How often a trial that failed for want of a machine (not by diverging) is tried again."""
     reference: tuple[Reference, ...] = ()
 
     _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)

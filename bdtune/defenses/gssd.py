@@ -114,7 +114,7 @@ class GSSD(Defense):
     def check(self, num_classes: int) -> list[Problem]:
         if self.oracle_target is None or self.oracle_target < num_classes:
             return []
-        expected = f"a class from 0 to {num_classes - 1}"
+        expected = f"expected a class from 0 to {num_classes - 1}"
         return [Problem(path="oracle_target", expected=expected, got=str(self.oracle_target))]
 
     def build(self, given: Given) -> dict[str, Node]:
