@@ -7,20 +7,18 @@ import json
 import re
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from bdtune.errors import Problem, join, nearest
-from bdtune.knobs import Knobs
+from bdtune.knobs import K, Knobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic_core import InitErrorDetails
-
-K = TypeVar("K", bound=Knobs)
 
 
 def show(value: Any) -> str:

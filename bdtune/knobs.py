@@ -9,13 +9,15 @@ import os
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
+
+K = TypeVar("K", bound="Knobs")
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 """A fraction in [0, 1]."""
@@ -52,6 +54,11 @@ class Knobs(BaseModel):
             for name in type(self).model_fields
             if name not in self.no_effect
         }
+
+    def to(self, cls: type[K], **others: Any) -> K:
+        """Return a `cls` with the values of the knobs that both classes have, and with `others`."""
+        shared = (type(self).model_fields.keys() & cls.model_fields.keys()) - others.keys()
+        return cls(**{name: getattr(self, name) for name in shared}, **others)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values; what was worked out from the old ones (its key) is forgotten."""

@@ -99,4 +99,4 @@ class PruningAware(BadNets):
     @property
     def _as_badnets(self) -> BadNets:
         """The attack that is left where the model is not taken."""
-        return BadNets(**{name: getattr(self, name) for name in BadNets.model_fields})
+        return self.to(BadNets)

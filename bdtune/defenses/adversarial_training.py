@@ -62,8 +62,7 @@ class AdversariallyTrained(Defense):
         subset, stage = given.node(AllSamples(), data=given.labels), self.train
         if self.validation > 0:
             subset = given.node(Apart(fraction=self.validation), data=given.labels)
-            knobs = {name: getattr(self.train, name) for name in type(self.train).model_fields}
-            stage = ValidatedAdversarialTraining(**knobs)
+            stage = self.train.to(ValidatedAdversarialTraining)
         training = given.node(stage, data=given.fit, subset=subset, model=given.model)
         best = self.checkpoint == "best"
         classifier = given.node(BestEpoch(), classifier=training) if best else training

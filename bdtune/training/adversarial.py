@@ -74,7 +74,7 @@ class AdversarialTraining(Supervised):
 
     def natural(self) -> Supervised:
         """Return the same training without the attack."""
-        return Supervised(**{name: getattr(self, name) for name in Supervised.model_fields})
+        return self.to(Supervised)
 
     def preparation(self, network: Network, inputs: Inputs, ctx: Context) -> Preparation:
         from bdtune.training import pgd, session
