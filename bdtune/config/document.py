@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdtune.checking import show, unknown
 from bdtune.config.attack_field import RIVALS, with_knobs
+from bdtune.config.sweep import SweepSpec
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec
 from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import ConfigError, Problem
@@ -14,10 +15,7 @@ from bdtune.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from pathlib import Path
 
-SWEEP_KEYS = (
-    "name", "description", "grid", "zip", "vary", "seeds", "when", "exclude", "search", "select", "scheduler",
-    "resources", "retries", "reference",
-)  # fmt: skip
+SWEEP_KEYS = tuple(name for name in SweepSpec.model_fields if name != "trial")
 
 
 @dataclass(frozen=True, order=True)
@@ -58,9 +56,11 @@ class Document:
         if not any(origin == other and _alike(problem, known) for other, known in self.found):
             self.found.append((origin, problem))
 
-    def wrong(self, path: str, expected: str, got: str = "", hint: str = "") -> None:
-        """Add a problem at a dotted path."""
-        self.report(Problem(path, expected, got, hint=hint))
+    def wrong(
+        self, path: str, expected: str, got: str = "", hint: str = "", at: Origin | None = None
+    ) -> None:
+        """Add a problem at a dotted path; `at` is where it was written, if not there."""
+        self.report(Problem(path, expected, got, hint=hint), at)
 
     def finish(self) -> None:
         """Raise all problems at once, in the order of the file, then of the command line."""
@@ -189,3 +189,8 @@ def _assign_nested(current: Any, parts: list[str], value: Any) -> Any:
     named = {"name": current} if isinstance(current, str) else {}  # a network inside a defense
     inner = current if isinstance(current, dict) else named
     return {**inner, parts[0]: _assign_nested(inner.get(parts[0]), parts[1:], value)}
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping as it is, and an empty one in the place of anything else."""
+    return value if isinstance(value, dict) else {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdtune import registry
 from bdtune.checking import check, check_each, show
+from bdtune.config.document import mapping
 from bdtune.config.expand import Space, expand
 from bdtune.config.search import check_search, distinct, known_path
 from bdtune.config.sweep import (
@@ -15,7 +16,6 @@ from bdtune.config.sweep import (
     SELECT_METRICS,
     Axes,
     Domain,
-    Reference,
     Search,
     Select,
     SweepSettings,
@@ -42,8 +42,8 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
     sections, problems = parse_sections(document.trial)
     for problem in problems:
         document.report(problem)
-    values = {"name": document.sweep.get("name", name), **_settings(document)}
-    values["reference"] = _references(document, document.sweep.get("reference", []))
+    values = _settings(document, name)
+    _check_references(document)
     axes = _axis_values(document)
     space = Space(_raw(document, sections), sections, **axes, overridden=frozenset(document.overridden))
     search: Search | None = values.get("search")
@@ -57,27 +57,16 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
         axes |= {"when": space.when, "exclude": space.exclude}
     else:
         check_search(document, space, search, check_data=check_data)
-    _check_name(document, values["name"])
     document.finish()
     spec = SweepSpec(trial=build(sections), **axes, **values)
     spec._points = tuple(found) if search is None else None
     return spec
 
 
-def _check_name(document: Document, name: Any) -> None:
-    if not isinstance(name, str):
-        document.wrong("name", "expected text", show(name))
-        return
-    try:
-        SweepSpec._is_safe(name)
-    except ValueError as error:
-        document.wrong("name", str(error))
-
-
-def _settings(document: Document) -> dict[str, Any]:
+def _settings(document: Document, name: str) -> dict[str, Any]:
     """Return the settings that vary nothing, where they are right; some have a short form."""
     raw = {key: value for key, value in document.sweep.items() if key in SweepSettings.model_fields}
-    short = {}
+    raw, short = {"name": name, **raw}, {}
     if isinstance(raw.get("select"), str):
         raw["select"], short["select.metric"] = {"metric": raw["select"]}, "select"
     if isinstance(raw.get("scheduler", ""), str | None) and "scheduler" in raw:
@@ -100,29 +89,20 @@ def _of_domain(problem: Problem) -> Problem:
     return Problem(parts[1] if parts and inner else problem.path, expected)
 
 
-def _references(document: Document, raw: Any) -> tuple[Reference, ...]:
-    if not isinstance(raw, list):
-        document.wrong("reference", "expected a list of entries {params, metrics, source}", show(raw))
-        return ()
-    read = [_reference(document, f"reference[{number}]", entry) for number, entry in enumerate(raw)]
-    return tuple(entry for entry in read if entry is not None)
-
-
-def _reference(document: Document, label: str, raw: Any) -> Reference | None:
-    entry, problems = check(Reference, raw, "reference")
-    for problem in problems:
-        document.report(problem.under(label))
-    params, metrics = (raw.get(key) if isinstance(raw, dict) else None for key in ("params", "metrics"))
-    for path in params if isinstance(params, dict) else ():
-        known_path(document, f"{label}.params", path)
-    for metric, value in metrics.items() if isinstance(metrics, dict) else ():
-        path = f"{label}.metrics.{metric}"
-        if metric not in _RATES and "/" not in metric:
-            expected = f"expected one of the metrics: {', '.join(_RATES)}"
-            document.wrong(path, expected, show(metric), nearest(metric, _RATES))
-        elif metric in _RATES and isinstance(value, int | float) and not 0 <= value <= 1:
-            document.wrong(path, "expected a number from 0 to 1", show(value))
-    return entry
+def _check_references(document: Document) -> None:
+    """Report settings and metrics of published numbers that there are none of."""
+    raw = document.sweep.get("reference")
+    for number, entry in enumerate(raw if isinstance(raw, list) else []):
+        params, metrics = (mapping(mapping(entry).get(key)) for key in ("params", "metrics"))
+        for path in params:
+            known_path(document, f"reference[{number}].params", path)
+        for metric, value in metrics.items():
+            path = f"reference[{number}].metrics.{metric}"
+            if metric not in _RATES and "/" not in metric:
+                expected = f"expected one of the metrics: {', '.join(_RATES)}"
+                document.wrong(path, expected, show(metric), nearest(metric, _RATES))
+            elif metric in _RATES and isinstance(value, int | float) and not 0 <= value <= 1:
+                document.wrong(path, "expected a number from 0 to 1", show(value))
 
 
 def _axis_values(document: Document) -> dict[str, Any]:

@@ -155,6 +155,7 @@ class When(Knobs):
 class SweepSettings(Knobs):
     """What a sweep says beside its trials."""
 
+    name: str = "sweep"
     description: str = ""
     search: Search | None = None
     select: Select = Select()
@@ -162,22 +163,7 @@ class SweepSettings(Knobs):
     resources: Resources = Resources()
     retries: int = Field(1, ge=0, le=100)
     """How often a trial that failed for want of a machine (not by diverging) is tried again."""
-
-
-class SweepSpec(SweepSettings):
-    """A checked sweep."""
-
-    name: str
-    trial: TrialSpec
-    grid: Axes = Field(default_factory=dict)
-    zip: tuple[Axes, ...] = ()
-    vary: Axes = Field(default_factory=dict)
-    seeds: tuple[int, ...] = ()
-    when: tuple[When, ...] = ()
-    exclude: tuple[dict[str, Any], ...] = ()
     reference: tuple[Reference, ...] = ()
-
-    _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)
 
     @field_validator("name")
     @classmethod
@@ -186,6 +172,20 @@ class SweepSpec(SweepSettings):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
             raise ValueError(f"expected at most 100 letters, digits, '.', '_' or '-', got '{name}'")
         return name
+
+
+class SweepSpec(SweepSettings):
+    """A checked sweep."""
+
+    trial: TrialSpec
+    grid: Axes = Field(default_factory=dict)
+    zip: tuple[Axes, ...] = ()
+    vary: Axes = Field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    when: tuple[When, ...] = ()
+    exclude: tuple[dict[str, Any], ...] = ()
+
+    _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)
 
     @property
     def objectives(self) -> tuple[tuple[str, Mode], ...]:

@@ -285,29 +285,21 @@ class Dataset(Plugin):
         path, classes = f"dataset.{split}", self.num_classes
         low, high = int(records.labels.min(initial=0)), int(records.labels.max(initial=0))
         if low < 0 or high >= classes:
-            return [
-                Problem(
-                    path, f"expected labels from 0 to {classes - 1}", f"labels from {low} to {high}", where
-                )
-            ]
+            return [Problem(path, f"expected labels from 0 to {classes - 1}", f"{low} to {high}", where)]
         problems = []
         if records.class_names and len(records.class_names) != classes:
             got = str(len(records.class_names))
             problems.append(Problem(path, f"expected {classes} class names", got, where))
         counts = np.bincount(records.labels, minlength=classes)
         if not counts.all():
-            absent = ", ".join(map(str, np.flatnonzero(counts == 0)[:10]))
-            problems.append(
-                Problem(path, f"expected images of all {classes} classes", f"none of {absent}", where)
-            )
+            got = "none of " + ", ".join(map(str, np.flatnonzero(counts == 0)[:10]))
+            problems.append(Problem(path, f"expected images of all {classes} classes", got, where))
         known = self.known_counts(split)
         if known and not any(_agrees(counts, edition) for edition in known):
-            expected = " or ".join(f"{np.sum(edition)} images" for edition in known)
+            sizes = " or ".join(f"{np.sum(edition)} images" for edition in known)
             got = f"{counts.sum()} images, per class {counts.min()} to {counts.max()}"
             hint = "An incomplete or another edition; read it with dataset=parquet or imagefolder"
-            problems.append(
-                Problem(path, f"expected {expected} with the known class sizes", got, where, hint)
-            )
+            problems.append(Problem(path, f"expected {sizes} with the known class sizes", got, where, hint))
         return problems
 
 

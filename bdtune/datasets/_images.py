@@ -112,9 +112,7 @@ def decode(data: bytes | Path, side: int | None, resize: ResizeFilter, where: st
                 image = image.convert("RGBA")
             image = image.convert("RGB")
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG files
-        raise DataError(
-            Problem("dataset", "expected an image that can be decoded", str(error), where)
-        ) from error
+        raise DataError(Problem("dataset", "expected a readable image", str(error), where)) from error
     if side is not None and image.size != (side, side):
         image = image.resize((side, side), FILTERS[resize])
     return np.asarray(image)

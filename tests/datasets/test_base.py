@@ -132,7 +132,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
     small_parquet(tmp_path, classes=3)
     with pytest.raises(DataError) as error:
         registry.load("datasets", "parquet")(path="small", num_classes=2).load("train", tmp_path)
-    assert "labels from 0 to 1, got labels from 0 to 2" in messages(error)[0]
+    assert "labels from 0 to 1, got 0 to 2" in messages(error)[0]
 
 
 def test_class_names_must_agree_between_the_splits(tmp_path):
