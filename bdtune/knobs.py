@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Self
 
 K = TypeVar("K", bound="Knobs")
@@ -93,3 +93,19 @@ def field_docs(cls: type) -> dict[str, str]:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(about))):
                 found[name] = " ".join(about.split())
     return found
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return for each dotted path its shortest ending that no other path shares; `a.name` counts as `a`."""
+    paths = list(dict.fromkeys(paths))
+    parts = {path: path.removesuffix(".name").split(".") for path in paths}
+    short: dict[str, str] = {}
+    for path in paths:
+        for length in range(1, len(parts[path]) + 1):
+            ending = parts[path][-length:]
+            if sum(other[-length:] == ending for other in parts.values()) == 1:
+                break
+        else:
+            ending = path.split(".")
+        short[path] = ".".join(ending)
+    return short

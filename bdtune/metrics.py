@@ -5,12 +5,27 @@ Shape letters: N images. Predictions and labels are integer classes [N].
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+Mode = Literal["max", "min"]
+ORACLE = "oracle_"
+HONEST = "select_"
+
+
+def metric_of(rule: str) -> str:
+    """Return the metric a rule reads: `oracle_der` reads `der`."""
+    return rule.removeprefix(ORACLE)
+
+
+def is_oracle(rule: str) -> bool:
+    """Return whether a rule uses what a defender does not have: all but the `select_` ones do."""
+    return not rule.startswith(HONEST)
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from bdtune.config.trial import TrialSpec, spec_to_dict
-from bdtune.engine.results import Mode, Over
 from bdtune.knobs import Knobs, absolute
+from bdtune.metrics import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+Over = Literal["each", "mean", "worst"]
+"""Over several data sets and attacks: a best setting of each, or one by its mean or its worst value."""
 Axes = dict[str, tuple[Any, ...]]
 """Dotted path -> values."""
 

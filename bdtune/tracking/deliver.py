@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import TrialResult
 from bdtune.tracking import values
+from bdtune.trials.results import TrialResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

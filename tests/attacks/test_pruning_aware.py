@@ -11,7 +11,6 @@ import torch
 import bdtune
 from bdtune.attacks._pruning_stages import CleanPart, Inner, PruneDormant
 from bdtune.attacks._sources import FitRows
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
@@ -19,6 +18,7 @@ from bdtune.engine.stage import Context, Node
 from bdtune.engine.store import Store
 from bdtune.training.data import LabelSet
 from bdtune.training.predict import predict_logits, trained_network
+from bdtune.trials.graph import trial_graph
 from tests.trained import NUMERICS, one_thread
 
 SHORT = {"epochs": 5, "lr": 0.05, "schedule": "cosine", "batch_size": 32, "augment": "none"}

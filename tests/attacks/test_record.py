@@ -20,13 +20,13 @@ from bdtune.attacks._record_files import read_record, record_digest
 from bdtune.attacks._record_model import COUNTERPARTS, our_state
 from bdtune.attacks._sources import FitSet, TriggeredTest
 from bdtune.cli import main
-from bdtune.config.graph import trial_graph
 from bdtune.config.load import load_trial
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, trial_id
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
+from bdtune.trials.graph import trial_graph
 from tests.records import bench_state, stamped, write_record
 
 MODEL = {"name": "preactresnet18", "final_norm": False}

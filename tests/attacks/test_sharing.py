@@ -8,11 +8,11 @@ from collections import Counter
 import pytest
 
 from bdtune import registry
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.datasets._resident import InProcess
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
+from bdtune.trials.graph import trial_graph
 from tests.trained import is_trained, quick
 
 TRAINED = [name for name in registry.names("attacks") if is_trained(registry.load("attacks", name))]

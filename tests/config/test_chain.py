@@ -11,7 +11,6 @@ import bdtune
 from bdtune.attacks._base import Attack
 from bdtune.attacks._plan import PoisonPlan
 from bdtune.attacks._sources import AttackedSource, CleanTest, TriggeredTest, TruthSource
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.datasets._base import Dataset
 from bdtune.datasets._resident import InProcess
@@ -25,13 +24,14 @@ from bdtune.errors import UserError
 from bdtune.training.data import Truth
 from bdtune.training.everything import AllSamples
 from bdtune.training.supervised import Supervised
+from bdtune.trials.graph import trial_graph
 from tests.reach import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bdtune.config.graph import TrialGraph
+    from bdtune.trials.graph import TrialGraph
 
 TRAIN = Supervised(epochs=1, lr=0.01)
 BADNETS = bdtune.attack("badnets")

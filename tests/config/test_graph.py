@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bdtune import registry
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial, trial_id
+from bdtune.trials.graph import trial_graph
 
 GSSD = {
     "name": "gssd",

@@ -15,8 +15,6 @@ from bdtune import registry
 from bdtune.attacks._base import Attack
 from bdtune.attacks._plan import PoisonPlan, Rows
 from bdtune.attacks._sources import FitSet
-from bdtune.config.chain import Bindings, bound
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.datasets._base import Dataset
 from bdtune.datasets._resident import InProcess
@@ -28,6 +26,8 @@ from bdtune.engine.stage import Given as Plain
 from bdtune.knobs import Knobs
 from bdtune.training.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
+from bdtune.trials.chain import Bindings, bound
+from bdtune.trials.graph import trial_graph
 from tests.doubles import CPU, Is
 from tests.reach import reachable
 from tests.trained import shown

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.training.adversarial import PGD, AdversarialTraining, RecordedAdversarialTraining
 from bdtune.training.supervised import Supervised
+from bdtune.trials.graph import trial_graph
 
 if TYPE_CHECKING:
     from bdtune.defenses._base import Given

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from bdtune.engine.results import SweepResult
 from bdtune.tracking import deliver, mlflow_log
 from bdtune.tracking.commands import sync
 from bdtune.tracking.courier import Courier
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.store import Store
+from bdtune.trials.results import SweepResult
 
 AXES = ["defense.beta_nd", "seed"]
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens
@@ -272,7 +272,7 @@ def test_a_free_rerun_imports_no_mlflow(run_dir, make_trial):
     script = f"""
 import sys
 from pathlib import Path
-from bdtune.engine.results import TrialResult, SweepResult
+from bdtune.trials.results import TrialResult, SweepResult
 from bdtune.tracking.mlflow_log import Tracker
 trial = TrialResult.from_json({make_trial(1).to_json(curves=True)!r})
 tracker = Tracker(Path({str(run_dir)!r}), "small", study="study")

@@ -17,11 +17,11 @@ from bdtune.attacks._sources import (
     TriggeredTest,
     TruthSource,
 )
-from bdtune.config.chain import Bindings, bound
 from bdtune.defenses import _base as defenses
 from bdtune.defenses._handles import BACKDOORED, FIT, LABELS
 from bdtune.engine.stage import Given, Node
 from bdtune.training.choices import settled
+from bdtune.trials.chain import Bindings, bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

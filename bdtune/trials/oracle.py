@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bdtune.config.trial import TRIAL_KEYS
-from bdtune.engine.results import ORACLE, OracleRead, is_oracle, show
 from bdtune.knobs import Knobs
+from bdtune.metrics import ORACLE, is_oracle
+from bdtune.trials.results import OracleRead, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
