@@ -45,14 +45,14 @@ class AttackField(PluginField):
         if mapping.get("name") == "none":
             expected = "expected an attack beside its knobs, as in 'attack=badnets'"
             raise ConfigError([Problem(knob, expected, "none") for knob in mapping if knob != "name"])
+        knobs = {knob: value for knob, value in mapping.items() if knob != "preset"}
         preset = mapping.get("preset")
         if preset is None:
-            return super().named(mapping)
+            return super().named(knobs)
         if not isinstance(preset, str):
             raise ConfigError(Problem("preset", "expected text", show(preset)))
         owner, base = find_preset(preset)
-        knobs = {knob: value for knob, value in mapping.items() if knob != "preset"}
-        name, knobs = super().named({"name": owner, **knobs})
+        name, knobs = super().named({**knobs, "name": knobs.get("name") or owner})
         if name != owner:
             raise ConfigError(Problem("name", f"expected '{owner}', whose preset '{preset}' is", show(name)))
         return name, with_knobs(base, knobs)
