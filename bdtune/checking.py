@@ -57,7 +57,7 @@ def check_each(cls: type[Knobs], raw: dict[str, Any], what: str) -> tuple[dict[s
     if found is None:
         found, _ = check(cls, {key: value for key, value in raw.items() if key not in wrong}, what)
     assert found is not None, f"each field of {cls.__name__} is checked by itself and has a default"
-    return {name: getattr(found, name) for name in cls.model_fields if name not in wrong}, problems
+    return {name: value for name, value in found if name not in wrong}, problems
 
 
 def refusal(problems: Sequence[Problem]) -> ValidationError:

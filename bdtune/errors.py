@@ -18,8 +18,8 @@ class BdtuneError(Exception):
 class Problem:
     """One thing that is wrong in what a user wrote.
 
-    `path` is the dotted path, `expected` a clause that starts with "expected". `where` is the place in a data
-    set's files until the reader of a document puts `file:line` (or the command line's word) there.
+    `path` is dotted; `expected` starts with "expected". `where` is a place in a data set's files, until the
+    reader of a document puts `file:line` (or the command line's word) there.
     """
 
     path: str

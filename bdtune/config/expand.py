@@ -88,17 +88,15 @@ def points(spec: SweepSpec) -> list[TrialSpec]:
 
 def space_of(spec: SweepSpec) -> Space:
     """Return what `expand` needs of a checked sweep."""
-    sections = {key: getattr(spec.trial, key) for key in TRIAL_KEYS}
     raw = spec_to_dict(spec.trial)
-    return Space(raw, sections, spec.grid, spec.zip, spec.vary, spec.seeds, spec.when, spec.exclude)
+    return Space(raw, dict(spec.trial), spec.grid, spec.zip, spec.vary, spec.seeds, spec.when, spec.exclude)
 
 
 def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
     """Return a trial with some settings changed, by dotted path; raises `ConfigError` with all problems."""
     problems: list[Problem] = []
     point = tuple(Assignment(path, value, path) for path, value in values.items())
-    sections = {key: getattr(trial, key) for key in TRIAL_KEYS}
-    changed = PointReader(Space(spec_to_dict(trial), sections), problems.append).trial(point)
+    changed = PointReader(Space(spec_to_dict(trial), dict(trial)), problems.append).trial(point)
     if changed is None:
         raise ConfigError(problems)
     return changed[0]
