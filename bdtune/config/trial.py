@@ -114,20 +114,18 @@ def cross_checks(*, data: bool) -> list[Checked]:
 
     With `data`, the data set's files are looked at, and the attack is checked on the labels in them.
     """
-    checks: list[Checked] = [(("dataset", "data_root"), data_problems)] if data else []
-    checks.append((("dataset", "data_root", "attack"), lambda spec: attack_problems(spec, data=data)))
-    checks.append((("dataset", "data_root", "attack", "model"), lambda spec: model_problems(spec, data=data)))
-    checks.append((("attack", "seed", "data_seed"), seed_problems))
-    checks.append((("dataset", "defense"), defense_problems))
-    if data:
-        checks.append((("dataset", "data_root", "defense", "model"), network_problems))
-    checks.append((("dataset", "attack", "defense", "model", "holdout"), offer_problems))
-    return checks
-
-
-def data_problems(spec: TrialSpec) -> list[Problem]:
-    """Return what keeps the data set from being read: it is not there, or not what its name promises."""
-    return spec.dataset.check(spec.data_root)
+    files: list[Checked] = [
+        (("dataset", "data_root"), lambda spec: spec.dataset.check(spec.data_root)),
+        (("dataset", "data_root", "defense", "model"), network_problems),
+    ]
+    return [
+        *(files if data else ()),
+        (("dataset", "data_root", "attack"), lambda spec: attack_problems(spec, data=data)),
+        (("dataset", "data_root", "attack", "model"), lambda spec: model_problems(spec, data=data)),
+        (("attack", "seed", "data_seed"), seed_problems),
+        (("dataset", "defense"), defense_problems),
+        (("dataset", "attack", "defense", "model", "holdout"), offer_problems),
+    ]
 
 
 def attack_problems(spec: TrialSpec, *, data: bool) -> list[Problem]:
@@ -144,7 +142,7 @@ def attack_problems(spec: TrialSpec, *, data: bool) -> list[Problem]:
 
 def image_shape(spec: TrialSpec) -> tuple[tuple[int, int, int] | None, list[Problem]]:
     """Return (H, W, C) of the data set's images, or None where it is missing, and why it cannot be told."""
-    if spec.dataset.check(spec.data_root):  # `data_problems` says so
+    if spec.dataset.check(spec.data_root):  # reported by itself
         return None, []
     try:
         return spec.dataset.image_shape(spec.data_root), []
@@ -261,6 +259,3 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Scalar]:
         else:
             flat[prefix + name] = json.dumps(value) if isinstance(value, list) else value
     return flat
-
-
-__all__ = ["TrialSpec", "parse_trial", "spec_from_dict", "spec_to_dict", "to_params", "trial_id"]
