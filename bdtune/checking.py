@@ -57,7 +57,7 @@ def check_each(cls: type[Knobs], raw: dict[str, Any], what: str) -> tuple[dict[s
     if found is None:
         found, _ = check(cls, {key: value for key, value in raw.items() if key not in wrong}, what)
     assert found is not None, f"each field of {cls.__name__} is checked by itself and has a default"
-    return {name: value for name, value in found if name not in wrong}, problems
+    return {name: getattr(found, name) for name in cls.model_fields if name not in wrong}, problems
 
 
 def refusal(problems: Sequence[Problem]) -> ValidationError:
@@ -69,13 +69,12 @@ def refusal(problems: Sequence[Problem]) -> ValidationError:
     return ValidationError.from_exception_data("problems", details)
 
 
-def unknown(key: str, parent: str, choices: Iterable[str], what: str, owner: str = "") -> Problem:
+def unknown(key: str, parent: str, choices: Iterable[str], what: str) -> Problem:
     """Return the problem of a name that nothing has; `what` is "a setting", "a knob of gssd"."""
     names = sorted(choices)
     listed = f": {', '.join(names)}" if len(names) <= 12 else ""
-    full = [join(owner, name) for name in names]
-    hint = nearest(key, names) or _same_leaf(key, full)
-    return Problem(join(parent, key), f"expected {what}{listed}", show(key), hint=hint, about_key=True)
+    path, expected = join(parent, key), f"expected {what}{listed}"
+    return Problem(path, expected, show(key), hint=nearest(key, names), about_key=True)
 
 
 def knob_paths(cls: type[Knobs], prefix: str = "") -> Iterator[str]:

@@ -31,10 +31,9 @@ class Problem:
     """Whether the name itself is wrong, not its value."""
 
     def __str__(self) -> str:
-        place = ": ".join(part for part in (self.where, self.path) if part)
         got = f", got {self.got}" if self.got else ""
         hint = f". {self.hint}" if self.hint else ""
-        return f"{place}: {self.expected}{got}{hint}" if place else f"{self.expected}{got}{hint}"
+        return ": ".join(filter(None, (self.where, self.path, self.expected))) + got + hint
 
     def under(self, parent: str) -> Problem:
         """Return the same problem of a value that lies in `parent`."""

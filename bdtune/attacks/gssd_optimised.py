@@ -87,11 +87,8 @@ class GSSDOptimised(DirtyLabelAttack):
             planned = self.model_copy(update={"rate": self.craft_rate, "count": None, "seed": None})
             chosen = CraftRows(attack=planned, plan_seed=self.plan_seed(self.trigger_seed))
         rows = attacker.node(chosen, data=attacker.labels)
-        return {
-            "picture": attacker.node(
-                self.to(LatentTrigger), data=clean, model=model, encoder=encoder, rows=rows
-            )
-        }
+        stage = self.to(LatentTrigger)
+        return {"picture": attacker.node(stage, data=clean, model=model, encoder=encoder, rows=rows)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         weight = np.float32(self.ratio)

@@ -19,6 +19,7 @@ from bdtune.config.trial import (
     parse_section,
     section_key,
     section_params,
+    sections_of,
     spec_to_dict,
 )
 from bdtune.errors import ConfigError, Problem, nearest
@@ -88,15 +89,15 @@ def points(spec: SweepSpec) -> list[TrialSpec]:
 
 def space_of(spec: SweepSpec) -> Space:
     """Return what `expand` needs of a checked sweep."""
-    raw = spec_to_dict(spec.trial)
-    return Space(raw, dict(spec.trial), spec.grid, spec.zip, spec.vary, spec.seeds, spec.when, spec.exclude)
+    base = spec_to_dict(spec.trial), sections_of(spec.trial)
+    return Space(*base, spec.grid, spec.zip, spec.vary, spec.seeds, spec.when, spec.exclude)
 
 
 def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
     """Return a trial with some settings changed, by dotted path; raises `ConfigError` with all problems."""
     problems: list[Problem] = []
     point = tuple(Assignment(path, value, path) for path, value in values.items())
-    changed = PointReader(Space(spec_to_dict(trial), dict(trial)), problems.append).trial(point)
+    changed = PointReader(Space(spec_to_dict(trial), sections_of(trial)), problems.append).trial(point)
     if changed is None:
         raise ConfigError(problems)
     return changed[0]
@@ -165,10 +166,8 @@ def _crossed(label: str, axes: Axes) -> list[list[Point]]:
 
 
 def _params(space: Space) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for key, value in space.sections.items():
-        params |= section_params(key, value)
-    return params
+    sections = [section_params(key, value) for key, value in space.sections.items()]
+    return {path: value for section in sections for path, value in section.items()}
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -101,6 +101,11 @@ def parse_section(key: str, raw: Any) -> tuple[Any, list[Problem]]:
     return (None if found is None else getattr(found, key)), problems
 
 
+def sections_of(spec: TrialSpec) -> dict[str, Any]:
+    """Return a trial's settings by name."""
+    return {key: getattr(spec, key) for key in TRIAL_KEYS}
+
+
 def build(sections: Mapping[str, Any]) -> TrialSpec:
     """Put checked settings together, without checking them again; a spec of some only is for checks."""
     return TrialSpec.model_construct(None, **sections)
@@ -209,11 +214,8 @@ def section_params(key: str, value: Any) -> dict[str, Scalar]:
 
 def to_params(spec: TrialSpec) -> dict[str, Scalar]:
     """Return every knob by its dotted path, flat; `data_root` is left out, as it belongs to a machine."""
-    params: dict[str, Scalar] = {}
-    for key in TRIAL_KEYS:
-        if key != "data_root":
-            params |= section_params(key, getattr(spec, key))
-    return params
+    sections = [section_params(key, value) for key, value in sections_of(spec).items() if key != "data_root"]
+    return {path: value for section in sections for path, value in section.items()}
 
 
 def trial_id(spec: TrialSpec) -> str:
