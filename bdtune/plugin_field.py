@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,8 @@ class PluginField:
         if isinstance(value, Plugin):
             return value
         try:
-            return self.read(value)
+            named = isinstance(value, str)
+            return _by_name(self, value, os.environ.get("BDTUNE_PLUGINS")) if named else self.read(value)
         except ConfigError as error:
             raise refusal(error.problems) from None
 
@@ -76,6 +79,12 @@ class PluginField:
 
     def _form(self, raw: Any) -> Problem:
         return Problem("", f"expected a name, or a mapping such as {{name: {self.example}, ...}}", show(raw))
+
+
+@lru_cache(maxsize=256)
+def _by_name(field: PluginField, name: str, _folders: str | None) -> Plugin | None:
+    """Return a plugin with its defaults, made once: each trial that is read has some."""
+    return field.read(name)
 
 
 def plain(value: Any) -> Any:
