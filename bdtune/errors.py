@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,8 @@ class BdtuneError(Exception):
 class Problem:
     """One thing that is wrong in what a user wrote.
 
-    `where` is `file:line` (or the command line's word), `path` the dotted path.
+    `path` is dotted; `expected` starts with "expected". `where` is a place in a data set's files, until the
+    reader of a document puts `file:line` (or the command line's word) there.
     """
 
     path: str
@@ -26,12 +27,26 @@ class Problem:
     got: str = ""
     where: str = ""
     hint: str = ""
+    about_key: bool = False
+    """Whether the name itself is wrong, not its value."""
 
     def __str__(self) -> str:
-        place = ": ".join(part for part in (self.where, self.path) if part)
         got = f", got {self.got}" if self.got else ""
         hint = f". {self.hint}" if self.hint else ""
-        return f"{place}: {self.expected}{got}{hint}" if place else f"{self.expected}{got}{hint}"
+        return ": ".join(filter(None, (self.where, self.path, self.expected))) + got + hint
+
+    def under(self, parent: str) -> Problem:
+        """Return the same problem of a value that lies in `parent`."""
+        return replace(self, path=join(parent, self.path))
+
+    def at(self, where: str) -> Problem:
+        """Return the problem with `file:line`; the place it had becomes part of what was got."""
+        return replace(self, where=where, got=f"{self.got} in {self.where}" if self.where else self.got)
+
+
+def join(parent: str, path: str) -> str:
+    """Join two dotted paths; either may be empty, and `path` may start with `[`."""
+    return parent + path if not parent or not path or path.startswith("[") else f"{parent}.{path}"
 
 
 class UserError(BdtuneError):

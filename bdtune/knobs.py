@@ -9,13 +9,15 @@ import os
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Self
+
+K = TypeVar("K", bound="Knobs")
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 """A fraction in [0, 1]."""
@@ -53,6 +55,11 @@ class Knobs(BaseModel):
             if name not in self.no_effect
         }
 
+    def to(self, cls: type[K], **others: Any) -> K:
+        """Return a `cls` with the values of the knobs that both classes have, and with `others`."""
+        shared = (type(self).model_fields.keys() & cls.model_fields.keys()) - others.keys()
+        return cls(**{name: getattr(self, name) for name in shared}, **others)
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values; what was worked out from the old ones (its key) is forgotten."""
         copy = super().model_copy(update=update, deep=deep)
@@ -86,3 +93,19 @@ def field_docs(cls: type) -> dict[str, str]:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(about))):
                 found[name] = " ".join(about.split())
     return found
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return for each dotted path its shortest ending that no other path shares; `a.name` counts as `a`."""
+    paths = list(dict.fromkeys(paths))
+    parts = {path: path.removesuffix(".name").split(".") for path in paths}
+    short: dict[str, str] = {}
+    for path in paths:
+        for length in range(1, len(parts[path]) + 1):
+            ending = parts[path][-length:]
+            if sum(other[-length:] == ending for other in parts.values()) == 1:
+                break
+        else:
+            ending = path.split(".")
+        short[path] = ".".join(ending)
+    return short

@@ -52,7 +52,7 @@ class Picky(Defense):
 
 KEYS = """
 import sys
-from bdtune.config.graph import trial_graph
+from bdtune.trials.graph import trial_graph
 from bdtune.config.load import load_trial
 for name in sys.argv[1:]:
     print(trial_graph(load_trial(None, ["dataset=digits", f"defense={name}"])).evaluate.recipe)

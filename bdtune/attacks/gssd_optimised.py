@@ -87,8 +87,7 @@ class GSSDOptimised(DirtyLabelAttack):
             planned = self.model_copy(update={"rate": self.craft_rate, "count": None, "seed": None})
             chosen = CraftRows(attack=planned, plan_seed=self.plan_seed(self.trigger_seed))
         rows = attacker.node(chosen, data=attacker.labels)
-        names = ("ratio", "distance", "iterations", "batch_size", "lr", "settled")
-        stage = LatentTrigger(**{name: getattr(self, name) for name in names})
+        stage = self.to(LatentTrigger)
         return {"picture": attacker.node(stage, data=clean, model=model, encoder=encoder, rows=rows)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:

@@ -15,8 +15,8 @@ from bdtune.engine.files import append_line
 from bdtune.engine.frontier import Frontier, Work
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
-from bdtune.engine.results import TrialResult
 from bdtune.metrics import metric_of
+from bdtune.trials.results import TrialResult
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.cluster.proposer import Proposer
-    from bdtune.config.ledger import Entry, Ledger
     from bdtune.config.sweep import SweepSpec
     from bdtune.engine.execute import Executor
     from bdtune.engine.frontier import Settled
-    from bdtune.engine.results import Status
     from bdtune.engine.stage import Node
+    from bdtune.trials.ledger import Entry, Ledger
+    from bdtune.trials.results import Status
 
 STOPPED = "stopped.jsonl"
 """Trials that a scheduler stopped, in the sweep's folder: they stay stopped when the sweep is resumed."""

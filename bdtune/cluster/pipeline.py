@@ -214,7 +214,7 @@ def require_cpu(patience_s: float = PATIENCE_S) -> PlacementGroup | None:
     if group is not None:
         if any(bundle.get("CPU", 0) >= 1 for bundle in group.bundle_specs[1:]):
             return group
-        expected = "a helper bundle with at least one CPU beside the trial's own, for the Ray Data pipeline"
+        expected = "expected a helper bundle with at least one CPU beside the trial's own, for Ray Data"
         got = f"only {group.bundle_specs}"
         hint = "Use pipeline=resident, or stream before the trials start"
         raise UserError(Problem("resources", expected, got, hint=hint))
@@ -223,7 +223,7 @@ def require_cpu(patience_s: float = PATIENCE_S) -> PlacementGroup | None:
         if time.monotonic() > deadline:
             got = f"none of {ray.cluster_resources().get('CPU', 0):g}"
             hint = "Run fewer trials at a time, or start Ray with more CPUs"
-            raise UserError(Problem("resources.cpu", "a free CPU for the Ray Data pipeline", got, hint=hint))
+            raise UserError(Problem("resources.cpu", "expected a free CPU for Ray Data", got, hint=hint))
         time.sleep(0.1)
     return None
 

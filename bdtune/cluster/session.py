@@ -69,7 +69,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         hint = "Start one with `ray start --head`, or leave the address out for a session of this machine"
-        raise UserError(Problem("--address", "a running Ray cluster", address, hint=hint)) from error
+        raise UserError(Problem("--address", "expected a running Ray cluster", address, hint=hint)) from error
 
 
 def _start(cpus: int, gpus: int | None, store_bytes: int) -> None:
@@ -119,7 +119,7 @@ def slots(needs: Needs) -> int:
         largest: dict[str, float] = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
         has = f"{largest.get('CPU', 0):g} CPUs and {largest.get('GPU', 0):g} GPUs on the largest node"
         helper = f" and {needs.helper_cpu:g} more CPUs for the streaming pipeline" if needs.helper_cpu else ""
-        expected = f"a node with {needs.cpu:g} CPUs and {needs.gpu:g} GPUs{helper} for one trial"
+        expected = f"expected a node with {needs.cpu:g} CPUs and {needs.gpu:g} GPUs{helper} for one trial"
         hint = "Lower resources.cpu or resources.gpu, or join a larger cluster with --address"
         raise UserError(Problem("resources", expected, has, hint=hint))
     return total

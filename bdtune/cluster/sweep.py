@@ -19,12 +19,12 @@ from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.proposer import make_proposer
 from bdtune.cluster.session import Needs, session, slots
 from bdtune.config.expand import points, with_values
-from bdtune.config.graph import trial_graph
-from bdtune.config.ledger import Ledger
 from bdtune.engine.execute import Executor
 from bdtune.errors import ConfigError
 from bdtune.metrics import metric_of
 from bdtune.reading.resident import InProcess
+from bdtune.trials.graph import trial_graph
+from bdtune.trials.ledger import Ledger
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from bdtune.config.sweep import SweepSpec
     from bdtune.config.trial import TrialSpec
-    from bdtune.engine.results import TrialResult
     from bdtune.engine.store import Store
+    from bdtune.trials.results import TrialResult
 
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""

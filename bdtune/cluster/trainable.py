@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from bdtune.cluster.shared import NodeResident, Shared
-from bdtune.config.graph import trial_graph
-from bdtune.config.outcome import judge_tick, stored_metrics
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.passing import Passing
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
+from bdtune.trials.graph import trial_graph
+from bdtune.trials.outcome import judge_tick, stored_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping

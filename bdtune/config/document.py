@@ -5,34 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bdtune.config.checking import Fault, show, unknown
+from bdtune.checking import show, unknown
+from bdtune.config.attack_field import RIVALS, with_knobs
+from bdtune.config.sweep import SweepSpec
+from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec
 from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRIAL_KEYS = (
-    "dataset", "attack", "defense", "model", "seed", "data_seed", "holdout", "evaluation", "numerics",
-    "data_root", "pipeline",
-)  # fmt: skip
-SWEEP_KEYS = (
-    "name", "description", "grid", "zip", "vary", "seeds", "when", "exclude", "search", "select", "scheduler",
-    "resources", "retries", "reference",
-)  # fmt: skip
-PLUGIN_KINDS = {"dataset": "datasets", "attack": "attacks", "defense": "defenses", "model": "models"}
-"""The settings that are plugins, written as a name or as a mapping with a name and knobs."""
-DEFAULT_PLUGINS = {"dataset": "digits", "attack": None, "defense": "none", "model": "resnet18"}
-"""What an unset plugin is: one that needs no files, and nothing that would have to be chosen."""
-
-RIVALS = {
-    "rate": ("count",),
-    "count": ("rate",),
-    "cover_rate": ("cover_count",),
-    "cross_ratio": ("cover_count",),
-    "cover_count": ("cover_rate", "cross_ratio"),
-}
-"""Knobs of attacks of which one takes the other's place, where it is set over a preset or a base trial."""
+SWEEP_KEYS = tuple(name for name in SweepSpec.model_fields if name != "trial")
 
 
 @dataclass(frozen=True, order=True)
@@ -66,16 +49,18 @@ class Document:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.origins.get("", Origin((0, 0), self.name))
 
-    def report(self, fault: Fault, at: Origin | None = None) -> None:
-        """Add a problem; the same one is added once."""
-        origin = at or self.origin(fault.path)
-        problem = Problem(fault.path, fault.expected, fault.got, origin.where, fault.hint)
+    def report(self, problem: Problem, at: Origin | None = None) -> None:
+        """Add a problem, with the place where its path was written; the same one is added once."""
+        origin = at or self.origin(problem.path)
+        problem = problem.at(origin.where)
         if not any(origin == other and _alike(problem, known) for other, known in self.found):
             self.found.append((origin, problem))
 
-    def wrong(self, path: str, expected: str, got: str = "", hint: str = "") -> None:
-        """Add a problem at a dotted path."""
-        self.report(Fault(path, expected, got, hint))
+    def wrong(
+        self, path: str, expected: str, got: str = "", hint: str = "", at: Origin | None = None
+    ) -> None:
+        """Add a problem at a dotted path; `at` is where it was written, if not there."""
+        self.report(Problem(path, expected, got, hint=hint), at)
 
     def finish(self) -> None:
         """Raise all problems at once, in the order of the file, then of the command line."""
@@ -176,7 +161,10 @@ def assign(trial: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """
     head, _, rest = path.partition(".")
     if head in PLUGIN_KINDS:
-        return {**trial, head: _assign_plugin(trial.get(head, DEFAULT_PLUGINS[head]), rest, value)}
+        return {
+            **trial,
+            head: _assign_plugin(trial.get(head, TrialSpec.model_fields[head].default), rest, value),
+        }
     if not rest:
         return {**trial, head: value}
     return {**trial, head: _assign_nested(trial.get(head), rest.split("."), value)}
@@ -195,16 +183,14 @@ def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
     return _assign_nested(mapping, rest.split("."), value)
 
 
-def with_knobs(base: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
-    """Return the knobs of a plugin set over others: a count, too, takes the place of a rate."""
-    given = [name for name, value in knobs.items() if name in RIVALS and value is not None]
-    replaced = {rival for name in given for rival in RIVALS[name]}
-    return {**{name: value for name, value in base.items() if name not in replaced}, **knobs}
-
-
 def _assign_nested(current: Any, parts: list[str], value: Any) -> Any:
     if not parts:
         return value
     named = {"name": current} if isinstance(current, str) else {}  # a network inside a defense
     inner = current if isinstance(current, dict) else named
     return {**inner, parts[0]: _assign_nested(inner.get(parts[0]), parts[1:], value)}
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a mapping as it is, and an empty one in the place of anything else."""
+    return value if isinstance(value, dict) else {}

@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bdtune.config.checking import Fault, show
-from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS, assign
+from bdtune.checking import show
+from bdtune.config.document import assign
 from bdtune.config.trial import (
+    PLUGIN_KINDS,
+    TRIAL_KEYS,
     TrialSpec,
     build,
     cross_checks,
     parse_section,
     section_key,
     section_params,
+    sections_of,
     spec_to_dict,
 )
 from bdtune.errors import ConfigError, Problem, nearest
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from bdtune.config.sweep import Axes, SweepSpec, When
 
 MAX_TRIALS = 100_000
-_SHOWN = 3  # alike faults that are shown one by one
+_SHOWN = 3  # alike problems that are shown one by one
 
 
 class Assignment(NamedTuple):
@@ -77,32 +80,30 @@ def points(spec: SweepSpec) -> list[TrialSpec]:
     if spec.search is not None:
         raise ValueError(f"sweep '{spec.name}' is a search: its trials are drawn, not listed")
     if spec._points is None:
-        faults: list[Fault] = []
-        spec._points = tuple(expand(space_of(spec), faults.append))
-        if faults:
-            raise ConfigError([Problem(f.path, f.expected, f.got, hint=f.hint) for f in faults])
+        problems: list[Problem] = []
+        spec._points = tuple(expand(space_of(spec), problems.append))
+        if problems:
+            raise ConfigError(problems)
     return list(spec._points)
 
 
 def space_of(spec: SweepSpec) -> Space:
     """Return what `expand` needs of a checked sweep."""
-    sections = {key: getattr(spec.trial, key) for key in TRIAL_KEYS}
-    raw = spec_to_dict(spec.trial)
-    return Space(raw, sections, spec.grid, spec.zip, spec.vary, spec.seeds, spec.when, spec.exclude)
+    base = spec_to_dict(spec.trial), sections_of(spec.trial)
+    return Space(*base, spec.grid, spec.zip, spec.vary, spec.seeds, spec.when, spec.exclude)
 
 
 def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
     """Return a trial with some settings changed, by dotted path; raises `ConfigError` with all problems."""
-    faults: list[Fault] = []
+    problems: list[Problem] = []
     point = tuple(Assignment(path, value, path) for path, value in values.items())
-    sections = {key: getattr(trial, key) for key in TRIAL_KEYS}
-    changed = PointReader(Space(spec_to_dict(trial), sections), faults.append).trial(point)
+    changed = PointReader(Space(spec_to_dict(trial), sections_of(trial)), problems.append).trial(point)
     if changed is None:
-        raise ConfigError([Problem(f.path, f.expected, f.got, hint=f.hint) for f in faults])
+        raise ConfigError(problems)
     return changed[0]
 
 
-def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = False) -> list[TrialSpec]:
+def expand(space: Space, report: Callable[[Problem], None], *, check_data: bool = False) -> list[TrialSpec]:
     """Return the trials of a space; what is wrong is reported once for each value or pair of settings.
 
     Entries of `when` and `exclude` that no trial meets, as the command line overrides what they ask for, are
@@ -112,7 +113,7 @@ def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = 
     factors = list(_factors(space, reader))
     count = math.prod(len(factor) for factor in factors)
     if count > MAX_TRIALS:
-        report(Fault("grid" if space.grid else "", f"expected at most {MAX_TRIALS:,} trials", f"{count:,}"))
+        report(Problem("grid" if space.grid else "", f"expected at most {MAX_TRIALS:,} trials", f"{count:,}"))
         return []
     conditions = _Conditions(space, reader)
     found: dict[tuple[str, ...], tuple[Point, TrialSpec]] = {}
@@ -133,7 +134,7 @@ def expand(space: Space, report: Callable[[Fault], None], *, check_data: bool = 
     conditions.drop_overridden()
     reader.report_rest()
     if not found and not reader.failed:
-        report(Fault("exclude", "expected at least one trial to be left", "none"))
+        report(Problem("exclude", "expected at least one trial to be left", "none"))
     return [spec for _, spec in found.values()]
 
 
@@ -165,10 +166,8 @@ def _crossed(label: str, axes: Axes) -> list[list[Point]]:
 
 
 def _params(space: Space) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for key, value in space.sections.items():
-        params |= section_params(key, value)
-    return params
+    sections = [section_params(key, value) for key, value in space.sections.items()]
+    return {path: value for section in sections for path, value in section.items()}
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -176,7 +175,7 @@ def _same(left: Any, right: Any) -> bool:
     return left == right and isinstance(left, bool) == isinstance(right, bool)
 
 
-def _same_trial(first: Point, second: Point) -> Fault:
+def _same_trial(first: Point, second: Point) -> Problem:
     """Name what two points differ in, although they come to the same."""
     shared = {a.label for a in first} & {a.label for a in second}
     told, place = [], ""
@@ -184,19 +183,19 @@ def _same_trial(first: Point, second: Point) -> Fault:
         own = [a for a in point if a.label not in shared]
         told.append(", ".join(f"{a.path}={show(a.value)}" for a in own) or "the base")
         place = own[-1].label if own else place
-    return Fault(place, "expected every trial once", f"the same one for {told[0]} and for {told[1]}")
+    return Problem(place, "expected every trial once", f"the same one for {told[0]} and for {told[1]}")
 
 
 class PointReader:
     """Reads points; each distinct group of settings, data set and attack is checked once."""
 
-    def __init__(self, space: Space, report: Callable[[Fault], None], *, check_data: bool = False) -> None:
+    def __init__(self, space: Space, report: Callable[[Problem], None], *, check_data: bool = False) -> None:
         self.space, self.failed = space, False
         self._checks = cross_checks(data=check_data)
         self._report = report
-        self._told: set[Fault] = set()
+        self._told: set[Problem] = set()
         self._alike: Counter[tuple[str, ...]] = Counter()
-        self._last: dict[tuple[str, ...], Fault] = {}
+        self._last: dict[tuple[str, ...], Problem] = {}
         self._read: dict[tuple[str, tuple[str, ...]], tuple[Any, str] | None] = {}
         self._params: dict[str, dict[str, Any]] = {}
         self._agreed: dict[tuple[str, ...], bool] = {}
@@ -206,8 +205,8 @@ class PointReader:
         key = point[0].section
         if key not in self.space.sections:
             return False
-        value, faults = self._parse(key, point)
-        return not faults and section_key_of(key, value) == section_key_of(key, self.space.sections[key])
+        value, problems = self._parse(key, point)
+        return not problems and section_key_of(key, value) == section_key_of(key, self.space.sections[key])
 
     def section(self, key: str, mine: Point) -> tuple[Any, str] | None:
         """Return a setting with its hash, given the assignments to it; None, reported, when it is wrong."""
@@ -221,26 +220,26 @@ class PointReader:
             if key not in self.space.sections:
                 return None
             return self.space.sections[key], section_key_of(key, self.space.sections[key])
-        value, faults = self._parse(key, mine)
-        for fault in faults:
+        value, problems = self._parse(key, mine)
+        for problem in problems:
             # a wrong base is told of anyway, and what was left out of it may be all that is missed here
-            if key in self.space.sections or _causes(fault, mine):
-                self.report(fault, self._culprits(fault, key, mine))
-        return None if faults else (value, section_key_of(key, value))
+            if key in self.space.sections or _causes(problem, mine):
+                self.report(problem, self._culprits(problem, key, mine))
+        return None if problems else (value, section_key_of(key, value))
 
-    def _parse(self, key: str, mine: Point) -> tuple[Any, list[Fault]]:
+    def _parse(self, key: str, mine: Point) -> tuple[Any, list[Problem]]:
         raw = self.space.raw
         # Which plugin it is comes first, then its knobs.
         for assignment in sorted(mine, key=_depth):
             raw = assign(raw, assignment.path, assignment.value)
         return parse_section(key, raw.get(key))
 
-    def _culprits(self, fault: Fault, key: str, mine: Point) -> Point:
-        """Return the assignments without which the fault would not be there."""
+    def _culprits(self, problem: Problem, key: str, mine: Point) -> Point:
+        """Return the assignments without which the problem would not be there."""
         for assignment in mine:
             rest = tuple(a for a in mine if a is not assignment)
-            if fault in self._parse(key, rest)[1]:
-                return self._culprits(fault, key, rest)
+            if problem in self._parse(key, rest)[1]:
+                return self._culprits(problem, key, rest)
         return mine
 
     def sections(self, point: Point) -> dict[str, tuple[Any, str]]:
@@ -276,59 +275,59 @@ class PointReader:
     def _agrees(self, spec: TrialSpec, found: Mapping[str, tuple[Any, str]], point: Point) -> bool:
         """Check what belongs together, each distinct combination once."""
         good = True
-        for keys, faults_of in self._checks:
+        for keys, problems_of in self._checks:
             if not all(key in found for key in keys):
                 continue
             memo = tuple(found[key][1] for key in keys)
             if memo not in self._agreed:
-                faults = faults_of(spec)
-                for fault in faults:
-                    self.report(fault, point)
-                self._agreed[memo] = not faults
+                problems = problems_of(spec)
+                for problem in problems:
+                    self.report(problem, point)
+                self._agreed[memo] = not problems
             good = good and self._agreed[memo]
         return good
 
-    def report(self, fault: Fault, point: Point) -> None:
-        """Report a fault where the value that causes it stands; alike ones only so often."""
-        if causes := _causes(fault, point):
+    def report(self, problem: Problem, point: Point) -> None:
+        """Report a problem where the value that causes it stands; alike ones only so often."""
+        if causes := _causes(problem, point):
             cause = max(causes, key=lambda a: len(a.path))
-            label = cause.label.rpartition("[")[0] if fault.about_key else cause.label
-            fault = _moved(fault, label + fault.path[len(cause.path) :])
-            if fault.about_key and not fault.hint and any(a.path == cause.section for a in point):
-                fault = _hinted(fault, "Axes of one plugin only belong in 'when'")
-            self._tell(fault)
+            label = cause.label.rpartition("[")[0] if problem.about_key else cause.label
+            problem = replace(problem, path=label + problem.path[len(cause.path) :])
+            if problem.about_key and not problem.hint and any(a.path == cause.section for a in point):
+                problem = _hinted(problem, "Axes of one plugin only belong in 'when'")
+            self._tell(problem)
             return
-        inner = [a for a in point if a.path.startswith(f"{fault.path}.")]
+        inner = [a for a in point if a.path.startswith(f"{problem.path}.")]
         if not inner:
-            self._tell(fault)
+            self._tell(problem)
             return
-        if fault.about_key:
-            self._tell(_moved(fault, inner[0].label.rpartition("[")[0]))
+        if problem.about_key:
+            self._tell(replace(problem, path=inner[0].label.rpartition("[")[0]))
             return
-        alike = (fault.path, *(a.path for a in inner))
+        alike = (problem.path, *(a.path for a in inner))
         hint = f"Here {', '.join(f'{a.path}={show(a.value)}' for a in inner)}"
         hint += "; 'exclude' leaves such points out" if len(inner) > 1 else ""
-        fault = _hinted(_moved(fault, inner[0].label), hint)
-        if fault in self._told:
+        problem = _hinted(replace(problem, path=inner[0].label), hint)
+        if problem in self._told:
             return
         self._alike[alike] += 1
-        self._last[alike] = fault
+        self._last[alike] = problem
         if self._alike[alike] <= _SHOWN:
-            self._tell(fault)
+            self._tell(problem)
 
     def report_rest(self) -> None:
-        """Say how many faults were alike the ones shown."""
+        """Say how many problems were alike the ones shown."""
         for alike, count in self._alike.items():
             if count > _SHOWN:
                 last = self._last[alike]
                 path = last.path.rpartition("[")[0]
                 more = f"the same with {count - _SHOWN} more combinations of {', '.join(alike[1:])}"
-                self._tell(Fault(path, more))
+                self._tell(Problem(path, more))
 
-    def _tell(self, fault: Fault) -> None:
-        if fault not in self._told:
-            self._told.add(fault)
-            self._report(fault)
+    def _tell(self, problem: Problem) -> None:
+        if problem not in self._told:
+            self._told.add(problem)
+            self._report(problem)
 
 
 def section_key_of(key: str, value: Any) -> str:
@@ -336,17 +335,13 @@ def section_key_of(key: str, value: Any) -> str:
     return f"{key}={section_key(str(value) if key == 'data_root' else value)}"
 
 
-def _causes(fault: Fault, point: Point) -> list[Assignment]:
+def _causes(problem: Problem, point: Point) -> list[Assignment]:
     """Return the assignments whose own value, or a part of it, is what is wrong."""
-    return [a for a in point if f"{fault.path}.".startswith((f"{a.path}.", f"{a.path}["))]
+    return [a for a in point if f"{problem.path}.".startswith((f"{a.path}.", f"{a.path}["))]
 
 
-def _moved(fault: Fault, path: str) -> Fault:
-    return Fault(path, fault.expected, fault.got, fault.hint, fault.about_key)
-
-
-def _hinted(fault: Fault, hint: str) -> Fault:
-    return Fault(fault.path, fault.expected, fault.got, f"{fault.hint} {hint}".strip(), fault.about_key)
+def _hinted(problem: Problem, hint: str) -> Problem:
+    return replace(problem, hint=f"{problem.hint} {hint}".strip())
 
 
 class _Conditions:
@@ -386,7 +381,7 @@ class _Conditions:
         self.met.add(label)
         return True
 
-    def report_unmet(self, report: Callable[[Fault], None]) -> None:
+    def report_unmet(self, report: Callable[[Problem], None]) -> None:
         """Report entries that no point meets: a wrong name or value, most likely."""
         if self.reader.failed:
             return
@@ -398,9 +393,9 @@ class _Conditions:
             unknown = [path for path in condition if path not in self.seen]
             for path in unknown:
                 hint = nearest(path, {**_params(self.space), **dict.fromkeys(self.seen)})
-                report(Fault(f"{label}.{path}", "expected a setting of the trials", show(path), hint))
+                report(Problem(f"{label}.{path}", "expected a setting of the trials", show(path), hint=hint))
             if not unknown and label not in self.met:
-                report(Fault(label, "expected settings that some trial has", show(dict(condition))))
+                report(Problem(label, "expected settings that some trial has", show(dict(condition))))
 
     def drop_overridden(self) -> None:
         """Take out of the space the entries that no point meets because of the command line."""

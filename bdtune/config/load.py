@@ -41,9 +41,9 @@ def load_trial(
     """Load one trial from a file of its settings, or the base trial of a sweep; as `load_sweep` otherwise."""
     document, _ = _open(path_or_name)
     apply_overrides(document, overrides, axes=False)
-    spec, faults = parse_trial(document.trial, check_data=check_data)
-    for fault in faults:
-        document.report(fault)
+    spec, problems = parse_trial(document.trial, check_data=check_data)
+    for problem in problems:
+        document.report(problem)
     document.finish()
     assert spec is not None
     return spec

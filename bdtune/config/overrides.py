@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bdtune.config.checking import Fault, show, unknown
-from bdtune.config.document import RIVALS, SWEEP_KEYS, TRIAL_KEYS, Origin, assign
+from bdtune.checking import show, unknown
+from bdtune.config.attack_field import RIVALS
+from bdtune.config.document import SWEEP_KEYS, Origin, assign, mapping
+from bdtune.config.trial import TRIAL_KEYS
 from bdtune.config.yaml_file import parse_value
 
 if TYPE_CHECKING:
@@ -42,11 +44,10 @@ def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = Tr
         head = override.path.partition(".")[0]
         if head not in (*TRIAL_KEYS, *SWEEP_KEYS):
             known = unknown(head, "", [*TRIAL_KEYS, *SWEEP_KEYS], "a setting")
-            fault = Fault(override.path, known.expected, show(head), known.hint)
-            document.report(fault, override.origin)
+            document.wrong(override.path, known.expected, show(head), known.hint, override.origin)
         elif rival := _rival(override, taken):
             expected = f"expected {rival} or {override.path}, as each takes the other's place"
-            document.report(Fault(override.path, expected, "both"), override.origin)
+            document.wrong(override.path, expected, "both", at=override.origin)
         elif axes:
             _apply(document, override)
         else:
@@ -74,11 +75,11 @@ def _apply(document: Document, override: Override) -> None:
 def _apply_to_one(document: Document, override: Override) -> None:
     head, hint = override.path.partition(".")[0], "'bdtune sweep' takes it"
     if head in SWEEP_KEYS:
-        fault = Fault(override.path, "expected a setting of one trial", f"'{head}', which is a sweep's", hint)
-        document.report(fault, override.origin)
+        got = f"'{head}', which is a sweep's"
+        document.wrong(override.path, "expected a setting of one trial", got, hint, override.origin)
     elif override.many:
         got = show(override.values)
-        document.report(Fault(override.path, "expected one value for one trial", got, hint), override.origin)
+        document.wrong(override.path, "expected one value for one trial", got, hint, override.origin)
     else:
         document.trial = assign(document.trial, override.path, override.values[0])
         document.moved(override.path, override.origin)
@@ -88,15 +89,15 @@ def _parse(document: Document, word: str, origin: Origin) -> Override | None:
     key, equals, text = word.partition("=")
     path = key.strip().removeprefix("trial.")
     if not equals or not path:
-        document.report(Fault("", "expected key=value, as in 'dataset=cifar10'", show(word)), origin)
+        document.wrong("", "expected key=value, as in 'dataset=cifar10'", show(word), at=origin)
         return None
     if not text.strip() or text.rstrip().endswith(","):
-        document.report(Fault(path, "expected a value after '=' and each comma", show(text)), origin)
+        document.wrong(path, "expected a value after '=' and each comma", show(text), at=origin)
         return None
     try:
         values = parse_value(text)
     except ValueError as error:
-        document.report(Fault(path, "expected a value as in YAML", f"{show(text)} ({error})"), origin)
+        document.wrong(path, "expected a value as in YAML", f"{show(text)} ({error})", at=origin)
         return None
     return Override(path, values, len(values) > 1, origin)
 
@@ -106,7 +107,7 @@ def _set_value(document: Document, override: Override) -> None:
     document.overridden.add(path)
     if _drop_axis(document, path, override.origin):
         return
-    axes = [axis for section in ("grid", "vary") for axis in _mapping(document.sweep.get(section))]
+    axes = [axis for section in ("grid", "vary") for axis in mapping(document.sweep.get(section))]
     if any(path.startswith(f"{axis}.") for axis in axes):
         # The file sweeps the plugin (`attack: [badnets, blend]`): set the knob on each of its values.
         _set_axis(document, "grid", path, override)
@@ -123,7 +124,7 @@ def _set_axis(document: Document, section: str, path: str, override: Override) -
         return
     parent = document.sweep
     for part in section.split("."):
-        parent[part] = dict(_mapping(parent.get(part)))
+        parent[part] = dict(mapping(parent.get(part)))
         parent = parent[part]
     parent[path] = override.values[0] if section == "search.space" else values
     document.moved(f"{section}.{path}", override.origin)
@@ -133,20 +134,20 @@ def _drop_axis(document: Document, path: str, origin: Origin) -> bool:
     """Take a path out of the file's axes; True, with a problem reported, where it is zipped with others."""
     sweep = document.sweep
     for section in ("grid", "vary"):
-        if path in _mapping(sweep.get(section)):
+        if path in mapping(sweep.get(section)):
             sweep[section] = {key: value for key, value in sweep[section].items() if key != path}
-    space = _mapping(_mapping(sweep.get("search")).get("space"))
+    space = mapping(mapping(sweep.get("search")).get("space"))
     if path in space:
         rest = {key: value for key, value in space.items() if key != path}
         sweep["search"] = {**sweep["search"], "space": rest}
     if path == "seed":
         sweep.pop("seeds", None)
     groups = sweep["zip"] if isinstance(sweep.get("zip"), list) else [sweep.get("zip")]
-    zipped = [group for group in map(_mapping, groups) if path in group]
+    zipped = [group for group in map(mapping, groups) if path in group]
     if zipped:
         expected = f"expected a setting that 'zip' does not sweep together with {_others(zipped[0], path)}"
         hint = "Edit 'zip' in the file, or give it anew as zip={...}"
-        document.report(Fault(path, expected, hint=hint), origin)
+        document.wrong(path, expected, hint=hint, at=origin)
     return bool(zipped)
 
 
@@ -174,8 +175,4 @@ def _swept(document: Document, section: str) -> set[str]:
     if section not in ("grid", "vary", "zip", "seeds"):
         return set()
     raw = {"seed": None} if section == "seeds" else document.sweep.get(section)
-    return {path for axes in (raw if isinstance(raw, list) else [raw]) for path in _mapping(axes)}
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return {path for axes in (raw if isinstance(raw, list) else [raw]) for path in mapping(axes)}

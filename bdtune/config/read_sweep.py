@@ -7,27 +7,25 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import create_model
-
-from bdtune.config.checking import Fault, check, show
-from bdtune.config.document import PLUGIN_KINDS, TRIAL_KEYS
+from bdtune.checking import check, check_each, show
+from bdtune.config.document import mapping
 from bdtune.config.expand import Space, expand
 from bdtune.config.search import check_search, distinct, known_path
 from bdtune.config.sweep import (
     Axes,
     Domain,
-    Reference,
     Search,
     Select,
+    SweepSettings,
     SweepSpec,
     When,
     spelled_out,
 )
-from bdtune.config.trial import TrialSpec, build, parse_sections
-from bdtune.errors import nearest
-from bdtune.knobs import Knobs
+from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec, build, parse_sections
+from bdtune.errors import Problem, nearest
 from bdtune.metrics import metric_of
 from bdtune.plugins import registry
+from bdtune.plugins.field import plain
 from bdtune.plugins.metric import METRICS
 from bdtune.tuning.samplers import SAMPLERS
 from bdtune.tuning.schedulers import NONE, SCHEDULERS, SchedulerKnobs
@@ -40,12 +38,6 @@ if TYPE_CHECKING:
     from bdtune.tuning.schedulers import Scheduler
 
 _AXIS_KEYS = ("grid", "zip", "vary", "seeds", "when", "exclude")
-_BY_HAND = (*_AXIS_KEYS, "trial", "name", "reference", "scheduler")
-_PLAIN: dict[str, type[Knobs]] = {
-    key: create_model(key, __base__=Knobs, **{key: (field.annotation, field)})  # type: ignore[call-overload]
-    for key, field in SweepSpec.model_fields.items()
-    if key not in _BY_HAND
-}
 
 
 def read_sweep(document: Document, name: str, *, check_data: bool = True) -> SweepSpec:
@@ -53,11 +45,11 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
 
     `name` is the sweep's name unless it gives one. `check_data` looks whether the data sets are there.
     """
-    sections, faults = parse_sections(document.trial)
-    for fault in faults:
-        document.report(fault)
-    values = {"name": document.sweep.get("name", name), **_plain_values(document)}
-    values["reference"] = _references(document, document.sweep.get("reference", []))
+    sections, problems = parse_sections(document.trial)
+    for problem in problems:
+        document.report(problem)
+    values = _settings(document, name)
+    _check_references(document)
     axes = _axis_values(document)
     space = Space(_raw(document, sections), sections, **axes, overridden=frozenset(document.overridden))
     search: Search | None = values.get("search")
@@ -71,36 +63,23 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
         axes |= {"when": space.when, "exclude": space.exclude}
     else:
         check_search(document, space, search, check_data=check_data)
-    _check_name(document, values["name"])
     document.finish()
     spec = SweepSpec(trial=build(sections), **axes, **values)
     spec._points = tuple(found) if search is None else None
     return spec
 
 
-def _check_name(document: Document, name: Any) -> None:
-    if not isinstance(name, str):
-        document.wrong("name", "expected text", show(name))
-        return
-    try:
-        SweepSpec._is_safe(name)
-    except ValueError as error:
-        document.wrong("name", str(error))
-
-
-def _plain_values(document: Document) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, cls in _PLAIN.items():
-        if key not in document.sweep:
-            continue
-        raw, short = document.sweep[key], ""
-        if key == "select" and isinstance(raw, str):
-            raw, short = {"metric": raw}, ".metric"
-        read, faults = check(cls, {key: spelled_out(raw) if key == "search" else raw}, key)
-        for fault in faults:
-            document.report(replace(_of_domain(fault), path=_of_domain(fault).path.removesuffix(short)))
-        if read is not None:
-            values[key] = getattr(read, key)
+def _settings(document: Document, name: str) -> dict[str, Any]:
+    """Return the settings that vary nothing, where they are right; some have a short form."""
+    plain = SweepSettings.model_fields.keys() - {"scheduler"}
+    raw, short = {"name": name, **{key: value for key, value in document.sweep.items() if key in plain}}, {}
+    if isinstance(raw.get("select"), str):
+        raw["select"], short["select.metric"] = {"metric": raw["select"]}, "select"
+    if "search" in raw:
+        raw["search"] = spelled_out(raw["search"])
+    values, problems = check_each(SweepSettings, raw, "the sweep")
+    for problem in map(_of_domain, problems):
+        document.report(replace(problem, path=short.get(problem.path, problem.path)))
     if "scheduler" in document.sweep:
         values["scheduler"] = _scheduler(document, document.sweep["scheduler"])
     return values
@@ -112,46 +91,37 @@ def _scheduler(document: Document, raw: Any) -> SchedulerKnobs:
     name = written.get("name", NONE)
     entry = SCHEDULERS.get(name) if isinstance(name, str) else None
     cls, values = (entry.knobs, written) if entry else (SchedulerKnobs, {"name": name})
-    read, faults = check(cls, values, f"the scheduler {name}")
-    for fault in faults:
-        path = fault.path if isinstance(raw, dict) else ""
-        document.report(replace(fault, path=path).under("scheduler"))
+    read, problems = check(cls, values, f"the scheduler {name}")
+    for problem in problems:
+        path = problem.path if isinstance(raw, dict) else ""
+        document.report(replace(problem, path=path).under("scheduler"))
     return read or SchedulerKnobs()
 
 
-def _of_domain(fault: Fault) -> Fault:
-    """Say how a domain is written, where the fault would name the parts of `Domain`."""
-    if not fault.path.startswith("search.space."):
-        return fault
-    parts = re.fullmatch(r"(.*)\.(kind|values|[a-z_]+)", fault.path)
-    inner = parts is not None and (parts[2] in Domain.model_fields or fault.about_key)
+def _of_domain(problem: Problem) -> Problem:
+    """Say how a domain is written, where the problem would name the parts of `Domain`."""
+    if not problem.path.startswith("search.space."):
+        return problem
+    parts = re.fullmatch(r"(.*)\.(kind|values|[a-z_]+)", problem.path)
+    inner = parts is not None and (parts[2] in Domain.model_fields or problem.about_key)
     expected = "expected {uniform: [a, b]}, {log_uniform: [a, b]}, {int: [a, b]} or {choice: [...]}"
-    return Fault(parts[1] if parts and inner else fault.path, expected)
+    return Problem(parts[1] if parts and inner else problem.path, expected)
 
 
-def _references(document: Document, raw: Any) -> tuple[Reference, ...]:
-    if not isinstance(raw, list):
-        document.wrong("reference", "expected a list of entries {params, metrics, source}", show(raw))
-        return ()
-    read = [_reference(document, f"reference[{number}]", entry) for number, entry in enumerate(raw)]
-    return tuple(entry for entry in read if entry is not None)
-
-
-def _reference(document: Document, label: str, raw: Any) -> Reference | None:
-    entry, faults = check(Reference, raw, "reference")
-    for fault in faults:
-        document.report(fault.under(label))
-    params, metrics = (raw.get(key) if isinstance(raw, dict) else None for key in ("params", "metrics"))
-    for path in params if isinstance(params, dict) else ():
-        known_path(document, f"{label}.params", path)
-    for metric, value in metrics.items() if isinstance(metrics, dict) else ():
-        path = f"{label}.metrics.{metric}"
-        if metric not in METRICS.names and "/" not in metric:
-            expected = f"expected one of the metrics: {', '.join(METRICS.names)}"
-            document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))
-        elif metric in METRICS.own and isinstance(value, int | float) and not 0 <= value <= 1:
-            document.wrong(path, "expected a number from 0 to 1", show(value))
-    return entry
+def _check_references(document: Document) -> None:
+    """Report settings and metrics of published numbers that there are none of."""
+    raw = document.sweep.get("reference")
+    for number, entry in enumerate(raw if isinstance(raw, list) else []):
+        params, metrics = (mapping(mapping(entry).get(key)) for key in ("params", "metrics"))
+        for path in params:
+            known_path(document, f"reference[{number}].params", path)
+        for metric, value in metrics.items():
+            path = f"reference[{number}].metrics.{metric}"
+            if metric not in METRICS.names and "/" not in metric:
+                expected = f"expected one of the metrics: {', '.join(METRICS.names)}"
+                document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))
+            elif metric in METRICS.own and isinstance(value, int | float) and not 0 <= value <= 1:
+                document.wrong(path, "expected a number from 0 to 1", show(value))
 
 
 def _axis_values(document: Document) -> dict[str, Any]:
@@ -222,11 +192,11 @@ def _when(document: Document, raw: Any) -> tuple[When, ...]:
     entries = []
     for number, entry in enumerate(raw):
         label = f"when[{number}]"
-        read, faults = check(When, entry, "when")
-        for fault in faults:
+        read, problems = check(When, entry, "when")
+        for problem in problems:
             # What is wrong with the axes' form is said in the same words as for `grid`.
-            if not fault.path.startswith("grid."):
-                document.report(fault.under(label))
+            if not problem.path.startswith("grid."):
+                document.report(problem.under(label))
         if isinstance(entry, dict) and isinstance(entry.get("grid"), dict) and entry["grid"]:
             axes = _axes(document, f"{label}.grid", entry["grid"])
             if read is not None and len(axes) == len(read.grid):
@@ -252,18 +222,8 @@ def _raw(document: Document, sections: dict[str, Any]) -> dict[str, Any]:
             known = isinstance(name, str) and name in registry.names(PLUGIN_KINDS[key])
             raw[key] = {"name": name} if known else None
         elif key in sections:
-            raw[key] = _plain(key, sections[key])
+            raw[key] = plain(sections[key])
     return raw
-
-
-def _plain(key: str, value: Any) -> Any:
-    if key in PLUGIN_KINDS:
-        return (
-            None
-            if value is None
-            else {"name": value.plugin_name(), **value.model_dump(mode="json", by_alias=True)}
-        )
-    return value.model_dump(mode="json", by_alias=True) if isinstance(value, Knobs) else value
 
 
 def _check_clashes(document: Document, space: Space, search: Search | None) -> None:

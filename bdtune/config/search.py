@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bdtune.config.checking import Fault, show, unknown
-from bdtune.config.document import TRIAL_KEYS
+from bdtune.checking import show, unknown
 from bdtune.config.expand import Assignment, PointReader, Space, with_values
-from bdtune.config.trial import TrialSpec
+from bdtune.config.trial import TRIAL_KEYS, TrialSpec
 from bdtune.engine.key import derive_seed
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def known_path(document: Document, label: str, path: str) -> bool:
     head = path.partition(".")[0]
     if head in TRIAL_KEYS:
         return True
-    fault = unknown(head, "", TRIAL_KEYS, "a setting of the trial")
-    hint = "Leave out 'trial.'" if head == "trial" else fault.hint
-    document.report(Fault(f"{label}.{path}", fault.expected, show(head), hint))
+    problem = unknown(head, "", TRIAL_KEYS, "a setting of the trial")
+    hint = "Leave out 'trial.'" if head == "trial" else problem.hint
+    document.wrong(f"{label}.{path}", problem.expected, show(head), hint)
     return False

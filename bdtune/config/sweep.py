@@ -31,7 +31,6 @@ from pydantic import (
 )
 
 from bdtune.config.trial import TrialSpec, spec_to_dict
-from bdtune.engine.results import Over
 from bdtune.knobs import Knobs, absolute
 from bdtune.metrics import Mode
 from bdtune.plugins.metric import better
@@ -41,6 +40,8 @@ from bdtune.tuning.schedulers import SchedulerKnobs
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+Over = Literal["each", "mean", "worst"]
+"""Over several data sets and attacks: a best setting of each, or one by its mean or its worst value."""
 Axes = dict[str, tuple[Any, ...]]
 """Dotted path -> values."""
 
@@ -143,18 +144,11 @@ class When(Knobs):
     grid: Axes = Field(min_length=1)
 
 
-class SweepSpec(Knobs):
-    """A checked sweep."""
+class SweepSettings(Knobs):
+    """What a sweep says beside its trials."""
 
-    name: str
+    name: str = "sweep"
     description: str = ""
-    trial: TrialSpec
-    grid: Axes = Field(default_factory=dict)
-    zip: tuple[Axes, ...] = ()
-    vary: Axes = Field(default_factory=dict)
-    seeds: tuple[int, ...] = ()
-    when: tuple[When, ...] = ()
-    exclude: tuple[dict[str, Any], ...] = ()
     search: Search | None = None
     select: Select = Select()
     scheduler: SerializeAsAny[SchedulerKnobs] = SchedulerKnobs()
@@ -164,8 +158,6 @@ class SweepSpec(Knobs):
     """How often a trial that failed for want of a machine (not by diverging) is tried again."""
     reference: tuple[Reference, ...] = ()
 
-    _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)
-
     @field_validator("name")
     @classmethod
     def _is_safe(cls, name: str) -> str:
@@ -173,6 +165,20 @@ class SweepSpec(Knobs):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
             raise ValueError(f"expected at most 100 letters, digits, '.', '_' or '-', got '{name}'")
         return name
+
+
+class SweepSpec(SweepSettings):
+    """A checked sweep."""
+
+    trial: TrialSpec
+    grid: Axes = Field(default_factory=dict)
+    zip: tuple[Axes, ...] = ()
+    vary: Axes = Field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    when: tuple[When, ...] = ()
+    exclude: tuple[dict[str, Any], ...] = ()
+
+    _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)
 
     @property
     def objectives(self) -> tuple[tuple[str, Mode], ...]:

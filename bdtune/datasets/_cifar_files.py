@@ -69,7 +69,9 @@ def cifar_records(name: str, bases: Sequence[Path], split: SplitName, *, verify:
     except RuntimeError as error:
         hint = "Remove the folder and fetch it again with --download, or set dataset.verify to false"
         hint += " to read batches of any size that are not the published ones"
-        raise DataError(Problem("dataset", f"{name}'s archive", str(error), str(folder), hint)) from error
+        raise DataError(
+            Problem("dataset", f"expected {name}'s archive", str(error), str(folder), hint)
+        ) from error
     files = tuple(folder / batch for batch in batches)
     return Records(np.asarray(data.targets, np.int64), tuple(data.classes), arrays=data.data, files=files)
 
@@ -80,7 +82,7 @@ def _unverified(folder: Path, batches: list[str], meta: dict[str, str]) -> Recor
     numbered = sorted(folder.glob(f"{stem}[0-9]*"), key=lambda file: (len(file.name), file.name))
     files = tuple(numbered) if len(batches) > 1 else (folder / batches[0],)
     if not files or not files[0].is_file():
-        raise DataError(Problem("dataset", f"a file {batches[0]}", "none", str(folder)))
+        raise DataError(Problem("dataset", f"expected a file {batches[0]}", "none", str(folder)))
     parts = [_batch(file) for file in files]
     names = (
         _opened(folder / meta["filename"]).get(meta["key"]) if (folder / meta["filename"]).is_file() else ()
@@ -95,12 +97,12 @@ def _batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
     found = _opened(file)
     pixels = found.get("data")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels[:1].size != np.prod(PIXELS):
-        expected = f"uint8 rows of {np.prod(PIXELS)} pixels under 'data'"
+        expected = f"expected uint8 rows of {np.prod(PIXELS)} pixels under 'data'"
         got = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else repr(pixels)[:40]
         raise DataError(Problem("dataset", expected, got, str(file)))
     labels = _whole_numbers(next((found[name] for name in LABELS if name in found), None))
     if len(labels) != len(pixels):
-        expected = f"{len(pixels)} whole numbers under '{LABELS[0]}' or '{LABELS[1]}'"
+        expected = f"expected {len(pixels)} whole numbers under '{LABELS[0]}' or '{LABELS[1]}'"
         raise DataError(Problem("dataset", expected, str(len(labels)), str(file)))
     images = pixels.reshape(-1, *PIXELS).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.array(labels, np.int64)
@@ -124,7 +126,7 @@ class _Plain(pickle.Unpickler):
 
 def _opened(file: Path) -> dict[str, Any]:
     """Return the dictionary in a batch; Python 2 wrote its words as bytes, others may have too."""
-    expected = "a pickled dictionary of plain values and NumPy arrays"
+    expected = "expected a pickled dictionary of plain values and NumPy arrays"
     try:
         with file.open("rb") as stream:
             found = _Plain(stream, encoding="latin1").load()

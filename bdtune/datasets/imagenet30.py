@@ -90,5 +90,5 @@ def _out_of(folder: Path) -> Records:
     absent = [f"{name} ({CLASSES[name]})" for name, place in places.items() if place is None]
     if absent:
         got = f"no folder of {', '.join(absent)}"
-        raise DataError(Problem("dataset", "a folder for each of the 30 classes", got, str(folder)))
+        raise DataError(Problem("dataset", "expected a folder for each of the 30 classes", got, str(folder)))
     return class_folders([place for place in places.values() if place is not None], list(places))

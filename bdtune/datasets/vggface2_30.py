@@ -67,7 +67,7 @@ def _choose(split: SplitName, folder: Path, places: list[Path | None]) -> Record
     for number, place in zip(PEOPLE, places, strict=True):
         files = image_files(place) if place else []
         if len(files) < _TRAIN + _TEST:
-            expected = f"at least {_TRAIN + _TEST} images of person n{number:06d}"
+            expected = f"expected at least {_TRAIN + _TEST} images of person n{number:06d}"
             problems.append(Problem("dataset", expected, str(len(files)), str(place or folder)))
         order = np.random.default_rng(derive_seed(0, "vggface2_30", number)).permutation(len(files))
         part = order[:_TRAIN] if split == "train" else order[_TRAIN : _TRAIN + _TEST]

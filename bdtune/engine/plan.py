@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bdtune.engine.passing import Passing
-from bdtune.engine.results import short_names
+from bdtune.knobs import short_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -154,7 +154,7 @@ class Dataset(Plugin):
         """Return the split of a selection whose images, uint8 [N, H, W, 3], were read by any executor."""
         if images.dtype != np.uint8 or images.shape[0] != len(selection) or images.shape[3:] != (3,):
             got = f"{images.dtype} {list(images.shape)}"
-            raise DataError(Problem("dataset", f"uint8 [{len(selection)}, H, W, 3]", got))
+            raise DataError(Problem("dataset", f"expected uint8 [{len(selection)}, H, W, 3]", got))
         labels = selection.labels
         images.flags.writeable = labels.flags.writeable = False
         return Split(images, labels, selection.records.class_names)
@@ -175,7 +175,7 @@ class Dataset(Plugin):
         limit = self.train_limit if split == "train" else self.test_limit
         total = len(records.labels)
         if limit is not None and limit > total:
-            problems.append(Problem(f"dataset.{split}_limit", f"at most {total}", str(limit)))
+            problems.append(Problem(f"dataset.{split}_limit", f"expected at most {total}", str(limit)))
         if problems:
             raise DataError(problems)
         rows = np.arange(total) if limit is None else class_balanced(records.labels, limit, self.num_classes)
@@ -207,7 +207,7 @@ class Dataset(Plugin):
         if not problems:
             names = [self._records(split, root).class_names for split in splits]
             if all(names) and names[0] != names[1]:
-                expected = "the same class names, in the same order, for train and test"
+                expected = "expected the same class names, in the same order, for train and test"
                 problems[Problem("dataset", expected, f"{names[0][:3]}... and {names[1][:3]}...")] = None
         return list(problems)
 
@@ -233,7 +233,7 @@ class Dataset(Plugin):
         """Fetch the data set into `root`; raises `DataError` that says how to get it where that cannot be."""
         if not self.accepted():
             return
-        expected = f"to be given {self.title}, which cannot be fetched automatically"
+        expected = f"expected to be given {self.title}, which cannot be fetched automatically"
         raise DataError(Problem("data_root", expected, where=str(root), hint=self.obtain))
 
     @classmethod
@@ -266,7 +266,7 @@ class Dataset(Plugin):
         hint = "Set data_root (or the variable BDTUNE_DATA) to the folder that holds it"
         hint += ", or fetch it with --download" if self.can_download() else ""
         hint += f". {self.obtain}" if self.obtain else ""
-        expected = f"{self.title or self.plugin_name()} as {' or '.join(self.accepted())}"
+        expected = f"expected {self.title or self.plugin_name()} as {' or '.join(self.accepted())}"
         return Problem("data_root", expected, got, str(folder or ""), hint)
 
     def _split_identity(self, split: SplitName, *, limited: bool = True) -> dict[str, Any]:
@@ -285,21 +285,21 @@ class Dataset(Plugin):
         path, classes = f"dataset.{split}", self.num_classes
         low, high = int(records.labels.min(initial=0)), int(records.labels.max(initial=0))
         if low < 0 or high >= classes:
-            return [Problem(path, f"labels from 0 to {classes - 1}", f"labels from {low} to {high}", where)]
+            return [Problem(path, f"expected labels from 0 to {classes - 1}", f"{low} to {high}", where)]
         problems = []
         if records.class_names and len(records.class_names) != classes:
             got = str(len(records.class_names))
-            problems.append(Problem(path, f"{classes} class names", got, where))
+            problems.append(Problem(path, f"expected {classes} class names", got, where))
         counts = np.bincount(records.labels, minlength=classes)
         if not counts.all():
-            absent = ", ".join(map(str, np.flatnonzero(counts == 0)[:10]))
-            problems.append(Problem(path, f"images of all {classes} classes", f"none of {absent}", where))
+            got = "none of " + ", ".join(map(str, np.flatnonzero(counts == 0)[:10]))
+            problems.append(Problem(path, f"expected images of all {classes} classes", got, where))
         known = self.known_counts(split)
         if known and not any(_agrees(counts, edition) for edition in known):
-            expected = " or ".join(f"{np.sum(edition)} images" for edition in known)
+            sizes = " or ".join(f"{np.sum(edition)} images" for edition in known)
             got = f"{counts.sum()} images, per class {counts.min()} to {counts.max()}"
             hint = "An incomplete or another edition; read it with dataset=parquet or imagefolder"
-            problems.append(Problem(path, f"{expected} with the known class sizes", got, where, hint))
+            problems.append(Problem(path, f"expected {sizes} with the known class sizes", got, where, hint))
         return problems
 
 

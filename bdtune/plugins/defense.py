@@ -3,7 +3,7 @@
 A defense file fills `build` (the chain), `reference` (its undefended twin) and, where it has something to
 say, `diagnose` and `figure`. A chain is built from `Given` alone, which holds no truth: which samples are
 poisoned, true labels and the target class reach `diagnose` and `figure` only, and those feed no training.
-In a trial the data are handles, which `bdtune.config.chain` replaces once it has seen that the chain reads
+In a trial the data are handles, which `bdtune.trials.chain` replaces once it has seen that the chain reads
 nothing else.
 """
 

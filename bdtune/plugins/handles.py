@@ -1,6 +1,6 @@
 """What a defense holds in place of a trial's data and of the attacker's model: names that lead nowhere.
 
-A chain is built of handles; `bdtune.config.chain` puts the sources in their places once the chain is checked.
+A chain is built of handles; `bdtune.trials.chain` puts the sources in their places once the chain is checked.
 """
 
 from __future__ import annotations

@@ -8,11 +8,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationError
-
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import Problem
 from bdtune.knobs import Knobs
-from bdtune.plugins import registry
+from bdtune.plugins.field import PluginField
 from bdtune.plugins.registry import Plugin
 
 if TYPE_CHECKING:
@@ -44,34 +42,10 @@ class Model(Plugin):
         return []
 
 
-def _read(value: Any) -> Model:
-    """Turn a name, or a mapping with a name and knobs, into a model."""
-    if isinstance(value, Model):
-        return value
-    knobs = {"name": value} if isinstance(value, str) else value
-    if not isinstance(knobs, dict) or not isinstance(knobs.get("name"), str):
-        expected = "expected a network's name, or a mapping such as {name: resnet_s, ...}"
-        raise ValueError(f"{expected}, got {value!r}")
-    try:
-        cls = registry.load("models", knobs["name"])
-        model = cls.model_validate({k: v for k, v in knobs.items() if k != "name"}, strict=True)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
-        raise ValueError(f"expected knobs of {knobs['name']}; {'; '.join(wrong)}") from None
-    assert isinstance(model, Model)
-    return model
-
-
-def _write(model: Model) -> dict[str, Any]:
-    return {"name": model.plugin_name(), **model.model_dump(mode="json", by_alias=True)}
-
-
 if TYPE_CHECKING:
     ModelKnob = Model
 else:
-    ModelKnob = Annotated[Any, BeforeValidator(_read), PlainSerializer(_write)]
+    ModelKnob = Annotated[Any, PluginField("models", "resnet_s")]
     """A network as a knob of a defense: written as its name, or as a mapping with a name and its knobs."""
 
 
@@ -87,7 +61,7 @@ def networks_of(knobs: Knobs, prefix: str) -> Iterator[tuple[str, Model]]:
 
 def is_network(info: FieldInfo) -> bool:
     """Return whether a knob is a network."""
-    return any(isinstance(mark, BeforeValidator) and mark.func is _read for mark in info.metadata)
+    return any(isinstance(mark, PluginField) and mark.kind == "models" for mark in info.metadata)
 
 
 def too_small(image_shape: tuple[int, int, int], least: int) -> list[Problem]:
@@ -96,7 +70,7 @@ def too_small(image_shape: tuple[int, int, int], least: int) -> list[Problem]:
     if side >= least:
         return []
     hint = "Give the data set an image_size, or take another network"
-    return [Problem("", f"images of at least {least} pixels a side", f"{side} pixels", hint=hint)]
+    return [Problem("", f"expected images of at least {least} pixels a side", f"{side} pixels", hint=hint)]
 
 
 def small_images(stem: Stem, image_shape: tuple[int, int, int]) -> bool:

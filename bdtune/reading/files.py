@@ -81,7 +81,7 @@ def parquet_records(folder: Path, split: SplitName) -> Records | None:
             [pq.read_table(file, columns=[label])[label].to_numpy() for file in files]
         ).astype(np.int64, casting="same_kind")
     except (OSError, ValueError, TypeError) as error:  # pyarrow's own errors derive from these
-        expected = "a Parquet file with encoded images and whole-number labels"
+        expected = "expected a Parquet file with encoded images and whole-number labels"
         raise DataError(Problem("dataset", expected, str(error), str(files[0]))) from error
     names = _class_names(schema, label)
     return Records(labels, names, parquet=tuple(files), image_column=image, files=tuple(files))
@@ -101,7 +101,7 @@ def _columns(file: Path, schema: Any) -> tuple[str, str]:
     image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
     label = next((name for name in _LABEL_COLUMNS if name in schema.names), None)
     if image is None or label is None:
-        expected = "columns `image` (struct with `bytes`) and `label`"
+        expected = "expected columns `image` (struct with `bytes`) and `label`"
         raise DataError(Problem("dataset", expected, ", ".join(schema.names), str(file)))
     return image, label
 
@@ -118,7 +118,7 @@ def inside(root: Path, relative: str) -> Path:
     """Return `root/relative`; raises `DataError` for a name that leads out of `root`."""
     folder = root / relative
     if not folder.resolve().is_relative_to(root.resolve()):
-        expected = "a folder under data_root"
+        expected = "expected a folder under data_root"
         raise DataError(Problem("dataset.path", expected, relative, hint="Set data_root to its parent"))
     return folder
 
@@ -141,7 +141,7 @@ def class_folders(folders: Sequence[Path], class_names: Sequence[str]) -> Record
     paths = tuple(file for files in found for file in files)
     if not paths:
         where = str(folders[0].parent)
-        raise DataError(Problem("dataset", "image files in the class folders", "none", where))
+        raise DataError(Problem("dataset", "expected image files in the class folders", "none", where))
     return Records(labels, tuple(class_names), paths=paths, files=present)
 
 
@@ -153,5 +153,5 @@ def torchvision_download(name: str, root: Path, **split: Any) -> None:
         root.mkdir(parents=True, exist_ok=True)
         getattr(torchvision.datasets, name)(str(root), download=True, **split)
     except (OSError, RuntimeError) as error:
-        problem = Problem("data_root", f"to fetch {name} with torchvision", str(error), str(root))
+        problem = Problem("data_root", f"expected to fetch {name} with torchvision", str(error), str(root))
         raise DataError(problem) from error

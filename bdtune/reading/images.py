@@ -112,7 +112,7 @@ def decode(data: bytes | Path, side: int | None, resize: ResizeFilter, where: st
                 image = image.convert("RGBA")
             image = image.convert("RGB")
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG files
-        raise DataError(Problem("dataset", "an image that can be decoded", str(error), where)) from error
+        raise DataError(Problem("dataset", "expected a readable image", str(error), where)) from error
     if side is not None and image.size != (side, side):
         image = image.resize((side, side), FILTERS[resize])
     return np.asarray(image)
@@ -123,7 +123,7 @@ def mixed_sizes(sizes: set[tuple[int, ...]]) -> DataError:
     low, high = min(sizes), max(sizes)
     got = f"{low[0]}x{low[1]} and {high[0]}x{high[1]} (height x width) among others"
     hint = "Set the side that all images are resized to, for example dataset.image_size=64"
-    return DataError(Problem("dataset.image_size", "images of one size", got, hint=hint))
+    return DataError(Problem("dataset.image_size", "expected images of one size", got, hint=hint))
 
 
 def _stack(images: Sequence[np.ndarray]) -> np.ndarray:

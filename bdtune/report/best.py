@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bdtune.engine.results import short_names
+from bdtune.knobs import short_names
 from bdtune.metrics import is_oracle, metric_of
 from bdtune.report.groups import Group, label
 from bdtune.report.selection import rule_title, setting_axes
@@ -13,7 +13,7 @@ from bdtune.report.selection import rule_title, setting_axes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.engine.results import GroupBest, OverallBest, SweepResult
+    from bdtune.trials.results import GroupBest, OverallBest, SweepResult
 
 MOST_CASES = 30
 """Data sets and attacks whose best settings are named one by one; the JSON file has all."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import short_names, show
+from bdtune.knobs import short_names
 from bdtune.report.best import marked
 from bdtune.report.groups import Group, Stat, grouped, label, rank, varying
 from bdtune.report.selection import given, rule_title
+from bdtune.trials.results import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from bdtune.engine.results import Scalar, SweepResult
+    from bdtune.trials.results import Scalar, SweepResult
 
 MOST_PANELS = 6
 MOST_TICKS = 8

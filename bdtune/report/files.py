@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from bdtune.engine.files import replace_file
-from bdtune.engine.results import SweepResult
 from bdtune.errors import UserError
 from bdtune.report import table
+from bdtune.trials.results import SweepResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,12 +10,12 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from bdtune.engine.results import SEED, Scalar, TrialResult, show
+from bdtune.trials.results import SEED, Scalar, TrialResult, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.engine.results import OracleRead
+    from bdtune.trials.results import OracleRead
 
 
 @dataclass(frozen=True)

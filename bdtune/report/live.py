@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Group as RichGroup
     from rich.live import Live
 
-    from bdtune.engine.results import TrialResult
+    from bdtune.trials.results import TrialResult
 
 REFRESHES_PER_S = 4
 LINE_EVERY_S = 1.0  # plain lines: a log of 10,000 trials should stay readable; failures are always told

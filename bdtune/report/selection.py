@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.engine.results import GroupBest, OverallBest, SweepResult, short_names, show
+from bdtune.knobs import short_names
 from bdtune.metrics import is_oracle, metric_of
 from bdtune.report.groups import Group, grouped, varying
+from bdtune.trials.results import GroupBest, OverallBest, SweepResult, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.engine.results import OracleRead, Over, Scalar, TrialResult
+    from bdtune.config.sweep import Over
     from bdtune.metrics import Mode
+    from bdtune.trials.results import OracleRead, Scalar, TrialResult
 
 GIVEN = ("dataset", "attack", "evaluation")
 """Settings of a trial that a defender does not choose: only trials with equal ones are ranked together."""

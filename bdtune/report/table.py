@@ -12,11 +12,12 @@ import textwrap
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import DATA_SEED, SEED, Scalar, short_names, show
+from bdtune.knobs import short_names
 from bdtune.plugins.metric import columns
 from bdtune.report.best import best_notes, marked
 from bdtune.report.groups import Group, grouped, order_of, rank, varying
 from bdtune.report.selection import by_rank
+from bdtune.trials.results import DATA_SEED, SEED, Scalar, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from bdtune.config.sweep import Reference
-    from bdtune.engine.results import SweepResult
+    from bdtune.trials.results import SweepResult
 
 NOT_TAKEN = "attack did not take"
 EMPTY = "-"

@@ -22,7 +22,7 @@ from bdtune.tracking.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.engine.results import SweepResult, TrialResult
+    from bdtune.trials.results import SweepResult, TrialResult
 
 log = logging.getLogger("bdtune.tracking")
 

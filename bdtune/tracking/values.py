@@ -7,12 +7,13 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.results import DATA_SEED, SEED, short_names, show
+from bdtune.knobs import short_names
+from bdtune.trials.results import DATA_SEED, SEED, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.engine.results import OracleRead, Scalar, SweepResult, TrialResult
+    from bdtune.trials.results import OracleRead, Scalar, SweepResult, TrialResult
 
 PARAM_LENGTH = 6000  # MLflow's limits; a longer value would be refused or cut without a sign
 TAG_LENGTH = 8000

@@ -80,7 +80,7 @@ class AdversarialTraining(Supervised):
 
     def natural(self) -> Supervised:
         """Return the same training without the attack."""
-        return Supervised(**{name: getattr(self, name) for name in Supervised.model_fields})
+        return self.to(Supervised)
 
     def training(
         self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None

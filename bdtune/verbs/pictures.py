@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from bdtune.config.ledger import Entry
     from bdtune.engine.resolve import Resolver
     from bdtune.engine.stage import Artefact, Node
+    from bdtune.trials.ledger import Entry
 
 MOST_FIGURES = 200
 """Defense figures of one sweep: beyond, they would cost more than they tell."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_trial
 from bdtune.engine.execute import Executor, StageFailed
-from bdtune.engine.results import SweepResult
 from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
 from bdtune.report.live import Progress
+from bdtune.trials.ledger import Ledger
+from bdtune.trials.results import SweepResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bdtune.config.ledger import Entry
-    from bdtune.engine.results import TrialResult
+    from bdtune.trials.ledger import Entry
+    from bdtune.trials.results import TrialResult
 
 NAME = "run"
 """What single trials are recorded under in manifests."""

@@ -95,7 +95,7 @@ def knobs_of(kind: str, name: str) -> list[KnobRow]:
 
 
 def _rows(cls: type[Knobs], prefix: str) -> Iterator[KnobRow]:
-    from bdtune.config.checking import show
+    from bdtune.checking import show
     from bdtune.plugins.model import is_network
 
     for name, info in cls.model_fields.items():

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
-from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_sweep
-from bdtune.config.oracle import oracle_knobs, oracle_reads
 from bdtune.config.sweep import SweepSpec, sweep_to_dict
 from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import replace_file
@@ -25,6 +23,8 @@ from bdtune.report.live import Progress
 from bdtune.report.selection import selected
 from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
+from bdtune.trials.ledger import Ledger
+from bdtune.trials.oracle import oracle_knobs, oracle_reads
 from bdtune.verbs.pictures import Gallery
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.engine.plan import Plan
-    from bdtune.engine.results import OracleRead, SweepResult, TrialResult
+    from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
 PREVIEWED = 50
 """Trials drawn from a search's space to say what it may cost."""

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from bdtune.engine.plan import Plan
-    from bdtune.engine.results import SweepResult
     from bdtune.plugins.registry import Description
+    from bdtune.trials.results import SweepResult
     from bdtune.verbs.doctor import Finding
     from bdtune.verbs.show import Shown
 

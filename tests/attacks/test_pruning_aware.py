@@ -10,7 +10,6 @@ import torch
 
 import bdtune
 from bdtune.attacks.pruning_aware.stages import CleanPart, Inner, PruneDormant
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context, Node
@@ -19,6 +18,7 @@ from bdtune.plugins.data import LabelSet
 from bdtune.poisoning.sources import FitRows
 from bdtune.reading.resident import InProcess
 from bdtune.training.predict import predict_logits, trained_network
+from bdtune.trials.graph import trial_graph
 from tests.trained import NUMERICS, one_thread
 
 SHORT = {"epochs": 5, "lr": 0.05, "schedule": "cosine", "batch_size": 32, "augment": "none"}

@@ -17,7 +17,6 @@ import bdtune
 from bdtune.attacks.record.files import read_record, record_digest
 from bdtune.attacks.record.model import COUNTERPARTS, our_state
 from bdtune.cli import main
-from bdtune.config.graph import trial_graph
 from bdtune.config.load import load_trial
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, trial_id
 from bdtune.engine.execute import Executor
@@ -27,6 +26,7 @@ from bdtune.plugins import registry
 from bdtune.plugins.poison_plan import Role
 from bdtune.poisoning.sources import FitSet, TriggeredTest
 from bdtune.reading.resident import InProcess
+from bdtune.trials.graph import trial_graph
 from tests.records import bench_state, stamped, write_record
 
 MODEL = {"name": "preactresnet18", "final_norm": False}

@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.plugins import registry
 from bdtune.reading.resident import InProcess
+from bdtune.trials.graph import trial_graph
 from tests.trained import is_trained, quick
 
 TRAINED = [name for name in registry.names("attacks") if is_trained(registry.load("attacks", name))]

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from tests.benchmarks.engine import Nobody
 
 if TYPE_CHECKING:
-    from bdtune.config.ledger import Ledger
-    from bdtune.engine.results import TrialResult
     from bdtune.engine.store import Store
+    from bdtune.trials.ledger import Ledger
+    from bdtune.trials.results import TrialResult
 
 
 @dataclass(frozen=True)

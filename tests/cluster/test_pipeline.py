@@ -219,7 +219,7 @@ def hold_all_cpus(ray):
 def test_no_free_cpu_is_an_error_not_a_wait(pipeline, ray_session):
     trial = hold_all_cpus(ray_session)
     started = time.monotonic()
-    with pytest.raises(UserError, match="a free CPU for the Ray Data pipeline, got none of 2"):
+    with pytest.raises(UserError, match="a free CPU for Ray Data, got none of 2"):
         pipeline.require_cpu(patience_s=0.3)
     assert time.monotonic() - started < 3
     ray_session.kill(trial)

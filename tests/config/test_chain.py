@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
@@ -25,13 +24,14 @@ from bdtune.plugins.poison_plan import PoisonPlan
 from bdtune.poisoning.sources import AttackedSource, CleanTest, TriggeredTest, TruthSource
 from bdtune.reading.resident import InProcess
 from bdtune.training.supervised import Supervised
+from bdtune.trials.graph import trial_graph
 from tests.reach import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bdtune.config.graph import TrialGraph
+    from bdtune.trials.graph import TrialGraph
 
 TRAIN = Supervised(epochs=1, lr=0.01)
 BADNETS = bdtune.attack("badnets")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial, trial_id
 from bdtune.plugins import registry
+from bdtune.trials.graph import trial_graph
 
 GSSD = {
     "name": "gssd",

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bdtune.cli import main
-from bdtune.config.graph import trial_graph
 from bdtune.config.load import load_sweep, load_trial
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
 from bdtune.reading.resident import InProcess
+from bdtune.trials.graph import trial_graph
 
 if TYPE_CHECKING:
-    from bdtune.config.graph import TrialGraph
+    from bdtune.trials.graph import TrialGraph
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from bdtune.config.expand import points
-from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_sweep
-from bdtune.config.oracle import oracle_knobs, oracle_reads
-from bdtune.config.outcome import result_of
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.store import Store
+from bdtune.trials.ledger import Ledger
+from bdtune.trials.oracle import oracle_knobs, oracle_reads
+from bdtune.trials.outcome import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bdtune.config.graph import trial_graph
-from bdtune.config.ledger import Ledger
-from bdtune.config.outcome import judge_tick, result_of
 from bdtune.config.trial import parse_trial
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact
 from bdtune.engine.store import Store
+from bdtune.trials.graph import trial_graph
+from bdtune.trials.ledger import Ledger
+from bdtune.trials.outcome import judge_tick, result_of
 
 
 class Recording:

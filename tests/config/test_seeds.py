@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from bdtune.config.expand import points, with_values
-from bdtune.config.graph import trial_graph
-from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_sweep
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params, trial_id
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
 from bdtune.report.pictures import _plan
+from bdtune.trials.graph import trial_graph
+from bdtune.trials.ledger import Ledger
 
 if TYPE_CHECKING:
-    from bdtune.config.graph import TrialGraph
     from bdtune.config.trial import TrialSpec
+    from bdtune.trials.graph import TrialGraph
 
 GSSD = {"name": "gssd", "simclr": {"epochs": 2}, "retrain": {"epochs": 3, "batch_size": 32}}
 CRAFTED = {"name": "gssd_optimised", "craft_on": "plan", "simclr": {"epochs": 1}}

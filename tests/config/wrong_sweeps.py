@@ -197,7 +197,7 @@ SEARCH = [
         HEAD + "resources: {cpu: 0, gpu: 1.5, gpus: 1}\nretries: -1\n",
         "s.yaml:2: resources.cpu: expected a number above 0, got 0",
         "s.yaml:2: resources.gpu: expected a fraction of one GPU or a whole number of them, got 1.5",
-        "s.yaml:2: resources.gpus: expected a knob of resources: cpu, gpu, got 'gpus'. Did you mean 'gpu'?",
+        "s.yaml:2: resources.gpus: expected a knob of the sweep's resources: cpu, gpu, got 'gpus'. Did you mean 'gpu'?",
         "s.yaml:3: retries: expected an integer from 0 to 100, got -1",
     ),
     wrong(

@@ -131,6 +131,17 @@ TRIAL = [
         f"s.yaml:5: defense.beta_d: expected a knob of tiny: {KNOBS}, got 'beta_d'. Did you mean 'beta'?",
     ),
     wrong(
+        "knobs of a network inside a defense",
+        "trial:\n  dataset: toy\n  defense:\n    name: lfd\n    teacher:\n      epochs: 0\n      model:\n        name: resnet_s\n        stem_width: 2.0\n        wide: 4\n",
+        "s.yaml:6: defense.teacher.epochs: expected an integer of at least 1, got 0",
+        "s.yaml:10: defense.teacher.model.wide: expected a knob of resnet_s: stem, stem_width, got 'wide'",
+    ),
+    wrong(
+        "a preset of a defense",
+        "trial:\n  dataset: toy\n  defense: {name: other, preset: abl/badnets}\n",
+        "s.yaml:3: defense.preset: expected a knob of other: depth, got 'preset'",
+    ),
+    wrong(
         "unknown knob inside another",
         "trial:\n  dataset: toy\n  defense:\n    name: tiny\n    warmup:\n      epoch: 3\n",
         "s.yaml:6: defense.warmup.epoch: expected a knob of tiny's warmup: epochs, lr, got 'epoch'. Did you mean 'epochs'?",
@@ -211,6 +222,6 @@ TRIAL = [
         "numerics",
         "trial:\n  dataset: toy\n  defense: tiny\n  numerics:\n    precision: fp16\n    devices: cpu\n",
         "s.yaml:5: numerics.precision: expected 'auto', 'fp32' or 'bf16', got 'fp16'. Did you mean 'bf16'?",
-        "s.yaml:6: numerics.devices: expected a knob of numerics: deterministic, device, precision, got 'devices'. Did you mean 'device'?",
+        "s.yaml:6: numerics.devices: expected a knob of the trial's numerics: deterministic, device, precision, got 'devices'. Did you mean 'device'?",
     ),
 ]

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.config.chain import Bindings, bound
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context, Node, Source, Stage
@@ -28,6 +26,8 @@ from bdtune.plugins.poison_plan import PoisonPlan, Rows
 from bdtune.poisoning.sources import FitSet
 from bdtune.reading.resident import InProcess
 from bdtune.training.supervised import Supervised
+from bdtune.trials.chain import Bindings, bound
+from bdtune.trials.graph import trial_graph
 from tests.doubles import CPU, Is
 from tests.reach import reachable
 from tests.trained import shown

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bdtune.config.expand import points
-from bdtune.config.graph import trial_graph
 from bdtune.config.load import load_sweep, search_spaces
 from bdtune.config.search import preview
 from bdtune.config.trial import spec_from_dict, spec_to_dict, to_params, trial_id
 from bdtune.plugins.dataset import Dataset
+from bdtune.trials.graph import trial_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

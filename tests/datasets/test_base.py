@@ -124,15 +124,15 @@ def test_every_problem_of_both_splits_is_reported_at_once(tmp_path):
     dataset = registry.load("datasets", "parquet")(path="small", num_classes=4, train_limit=99, test_limit=99)
     found = [str(problem) for problem in dataset.check(tmp_path)]
     assert len(found) == 4
-    assert "dataset.train: images of all 4 classes, got none of 3" in found[0]
-    assert "dataset.train_limit: at most 60, got 99" in found[1]
+    assert "dataset.train: expected images of all 4 classes, got none of 3" in found[0]
+    assert "dataset.train_limit: expected at most 60, got 99" in found[1]
 
 
 def test_labels_out_of_range_are_refused(tmp_path):
     small_parquet(tmp_path, classes=3)
     with pytest.raises(DataError) as error:
         registry.load("datasets", "parquet")(path="small", num_classes=2).load("train", tmp_path)
-    assert "labels from 0 to 1, got labels from 0 to 2" in messages(error)[0]
+    assert "labels from 0 to 1, got 0 to 2" in messages(error)[0]
 
 
 def test_class_names_must_agree_between_the_splits(tmp_path):

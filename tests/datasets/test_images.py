@@ -105,7 +105,7 @@ def test_images_of_several_sizes_name_the_knob_to_set(tmp_path, small_chunks, fa
 
 @pytest.mark.parametrize("data", [b"", b"no image", encoded(0)[:60], encoded(0, kind="JPEG")[:300]])
 def test_a_broken_image_is_named(data):
-    with pytest.raises(DataError, match=r"some\.parquet: row 3: dataset: an image that can be decoded"):
+    with pytest.raises(DataError, match=r"some\.parquet: row 3: dataset: expected a readable image"):
         decode(data, None, "bicubic", "some.parquet: row 3")
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.defenses.aabl.losses import IFGSM
 from bdtune.defenses.aabl.split import Split, Threshold
@@ -19,6 +18,7 @@ from bdtune.engine.stage import Artefact, Context
 from bdtune.engine.store import Store
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
 from bdtune.training.supervised import Supervised
+from bdtune.trials.graph import trial_graph
 from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:

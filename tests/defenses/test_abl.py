@@ -11,7 +11,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import bdtune
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_params
 from bdtune.defenses.abl.stages import Isolated, Rest, Signs, largest_class
 from bdtune.defenses.abl.training import Isolate, Joint, Recover, Unlearn
@@ -29,6 +28,7 @@ from bdtune.training.losses import sample_logits
 from bdtune.training.predict import trained_network
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import module_arrays, new_network
+from bdtune.trials.graph import trial_graph
 from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import bdtune
-from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.training.adversarial import PGD, AdversarialTraining
 from bdtune.training.fit import Fit
 from bdtune.training.supervised import Supervised
+from bdtune.trials.graph import trial_graph
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import Truth

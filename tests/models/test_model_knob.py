@@ -44,11 +44,11 @@ def test_its_knobs_are_part_of_the_identity() -> None:
     ("written", "message"),
     [
         ("resnet_z", "Did you mean 'resnet_s'"),
-        ({"name": "resnet_s", "stem_width": 0}, "knobs of resnet_s; stem_width"),
+        ({"name": "resnet_s", "stem_width": 0}, "stem_width: expected an integer"),
         ({"name": "resnet_s", "stem_width": "2"}, "stem_width: .*integer"),
-        ({"name": "resnet_s", "stemwidth": 2}, "stemwidth"),
-        ({"stem_width": 2}, "expected a network's name"),
-        (3, "expected a network's name"),
+        ({"name": "resnet_s", "stemwidth": 2}, "stemwidth: expected a knob of resnet_s"),
+        ({"stem_width": 2}, "expected a name, or a mapping"),
+        (3, "expected a name, or a mapping"),
     ],
 )
 def test_what_is_wrong_is_said(written: Any, message: str) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bdtune.engine.results import StageUse, SweepResult, TrialResult
+from bdtune.trials.results import StageUse, SweepResult, TrialResult
 
 BASE = {"dataset": "digits", "attack.name": "badnets", "attack.rate": 0.1, "model.name": "resnet18"}
 

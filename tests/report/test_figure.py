@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from bdtune.engine.results import OracleRead, SweepResult
 from bdtune.report.figure import _positions, _undefended, overview, panels
 from bdtune.report.groups import grouped, varying
 from bdtune.report.selection import selected
+from bdtune.trials.results import OracleRead, SweepResult
 
 
 def axis_values(groups, *best):

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from bdtune.engine.results import OracleRead, SweepResult
 from bdtune.metrics import is_oracle, metric_of
 from bdtune.report.groups import grouped
 from bdtune.report.selection import cases, overall, ranking, rule_title, selected
+from bdtune.trials.results import OracleRead, SweepResult
 
 
 def choose(trials, rule, mode="max"):

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from bdtune.config.sweep import Reference
-from bdtune.engine.results import OracleRead, SweepResult
 from bdtune.report import table
 from bdtune.report.selection import selected
 from bdtune.report.table import build
+from bdtune.trials.results import OracleRead, SweepResult
 
 
 def cells(shown, row):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bdtune.engine.results import DataUse, StageUse, TrialResult
+from bdtune.trials.results import DataUse, StageUse, TrialResult
 
 NOLOAD = (
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"  # mlflow with SQLAlchemy 2.1

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from bdtune.engine.results import SweepResult
 from bdtune.tracking import deliver, mlflow_log
 from bdtune.tracking.commands import sync
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.store import Store
+from bdtune.trials.results import SweepResult
 
 AXES = ["defense.beta_nd", "seed"]
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens
@@ -259,7 +259,7 @@ DRIVER = """
 import os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
-from bdtune.engine.results import TrialResult
+from bdtune.trials.results import TrialResult
 from bdtune.tracking.mlflow_log import Tracker
 if (left := int(sys.argv[2])) >= 0:
     def die_later(self, *args, _original=MlflowClient.set_terminated, **kwargs):
@@ -346,7 +346,7 @@ def test_a_free_rerun_imports_no_mlflow(run_dir, make_trial):
     script = f"""
 import sys
 from pathlib import Path
-from bdtune.engine.results import TrialResult, SweepResult
+from bdtune.trials.results import TrialResult, SweepResult
 from bdtune.tracking.mlflow_log import Tracker
 trial = TrialResult.from_json({make_trial(1).to_json(curves=True)!r})
 tracker = Tracker(Path({str(run_dir)!r}), "small")

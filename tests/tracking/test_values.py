@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from bdtune.engine.results import DataUse, GroupBest, OracleRead, OverallBest, StageUse, SweepResult
 from bdtune.tracking import values
+from bdtune.trials.results import DataUse, GroupBest, OracleRead, OverallBest, StageUse, SweepResult
 
 
 def test_parameters_are_flat_exact_and_within_limits():

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
-from bdtune.config.checking import check
+from bdtune.checking import check
 from bdtune.engine.key import digest_of
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context

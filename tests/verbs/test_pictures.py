@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bdtune.config.ledger import Ledger
 from bdtune.config.load import load_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
+from bdtune.trials.ledger import Ledger
 from bdtune.verbs.pictures import Gallery
 
 BASE = ["dataset=digits", "dataset.side=16", "dataset.train_limit=60", "attack=badnets", "model=lenet_s"]

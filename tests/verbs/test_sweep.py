@@ -10,9 +10,9 @@ import pytest
 
 from bdtune.cluster.sweep import Options, Outcome
 from bdtune.config.expand import with_values
-from bdtune.engine.results import OracleRead, SweepResult, TrialResult
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.runs import SWEEP, Runs
+from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 from bdtune.verbs import sweep as verb
 from bdtune.verbs import tables
 

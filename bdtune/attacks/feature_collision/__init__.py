@@ -84,10 +84,8 @@ class FeatureCollision(Attack):
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         attacker = Attacker(clean, self.trigger_seed, numerics)
-        names = ("target", "instances", "opacity", "beta", "lr", "iterations", "quantise")
-        knobs = {name: getattr(self, name) for name in names}
         node = attacker.node(
-            Collisions(**knobs, instance_seed=self.trigger_seed),
+            self.to(Collisions, instance_seed=self.trigger_seed),
             data=clean,
             test=attacker.test,
             model=Given(plugin=self.surrogate_model),

@@ -67,8 +67,7 @@ class L2Invisible(DeltaFileAttack):
         if self.delta_path is not None:
             return {}
         attacker = Attacker(clean, self.trigger_seed, numerics)
-        names = ("target", "radius", "units", "scale", "norm_weight", "iterations", "batch_size", "lr")
-        stage = UniversalPerturbation(**{name: getattr(self, name) for name in names})
+        stage = self.to(UniversalPerturbation)
         surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
         model = Given(plugin=self.surrogate_model)
         return {"perturbation": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}

@@ -59,10 +59,8 @@ class LatentBackdoor(DirtyLabelAttack):
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         attacker = Attacker(clean, self.trigger_seed, numerics)
         rows = RowsPerClass(target=self.target, per_class=self.per_class)
-        names = ("place", "iterations", "batch_size", "lr")
-        stage = LatentPatch(**{name: getattr(self, name) for name in names}, ratio=self.opacity)
         patch = attacker.node(
-            stage,
+            self.to(LatentPatch, ratio=self.opacity),
             data=clean,
             model=Given(plugin=self.surrogate_model),
             encoder=attacker.classifier(self.surrogate, self.surrogate_model),

@@ -101,5 +101,4 @@ class PruningAware(PatchAttack):
     @property
     def _as_badnets(self) -> Attack:
         """The attack that is left where the model is not taken."""
-        badnets = registry.load("attacks", "badnets")
-        return badnets(**{name: getattr(self, name) for name in badnets.model_fields})
+        return self.to(registry.load("attacks", "badnets"))

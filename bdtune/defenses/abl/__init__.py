@@ -80,10 +80,9 @@ class ABL(Defense):
 
     def reference(self) -> Supervised:
         training = self.joint if self.form == "joint" else self.recover
-        knobs = {name: getattr(training, name) for name in Supervised.model_fields}
         epochs = self.isolate.epochs + training.epochs  # the same weights go on from the isolation
         # where there is nothing to look ahead along, the twin is one that other defenses have too
-        return Supervised(**{**knobs, "epochs": epochs, "nesterov": training.looks_ahead})
+        return training.to(Supervised, epochs=epochs, nesterov=training.looks_ahead)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses.abl.report import diagnose

@@ -14,7 +14,7 @@ and nothing is tuned.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -114,7 +114,7 @@ class GSSD(Defense):
     def check(self, num_classes: int) -> list[Problem]:
         if self.oracle_target is None or self.oracle_target < num_classes:
             return []
-        expected = f"a class from 0 to {num_classes - 1}"
+        expected = f"expected a class from 0 to {num_classes - 1}"
         return [Problem(path="oracle_target", expected=expected, got=str(self.oracle_target))]
 
     def build(self, given: Given) -> dict[str, Node]:
@@ -127,7 +127,7 @@ class GSSD(Defense):
             density = given.node(Density(), features=features, flows=chain["flows"], data=labels)
         else:
             density = given.node(self.discriminative, features=features, data=labels)
-        tests = given.node(self._tests(), density=density)
+        tests = given.node(self.to(ClassTests, given=self.oracle_target), density=density)
         alphas = {"alpha_c_nd": self.alpha_c, "alpha_c_d": self.alpha_c_d}
         kept = given.node(Split(**alphas), density=density, class_tests=tests)
         relabel = given.node(Relabel(alpha_p=self.alpha_p), density=density, class_tests=tests)
@@ -135,11 +135,6 @@ class GSSD(Defense):
         tuned = given.node(self.finetune, data=data, subset=relabel, model=model, init=retrain)
         decided = {"density": density, "class_tests": tests, "split": kept, "relabel": relabel}
         return {**chain, **decided, "retrain": retrain, "classifier": tuned}
-
-    def _tests(self) -> ClassTests:
-        names = ("beta_nd", "beta_d", "lambda_", "bins", "trim", "order")
-        knobs: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return ClassTests(**knobs, given=self.oracle_target)
 
     def reference(self) -> Supervised:
         return self.retrain

@@ -123,7 +123,7 @@ class LfD(Defense):
         return {"subset": everything, "teacher": teacher, **decided, "classifier": student}
 
     def reference(self) -> Supervised:
-        return Supervised(**{name: getattr(self.student, name) for name in Supervised.model_fields})
+        return self.student.to(Supervised)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses.lfd.report import diagnose

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from bdtune.config.chain import Bindings, bound
 from bdtune.engine.stage import Given, Node
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
@@ -22,6 +21,7 @@ from bdtune.poisoning.sources import (
     TruthSource,
 )
 from bdtune.training.choices import settled
+from bdtune.trials.chain import Bindings, bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

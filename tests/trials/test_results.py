@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from bdtune.engine.results import DataUse, StageUse, SweepResult, TrialResult, short_names, show
+from bdtune.knobs import short_names
+from bdtune.trials.results import DataUse, StageUse, SweepResult, TrialResult, show
 
 TRIAL = TrialResult(
     id="a",

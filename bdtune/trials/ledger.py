@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.config.graph import TrialGraph, trial_graph
-from bdtune.config.outcome import result_of
 from bdtune.config.trial import TrialSpec, trial_id
 from bdtune.engine.plan import Plan, make_plan
 from bdtune.reading.resident import must_stream
+from bdtune.trials.graph import TrialGraph, trial_graph
+from bdtune.trials.outcome import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bdtune.engine.resolve import Resolver
-    from bdtune.engine.results import Status, TrialResult
+    from bdtune.trials.results import Status, TrialResult
 
 
 @dataclass

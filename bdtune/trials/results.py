@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from bdtune.metrics import is_oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
+    from bdtune.config.sweep import Over
     from bdtune.metrics import Mode
+
 
 Scalar = str | int | float | bool | None
 Status = Literal["pending", "done", "failed", "diverged", "stopped"]
@@ -20,8 +22,6 @@ SEED = "seed"
 """The dotted name of the training seed: the one parameter over which a table takes means."""
 DATA_SEED = "data_seed"
 """That of the seed of the poisoned set: a setting like any other; none where it follows the training seed."""
-Over = Literal["each", "mean", "worst"]
-"""Over several data sets and attacks: a best setting of each, or one by its mean or its worst value."""
 
 
 @dataclass(frozen=True)
@@ -276,22 +276,6 @@ class SweepResult:
 
 def _overall(value: Mapping[str, Any]) -> OverallBest:
     return OverallBest(**{**value, "trials": tuple(value["trials"]), "skipped": tuple(value["skipped"])})
-
-
-def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Return for each dotted path its shortest ending that no other path shares; `a.name` counts as `a`."""
-    paths = list(dict.fromkeys(paths))
-    parts = {path: path.removesuffix(".name").split(".") for path in paths}
-    short: dict[str, str] = {}
-    for path in paths:
-        for length in range(1, len(parts[path]) + 1):
-            ending = parts[path][-length:]
-            if sum(other[-length:] == ending for other in parts.values()) == 1:
-                break
-        else:
-            ending = path.split(".")
-        short[path] = ".".join(ending)
-    return short
 
 
 def show(value: Scalar) -> str:

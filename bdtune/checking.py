@@ -1,42 +1,24 @@
-"""Turning what a user wrote into knobs, and what does not fit into faults that say how to mend it."""
+"""From what a user wrote to checked knobs, or to the problems with it."""
 
 from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
-from bdtune.errors import Problem, nearest
-from bdtune.knobs import Knobs
+from bdtune.errors import Problem, join, nearest
+from bdtune.knobs import K, Knobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-K = TypeVar("K", bound=Knobs)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong at one dotted path, before it is known in which file and line that path stands."""
-
-    path: str
-    expected: str
-    got: str = ""
-    hint: str = ""
-    about_key: bool = False  # the name itself is wrong, not its value
-
-    def under(self, parent: str) -> Fault:
-        """Return the same fault of a value that lies in `parent`."""
-        return replace(self, path=join(parent, self.path))
-
-
-def join(parent: str, path: str) -> str:
-    """Join two dotted paths; either may be empty, and `path` may start with `[`."""
-    return parent + path if not parent or not path or path.startswith("[") else f"{parent}.{path}"
+    from pydantic_core import InitErrorDetails
 
 
 def show(value: Any) -> str:
@@ -45,14 +27,14 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def check(cls: type[K], raw: Any, what: str) -> tuple[K | None, list[Fault]]:
-    """Build `cls` from plain values; `what` names it in messages ("gssd"). Faults' paths start below it.
+def check(cls: type[K], raw: Any, what: str) -> tuple[K | None, list[Problem]]:
+    """Build `cls` from plain values; `what` names it in messages ("gssd"). Paths of problems start below it.
 
     Types are strict: text is no number and `true` is no 1; only a whole float such as `1e4` may stand
     for an integer.
     """
     if not isinstance(raw, dict):
-        return None, [Fault("", f"expected a mapping with {what}'s settings", show(raw))]
+        return None, [Problem("", f"expected a mapping with {what}'s settings", show(raw))]
     try:
         return cls.model_validate_json(json.dumps(raw), strict=True, by_alias=True, by_name=False), []
     except ValidationError as error:
@@ -60,17 +42,39 @@ def check(cls: type[K], raw: Any, what: str) -> tuple[K | None, list[Fault]]:
     mended = _whole_floats_as_ints(raw, errors)
     if mended is not None:
         return check(cls, mended, what)
-    faults = [_fault(cls, error, what) for error in errors]
-    return None, list({fault.path: fault for fault in reversed(faults)}.values())[::-1]
+    found: dict[str | Problem, Problem] = {}
+    for each in errors:
+        problem = _problem(cls, each, what)
+        # Each member of a union has its say on one path: the first stands for all.
+        found.setdefault(problem if each["type"] == "problem" else problem.path, problem)
+    return None, list(found.values())
 
 
-def unknown(key: str, parent: str, choices: Iterable[str], what: str, owner: str = "") -> Fault:
-    """Return the fault of a name that nothing has; `what` is "a setting", "a knob of gssd"."""
+def check_each(cls: type[Knobs], raw: dict[str, Any], what: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the fields of `cls` that are right, defaults included, and all that is wrong with the others."""
+    found, problems = check(cls, raw, what)
+    wrong = {re.split(r"[.[]", problem.path)[0] for problem in problems}
+    if found is None:
+        found, _ = check(cls, {key: value for key, value in raw.items() if key not in wrong}, what)
+    assert found is not None, f"each field of {cls.__name__} is checked by itself and has a default"
+    return {name: getattr(found, name) for name in cls.model_fields if name not in wrong}, problems
+
+
+def refusal(problems: Sequence[Problem]) -> ValidationError:
+    """Return the error with which a field's validator hands problems, relative to the field, to `check`."""
+    details: list[InitErrorDetails] = [
+        {"type": PydanticCustomError("problem", "{problem}", {"problem": problem}), "input": problem.got}
+        for problem in problems
+    ]
+    return ValidationError.from_exception_data("problems", details)
+
+
+def unknown(key: str, parent: str, choices: Iterable[str], what: str) -> Problem:
+    """Return the problem of a name that nothing has; `what` is "a setting", "a knob of gssd"."""
     names = sorted(choices)
     listed = f": {', '.join(names)}" if len(names) <= 12 else ""
-    full = [join(owner, name) for name in names]
-    hint = nearest(key, names) or _same_leaf(key, full)
-    return Fault(join(parent, key), f"expected {what}{listed}", show(key), hint, about_key=True)
+    path, expected = join(parent, key), f"expected {what}{listed}"
+    return Problem(path, expected, show(key), hint=nearest(key, names), about_key=True)
 
 
 def knob_paths(cls: type[Knobs], prefix: str = "") -> Iterator[str]:
@@ -107,28 +111,31 @@ def _whole_floats_as_ints(raw: dict[str, Any], errors: list[Any]) -> dict[str, A
     return mended if changed else None
 
 
-def _fault(cls: type[Knobs], error: Any, what: str) -> Fault:
+def _problem(cls: type[Knobs], error: Any, what: str) -> Problem:
     path, schema, parent = _locate(_schema(cls), error["loc"])
     kind = error["type"]
+    if kind == "problem":
+        inside: Problem = error["ctx"]["problem"]
+        return inside.under(path)
     if kind == "extra_forbidden":
         key = str(error["loc"][-1])
         inner = path.removesuffix(key).removesuffix(".")
         owner = f"{what}'s {inner}" if inner not in ("", what) else what
-        fault = unknown(key, inner, parent.get("properties", {}), f"a knob of {owner}")
+        problem = unknown(key, inner, parent.get("properties", {}), f"a knob of {owner}")
         everywhere = [p for p in knob_paths(cls) if "." in p]
-        return replace(fault, hint=fault.hint or _same_leaf(key, everywhere))
+        return replace(problem, hint=problem.hint or _same_leaf(key, everywhere))
     if kind in ("value_error", "assertion_error"):
         cause = error["ctx"]["error"]
         if cause.args and isinstance(problem := cause.args[0], Problem):
-            return Fault(path, problem.expected, problem.got, problem.hint)
+            return replace(problem, path=path)
         message = str(cause)
         expected = message if message.startswith("expected") else f"expected settings that agree: {message}"
-        return Fault(path, expected)
+        return Problem(path, expected)
     if kind == "missing":
-        return Fault(path, f"expected {describe(schema, _schema(cls))}", "nothing")
+        return Problem(path, f"expected {describe(schema, _schema(cls))}", "nothing")
     expected = describe(schema, _schema(cls)) if schema else error["msg"][0].lower() + error["msg"][1:]
     hint = nearest(error["input"], schema["enum"]) if "enum" in schema and error["input"] else ""
-    return Fault(path, f"expected {expected}", show(error["input"]), hint)
+    return Problem(path, f"expected {expected}", show(error["input"]), hint=hint)
 
 
 @cache

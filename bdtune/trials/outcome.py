@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bdtune.config.oracle import oracle_knobs
 from bdtune.config.trial import to_params
-from bdtune.engine.results import DataUse, StageUse, TrialResult
 from bdtune.engine.store import CURVE
 from bdtune.errors import UserError
 from bdtune.plugins.metric import compared
 from bdtune.plugins.poison_plan import Role
 from bdtune.reading.resident import InProcess
 from bdtune.training.evaluate import Evaluate
+from bdtune.trials.oracle import oracle_knobs
+from bdtune.trials.results import DataUse, StageUse, TrialResult
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from bdtune.config.graph import TrialGraph
-    from bdtune.config.ledger import Entry
     from bdtune.engine.execute import Executor
     from bdtune.engine.resolve import Resolver
-    from bdtune.engine.results import Status
     from bdtune.engine.stage import Artefact, Inputs
     from bdtune.poisoning.sources import TruthSource
+    from bdtune.trials.graph import TrialGraph
+    from bdtune.trials.ledger import Entry
+    from bdtune.trials.results import Status
 
 COUNTS = ("n_clean", "n_triggered")
 """What an evaluation's info holds besides metrics."""
@@ -60,7 +60,7 @@ def judge_tick(
 
 
 def _info_of_twin(graph: TrialGraph, resolver: Resolver) -> Mapping[str, float] | None:
-    from bdtune.config.graph import trial_graph
+    from bdtune.trials.graph import trial_graph
 
     if graph.reference is None:
         return None

@@ -10,10 +10,10 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bdtune.config.document import TRIAL_KEYS
-from bdtune.engine.results import OracleRead, show
+from bdtune.config.trial import sections_of
 from bdtune.knobs import Knobs
 from bdtune.metrics import ORACLE, is_oracle
+from bdtune.trials.results import OracleRead, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,10 +34,8 @@ def oracle_reads(spec: SweepSpec, knobs: Iterable[OracleRead]) -> tuple[OracleRe
 
 def oracle_knobs(trial: TrialSpec) -> tuple[OracleRead, ...]:
     """Return the knobs of a trial that were set by what no defender knows, each with its value."""
-    sections = ((key, getattr(trial, key)) for key in TRIAL_KEYS)
-    return tuple(
-        read for key, value in sections if isinstance(value, Knobs) for read in _of_section(key, value)
-    )
+    knobs = {key: value for key, value in sections_of(trial).items() if isinstance(value, Knobs)}
+    return tuple(read for key, value in knobs.items() for read in _of_section(key, value))
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,95 @@
+"""A plugin as a field of pydantic's: written as its name, or as a mapping with its name and knobs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import core_schema
+
+from bdtune.checking import check, refusal, show
+from bdtune.errors import ConfigError, Problem
+from bdtune.knobs import Knobs
+from bdtune.plugins import registry
+from bdtune.plugins.registry import Plugin
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True)
+class PluginField:
+    """Marks a field as a plugin of one kind, as in `model: Annotated[Model, PluginField("models", "vgg16")]`.
+
+    The plugin's file is loaded when a value is read. Problems have paths below the field.
+    """
+
+    kind: str
+    example: str
+    """A name for messages."""
+
+    def __get_pydantic_core_schema__(self, *_: Any) -> CoreSchema:
+        write = core_schema.plain_serializer_function_ser_schema(plain)
+        return core_schema.no_info_plain_validator_function(self._validated, serialization=write)
+
+    def __get_pydantic_json_schema__(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+    def _validated(self, value: Any) -> Plugin | None:
+        if isinstance(value, Plugin):
+            return value
+        try:
+            named = isinstance(value, str)
+            return _by_name(self, value, os.environ.get("BDTUNE_PLUGINS")) if named else self.read(value)
+        except ConfigError as error:
+            raise refusal(error.problems) from None
+
+    def read(self, raw: Any) -> Plugin | None:
+        """Return the plugin that plain values describe; raises `ConfigError` with all problems."""
+        mapping = {"name": raw} if isinstance(raw, str) else raw
+        if not isinstance(mapping, dict):
+            raise ConfigError(self._form(raw))
+        name, knobs = self.named(mapping)
+        try:
+            cls = registry.load(self.kind, name)
+        except ConfigError as error:
+            path = "name" if isinstance(raw, dict) else ""
+            raise ConfigError([replace(problem, path=path) for problem in error.problems]) from None
+        plugin, problems = check(cls, knobs, name)
+        if plugin is None:
+            raise ConfigError([self.explained(problem, cls) for problem in problems])
+        assert isinstance(plugin, Plugin)
+        return plugin
+
+    def named(self, mapping: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the plugin's name and its knobs; raises `ConfigError`."""
+        name = mapping.get("name")
+        if name is None:
+            raise ConfigError(self._form(mapping))
+        if not isinstance(name, str):
+            raise ConfigError(Problem("name", "expected text", show(name)))
+        return name, {knob: value for knob, value in mapping.items() if knob != "name"}
+
+    def explained(self, problem: Problem, cls: type[Plugin]) -> Problem:
+        """Return a problem with a knob of `cls`, with what may help."""
+        return problem
+
+    def _form(self, raw: Any) -> Problem:
+        return Problem("", f"expected a name, or a mapping such as {{name: {self.example}, ...}}", show(raw))
+
+
+@lru_cache(maxsize=256)
+def _by_name(field: PluginField, name: str, _folders: str | None) -> Plugin | None:
+    """Return a plugin with its defaults, made once: each trial that is read has some."""
+    return field.read(name)
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as JSON-able values, as it is read again: a plugin with its name and every knob."""
+    name = {"name": value.plugin_name()} if isinstance(value, Plugin) else {}
+    if isinstance(value, Knobs):
+        return {**name, **value.model_dump(mode="json", by_alias=True)}
+    return str(value) if isinstance(value, Path) else value
