@@ -9,13 +9,17 @@ import os
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from bdtune.effects import effects_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
+
+    from bdtune.effects import Effect
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 """A fraction in [0, 1]."""
@@ -30,8 +34,8 @@ UserFile = Annotated[Path | None, AfterValidator(absolute)]
 """A file that the user names: absolute from the start, as workers run in folders of their own."""
 
 
-class Knobs(BaseModel):
-    """Base of everything that is configured: unknown fields are errors, instances never change."""
+class Frozen(BaseModel):
+    """Base of settings and of a stage's inputs: unknown fields are errors, instances never change."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -42,17 +46,6 @@ class Knobs(BaseModel):
         protected_namespaces=(),
     )
 
-    no_effect: ClassVar[frozenset[str]] = frozenset()
-    """Knobs that cannot change the result (batch size of an evaluation, number of workers): not in keys."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what this object adds to a key: every knob with its value, defaults included."""
-        return {
-            name: identity_of(getattr(self, name))
-            for name in type(self).model_fields
-            if name not in self.no_effect
-        }
-
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values; what was worked out from the old ones (its key) is forgotten."""
         copy = super().model_copy(update=update, deep=deep)
@@ -61,14 +54,41 @@ class Knobs(BaseModel):
         return copy
 
 
-def identity_of(value: Any) -> Any:
+class Knobs(Frozen):
+    """Base of everything that is configured; markers of `bdtune.effects` say what a knob can change."""
+
+    @final
+    def identity(self, view: str | None = None) -> dict[str, Any]:
+        """Return what this object adds to a key: the knobs that can change it, defaults included.
+
+        With a `view` those that can change this part of a result: see `bdtune.effects`.
+        """
+        knobs = {
+            name: identity_of(_seen(getattr(self, name), name, effects), view)
+            for name, effects in effects_of(type(self)).items()
+            if all(effect.enters(self, view) for effect in effects)
+        }
+        return self.with_name(knobs)
+
+    def with_name(self, knobs: dict[str, Any]) -> dict[str, Any]:
+        """Return the knobs of an identity with what names their class in it; by default nothing does."""
+        return knobs
+
+
+def _seen(value: Any, knob: str, effects: tuple[Effect, ...]) -> Any:
+    for effect in effects:
+        value = effect.seen(value, knob)
+    return value
+
+
+def identity_of(value: Any, view: str | None = None) -> Any:
     """Turn knobs and containers of knobs into plain JSON values."""
     if isinstance(value, Knobs):
-        return value.identity()
+        return value.identity(view)
     if isinstance(value, list | tuple):
-        return [identity_of(item) for item in value]
+        return [identity_of(item, view) for item in value]
     if isinstance(value, dict):
-        return {str(key): identity_of(item) for key, item in value.items()}
+        return {str(key): identity_of(item, view) for key, item in value.items()}
     return value
 
 

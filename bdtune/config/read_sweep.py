@@ -25,6 +25,7 @@ from bdtune.config.sweep import (
     spelled_out,
 )
 from bdtune.config.trial import TrialSpec, build, parse_sections
+from bdtune.effects import no_effect
 from bdtune.errors import nearest
 from bdtune.knobs import Knobs
 from bdtune.plugins import registry
@@ -167,7 +168,7 @@ def _is_axis(document: Document, label: str, path: str, values: Any, *, again: b
     if not known_path(document, label, path):
         return False
     at = f"{label}.{path}"
-    if path in TrialSpec.no_effect:
+    if path in no_effect(TrialSpec):
         document.wrong(at, "expected a setting that can change the result", show(path))
     elif not isinstance(values, list):
         hint = f"Write whole paths: '{path}.{next(iter(values), 'knob')}'" if isinstance(values, dict) else ""

@@ -32,7 +32,7 @@ class Handle(Source):
         expected = f"expected a chain that hands given.{self.role} to its nodes and looks into it nowhere"
         raise Withheld(Problem("defense", expected, f"given.{self.role}.{name}"))
 
-    def identity(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         return {"handle": self.role}
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:

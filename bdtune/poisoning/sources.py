@@ -3,8 +3,8 @@
 Three roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels:
 all that a defender has to choose by) and *report* (clean and triggered test images).
 
-A source's identity names exactly what can change its content: the split's fingerprint, the part of the attack
-that touches it, and the seed where something is drawn. Where files lie is not part of it.
+A source is made of exactly what can change its content: the split's fingerprint, the part of the attack that
+touches it, and the seed where something is drawn. Where files lie is not part of it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class DataSource(Source):
         """The fingerprint of the split, read from its files once."""
         return self.dataset.fingerprint(self.root, self.split)
 
-    def identity(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         return {"source": self.role, "data": self.fingerprint}
 
     def _facts(self) -> dict[str, Any]:
@@ -84,6 +84,9 @@ class AttackedSource(DataSource):
     numerics: Numerics = Numerics()
     """Where the attack's own training stages compute; enters keys through those stages."""
 
+    view: ClassVar[str] = ""
+    """The part of the attack that touches the images, where it is not that of the split: see `effects`."""
+
     @property
     def bound(self) -> Attack | None:
         """The attack as it is made on this data set."""
@@ -107,11 +110,12 @@ class AttackedSource(DataSource):
     @property
     def plan_seed(self) -> int:
         """Seed of the poison plan: depends on the attacker's seed and the attack, not on its strength."""
-        return self.seed if self.attack is None else self.attack.plan_seed(self.attack_seed)
+        return self.seed if self.bound is None else self.bound.plan_seed(self.attack_seed)
 
-    def identity(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         attack = self.bound
-        return {**super().identity(), "attack": attack.identity_for(self.split) if attack else None}
+        view = self.view or self.split
+        return {**super().made_of(), "attack": attack.identity(view) if attack else None}
 
 
 def _stamped(split: Split, attack: Attack, ids: np.ndarray | None) -> Images:
@@ -154,11 +158,7 @@ class CoverTest(AttackedSource):
 
     role: ClassVar[str] = "cover_test"
     split: ClassVar[SplitName] = "test"
-
-    def identity(self) -> dict[str, Any]:
-        attack = self.bound
-        assert attack is not None
-        return {**super().identity(), "attack": attack.as_cover().identity_for("test")}
+    view: ClassVar[str] = "cover"
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
         attack = self.bound
@@ -176,8 +176,8 @@ class TrainSource(AttackedSource):
 
     split: ClassVar[SplitName] = "train"
 
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "holdout": self.holdout, **self._seeds()}
+    def made_of(self) -> dict[str, Any]:
+        return {**super().made_of(), "holdout": self.holdout, **self._seeds()}
 
     def _seeds(self) -> dict[str, int | None]:
         """Return the seeds that something is drawn by: one where the same serves for all that is drawn."""
@@ -233,8 +233,8 @@ class FitSet(TrainSource):
     stream: bool = False
     """Whether images come in blocks: training then sees them in another order, which is another result."""
 
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), **({"stream": True} if self.stream else {})}
+    def made_of(self) -> dict[str, Any]:
+        return {**super().made_of(), "stream": self.stream}
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
         return self._part(resident, artefacts, held_out=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from bdtune import metrics
+from bdtune.effects import OnlyIf
 from bdtune.engine.stage import Artefact, Context, Inputs, Stage
 from bdtune.training.adversarial import PGD
 
@@ -34,14 +35,8 @@ class Evaluate(Stage):
 
     robust: Literal["none", "pgd"] = "none"
     """pgd: count robust_acc too; costs `pgd.steps` passes over the clean test images, forward and back."""
-    pgd: PGD = PGD()
-    """The attack of robust_acc; without it, it counts for nothing."""
-
-    def identity(self) -> dict[str, Any]:
-        knobs = super().identity()
-        if self.robust == "none":
-            knobs["knobs"].pop("pgd")
-        return knobs
+    pgd: Annotated[PGD, OnlyIf(robust="pgd")] = PGD()
+    """The attack of robust_acc."""
 
     def without_attack(self) -> Evaluate:
         """Return the evaluation without its costly part, to judge a training that is under way."""
