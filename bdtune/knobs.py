@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    from bdtune.effects import Effect
-
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 """A fraction in [0, 1]."""
 
@@ -63,22 +61,18 @@ class Knobs(Frozen):
 
         With a `view` those that can change this part of a result: see `bdtune.effects`.
         """
-        knobs = {
-            name: identity_of(_seen(getattr(self, name), name, effects), view)
-            for name, effects in effects_of(type(self)).items()
-            if all(effect.enters(self, view) for effect in effects)
-        }
+        knobs: dict[str, Any] = {}
+        for name, effects in effects_of(type(self)).items():
+            if not effects or all(effect.enters(self, view) for effect in effects):
+                value = getattr(self, name)
+                for effect in effects:
+                    value = effect.seen(value, name)
+                knobs[name] = identity_of(value, view)
         return self.with_name(knobs)
 
     def with_name(self, knobs: dict[str, Any]) -> dict[str, Any]:
         """Return the knobs of an identity with what names their class in it; by default nothing does."""
         return knobs
-
-
-def _seen(value: Any, knob: str, effects: tuple[Effect, ...]) -> Any:
-    for effect in effects:
-        value = effect.seen(value, knob)
-    return value
 
 
 def identity_of(value: Any, view: str | None = None) -> Any:

@@ -5,7 +5,8 @@ An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels
 `check_trial`; where the attacker trains the model, `hands_over` and `backdoored_model`. Counts, selection,
 quantisation and flags are done here once; only another toolkit's dialect (`poisoning.dialects`) replaces
 them. `poisoning.dirty_label` adds the choice of classes to attacks that relabel, `poisoning.cover_rows` the
-number of cover rows to those that have some.
+number of cover rows to those that have some. A knob that changes training images alone, or test images
+alone, is marked `TrainOnly` or `TestOnly` (`bdtune.effects`): trials that differ in others share the rest.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -150,7 +151,7 @@ class Attack(Plugin):
     def for_dataset(self, dataset: Dataset) -> Attack:
         """Return the attack as it is made on a data set; by default the same on all.
 
-        Another attack, where that makes the same images: its trials share their stages.
+        It may be another attack that makes the same images: trials of both then share their stages.
         """
         return self
 

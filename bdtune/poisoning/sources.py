@@ -85,7 +85,7 @@ class AttackedSource(DataSource):
     """Where the attack's own training stages compute; enters keys through those stages."""
 
     view: ClassVar[str] = ""
-    """The part of the attack that touches the images, where it is not that of the split: see `effects`."""
+    """The attack's identity that counts (`bdtune.effects`), where it is not that of the split."""
 
     @property
     def bound(self) -> Attack | None:
@@ -110,7 +110,8 @@ class AttackedSource(DataSource):
     @property
     def plan_seed(self) -> int:
         """Seed of the poison plan: depends on the attacker's seed and the attack, not on its strength."""
-        return self.seed if self.bound is None else self.bound.plan_seed(self.attack_seed)
+        attack = self.bound
+        return self.seed if attack is None else attack.plan_seed(self.attack_seed)
 
     def made_of(self) -> dict[str, Any]:
         attack = self.bound

@@ -182,7 +182,7 @@ def test_stages_can_be_described_without_torch():
     import sys
 
     code = (
-        "import sys; from bdtune.training import supervised, simclr, features, evaluate, everything;"
+        "import sys; from bdtune.training import supervised, simclr, features, evaluate;"
         "supervised.Supervised(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
