@@ -1,11 +1,11 @@
-"""What a knob can change, said by a marker in its annotation; keys are made from these markers alone.
+"""What a knob can change: markers in its annotation, which decide alone what enters a key.
 
-A knob without a marker can change everything. The markers of one knob must all agree for it to enter a key.
-An identity is a whole (of a stage, of a trial's setting), or one view of it:
-- train: the training set that an attack poisons, or a data set's training images;
-- test: test images with the trigger in them, or a data set's test images;
-- cover: test images stamped as the cover rows of training are.
-Other views have no marked knobs but those that name them.
+A knob without a marker can change everything; one with several enters where all of them let it.
+`Knobs.identity()` is about the whole result, `Knobs.identity(view)` about a part of it:
+- train: a data set's training images, as an attack poisons them;
+- test: a data set's test images, as an attack stamps them;
+- cover: test images that are stamped as the cover rows of training are.
+A view of any other name has the knobs without a marker, and those that name it.
 """
 
 from __future__ import annotations
