@@ -9,9 +9,11 @@ import os
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from bdtune.effects import effects_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,8 +34,8 @@ UserFile = Annotated[Path | None, AfterValidator(absolute)]
 """A file that the user names: absolute from the start, as workers run in folders of their own."""
 
 
-class Knobs(BaseModel):
-    """Base of everything that is configured: unknown fields are errors, instances never change."""
+class Frozen(BaseModel):
+    """Base of settings and of a stage's inputs: unknown fields are errors, instances never change."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -44,22 +46,6 @@ class Knobs(BaseModel):
         protected_namespaces=(),
     )
 
-    no_effect: ClassVar[frozenset[str]] = frozenset()
-    """Knobs that cannot change the result (batch size of an evaluation, number of workers): not in keys."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what this object adds to a key: every knob with its value, defaults included."""
-        return {
-            name: identity_of(getattr(self, name))
-            for name in type(self).model_fields
-            if name not in self.no_effect
-        }
-
-    def to(self, cls: type[K], **others: Any) -> K:
-        """Return a `cls` with the values of the knobs that both classes have, and with `others`."""
-        shared = (type(self).model_fields.keys() & cls.model_fields.keys()) - others.keys()
-        return cls(**{name: getattr(self, name) for name in shared}, **others)
-
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values; what was worked out from the old ones (its key) is forgotten."""
         copy = super().model_copy(update=update, deep=deep)
@@ -68,14 +54,42 @@ class Knobs(BaseModel):
         return copy
 
 
-def identity_of(value: Any) -> Any:
+class Knobs(Frozen):
+    """Base of everything that is configured; markers of `bdtune.effects` say what a knob can change."""
+
+    @final
+    def identity(self, view: str | None = None) -> dict[str, Any]:
+        """Return what this object adds to a key: the knobs that can change it, defaults included.
+
+        With a `view` those that can change this part of a result: see `bdtune.effects`.
+        """
+        knobs: dict[str, Any] = {}
+        for name, effects in effects_of(type(self)).items():
+            if not effects or all(effect.enters(self, view) for effect in effects):
+                value = getattr(self, name)
+                for effect in effects:
+                    value = effect.seen(value, name)
+                knobs[name] = identity_of(value, view)
+        return self.with_name(knobs)
+
+    def to(self, cls: type[K], **others: Any) -> K:
+        """Return a `cls` with the values of the knobs that both classes have, and with `others`."""
+        shared = (type(self).model_fields.keys() & cls.model_fields.keys()) - others.keys()
+        return cls(**{name: getattr(self, name) for name in shared}, **others)
+
+    def with_name(self, knobs: dict[str, Any]) -> dict[str, Any]:
+        """Return the knobs of an identity with what names their class in it; by default nothing does."""
+        return knobs
+
+
+def identity_of(value: Any, view: str | None = None) -> Any:
     """Turn knobs and containers of knobs into plain JSON values."""
     if isinstance(value, Knobs):
-        return value.identity()
+        return value.identity(view)
     if isinstance(value, list | tuple):
-        return [identity_of(item) for item in value]
+        return [identity_of(item, view) for item in value]
     if isinstance(value, dict):
-        return {str(key): identity_of(item) for key, item in value.items()}
+        return {str(key): identity_of(item, view) for key, item in value.items()}
     return value
 
 

@@ -16,7 +16,7 @@ class Is(Source):
     word: str
     value: Any
 
-    def identity(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         return {"test": self.word}
 
     def load(self, resident: object, artefacts: object) -> Any:

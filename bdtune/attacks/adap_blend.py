@@ -8,14 +8,14 @@ four does not divide are cut at the nearest pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.effects import OnlyIf, TestOnly, TrainOnly
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
-from bdtune.plugins.attack import Attack
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.pattern_files import PatternAttack
@@ -28,25 +28,23 @@ if TYPE_CHECKING:
 class AdapBlend(CoverRowsAttack, PatternAttack):
     """x' = x + a m (P - x), with m random cells of the image for each training row, and 1 at test time."""
 
-    rate: Rate | None = 0.003
+    rate: Annotated[Rate | None, TrainOnly] = 0.003
     """Fraction of `rate_basis` that is poisoned; null where `count` is given."""
-    cover_rate: Rate | None = 0.003
+    cover_rate: Annotated[Rate | None, TrainOnly] = 0.003
     """Fraction of `rate_basis` that is triggered likewise, but keeps its label."""
-    include_target_class: bool = True
+    include_target_class: Annotated[bool, TrainOnly, OnlyIf(of_sources=False)] = True
     """Whether images of the target class are among those that may be poisoned or covered."""
     pattern: Literal["robot", "noise"] = "robot"
     """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`."""
-    opacity: Rate = 0.15
+    opacity: Annotated[Rate, TrainOnly] = 0.15
     """a in training."""
-    test_opacity: Rate = 0.2
+    test_opacity: Annotated[Rate, TestOnly] = 0.2
     """a at test time."""
-    cells: int = Field(4, ge=1, le=64)
+    cells: Annotated[int, TrainOnly] = Field(4, ge=1, le=64)
     """Cells on each side of the image: 4 makes 16 pieces."""
-    kept: Rate = 0.5
+    kept: Annotated[Rate, TrainOnly] = 0.5
     """Fraction of the cells that show the picture in one training row."""
 
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"opacity", "cells", "kept"}
-    test_only: ClassVar[frozenset[str]] = frozenset({"test_opacity"})
     min_undefended_asr: ClassVar[float] = 0.60
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "adap/blend": {"rate": 0.003, "cover_rate": 0.003, "target": 0},

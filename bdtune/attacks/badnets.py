@@ -42,6 +42,3 @@ class BadNets(PatchAttack):
             "target": 1,
         },
     }
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "all_to_all": self.all_to_all}  # which its keys have always said

@@ -11,11 +11,12 @@ with other filters. BackdoorBox's test script mixes no picture in, but a white p
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import model_validator
 
+from bdtune.effects import TestOnly
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.dialects import DialectAttack, box_mixed, grey_levels
@@ -36,7 +37,7 @@ class Blend(DialectAttack, PatternAttack):
     """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`; patch: a white corner."""
     ratio: Rate = 0.1
     """b, the weight of the picture."""
-    test_ratio: Rate | None = None
+    test_ratio: Annotated[Rate | None, TestOnly] = None
     """b of test images; None: the same."""
     grey: bool = False
     """One random value per pixel instead of three (noise only)."""
@@ -47,7 +48,6 @@ class Blend(DialectAttack, PatternAttack):
         "backdoorbench": {"per_sample": False},
         "backdoorbox": {"per_sample": False},
     }
-    test_only: ClassVar[frozenset[str]] = frozenset({"test_ratio"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/blend": {"pattern": "robot", "ratio": 0.1, "rate": 0.1, "target": 0},
         "gssd/blend_224": {"pattern": "noise", "ratio": 0.1, "rate": 0.1, "target": 0},

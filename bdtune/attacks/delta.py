@@ -10,11 +10,12 @@ range afterwards, as in the authors' notebook.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.effects import TestOnly
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.delta_files import DeltaFileAttack, with_delta
 from bdtune.poisoning.dialects import DialectAttack
@@ -32,11 +33,10 @@ class Delta(DialectAttack, DeltaFileAttack):
     """How sums become uint8: trunc(clip(x + s d)), or floor(clip(x + s d) + 0.5)."""
     strength: float = Field(1.0, gt=0, le=255)
     """s, what the perturbation is multiplied by."""
-    test_strength: float | None = Field(None, gt=0, le=255)
+    test_strength: Annotated[float | None, TestOnly] = Field(None, gt=0, le=255)
     """s of test images; null: the same."""
 
     min_undefended_asr: ClassVar[float] = 0.9
-    test_only: ClassVar[frozenset[str]] = frozenset({"test_strength"})
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "backdoorbench/lf": {"dialect": "backdoorbench", "rate": 0.1, "target": 0},
     }

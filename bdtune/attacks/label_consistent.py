@@ -11,15 +11,16 @@ rates count the whole set.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from bdtune.effects import ByContent, OnlyIf, TrainOnly
 from bdtune.engine.stage import Given
 from bdtune.errors import Problem
 from bdtune.knobs import Rate, UserFile
-from bdtune.plugins.attack import Attack
+from bdtune.plugins.attack import RateBasis
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
@@ -29,10 +30,8 @@ from bdtune.poisoning.dirty_label import CLEAN_LABEL
 from bdtune.poisoning.given_images import GivenImages
 from bdtune.poisoning.given_rows import GivenRowsAttack
 from bdtune.poisoning.image_files import file_problems, images_digest, shape_problems
-from bdtune.poisoning.pattern_files import file_digest
 from bdtune.poisoning.patterns import BLACK, WHITE, Pattern, cells, scaled
 from bdtune.poisoning.surrogate import (
-    MOST_BYTES,
     Attacker,
     GivenWeights,
     RobustSurrogate,
@@ -41,6 +40,7 @@ from bdtune.poisoning.surrogate import (
     network_problems,
     weights_problems,
 )
+from bdtune.poisoning.tensor_files import weights_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,41 +66,31 @@ def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
 class LabelConsistent(DialectAttack, GivenRowsAttack):
     """Poisoned rows keep their label: PGD moves them away from it, and the corners are left to explain it."""
 
-    rate: Rate | None = 0.5
+    rate: Annotated[Rate | None, TrainOnly] = 0.5
     """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
+    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
     """What `rate` is a fraction of."""
-    surrogate: Literal["robust", "clean", "none"] = "robust"
+    surrogate: Annotated[Literal["robust", "clean", "none"], TrainOnly] = "robust"
     """Network that PGD attacks. clean: not adversarially trained, a weak attack; none: corners alone."""
-    surrogate_path: UserFile = None
+    surrogate_path: Annotated[UserFile, TrainOnly, ByContent(weights_digest)] = None
     """Safetensors file with weights of `surrogate_model`, instead of training one."""
-    crafted_path: UserFile = None
+    crafted_path: Annotated[UserFile, TrainOnly, ByContent(images_digest)] = None
     """Images made elsewhere, without corners: NPY, NPZ or a folder of pictures, by sample id; then no PGD."""
-    crafted_channels: Literal["rgb", "bgr"] = "rgb"
+    crafted_channels: Annotated[Literal["rgb", "bgr"], TrainOnly] = "rgb"
     """Order of the channels in `crafted_path`; BackdoorBox's folders are bgr."""
-    pgd: OwnLabelPGD = OwnLabelPGD()
+    pgd: Annotated[OwnLabelPGD, TrainOnly] = OwnLabelPGD()
     """The perturbation of the training images; test images get the corners alone."""
     amplitude: float = Field(1.0, gt=0, le=1)
     """White cells of the corners add it and black ones take it away; 1 overwrites."""
-    robust: RobustSurrogate = RobustSurrogate()
+    robust: Annotated[RobustSurrogate, TrainOnly, OnlyIf(surrogate="robust")] = RobustSurrogate()
     """Training of the robust surrogate."""
-    clean: Surrogate = Surrogate()
+    clean: Annotated[Surrogate, TrainOnly, OnlyIf(surrogate="clean")] = Surrogate()
     """Training of the clean surrogate."""
-    surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
+    surrogate_model: Annotated[ModelKnob, TrainOnly] = "resnet18"  # type: ignore[assignment]
     """The surrogate's network."""
 
     clean_label: ClassVar[bool] = True
     lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {
-        "surrogate",
-        "surrogate_path",
-        "crafted_path",
-        "crafted_channels",
-        "pgd",
-        "robust",
-        "clean",
-        "surrogate_model",
-    }
     one_split: ClassVar[dict[str, SplitName]] = {"crafted": "train"}
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
         "backdoorbox": {"rate_basis": "target_class", "amplitude": 1.0}
@@ -134,14 +124,6 @@ class LabelConsistent(DialectAttack, GivenRowsAttack):
             "surrogate": "clean",
         },
     }
-
-    def identity(self) -> dict[str, Any]:
-        path = self.surrogate_path
-        digest = None if path is None else file_digest(path, "surrogate_path", MOST_BYTES)
-        found = {**super().identity(), "surrogate_path": digest}
-        if self.crafted_path is not None:
-            found["crafted_path"] = images_digest(self.crafted_path, "crafted_path")
-        return found
 
     @property
     def given_train(self) -> tuple[Path | None, str]:

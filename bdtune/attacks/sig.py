@@ -11,12 +11,14 @@ describes.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.effects import TestOnly, TrainOnly
 from bdtune.knobs import Rate
+from bdtune.plugins.attack import RateBasis
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
@@ -30,20 +32,19 @@ class SIG(DialectAttack):
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
     """canonical: this file's rules; backdoorbench: its truncation, counts (of the whole set) and rows."""
-    rate: Rate | None = 0.8
+    rate: Annotated[Rate | None, TrainOnly] = 0.8
     """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
+    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
     """What `rate` is a fraction of."""
     amplitude: float = Field(40.0, gt=0.0, le=255.0)
     """D in grey levels."""
-    test_amplitude: float | None = Field(None, gt=0.0, le=255.0)
+    test_amplitude: Annotated[float | None, TestOnly] = Field(None, gt=0.0, le=255.0)
     """D of test images; None: the same."""
     frequency: float = Field(6.0, gt=0.0)
     """f, waves across the image, whatever its width."""
 
     clean_label: ClassVar[bool] = True
     lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
-    test_only: ClassVar[frozenset[str]] = frozenset({"test_amplitude"})
     min_undefended_asr: ClassVar[float] = 0.80
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "lfd/sig": {"rate": 0.8, "rate_basis": "target_class", "target": 1},

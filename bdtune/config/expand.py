@@ -22,6 +22,7 @@ from bdtune.config.trial import (
     sections_of,
     spec_to_dict,
 )
+from bdtune.effects import no_effect
 from bdtune.errors import ConfigError, Problem, nearest
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ class PointReader:
         if not self._agrees(spec, found, point) or len(found) < len(TRIAL_KEYS):
             self.failed = True
             return None
-        return spec, tuple(key for name, (_, key) in found.items() if name not in TrialSpec.no_effect)
+        return spec, tuple(key for name, (_, key) in found.items() if name not in no_effect(TrialSpec))
 
     def params(self, point: Point) -> dict[str, Any]:
         """Return the settings of a point by dotted path, as far as they can be read."""

@@ -22,6 +22,7 @@ from bdtune.config.sweep import (
     spelled_out,
 )
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec, build, parse_sections
+from bdtune.effects import no_effect
 from bdtune.errors import Problem, nearest
 from bdtune.metrics import metric_of
 from bdtune.plugins import registry
@@ -156,7 +157,7 @@ def _is_axis(document: Document, label: str, path: str, values: Any, *, again: b
     if not known_path(document, label, path):
         return False
     at = f"{label}.{path}"
-    if path in TrialSpec.no_effect:
+    if path in no_effect(TrialSpec):
         document.wrong(at, "expected a setting that can change the result", show(path))
     elif not isinstance(values, list):
         hint = f"Write whole paths: '{path}.{next(iter(values), 'knob')}'" if isinstance(values, dict) else ""

@@ -11,6 +11,7 @@ import numpy as np
 from bdtune.checking import show, unknown
 from bdtune.config.expand import Assignment, PointReader, Space, with_values
 from bdtune.config.trial import TRIAL_KEYS, TrialSpec
+from bdtune.effects import no_effect
 from bdtune.engine.key import derive_seed
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def check_search(document: Document, space: Space, search: Search, *, check_data
         label = f"search.space.{path}"
         if not known_path(document, "search.space", path) or not _is_domain(document, label, domain):
             continue
-        if path in TrialSpec.no_effect:
+        if path in no_effect(TrialSpec):
             document.wrong(label, "expected a setting that can change the result", show(path))
             continue
         for number, value in enumerate(_probes(domain)):

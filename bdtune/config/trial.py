@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from bdtune.checking import check, check_each
 from bdtune.config.attack_field import AttackField
+from bdtune.effects import NoEffect, no_effect
 from bdtune.engine.key import canonical_json, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, DataError, Problem
@@ -42,9 +43,7 @@ def _data_root() -> Any:
 
 
 class TrialSpec(Knobs):
-    """A trial with all knobs fixed. Equal specs give equal results, whatever `no_effect` holds."""
-
-    no_effect: ClassVar[frozenset[str]] = frozenset({"data_root"})
+    """A trial with all knobs fixed. Trials of one `trial_id` give equal results."""
 
     dataset: Annotated[Dataset, PluginField("datasets", "digits")] = "digits"  # type: ignore[assignment]
     """Where images come from; by default a set that needs no files."""
@@ -64,7 +63,7 @@ class TrialSpec(Knobs):
     """What is measured of the classifier, of its undefended twin's as well."""
     numerics: Numerics = Numerics()
     """Device and precision."""
-    data_root: UserFile = Field(default_factory=_data_root)
+    data_root: Annotated[UserFile, NoEffect] = Field(default_factory=_data_root)
     """Folder that holds the data sets; by default the variable BDTUNE_DATA."""
     pipeline: Literal["auto", "resident", "stream"] = "auto"
     """resident: all images in memory; stream: in blocks, so in another order; auto: resident if it fits."""
@@ -219,12 +218,9 @@ def to_params(spec: TrialSpec) -> dict[str, Scalar]:
 
 
 def trial_id(spec: TrialSpec) -> str:
-    """Return 16 hex digits that say which trial this is: of all knobs that can change the result.
-
-    A trial without a `data_seed` has the id that it had before there was one.
-    """
-    left_out = spec.no_effect | ({"data_seed"} if spec.data_seed is None else set())
-    return key_of({key: section_key(getattr(spec, key)) for key in TRIAL_KEYS if key not in left_out})
+    """Return 16 hex digits that say which trial this is: of all knobs that can change the result."""
+    keys = [key for key in TRIAL_KEYS if key not in no_effect(TrialSpec)]
+    return key_of({key: section_key(getattr(spec, key)) for key in keys})
 
 
 def section_key(value: Any) -> str:

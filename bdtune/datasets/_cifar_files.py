@@ -7,10 +7,11 @@ unpickler that makes plain values and NumPy arrays, and nothing that could run c
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from bdtune.effects import NoEffect
 from bdtune.errors import DataError, Problem
 from bdtune.plugins.dataset import Dataset
 from bdtune.reading.images import Records
@@ -39,10 +40,8 @@ HARMLESS = {
 class Cifar(Dataset):
     """Base of CIFAR-10 and CIFAR-100."""
 
-    verify: bool = True
+    verify: Annotated[bool, NoEffect] = True
     """false: read batches of any size that are not the published ones; no code in them is run."""
-
-    no_effect: ClassVar[frozenset[str]] = Dataset.no_effect | {"verify"}
 
     def known_counts(self, split: SplitName) -> tuple[Counts, ...]:
         return super().known_counts(split) if self.verify else ()

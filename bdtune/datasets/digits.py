@@ -8,11 +8,12 @@ Departures: a fixed split of our own, stratified by class, 1,347 for training an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
+from bdtune.effects import ModelOnly
 from bdtune.engine.key import derive_seed
 from bdtune.plugins.dataset import Dataset, Records
 from bdtune.reading.images import FILTERS
@@ -32,7 +33,7 @@ class Digits(Dataset):
     """Side of the images in pixels."""
     image_size: None = None
     """Not used: see `side`."""
-    mirrors: bool = False
+    mirrors: Annotated[bool, ModelOnly] = False
     """Whether a mirror image is of the same class: a mirrored digit is none, or another."""
 
     title: ClassVar[str] = "scikit-learn's digits"

@@ -11,11 +11,12 @@ in [0, 1], which is `mean` 0 and `std` 1 here.
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.effects import ModelOnly
 from bdtune.plugins.dataset import Dataset, Records
 from bdtune.reading.files import class_folders, parquet_records, torchvision_download
 
@@ -46,7 +47,7 @@ class Gtsrb(Dataset):
     """Mean per channel that is subtracted from pixels in [0, 1]; the training images' own by default."""
     std: tuple[Scale, Scale, Scale] = (0.2724, 0.2608, 0.2669)
     """Standard deviation per channel that they are divided by; the training images' own by default."""
-    mirrors: bool = False
+    mirrors: Annotated[bool, ModelOnly] = False
     """Whether a mirror image is of the same class: a mirrored sign is none, or another."""
 
     title: ClassVar[str] = "GTSRB"
@@ -56,14 +57,6 @@ class Gtsrb(Dataset):
     )
     num_classes: ClassVar[int] = 43
     counts: ClassVar = {"train": (_FINAL_TRAIN, 26640), "test": (_TEST,)}
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        fields = type(self).model_fields
-        for name in ("mean", "std"):  # the data set as it was before there was a choice
-            if getattr(self, name) == fields[name].default:
-                del found[name]
-        return found
 
     def records(self, split: SplitName, root: Path) -> Records | None:
         folder = root / "gtsrb"

@@ -12,7 +12,7 @@ from bdtune.engine.key import derive_seed, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.wires import wires_of
 from bdtune.errors import ConfigError
-from bdtune.knobs import Knobs
+from bdtune.knobs import Frozen, Knobs
 from bdtune.source import code_identity, file_of, owner_of, source_digest
 
 if TYPE_CHECKING:
@@ -148,9 +148,9 @@ class Stage(Knobs):
         return self.run(ctx, *args, **inputs)
         yield  # makes this a generator
 
-    def identity(self) -> dict[str, Any]:
+    def with_name(self, knobs: dict[str, Any]) -> dict[str, Any]:
         code = code_identity(type(self), self.code_digest)
-        return {"stage": self.full_name(), "version": self.version, "knobs": super().identity(), **code}
+        return {"stage": self.full_name(), "version": self.version, "knobs": knobs, **code}
 
     @cached_property
     def flavour(self) -> str:
@@ -195,11 +195,15 @@ def result_of(steps: Generator[Tick, None, Artefact]) -> Artefact:
             return end.value
 
 
-class Source(Knobs):
+class Source(Frozen):
     """An input that is never stored: data seen through an attack, a model's description.
 
-    Its identity, with those of its own `upstream` nodes, enters the keys of the stages that read it.
+    What it is made of, with its own `upstream` nodes, enters the keys of the stages that read it.
     """
+
+    @abstractmethod
+    def made_of(self) -> dict[str, Any]:
+        """Return what decides the value that `load` gives, as JSON; the upstream nodes apart."""
 
     @property
     def upstream(self) -> Mapping[str, Node]:
@@ -207,9 +211,9 @@ class Source(Knobs):
         return {}
 
     @cached_property
-    def known_identity(self) -> dict[str, Any]:
-        """Its identity, worked out once: many nodes of many trials read the same source."""
-        return self.identity()
+    def preimage(self) -> dict[str, Any]:
+        """What it is made of, worked out once: many nodes of many trials read the same source."""
+        return self.made_of()
 
     @property
     def gives(self) -> type:
@@ -219,7 +223,7 @@ class Source(Knobs):
     @property
     def digest(self) -> str:
         """A short name for the source's content, without what its upstream nodes add."""
-        return key_of(self.known_identity)
+        return key_of(self.preimage)
 
     @abstractmethod
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
@@ -231,7 +235,7 @@ class Given(Source):
 
     plugin: Any
 
-    def identity(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         return {"given": self.plugin.identity()}
 
     @property
@@ -287,7 +291,7 @@ class Node:
                 inputs[name] = parent_identity(value)
             else:
                 upstream = {key: parent_identity(node) for key, node in sorted(value.upstream.items())}
-                inputs[name] = {**value.known_identity, **({"upstream": upstream} if upstream else {})}
+                inputs[name] = {**value.preimage, **({"upstream": upstream} if upstream else {})}
         tag = self.numerics.tag() if self.stage.kind == "train" else None
         around = dict(zip(NODE_PARTS, (inputs, self.seed, tag), strict=True))
         return {**self.stage.identity(), **around}

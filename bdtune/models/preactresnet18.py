@@ -6,7 +6,7 @@ Departures: the CIFAR stem for small images. Keeps the paper's last norm and ReL
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bdtune.networks.residual import Residual
 
@@ -19,12 +19,6 @@ class PreActResNet18(Residual):
 
     blocks: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
     preact: ClassVar[bool] = True
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        if self.final_norm:
-            del found["final_norm"]  # the network as it was before there was a choice
-        return found
 
     @property
     def _has_final_norm(self) -> bool:

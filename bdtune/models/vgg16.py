@@ -7,7 +7,7 @@ Both can be as in the paper, which is the network that BackdoorBench takes: 134 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from bdtune.plugins.model import Model
 
@@ -22,14 +22,6 @@ class VGG16(Model):
     """Whether a norm follows each convolution; the paper's network has none."""
     classifier: Literal["linear", "imagenet"] = "linear"
     """linear: one layer on averaged features; imagenet: the paper's three, with dropout."""
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        fields = type(self).model_fields
-        for name in ("batch_norm", "classifier"):  # the network as it was before there was a choice
-            if found[name] == fields[name].default:
-                del found[name]
-        return found
 
     def build(self, num_classes: int, image_shape: tuple[int, int, int]) -> Network:
         from torchvision.models.vgg import cfgs

@@ -5,7 +5,8 @@ An attack file fills `stamp`; where it needs to, also `stamp_test`, `test_labels
 `check_trial`; where the attacker trains the model, `hands_over` and `backdoored_model`. Counts, selection,
 quantisation and flags are done here once; only another toolkit's dialect (`poisoning.dialects`) replaces
 them. `poisoning.dirty_label` adds the choice of classes to attacks that relabel, `poisoning.cover_rows` the
-number of cover rows to those that have some.
+number of cover rows to those that have some. A knob that changes training images alone, or test images
+alone, is marked `TrainOnly` or `TestOnly` (`bdtune.effects`): trials that differ in others share the rest.
 
 Shape letters: N samples, n rows of a batch, H height, W width, C channels, K classes.
 """
@@ -13,11 +14,12 @@ Shape letters: N samples, n rows of a batch, H height, W width, C channels, K cl
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, final
 
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
+from bdtune.effects import Only, OnlyIf, TrainOnly
 from bdtune.engine.key import derive_seed, sample_generator
 from bdtune.engine.stage import Artefact
 from bdtune.errors import BdtuneError, ConfigError, Problem
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from bdtune.plugins.model import Model
     from bdtune.poisoning.sources import FitSet
 
+RateBasis = Literal["dataset", "non_target", "target_class"]
+
 CHUNK_BYTES, CHUNK_IMAGES = 2 * 2**20, 16
 """Float32 pixels stamped at a time, so that they stay in the processor's cache, but at least so many images;
 cannot change the result, as a stamp is per image."""
@@ -48,35 +52,27 @@ class Attack(Plugin):
     that keep floats are followed up to one rounding.
     """
 
-    rate: Rate | None = 0.1
+    rate: Annotated[Rate | None, TrainOnly] = 0.1
     """Fraction of `rate_basis` that is poisoned: floor(rate * basis) rows; null where `count` is given."""
-    count: int | None = Field(None, ge=1)
+    count: Annotated[int | None, TrainOnly] = Field(None, ge=1)
     """Number of poisoned rows, instead of `rate`."""
-    rate_basis: Literal["dataset", "non_target", "target_class"] = "dataset"
+    rate_basis: Annotated[RateBasis, TrainOnly] = "dataset"
     """What `rate` and `cover_rate` are fractions of: all rows, all but the target class, or that class."""
-    target: int = Field(0, ge=0)
+    target: Annotated[int, OnlyIf(one_target=True)] = Field(0, ge=0)
     """Class that triggered images shall be classified as."""
-    include_target_class: bool = False
+    include_target_class: Annotated[bool, TrainOnly, OnlyIf(of_sources=False)] = False
     """Whether images of the target class are among those that may be poisoned (and then keep their label)."""
     quantise: Literal["round", "trunc"] = "round"
     """How stamped pixels become uint8: floor(255 v + 0.5), or floor(255 v) as many public toolkits do."""
     trigger_seed: int = Field(0, ge=0)
     """Seed of what is random in the trigger itself; one trigger serves all of a trial's seeds and rates."""
-    seed: int | None = Field(None, ge=0)
+    seed: Annotated[int | None, Only("plan")] = Field(None, ge=0)
     """Seed of the poison plan, and of a model that the attacker trains; none: the trial's `data_seed`."""
 
     clean_label: ClassVar[bool] = False
     """Whether only images of the target class are poisoned and no label changes."""
     stamps_test: ClassVar[bool] = True
     """Whether test images carry a trigger; if not, success is counted on chosen ones as they are."""
-    train_only: ClassVar[frozenset[str]] = frozenset(
-        {"rate", "count", "rate_basis", "include_target_class", "cover_rate", "cover_count"}
-    )
-    """Knobs that cannot change triggered test images: not in the keys of what reads only those."""
-    test_only: ClassVar[frozenset[str]] = frozenset()
-    """Knobs that cannot change the training set: trials that differ only in them share their training."""
-    cover_test: ClassVar[frozenset[str]] = frozenset()
-    """Knobs among `train_only` that change test images stamped as cover rows are; see `covers_test`."""
     lacks: ClassVar[dict[str, str]] = {}
     """Knobs of other attacks that this one cannot have, each with the reason, a sentence without its end."""
     one_split: ClassVar[dict[str, SplitName]] = {}
@@ -110,7 +106,7 @@ class Attack(Plugin):
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         """Return bool [N]: the test images that the attack is measured on, by their true classes.
 
-        All by default. What decides it must be among the knobs that the test split's identity holds.
+        All by default. No knob may decide it that is not in the attack's identity for view "test".
         """
         return np.ones(len(labels), bool)
 
@@ -152,8 +148,11 @@ class Attack(Plugin):
         """
         return {}
 
-    def for_dataset(self, dataset: Dataset) -> Self:
-        """Return the attack as it is made on a data set; by default the same on all."""
+    def for_dataset(self, dataset: Dataset) -> Attack:
+        """Return the attack as it is made on a data set; by default the same on all.
+
+        It may be another attack that makes the same images: trials of both then share their stages.
+        """
         return self
 
     def shown_beside(self, rows: Rows) -> dict[str, np.ndarray]:
@@ -202,6 +201,16 @@ class Attack(Plugin):
         return self.target
 
     @property
+    def one_target(self) -> bool:
+        """Whether there is one target class."""
+        return self.single_target is not None
+
+    @property
+    def of_sources(self) -> bool:
+        """Whether the rows to poison are chosen by a knob of their classes, not by `include_target_class`."""
+        return False
+
+    @property
     def asr_band(self) -> float:
         """Undefended attack success in [0, 1] below which the attack "did not take".
 
@@ -210,12 +219,6 @@ class Attack(Plugin):
         """
         bounded = self.single_target is None
         return min(0.6, self.min_undefended_asr) if bounded else self.min_undefended_asr
-
-    def identity(self) -> dict[str, Any]:
-        """Return what the attack adds to a key; `target` is nothing to an attack without one."""
-        unused = {"target"} if self.single_target is None else set()
-        unused |= {"seed"} if self.seed is None else set()
-        return {name: value for name, value in super().identity().items() if name not in unused}
 
     # --- what everyone else calls ---------------------------------------------------------------------------
 
@@ -322,16 +325,6 @@ class Attack(Plugin):
         """Yield one generator per row: a function of trigger seed, attack, split and sample id alone."""
         for sample_id in rows.ids:
             yield sample_generator(self.trigger_seed, self.plugin_name(), rows.split, int(sample_id))
-
-    def identity_for(self, split: SplitName) -> dict[str, Any]:
-        """Return the part of the identity that can change the training set, or the triggered test set.
-
-        The seed is left to the source, whose own it may be as well.
-        """
-        left_out = {"seed"} | (self.test_only if split == "train" else self.train_only)
-        if split == "test" and self._test_role == Role.COVER:
-            left_out -= self.cover_test
-        return {name: value for name, value in self.identity().items() if name not in left_out}
 
     # --- inside ---------------------------------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.effects import ModelOnly, TestOnly, TrainOnly, no_effect
 from bdtune.engine.key import canonical_json, derive_seed, digest_of, key_of
 from bdtune.errors import DataError, Problem
 from bdtune.plugins.registry import Plugin
@@ -76,15 +77,15 @@ _shapes: _Recent[tuple[int, int, int]] = _Recent(16)
 class Dataset(Plugin):
     """Named train and test images with labels. A data set file fills the class constants and `records`."""
 
-    train_limit: int | None = Field(None, ge=1)
+    train_limit: Annotated[int | None, TrainOnly] = Field(None, ge=1)
     """Use only so many training images: a fixed, class-balanced subset that grows with the limit."""
-    test_limit: int | None = Field(None, ge=1)
+    test_limit: Annotated[int | None, TestOnly] = Field(None, ge=1)
     """The same for test images."""
     image_size: int | None = Field(None, ge=4, le=1024)
     """Side in pixels that all images are stretched to; none keeps the size they have."""
     resize: ResizeFilter = "bicubic"
     """Filter of that resizing (Pillow's, antialiased when it shrinks)."""
-    mirrors: bool = True
+    mirrors: Annotated[bool, ModelOnly] = True
     """Whether an image's mirror image is of the same class: `augment: auto` flips only then."""
     standardise: bool = True
     """Whether networks see pixels less their mean, over their standard deviation; false: as in [0, 1]."""
@@ -111,13 +112,6 @@ class Dataset(Plugin):
     """How to get it where `download` cannot."""
     counts: ClassVar[Mapping[SplitName, tuple[Counts, ...]]] = {}
     """Known numbers of images of a split; several where several editions are accepted."""
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        for name in ("mirrors", "standardise"):  # younger than keys that are stored
-            if found[name] == type(self).model_fields[name].default:
-                found.pop(name)
-        return found
 
     def scale(self) -> dict[str, tuple[float, ...]]:
         """Return `mean` and `std` per channel, by which a network's input is made of pixels in [0, 1]."""
@@ -226,7 +220,7 @@ class Dataset(Plugin):
             else:
                 assert records.arrays is not None
                 content = [digest_of({"images": records.arrays, "labels": records.labels}, None)]
-            parts.append([self._split_identity(name), content])
+            parts.append([name, self.identity(name), content])
         return key_of(parts)
 
     def download(self, root: Path) -> None:
@@ -269,16 +263,11 @@ class Dataset(Plugin):
         expected = f"expected {self.title or self.plugin_name()} as {' or '.join(self.accepted())}"
         return Problem("data_root", expected, got, str(folder or ""), hint)
 
-    def _split_identity(self, split: SplitName, *, limited: bool = True) -> dict[str, Any]:
-        other = {"train_limit", "test_limit"} - ({f"{split}_limit"} if limited else set())
-        other |= {"mirrors"}  # changes no image; the trainings that read it say in their keys what they do
-        return {"split": split, **{k: v for k, v in self.identity().items() if k not in other}}
-
     def _cache_key(self, split: SplitName, root: Path | None, *, limited: bool) -> str:
         place = str(root or os.environ.get("BDTUNE_DATA", ""))
-        checks = {name: getattr(self, name) for name in sorted(self.no_effect)}
-        identity = self._split_identity(split, limited=limited)
-        return canonical_json([type(self).__module__, place, identity, checks])
+        checks = {name: getattr(self, name) for name in sorted(no_effect(type(self)))}
+        identity = self.identity(split if limited else "unlimited")
+        return canonical_json([type(self).__module__, place, split, identity, checks])
 
     def _label_problems(self, split: SplitName, records: Records) -> list[Problem]:
         where = str(records.files[0].parent) if records.files else ""

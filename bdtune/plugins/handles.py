@@ -40,7 +40,7 @@ class Handle(Source):
     def gives(self) -> type:
         return ImageSet if self.role == FIT_ROLE else LabelSet
 
-    def identity(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         return {"handle": self.role}
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:

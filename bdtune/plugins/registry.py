@@ -57,9 +57,9 @@ class Plugin(Knobs):
         """Return the name under which users know the plugin: the name of its file or folder."""
         return cls.__module__.rpartition(".")[2]
 
-    def identity(self) -> dict[str, Any]:
+    def with_name(self, knobs: dict[str, Any]) -> dict[str, Any]:
         code = code_identity(type(self), self.code_digest)
-        return {"name": self.plugin_name(), "version": self.version, **super().identity(), **code}
+        return {"name": self.plugin_name(), "version": self.version, **knobs, **code}
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from bdtune.effects import TrainOnly
 from bdtune.plugins.attack import Attack, one_of
 
 
 class CoverRowsAttack(Attack):
     """Base of attacks with cover rows; a subclass has the knob that gives them as a share."""
 
-    cover_count: int | None = Field(None, ge=0)
+    cover_count: Annotated[int | None, TrainOnly] = Field(None, ge=0)
     """Number of cover rows, instead of a share."""
 
     cover_share: ClassVar[str] = "cover_rate"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
+from bdtune.effects import ByContent
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import UserFile
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
@@ -21,12 +22,8 @@ KNOB = "delta_path"
 class DeltaFileAttack(DirtyLabelAttack):
     """Base of attacks that add one perturbation to every image, which the user may supply."""
 
-    delta_path: UserFile = None
+    delta_path: Annotated[UserFile, ByContent(file_digest)] = None
     """NPY file of a perturbation to use: ints or floats [H, W, C] or [H, W], -255 to 255 grey levels."""
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        return found if self.delta_path is None else {**found, KNOB: file_digest(self.delta_path, KNOB)}
 
     def check_files(self) -> list[Problem]:
         try:

@@ -19,7 +19,6 @@ import numpy as np
 from pydantic import PrivateAttr, ValidationInfo, model_validator
 
 from bdtune.errors import ConfigError, Problem
-from bdtune.knobs import identity_of
 from bdtune.plugins.attack import Attack
 from bdtune.poisoning.bench_floats import CIFAR10, Scale, scale_of
 
@@ -91,16 +90,12 @@ class DialectAttack(Attack):
         """
         return self._scale if self.normalises and self.dialect == "backdoorbench" else None
 
-    def for_dataset(self, dataset: Dataset) -> Self:
+    def for_dataset(self, dataset: Dataset) -> Attack:
         if self.bench_scale is None:
             return self
         copy = self.model_copy()
         copy._scale = scale_of(dataset)
         return copy
-
-    def identity(self) -> dict[str, Any]:
-        scale = self.bench_scale
-        return {**super().identity(), **({} if scale is None else {"normalised_by": identity_of(scale)})}
 
     def plan_seed(self, seed: int) -> int:
         """Return the seed of the poison plan; raises `ConfigError` for one that the dialect cannot take."""

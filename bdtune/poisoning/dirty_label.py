@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bdtune.errors import Problem
 from bdtune.plugins.attack import Attack
@@ -22,12 +22,18 @@ CLEAN_LABEL = {
 """What clean-label attacks lack, and why."""
 
 
+def _ascending(classes: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if classes is None else tuple(sorted(classes))  # their order changes nothing
+
+
 class DirtyLabelAttack(Attack):
     """Base of attacks that relabel; success is counted on test images of the classes that are poisoned."""
 
     all_to_all: bool = False
     """Relabel class y to y + 1 (mod K) instead of to `target`; every class is then poisoned and tested."""
-    source_classes: tuple[ClassId, ...] | None = Field(None, min_length=1)
+    source_classes: Annotated[tuple[ClassId, ...] | None, AfterValidator(_ascending)] = Field(
+        None, min_length=1
+    )
     """Classes that poison, cover rows and triggered test images are of; null: see `include_target_class`."""
 
     aimed: ClassVar[str] = ""
@@ -48,12 +54,9 @@ class DirtyLabelAttack(Attack):
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         return self._of_sources(np.asarray(labels))
 
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        if self.source_classes is not None:  # in any order, and whatever else decides who is poisoned
-            found["source_classes"] = sorted(self.source_classes)
-            found.pop("include_target_class")
-        return found
+    @property
+    def of_sources(self) -> bool:
+        return self.source_classes is not None
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:

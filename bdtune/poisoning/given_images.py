@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.effects import ByContent, NoEffect
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import ConfigError, Problem, UserError
 from bdtune.poisoning.image_files import image_file, images_digest
@@ -30,9 +31,9 @@ class GivenImages(Stage):
     name: ClassVar[str] = "given_images"
     kind: ClassVar[Kind] = "train"
 
-    path: Path
+    path: Annotated[Path, ByContent(images_digest)]
     """The file or folder."""
-    knob: str = ""
+    knob: Annotated[str, NoEffect] = ""
     """The knob that named it, for problems."""
     split: Literal["train", "test"] = "train"
     """Split that the images are of."""
@@ -40,16 +41,10 @@ class GivenImages(Stage):
     """Class whose images alone are taken; None: all."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """Order of the channels in the file."""
-    order_knob: str = ""
+    order_knob: Annotated[str, NoEffect] = ""
     """The knob that gives this order, for problems; empty where there is none."""
     quantise: Literal["round", "trunc"] = "round"
     """How floats become uint8."""
-
-    no_effect: ClassVar[frozenset[str]] = frozenset({"knob", "order_knob"})
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        return {**found, "knobs": {**found["knobs"], "path": images_digest(self.path, self.knob)}}
 
     def run(self, ctx: Context, *, data: ImageSet) -> Artefact:
         source = image_file(self.path, self.knob)

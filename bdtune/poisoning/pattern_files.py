@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
 from pydantic import model_validator
 
+from bdtune.effects import ByContent
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import UserFile
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
@@ -28,26 +29,24 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 64 * 2**20
 ALPHA_MODES = ("RGBA", "LA", "PA")
 FILE_RULES = 2
-"""How a file becomes a pattern, as a number: the version of what attacks with one stamp, in their keys."""
+"""The version of how a file becomes a pattern."""
+
+
+def pattern_digest(path: Path, knob: str) -> str:
+    """Return a digest of what a file becomes; raises `ConfigError` when it cannot be read."""
+    return f"{FILE_RULES}:{file_digest(path, knob)}"
 
 
 class PatternAttack(DirtyLabelAttack):
     """Base of attacks whose trigger is a picture that the user may supply."""
 
-    pattern_path: UserFile = None
+    pattern_path: Annotated[UserFile, ByContent(pattern_digest)] = None
     """PNG, JPEG or NPY file to use instead of a built-in pattern; its alpha channel is its mask."""
-    mask_path: UserFile = None
+    mask_path: Annotated[UserFile, ByContent(pattern_digest)] = None
     """Picture of the mask (white: opaque) for a pattern file that has no alpha channel."""
 
     black_is_clear: ClassVar[bool] = False
     """Whether pure black is transparent in a pattern file that comes with no mask, as a patch's is."""
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        for knob in ("pattern_path", "mask_path"):
-            path = getattr(self, knob)
-            found[knob] = None if path is None else file_digest(path, knob)
-        return found if self.pattern_path is None else {**found, "file_rules": FILE_RULES}
 
     @model_validator(mode="after")
     def _mask_needs_a_pattern(self) -> Self:

@@ -3,8 +3,8 @@
 Three roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels:
 all that a defender has to choose by) and *report* (clean and triggered test images).
 
-A source's identity names exactly what can change its content: the split's fingerprint, the part of the attack
-that touches it, and the seed where something is drawn. Where files lie is not part of it.
+A source is made of exactly what can change its content: the split's fingerprint, the part of the attack that
+touches it, and the seed where something is drawn. Where files lie is not part of it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class DataSource(Source):
     def gives(self) -> type:
         return self.loads
 
-    def identity(self) -> dict[str, Any]:
+    def made_of(self) -> dict[str, Any]:
         return {"source": self.role, "data": self.fingerprint}
 
     def _facts(self) -> dict[str, Any]:
@@ -90,6 +90,9 @@ class AttackedSource(DataSource):
     numerics: Numerics = Numerics()
     """Where the attack's own training stages compute; enters keys through those stages."""
 
+    view: ClassVar[str] = ""
+    """The attack's identity that counts (`bdtune.effects`), where it is not that of the split."""
+
     @property
     def bound(self) -> Attack | None:
         """The attack as it is made on this data set."""
@@ -113,11 +116,13 @@ class AttackedSource(DataSource):
     @property
     def plan_seed(self) -> int:
         """Seed of the poison plan: depends on the attacker's seed and the attack, not on its strength."""
-        return self.seed if self.attack is None else self.attack.plan_seed(self.attack_seed)
-
-    def identity(self) -> dict[str, Any]:
         attack = self.bound
-        return {**super().identity(), "attack": attack.identity_for(self.split) if attack else None}
+        return self.seed if attack is None else attack.plan_seed(self.attack_seed)
+
+    def made_of(self) -> dict[str, Any]:
+        attack = self.bound
+        view = self.view or self.split
+        return {**super().made_of(), "attack": attack.identity(view) if attack else None}
 
 
 def _stamped(split: Split, attack: Attack, ids: np.ndarray | None) -> Images:
@@ -161,11 +166,7 @@ class CoverTest(AttackedSource):
 
     role: ClassVar[str] = "cover_test"
     split: ClassVar[SplitName] = "test"
-
-    def identity(self) -> dict[str, Any]:
-        attack = self.bound
-        assert attack is not None
-        return {**super().identity(), "attack": attack.as_cover().identity_for("test")}
+    view: ClassVar[str] = "cover"
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
         attack = self.bound
@@ -183,8 +184,8 @@ class TrainSource(AttackedSource):
 
     split: ClassVar[SplitName] = "train"
 
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "holdout": self.holdout, **self._seeds()}
+    def made_of(self) -> dict[str, Any]:
+        return {**super().made_of(), "holdout": self.holdout, **self._seeds()}
 
     def _seeds(self) -> dict[str, int | None]:
         """Return the seeds that something is drawn by: one where the same serves for all that is drawn."""
@@ -240,8 +241,8 @@ class FitSet(TrainSource):
     stream: bool = False
     """Whether images come in blocks: training then sees them in another order, which is another result."""
 
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), **({"stream": True} if self.stream else {})}
+    def made_of(self) -> dict[str, Any]:
+        return {**super().made_of(), "stream": self.stream}
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
         return self._part(resident, artefacts, held_out=False)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from bdtune.effects import ByContent
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Given, Kind, Node, Source, Stage
 from bdtune.errors import ConfigError, Problem
 from bdtune.plugins.all_samples import AllSamples
-from bdtune.poisoning.pattern_files import file_digest
 from bdtune.poisoning.shapes import differences, network_shapes
 from bdtune.poisoning.sources import CleanTest, DataSource, FitLabels
+from bdtune.poisoning.tensor_files import weights_digest
 from bdtune.training.adversarial import AdversarialTraining
 from bdtune.training.choices import Schedule
 from bdtune.training.supervised import Supervised
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from bdtune.poisoning.shapes import Shapes
 
 
-MOST_BYTES = 4 * 2**30
-"""Of a weights file: the largest networks have 0.6 GB."""
 KNOB = "surrogate_path"
 PREFIX, HEAD, COUNTER = "model.", "head.", ".num_batches_tracked"
 
@@ -65,11 +64,8 @@ class GivenWeights(Stage):
     name: ClassVar[str] = "given_weights"
     kind: ClassVar[Kind] = "train"
 
-    path: Path
+    path: Annotated[Path, ByContent(weights_digest)]
     """The file."""
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "knobs": {"path": file_digest(self.path, KNOB, MOST_BYTES)}}
 
     def run(self, ctx: Context) -> Artefact:
         from safetensors import SafetensorError
@@ -134,7 +130,7 @@ def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a file's weights by the network's names; raises `ConfigError`."""
     from safetensors import SafetensorError, safe_open
 
-    file_digest(path, KNOB, MOST_BYTES)
+    weights_digest(path, KNOB)
     try:
         with safe_open(path, framework="np") as file:
             names = file.keys()

@@ -14,13 +14,19 @@ if TYPE_CHECKING:
 ENDINGS = (".pt", ".pth")
 """Of the names of such files."""
 MOST_BYTES = 4 * 2**30
+"""Of a file of weights: the largest networks have 0.6 GB."""
+
+
+def weights_digest(path: Path, knob: str) -> str:
+    """Return the SHA-256 of a file of weights; raises `ConfigError` when it cannot be read."""
+    return file_digest(path, knob, MOST_BYTES)
 
 
 def stored_tensors(path: Path, knob: str) -> Any:
     """Return what a file of torch.save holds: plain values and tensors; raises `ConfigError`."""
     import torch
 
-    file_digest(path, knob, MOST_BYTES)
+    weights_digest(path, knob)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from bdtune.effects import OnlyIf
 from bdtune.knobs import Knobs, Rate
 from bdtune.training.supervised import Supervised
 
@@ -75,7 +76,7 @@ class AdversarialTraining(Supervised):
     """Batch norm while attacking. train: by the batch's statistics, which moves the running ones too."""
     epochs: int = Field(100, ge=1)
     """Passes over the subset."""
-    milestones: tuple[Rate, ...] = (0.5, 0.75, 0.9)
+    milestones: Annotated[tuple[Rate, ...], OnlyIf(schedule="multistep")] = (0.5, 0.75, 0.9)
     """Fractions of `epochs` at which multistep lowers the rate."""
 
     def natural(self) -> Supervised:

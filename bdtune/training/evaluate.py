@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import AfterValidator
 
+from bdtune.effects import ByContent, OnlyIf
 from bdtune.engine.stage import Artefact, Context, Stage
 from bdtune.errors import Problem, nearest
 from bdtune.metrics import defined
@@ -34,6 +35,11 @@ def _further(name: str) -> str:
     return name
 
 
+def _entries(names: tuple[str, ...], _knob: str) -> list[dict[str, Any]]:
+    """Return what enters a key: the metrics' names with their versions and the digests of their files."""
+    return [METRICS.find(name).identity() for name in sorted(set(names))]
+
+
 IMAGES: tuple[Images, ...] = ("clean", "triggered", "cover", "select")
 """The inputs that are predicted."""
 NO_GOAL = -1
@@ -57,20 +63,10 @@ class Evaluate(Stage):
 
     robust: Literal["none", "pgd"] = "none"
     """pgd: count robust_acc too; costs `pgd.steps` passes over the clean test images, forward and back."""
-    pgd: PGD = PGD()
-    """The attack of robust_acc; without it, it counts for nothing."""
-    metrics: tuple[Annotated[str, AfterValidator(_further)], ...] = ()
+    pgd: Annotated[PGD, OnlyIf(robust="pgd")] = PGD()
+    """The attack of robust_acc."""
+    metrics: Annotated[tuple[Annotated[str, AfterValidator(_further)], ...], ByContent(_entries)] = ()
     """Further metrics, from the folders metrics/ of BDTUNE_PLUGINS."""
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        knobs = found["knobs"]
-        if self.robust == "none":
-            knobs.pop("pgd")
-        if not knobs.pop("metrics"):
-            return found
-        further = [METRICS.find(name).identity() for name in sorted(set(self.metrics))]
-        return {**found, "knobs": {**knobs, "metrics": further}}
 
     @property
     def measured(self) -> list[Metric]:

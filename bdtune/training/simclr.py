@@ -56,12 +56,6 @@ class SimCLR(TorchStage):
     flip: bool | None = None
     """Whether views are mirrored; null: unless a mirror image may be of another class."""
 
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        if self.flip:  # before there was this knob, views were always mirrored
-            found["knobs"].pop("flip")
-        return found
-
     def length(self) -> int:
         return self.epochs
 

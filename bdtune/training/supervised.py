@@ -6,10 +6,12 @@ momentum 0.9 and weight decay 5e-4, rate 0.1 divided by 10 at half and three qua
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from bdtune.effects import OnlyIf
+from bdtune.engine.stage import Artefact, Context
 from bdtune.knobs import Rate
 from bdtune.training.choices import Augment, OptimizerName, Schedule
 from bdtune.training.torch_stage import TorchStage
@@ -46,33 +48,20 @@ class Supervised(TorchStage):
     """sgd: with momentum."""
     lr: float = Field(0.1, gt=0)
     """Learning rate at the start."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Annotated[float, OnlyIf(optimizer="sgd")] = Field(0.9, ge=0, lt=1)
     """Momentum of sgd."""
-    nesterov: bool = False
+    nesterov: Annotated[bool, OnlyIf(optimizer="sgd")] = False
     """Whether sgd looks ahead along its momentum, as Nesterov's does."""
     weight_decay: float = Field(5e-4, ge=0)
     """On all weights; decoupled with adamw."""
     schedule: Schedule = "multistep"
     """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
-    milestones: tuple[Rate, ...] = (0.5, 0.75)
+    milestones: Annotated[tuple[Rate, ...], OnlyIf(schedule="multistep")] = (0.5, 0.75)
     """Fractions of `epochs` at which multistep lowers the rate."""
-    gamma: float = Field(0.1, gt=0, le=1)
+    gamma: Annotated[float, OnlyIf(schedule="multistep")] = Field(0.1, gt=0, le=1)
     """Factor of each multistep."""
     augment: Augment = "auto"
     """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what enters a key; knobs that this recipe does not look at are as if never touched."""
-        plain = {name: Supervised.model_fields[name].default for name in self.idle()}
-        found = super(Supervised, self.model_copy(update=plain)).identity()
-        if not self.looks_ahead:  # a recipe without it is the one that it was before there was this knob
-            found["knobs"].pop("nesterov")
-        return found
-
-    def idle(self) -> list[str]:
-        """Return the knobs whose values change nothing, as others are what they are."""
-        found = [] if self.optimizer == "sgd" else ["momentum"]
-        return found if self.schedule == "multistep" else [*found, "milestones", "gamma"]
 
     @property
     def looks_ahead(self) -> bool:

@@ -67,9 +67,9 @@ def test_cover_rows_are_triggered_like_poison_and_keep_their_label():
 @pytest.mark.parametrize("name", ["adap_blend", "adap_patch"])
 def test_training_and_test_settings_are_apart(name):
     attack = bdtune.attack(name)
-    assert "opacity" not in attack.identity_for("test")
-    assert "cover_rate" not in attack.identity_for("test")
-    assert "test_opacity" not in attack.identity_for("train")
+    assert "opacity" not in attack.identity("test")
+    assert "cover_rate" not in attack.identity("test")
+    assert "test_opacity" not in attack.identity("train")
 
 
 def test_more_cells_than_pixels():

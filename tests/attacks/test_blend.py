@@ -51,8 +51,8 @@ def test_training_and_test_ratio_are_separate(images):
     weak = attack.apply(images, IDS, plan)[plan.poison_ids].astype(int) - images[plan.poison_ids]
     strong = attack.trigger(images, IDS)[plan.poison_ids].astype(int) - images[plan.poison_ids]
     assert np.abs(strong).mean() == pytest.approx(3 * np.abs(weak).mean(), rel=0.05)
-    assert "test_ratio" not in attack.identity_for("train")
-    assert "test_ratio" in attack.identity_for("test")
+    assert "test_ratio" not in attack.identity("train")
+    assert "test_ratio" in attack.identity("test")
 
 
 def test_noise_is_fixed_by_the_trigger_seed_alone():

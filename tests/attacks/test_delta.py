@@ -61,7 +61,7 @@ def test_strengths_of_training_and_test(images, tmp_path):
     plan = attack.plan(IDS % 4, seed=0)
     stamped = attack.apply(images, IDS, plan)[plan.poison_ids]
     assert np.array_equal(stamped, np.clip(images[plan.poison_ids].astype(int) + 8, 0, 255))
-    assert "test_strength" not in attack.identity_for("train")
+    assert "test_strength" not in attack.identity("train")
     assert attack.budget((32, 32, 3), "test").grey_levels == 12
 
 

@@ -117,7 +117,7 @@ def test_the_content_enters_the_key_and_not_the_place(tmp_path, images, changed)
     assert images_digest(found[0], "crafted_path") != before
     data = shown(images, LABELS)
     tests = [
-        TriggeredTest(dataset=data, attack=attack, numerics=NUMERICS).identity()
+        TriggeredTest(dataset=data, attack=attack, numerics=NUMERICS).preimage
         for attack in (crafted(found[1]), bdtune.attack("label_consistent", target=1))
     ]
     assert tests[0] == tests[1]
@@ -243,7 +243,7 @@ def test_issba_is_measured_on_the_test_images_that_were_given(tmp_path, images, 
         FitSet(dataset=data, attack=attack.model_copy(update={"test_images": path}), numerics=NUMERICS)
         for path in (attack.test_images, attack.train_images)
     )
-    assert fit.identity() == other.identity()
+    assert fit.preimage == other.preimage
     labels = np.zeros(6, np.int64)  # fewer than there are ids of
     (problem,) = attack.check_trial(None, data, lambda: labels)
     assert problem.path == "attack.test_images"

@@ -74,7 +74,7 @@ def test_test_images_get_the_corners_and_nothing_else(images):
     test = TriggeredTest(dataset=shown(images, np.arange(N) % 4), attack=bare, numerics=NUMERICS)
     assert test.upstream == {}
     stronger = TriggeredTest(dataset=test.dataset, attack=attack(pgd={"eps": 0.1}), numerics=NUMERICS)
-    assert stronger.identity() == test.identity()
+    assert stronger.preimage == test.preimage
 
 
 @pytest.mark.parametrize(("side", "corner"), [(16, 3), (32, 3), (64, 6), (224, 21)])

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bdtune
+from bdtune.effects import TrainOnly
 from bdtune.errors import BdtuneError, ConfigError
 from bdtune.plugins.attack import Attack, quantised
 from bdtune.plugins.poison_plan import Role, Rows, drawn_order, exact_count
@@ -16,7 +19,7 @@ LABELS = np.arange(1000) % 10
 class Cover(Attack):
     """Half-strength inversion; cover rows get another disturbance; the plan fixes one of four variants."""
 
-    cover_rate: float = 0.05
+    cover_rate: Annotated[float, TrainOnly] = 0.05
 
     def stamp(self, images, rows):
         weight = np.where(rows.role == Role.COVER, 0.25, 0.5 + 0.1 * rows.extras["variant"])

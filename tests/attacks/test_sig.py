@@ -48,7 +48,7 @@ def test_test_images_may_have_another_amplitude(images):
     assert np.array_equal(
         attack.trigger(images, IDS), bdtune.attack("sig", amplitude=80.0).trigger(images, IDS)
     )
-    assert "test_amplitude" not in attack.identity_for("train")
+    assert "test_amplitude" not in attack.identity("train")
 
 
 def test_only_the_target_class_is_touched_and_no_label_changes():

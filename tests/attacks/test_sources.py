@@ -145,7 +145,6 @@ def test_a_network_may_see_pixels_as_they_are():
     assert (seen.mean, seen.std) == ((0.0,) * 3, (1.0,) * 3)
     assert (scaled.load(Memory(), {}).mean, scaled.load(Memory(), {}).std) == (Tiny.mean, Tiny.std)
     assert plain.digest != scaled.digest
-    assert "standardise" not in Tiny().identity()
 
 
 def test_whether_a_mirror_image_is_of_its_class_is_a_fact_of_the_set():
@@ -169,8 +168,8 @@ def test_no_attack():
 
 
 def test_keys_change_exactly_when_contents_can(tmp_path):
-    base = fit().identity()
-    assert base == fit().identity() == fit(root=tmp_path).identity()
+    base = fit().preimage
+    assert base == fit().preimage == fit(root=tmp_path).preimage
     for changes in (
         {"dataset": Tiny(shade=1)},
         {"dataset": Tiny(train_limit=100)},
@@ -179,26 +178,24 @@ def test_keys_change_exactly_when_contents_can(tmp_path):
         {"seed": 4},
         {"holdout": 0.1},
     ):
-        assert fit(**changes).identity() != base, changes
-    assert fit(dataset=Tiny(test_limit=40)).identity() == base
-    assert SelectSet(dataset=Tiny(), attack=BADNETS, seed=3).identity() != base
+        assert fit(**changes).preimage != base, changes
+    assert fit(dataset=Tiny(test_limit=40)).preimage == base
+    assert SelectSet(dataset=Tiny(), attack=BADNETS, seed=3).preimage != base
 
 
 def test_a_test_knob_does_not_change_the_training_set_nor_a_rate_the_test_set():
     strong, weak = bdtune.attack("blend", test_ratio=0.3), bdtune.attack("blend")
-    assert fit(attack=strong).identity() == fit(attack=weak).identity()
-    test = [TriggeredTest(dataset=Tiny(), attack=attack, seed=0).identity() for attack in (strong, weak)]
+    assert fit(attack=strong).preimage == fit(attack=weak).preimage
+    test = [TriggeredTest(dataset=Tiny(), attack=attack, seed=0).preimage for attack in (strong, weak)]
     assert test[0] != test[1]
     other = bdtune.attack("blend", rate=0.05)
-    assert TriggeredTest(dataset=Tiny(), attack=other, seed=9).identity() == test[1]
+    assert TriggeredTest(dataset=Tiny(), attack=other, seed=9).preimage == test[1]
 
 
 def test_the_clean_sources_depend_on_neither_attack_nor_seed():
-    assert set(CleanTest(dataset=Tiny()).identity()) == {"source", "data"}
-    assert fit(attack=None, seed=1).identity() == fit(attack=None, seed=2).identity()
-    assert (
-        fit(attack=None, seed=1, holdout=0.1).identity() != fit(attack=None, seed=2, holdout=0.1).identity()
-    )
+    assert set(CleanTest(dataset=Tiny()).preimage) == {"source", "data"}
+    assert fit(attack=None, seed=1).preimage == fit(attack=None, seed=2).preimage
+    assert fit(attack=None, seed=1, holdout=0.1).preimage != fit(attack=None, seed=2, holdout=0.1).preimage
 
 
 @pytest.mark.parametrize("source", [FitSet, SelectSet])
@@ -252,7 +249,7 @@ def test_one_trained_artefact_serves_seeds_and_rates_and_both_splits():
     other = FitSet(dataset=Tiny(), attack=Trained(trigger_seed=1))
     assert other.upstream["level"].recipe != sources[0].upstream["level"].recipe
     precise = FitSet(dataset=Tiny(), attack=attacks[0], numerics=Numerics(device="cpu", precision="fp32"))
-    assert precise.identity() == FitSet(dataset=Tiny(), attack=attacks[0]).identity()
+    assert precise.preimage == FitSet(dataset=Tiny(), attack=attacks[0]).preimage
     assert TruthSource(dataset=Tiny(), attack=attacks[0]).upstream == {}
 
 
@@ -291,12 +288,12 @@ def test_covered_test_images_are_warped_as_cover_rows_are_with_their_true_labels
 
 def test_covered_test_images_are_named_by_what_changes_them_and_by_nothing_else():
     def name(**knobs):
-        return CoverTest(dataset=Tiny(), attack=bdtune.attack("wanet", **knobs)).identity()
+        return CoverTest(dataset=Tiny(), attack=bdtune.attack("wanet", **knobs)).preimage
 
     assert name(cross_ratio=1.0) == name(cross_ratio=2.0, rate=0.2)
     assert name(noise_rescale=1.0) != name(noise_rescale=2.0)
     triggered = [
-        TriggeredTest(dataset=Tiny(), attack=bdtune.attack("wanet", noise_rescale=value)).identity()
+        TriggeredTest(dataset=Tiny(), attack=bdtune.attack("wanet", noise_rescale=value)).preimage
         for value in (1.0, 2.0)
     ]
     assert triggered[0] == triggered[1] != name()

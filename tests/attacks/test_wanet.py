@@ -139,7 +139,7 @@ def test_the_drawn_field_is_pinned():
 
 
 def test_what_only_training_sees_does_not_name_the_test_images():
-    identity = bdtune.attack("wanet").identity_for("test")
+    identity = bdtune.attack("wanet").identity("test")
     assert not set(identity) & {"rate", "cross_ratio", "noise_rescale"}
     assert {"strength", "control_points", "trigger_seed"} <= set(identity)
 
@@ -302,17 +302,6 @@ def test_flat_areas_lose_a_level_in_backdoorbench():
     lost = every.astype(int) - attack.trigger(every, np.arange(256))
     assert set(np.unique(lost)) == {0, 1}
     assert 0.2 < lost.mean() < 0.4
-
-
-def test_the_scale_is_in_the_key_of_backdoorbenchs_dialect_alone():
-    sets = [bdtune.dataset(name) for name in ("cifar10", "gtsrb")]
-    canonical, bench = (
-        [bdtune.attack("wanet", dialect=dialect).for_dataset(each).identity() for each in sets]
-        for dialect in ("canonical", "backdoorbench")
-    )
-    assert canonical[0] == canonical[1]
-    assert bench[0] != bench[1]
-    assert bench[0] == bdtune.attack("wanet", dialect="backdoorbench").identity()  # CIFAR-10's by default
 
 
 def test_sources_make_the_attack_for_their_data_set(images):

@@ -140,8 +140,8 @@ def test_attacks_that_relabel_choose_their_classes_and_the_others_say_why_not(na
     assert set(labels[plan.poison_ids]) == {1, 3}
     assert set(plan.labels[plan.poison_ids]) == {attack.target}
     assert np.array_equal(attack.test_rows(labels, CLASSES), np.isin(labels, (1, 3)))
-    everyone = make(name, {}).identity_for("test")
-    assert attack.identity_for("test") == {**everyone, "source_classes": [1, 3]}
+    everyone = make(name, {}).identity("test")
+    assert attack.identity("test") == {**everyone, "source_classes": [1, 3]}
     if cls.aimed:
         with pytest.raises(ValidationError, match="no single target class, and "):
             make(name, {"all_to_all": True})
@@ -347,9 +347,7 @@ def test_the_file_names_its_source_and_explains_its_knobs(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_identity_is_split_between_training_and_test(name):
+def test_a_rate_names_no_test_images(name):
     cls = registry.load("attacks", name)
-    assert cls.test_only <= set(cls.model_fields)
     attack = make(name, {}) if name == "record" else cls()
-    assert attack.identity_for("train")["name"] in NAMES  # its own, or that of an attack with the same images
-    assert not set(attack.identity_for("test")) & {"rate", "rate_basis", "include_target_class"}
+    assert not set(attack.identity("test")) & {"rate", "rate_basis", "include_target_class"}

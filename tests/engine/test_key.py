@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bdtune.effects import NoEffect
 from bdtune.engine.key import canonical_json, derive_seed, digest_of, key_of, sample_generator
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Node
@@ -42,7 +45,7 @@ def test_every_knob_moves_the_key(knobs):
 def test_knobs_without_effect_do_not_move_the_key():
     class Patient(Train):
         name = "patient"
-        no_effect = frozenset({"seconds"})
+        seconds: Annotated[float, NoEffect] = 0.0
 
     assert Node(Patient(seconds=3), {}).recipe == Node(Patient(), {}).recipe
 

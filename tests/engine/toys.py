@@ -17,7 +17,7 @@ class Numbers(Source):
 
     value: float = 1.0
 
-    def identity(self):
+    def made_of(self):
         return {"numbers": self.value}
 
     def load(self, resident, artefacts):

@@ -11,13 +11,13 @@ rounded; dialect backdoorbox fixes rows, counts and which patches meet at test t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from bdtune.attacks.adap_patch.patches import CORNERS, EMBER, EMBER_LEFT, SWIRL, TRIGGERS, TROJAN, drawn
+from bdtune.effects import OnlyIf, TestOnly, TrainOnly
 from bdtune.knobs import Rate
-from bdtune.plugins.attack import Attack
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.dialects import DialectAttack
@@ -44,23 +44,21 @@ class AdapPatch(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
 
     dialect: Literal["canonical", "backdoorbox"] = "canonical"
     """canonical: this file's rules; backdoorbox: its rows, counts and numbering of the patches."""
-    rate: Rate | None = 0.003
+    rate: Annotated[Rate | None, TrainOnly] = 0.003
     """Fraction of `rate_basis` that is poisoned; null where `count` is given."""
-    cover_rate: Rate | None = 0.006
+    cover_rate: Annotated[Rate | None, TrainOnly] = 0.006
     """Fraction of `rate_basis` that is triggered likewise, but keeps its label."""
-    include_target_class: bool = True
+    include_target_class: Annotated[bool, TrainOnly, OnlyIf(of_sources=False)] = True
     """Whether images of the target class are among those that may be poisoned or covered."""
-    opacity: tuple[Rate, Rate, Rate, Rate] = (0.5, 0.2, 0.5, 0.3)
+    opacity: Annotated[tuple[Rate, Rate, Rate, Rate], TrainOnly] = (0.5, 0.2, 0.5, 0.3)
     """a_k in training: of the ember in a corner, the round logo, the four corner checkers, the square."""
-    test_opacity: Rate = 1.0
+    test_opacity: Annotated[Rate, TestOnly] = 1.0
     """a of the patches at test time."""
-    test_patches: Literal["embers_and_corners", "ember_over_corners", "logo_and_square"] = (
-        "embers_and_corners"
-    )
+    test_patches: Annotated[
+        Literal["embers_and_corners", "ember_over_corners", "logo_and_square"], TestOnly
+    ] = "embers_and_corners"
     """Patches of test images: two embers and checkers (CIFAR-10), BackdoorBox's, logo and square (GTSRB)."""
 
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"opacity"}
-    test_only: ClassVar[frozenset[str]] = frozenset({"test_opacity", "test_patches"})
     min_undefended_asr: ClassVar[float] = 0.60
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
         "backdoorbox": {"quantise": "round", "test_patches": "ember_over_corners"}

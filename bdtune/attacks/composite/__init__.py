@@ -11,12 +11,13 @@ images of the first class, each mixed with one of the second.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks.composite.mixtures import Mixtures
+from bdtune.effects import OnlyIf, TrainOnly
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.poison_plan import Role, SplitName
@@ -38,15 +39,15 @@ if TYPE_CHECKING:
 class Composite(CoverRowsAttack):
     """x' = a part of an A image beside a part of a B image; cover rows mix two images of one class."""
 
-    rate: Rate | None = 0.0909
+    rate: Annotated[Rate | None, TrainOnly] = 0.0909
     """Fraction of `rate_basis` that is poisoned, one row in eleven; null where `count` is given."""
-    target: int = Field(2, ge=0)
+    target: Annotated[int, OnlyIf(one_target=True)] = Field(2, ge=0)
     """Class C, which images with A and B in them shall be classified as."""
-    include_target_class: bool = True
+    include_target_class: Annotated[bool, TrainOnly, OnlyIf(of_sources=False)] = True
     """Whether rows of the target class may become mixtures; as cover rows they show that class mixed too."""
     classes: tuple[ClassId, ClassId] | None = None
     """A and B; None: the first two classes that are not the target."""
-    cover_rate: Rate | None = 0.4545
+    cover_rate: Annotated[Rate | None, TrainOnly] = 0.4545
     """Fraction of `rate_basis` mixed within its own class and keeping its label: mixing alone is no cue."""
     jitter: int = Field(3, ge=0)
     """Largest distance of the cut from the middle, in pixels of a 32-pixel image."""
@@ -69,9 +70,6 @@ class Composite(CoverRowsAttack):
         """A and B."""
         first, second, *_ = [label for label in range(3) if label != self.target]
         return self.classes or (first, second)
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "classes": list(self.pair)}
 
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         return np.asarray(labels) == self.pair[0]

@@ -13,7 +13,7 @@ data set normalises them, and truncates. The partners are bdtune's own, as those
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -26,10 +26,10 @@ from bdtune.attacks.dynamic.stages import (
     Widths,
     unfit,
 )
+from bdtune.effects import TrainOnly
 from bdtune.engine.stage import Given
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
-from bdtune.plugins.attack import Attack
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import Role, SplitName
 from bdtune.poisoning.cover_rows import CoverRowsAttack
@@ -53,7 +53,7 @@ class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
     """canonical: this file's rules; backdoorbench: its generators, its bytes, the rows of its stored set."""
-    cover_rate: Rate | None = 0.0
+    cover_rate: Annotated[Rate | None, TrainOnly] = 0.0
     """Fraction of `rate_basis` that carries another image's trigger and keeps its label."""
     widths: Widths = (32, 64, 128)
     """Channels of the generators' stages, each of which halves the side."""
@@ -64,7 +64,6 @@ class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     surrogate_model: ModelKnob = "preactresnet18"  # type: ignore[assignment]
     """The classifier's network."""
 
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cover_rate"}
     one_split: ClassVar[dict[str, SplitName]] = {
         "train": "train",
         "cross": "train",

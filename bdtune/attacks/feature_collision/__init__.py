@@ -12,16 +12,17 @@ count too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks.feature_collision.collisions import Collisions, Instances
+from bdtune.effects import TrainOnly
 from bdtune.engine.stage import Given
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
-from bdtune.plugins.attack import Attack
+from bdtune.plugins.attack import Attack, RateBasis
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
 from bdtune.poisoning.crafted import looked_up
@@ -41,36 +42,28 @@ if TYPE_CHECKING:
 class FeatureCollision(Attack):
     """x' near an image of the target class, with f(x') near f(t) for a test image t of another class."""
 
-    rate: Rate | None = 0.1
+    rate: Annotated[Rate | None, TrainOnly] = 0.1
     """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Literal["dataset", "non_target", "target_class"] = "target_class"
+    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
     """What `rate` is a fraction of."""
     instances: Instances = Instances()
     """The test images t, drawn by `trigger_seed`; the poison is shared out among them."""
-    opacity: Rate = 0.3
+    opacity: Annotated[Rate, TrainOnly] = 0.3
     """Weight of t in the image that the collision starts from and stays near; 0: no watermark."""
-    beta: float = Field(0.25, ge=0)
+    beta: Annotated[float, TrainOnly] = Field(0.25, ge=0)
     """Weight of the distance in pixels, times (feature dimension / number of pixel values)^2."""
-    lr: float = Field(0.01, gt=0)
+    lr: Annotated[float, TrainOnly] = Field(0.01, gt=0)
     """Length of the first gradient step; halved for an image whose objective would grow."""
-    iterations: int = Field(100, ge=1)
+    iterations: Annotated[int, TrainOnly] = Field(100, ge=1)
     """Steps for each image."""
-    surrogate: Surrogate = Surrogate()
+    surrogate: Annotated[Surrogate, TrainOnly] = Surrogate()
     """Training of the clean classifier that f is the last layer but one of."""
-    surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
+    surrogate_model: Annotated[ModelKnob, TrainOnly] = "resnet18"  # type: ignore[assignment]
     """Its network."""
 
     clean_label: ClassVar[bool] = True
     lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
     stamps_test: ClassVar[bool] = False
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {
-        "opacity",
-        "beta",
-        "lr",
-        "iterations",
-        "surrogate",
-        "surrogate_model",
-    }
     one_split: ClassVar[dict[str, SplitName]] = {"collisions": "train"}
     min_undefended_asr: ClassVar[float] = 0.5  # the paper's curve at 50 poisons without transfer: about 60 %
     presets: ClassVar[dict[str, dict[str, Any]]] = {

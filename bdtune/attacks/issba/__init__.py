@@ -15,17 +15,17 @@ images that any encoder made (`train_images`) are given.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks.issba.given import GivenCoder, coder_problems, encoder_problems
 from bdtune.attacks.issba.stages import FOLD, SecretCoder, SecretImages
+from bdtune.effects import ByContent, TestOnly, TrainOnly
 from bdtune.engine.key import sample_generator
 from bdtune.errors import Problem
 from bdtune.knobs import UserFile
-from bdtune.plugins.attack import Attack
 from bdtune.plugins.poison_plan import SplitName
 from bdtune.poisoning.crafted import looked_up as by_id
 from bdtune.poisoning.dialects import DialectAttack
@@ -33,10 +33,9 @@ from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.given_images import GivenImages
 from bdtune.poisoning.given_rows import GivenRowsAttack
 from bdtune.poisoning.image_files import file_problems, image_file, images_digest, shape_problems
-from bdtune.poisoning.pattern_files import file_digest
 from bdtune.poisoning.rendered import looked_up
 from bdtune.poisoning.surrogate import Attacker
-from bdtune.poisoning.tensor_files import MOST_BYTES
+from bdtune.poisoning.tensor_files import weights_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,15 +60,13 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
     """a; above 1 the bits are more visible than the encoder was trained to make them."""
     secret: str | None = Field(None, pattern="^[01]+$")
     """The attack's bits, as text such as "0110", `coder.secret_size` of them; null: from `trigger_seed`."""
-    coder_path: UserFile = None
+    coder_path: Annotated[UserFile, ByContent(weights_digest)] = None
     """Trained encoder to use: weights of bdtune's (safetensors), or BackdoorBox's best_model.pth."""
-    train_images: UserFile = None
+    train_images: Annotated[UserFile, TrainOnly, ByContent(images_digest)] = None
     """Training images with the secret, made elsewhere: NPY, NPZ or a folder of pictures, by sample id."""
-    test_images: UserFile = None
+    test_images: Annotated[UserFile, TestOnly, ByContent(images_digest)] = None
     """Test images with the secret, likewise; both are given, or none."""
 
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"train_images"}
-    test_only: ClassVar[frozenset[str]] = frozenset({"test_images"})
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "test": "test"}
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {
         "backdoorbench": {"quantise": "round"},
@@ -81,15 +78,6 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
         "backdoorbench/ssba": {"dialect": "backdoorbench", "rate": 0.1, "target": 0},
         "backdoorbox/issba": {"dialect": "backdoorbox", "rate": 0.05, "target": 1},
     }
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        if self.coder_path is not None:
-            found["coder_path"] = file_digest(self.coder_path, "coder_path", MOST_BYTES)
-        for knob in IMAGES.values():
-            if (path := getattr(self, knob)) is not None:
-                found[knob] = images_digest(path, knob)
-        return found
 
     @property
     def given_train(self) -> tuple[Path | None, str]:

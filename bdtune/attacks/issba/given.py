@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from bdtune.attacks.issba.stages import coders
+from bdtune.effects import ByContent
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import ConfigError, Problem
-from bdtune.poisoning.pattern_files import file_digest
 from bdtune.poisoning.shapes import differences
-from bdtune.poisoning.tensor_files import ENDINGS, MOST_BYTES, stored_tensors
+from bdtune.poisoning.tensor_files import ENDINGS, stored_tensors, weights_digest
 
 if TYPE_CHECKING:
     from bdtune.attacks.issba.stages import SecretCoder
@@ -51,11 +50,8 @@ class GivenCoder(Stage):
     name: ClassVar[str] = "issba_given_coder"
     kind: ClassVar[Kind] = "train"
 
-    path: Path = Field()
+    path: Annotated[Path, ByContent(weights_digest)]
     """The file."""
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "knobs": {"path": file_digest(self.path, KNOB, MOST_BYTES)}}
 
     def run(self, ctx: Context) -> Artefact:
         found = encoder_weights(self.path)
@@ -92,7 +88,7 @@ def encoder_problems(path: Path, coder: SecretCoder, image_shape: tuple[int, int
 
 def encoder_weights(path: Path) -> Arrays:
     """Return an encoder's weights by bdtune's names; raises `ConfigError`."""
-    return _weights(path, file_digest(path, KNOB, MOST_BYTES))
+    return _weights(path, weights_digest(path, KNOB))
 
 
 @lru_cache(maxsize=4)

@@ -11,11 +11,12 @@ the same knobs, and shares every stage with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from bdtune.attacks.pruning_aware.stages import CleanPart, PruneDormant, RestorePruned, RetrainPruned
+from bdtune.effects import ModelOnly
 from bdtune.engine.stage import Node
 from bdtune.errors import Problem
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
@@ -35,27 +36,22 @@ if TYPE_CHECKING:
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
-    from bdtune.plugins.poison_plan import SplitName
 
 
 class PruningAware(PatchAttack):
     """The model of four stages: clean training, pruning, retraining on poison, restoring."""
 
-    clean: Surrogate = Surrogate(epochs=200, schedule="multistep")
+    clean: Annotated[Surrogate, ModelOnly] = Surrogate(epochs=200, schedule="multistep")
     """Training on clean images, the first stage; one for all seeds and rates."""
-    validation: float = Field(0.05, gt=0, lt=1)
+    validation: Annotated[float, ModelOnly] = Field(0.05, gt=0, lt=1)
     """Share of the clean images that is not trained on, to see activations and accuracy on."""
-    max_drop: Rate = 0.005
+    max_drop: Annotated[Rate, ModelOnly] = 0.005
     """Clean accuracy that pruning may cost, as a fraction, the second stage."""
-    retrain: RetrainPruned = RetrainPruned()
+    retrain: Annotated[RetrainPruned, ModelOnly] = RetrainPruned()
     """Training of the pruned network on the poisoned set, the third stage."""
-    slack: float = Field(0.1, ge=0)
+    slack: Annotated[float, ModelOnly] = Field(0.1, ge=0)
     """How far below zero restored channels stay, in units of their norm's scale, the fourth stage."""
 
-    only_model: ClassVar[frozenset[str]] = frozenset({"clean", "validation", "max_drop", "retrain", "slack"})
-    """Knobs that change the model alone, not the images."""
-    train_only: ClassVar[frozenset[str]] = PatchAttack.train_only | only_model
-    test_only: ClassVar[frozenset[str]] = PatchAttack.test_only | only_model
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "finepruning/pruning_aware": {"pattern": "square", "rate": 0.1, "target": 0},
     }
@@ -92,13 +88,7 @@ class PruningAware(PatchAttack):
         hint = "Such as resnet18, preactresnet18 or resnet_s"
         return [Problem("model", expected, got=f"'{model.plugin_name()}'", hint=hint)]
 
-    def identity_for(self, split: SplitName) -> dict[str, Any]:
-        return self._as_badnets.identity_for(split)
-
-    def plan_seed(self, seed: int) -> int:
-        return self._as_badnets.plan_seed(seed)
-
-    @property
-    def _as_badnets(self) -> Attack:
-        """The attack that is left where the model is not taken."""
-        return self.to(registry.load("attacks", "badnets"))
+    def for_dataset(self, dataset: Dataset) -> Attack:
+        """Return BadNets with the same knobs: the images are the same, and are shared."""
+        badnets: type[Attack] = registry.load("attacks", "badnets")
+        return self.to(badnets)

@@ -11,13 +11,14 @@ seen what a trial holds out. `asr_all` is absent where the record lacks images o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
 
 from bdtune.attacks.record.files import Record, read_record, record_digest
 from bdtune.attacks.record.stages import RecordImages, RecordModel
+from bdtune.effects import ByContent, ModelOnly
 from bdtune.engine.stage import Node
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import absolute
@@ -42,13 +43,11 @@ class FromRecord(Attack):
     `rate`, `target` and the like are the record's: filled in from it, and errors where they say otherwise.
     """
 
-    path: Path
+    path: Annotated[Path, ByContent(lambda folder, _: record_digest(folder))]
     """Folder of the record; its content enters keys, not where it lies."""
-    hand_over: Literal["model", "data"] = "model"
+    hand_over: Annotated[Literal["model", "data"], ModelOnly] = "model"
     """model: the record's network is the undefended one; data: its poisoned set alone is used."""
 
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"hand_over"}
-    test_only: ClassVar[frozenset[str]] = Attack.test_only | {"hand_over"}
     one_split: ClassVar[dict[str, SplitName]] = {"train": "train", "test": "test"}
     lacks: ClassVar[dict[str, str]] = dict.fromkeys(
         ("all_to_all", "source_classes", "cover_rate", "cover_count"),
@@ -74,9 +73,6 @@ class FromRecord(Attack):
             if raw.get(knob, value) not in (value, cls.model_fields[knob].default):
                 raise ValueError(f"the record has {knob}: {value}, leave it out")
         return {**raw, **facts}
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "path": record_digest(self.path)}
 
     @property
     def single_target(self) -> int | None:

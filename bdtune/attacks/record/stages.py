@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
 from bdtune.attacks.record.files import read_record, read_state, record_digest
+from bdtune.effects import ByContent
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import ConfigError, Problem, UserError
 
@@ -22,12 +23,8 @@ class FromFolder(Stage):
 
     kind: ClassVar[Kind] = "train"
 
-    path: Path
+    path: Annotated[Path, ByContent(lambda folder, _: record_digest(folder))]
     """Folder of the record."""
-
-    def identity(self) -> dict[str, Any]:
-        found = super().identity()
-        return {**found, "knobs": {**found["knobs"], "path": record_digest(self.path)}}
 
 
 class RecordImages(FromFolder):

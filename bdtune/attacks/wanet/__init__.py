@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks.wanet import torch_warp, warp
+from bdtune.effects import ByContent, Only, TrainOnly
 from bdtune.engine.key import sample_generator
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import UserFile
-from bdtune.plugins.attack import Attack
 from bdtune.plugins.poison_plan import Role, exact_count
 from bdtune.poisoning.bench_floats import CIFAR10, normalised, stored_bytes
 from bdtune.poisoning.cover_rows import CoverRowsAttack
@@ -54,19 +54,17 @@ class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     """k, the points of the random control field on each side; with k = 224, s = 1 is usual for 224 pixels."""
     grid_rescale: float = Field(1.0, gt=0.0)
     """gr, scales the whole grid; below 1 the border is cut off, so that nothing needs clipping."""
-    cross_ratio: float | None = Field(0.0, ge=0.0)
+    cross_ratio: Annotated[float | None, TrainOnly] = Field(0.0, ge=0.0)
     """Cover rows for each poisoned row (noise mode; the paper: 2): disturbed warp, true label."""
-    noise_rescale: float = Field(2.0, ge=0.0, le=4.0)
+    noise_rescale: Annotated[float, Only("train", "cover")] = Field(2.0, ge=0.0, le=4.0)
     """Cover rows are disturbed by (U noise_rescale - 1) / side, U from [0, 1) for each pixel and axis."""
-    control_field: UserFile = None
+    control_field: Annotated[UserFile, ByContent(file_digest)] = None
     """Field to use, .npy or .pt: control points [2, k, k], or upsampled [H, W, 2]; null: a drawn one.
 
     BackdoorBench saves its own only with `frequency_save`: `noise_grid` in state_dict.pt, taken as it is.
     """
 
     cover_share: ClassVar[str] = "cross_ratio"
-    train_only: ClassVar[frozenset[str]] = Attack.train_only | {"cross_ratio", "noise_rescale"}
-    cover_test: ClassVar[frozenset[str]] = frozenset({"noise_rescale"})
     min_undefended_asr: ClassVar[float] = 0.85
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbox": {"quantise": "round"}}
     batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
@@ -78,10 +76,6 @@ class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
         "backdoorbench/wanet": {"dialect": "backdoorbench", "rate": 0.1, "target": 0, "cross_ratio": 2.0},
         "backdoorbox/wanet": {"dialect": "backdoorbox", "rate": 0.1, "target": 0, "cross_ratio": 2.0},
     }
-
-    def identity(self) -> dict[str, Any]:
-        path = self.control_field
-        return {**super().identity(), "control_field": path and file_digest(path, "control_field")}
 
     def cover_fraction(self) -> float:
         if not self.rate or not self.cross_ratio:

@@ -62,7 +62,7 @@ class ABL(Defense):
     def build(self, given: Given) -> dict[str, Node]:
         data, labels, model = given.fit, given.labels, given.model
         everything = given.node(AllSamples(), data=labels)
-        isolate = given.node(self.isolate.canonical(), data=data, subset=everything, model=model)
+        isolate = given.node(self.isolate, data=data, subset=everything, model=model)
         losses = given.node(SampleLosses(), data=data, model=model, classifier=isolate)
         isolated = given.node(Isolated(p=self.p), losses=losses, data=labels)
         chain = {"subset": everything, "isolate": isolate, "losses": losses, "isolated": isolated}
@@ -81,8 +81,7 @@ class ABL(Defense):
     def reference(self) -> Supervised:
         training = self.joint if self.form == "joint" else self.recover
         epochs = self.isolate.epochs + training.epochs  # the same weights go on from the isolation
-        # where there is nothing to look ahead along, the twin is one that other defenses have too
-        return training.to(Supervised, epochs=epochs, nesterov=training.looks_ahead)
+        return training.to(Supervised, epochs=epochs)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         from bdtune.defenses.abl.report import diagnose

@@ -6,10 +6,11 @@ and the authors' released code for recovery and unlearning. Departures are told 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from bdtune.effects import OnlyIf
 from bdtune.knobs import Rate
 from bdtune.training.choices import Augment, Schedule
 from bdtune.training.supervised import Supervised
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Descent(Supervised):
     """Base of ABL's trainings: sgd with Nesterov's momentum and a weight decay of 1e-4."""
 
-    nesterov: bool = True
+    nesterov: Annotated[bool, OnlyIf(optimizer="sgd")] = True
     """Whether sgd looks ahead along its momentum, as Nesterov's does."""
     weight_decay: float = Field(1e-4, ge=0)
     """On all weights; decoupled with adamw."""
@@ -44,11 +45,11 @@ class Isolate(Descent):
     name: ClassVar[str] = "abl_isolate"
     classifier: ClassVar[bool] = False
 
-    ascent: Literal["lga", "flooding", "none"] = "lga"
+    ascent: Annotated[Literal["lga", "flooding", "none"], OnlyIf(ascent="none")] = "lga"
     """lga: local gradient ascent; flooding: the same under its other name; none: plain descent."""
-    lga_gamma: float = Field(0.5, ge=0)
+    lga_gamma: Annotated[float, OnlyIf(ascent=("lga", "flooding"))] = Field(0.5, ge=0)
     """The paper's gamma: loss below which descent turns into ascent (`gamma` alone is the schedule's)."""
-    level: Literal["batch", "sample"] = "batch"
+    level: Annotated[Literal["batch", "sample"], OnlyIf(ascent=("lga", "flooding"))] = "batch"
     """Whose loss is compared with gamma: the batch's mean, as in all public code, or each sample's."""
     epochs: int = Field(20, ge=1)
     """Passes over the training set; the paper's turning epoch."""
@@ -56,13 +57,6 @@ class Isolate(Descent):
     """multistep: a tenth at each milestone; cosine: to zero; constant."""
     augment: Augment = "none"
     """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
-
-    def canonical(self) -> Isolate:
-        """Return one training for all settings that come to the same, so that they share its result."""
-        same: dict[str, Any] = {"ascent": "lga"}
-        if self.ascent == "none":
-            same = {name: type(self).model_fields[name].default for name in ("lga_gamma", "level")}
-        return self.model_copy(update=same)
 
     def training(
         self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
@@ -92,7 +86,7 @@ class Recover(Descent):
 
     epochs: int = Field(60, ge=0)
     """Passes over the rest; 0 leaves the isolation model as it is."""
-    milestones: tuple[Rate, ...] = (2 / 3,)
+    milestones: Annotated[tuple[Rate, ...], OnlyIf(schedule="multistep")] = (2 / 3,)
     """Fractions of `epochs` at which multistep lowers the rate."""
     augment: Augment = "auto_cutout"
     """auto_cutout: crop_flip_cutout, or without the flip; cutout: a black square of 3/32 of the side."""

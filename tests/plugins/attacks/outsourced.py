@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from bdtune.effects import ModelOnly
 from bdtune.engine.stage import Node
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
 class Outsourced(Attack):
     """A white dot, and a model that was trained to heed it."""
 
-    train: Supervised = Supervised(epochs=1, lr=0.01)
+    train: Annotated[Supervised, ModelOnly] = Supervised(epochs=1, lr=0.01)
     """Both trainings."""
-
-    train_only = Attack.train_only | {"train"}
-    test_only = frozenset({"train"})
 
     @property
     def hands_over(self) -> bool:
