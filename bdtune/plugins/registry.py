@@ -17,7 +17,7 @@ import itertools
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,6 +29,7 @@ from bdtune.source import code_identity, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.metadata import EntryPoint
     from types import ModuleType
 
 KINDS = ("attacks", "defenses", "datasets", "models")
@@ -105,6 +106,8 @@ class Place:
     file: Path
     installed: bool
     """Whether Python finds the module by its name."""
+    problem: Problem | None = None
+    """What keeps it from being loaded; others can be, all the same."""
 
 
 def places(kind: str) -> Mapping[str, Place]:
@@ -124,8 +127,11 @@ def _listing(kind: str, folders: tuple[tuple[Path, int], ...]) -> dict[str, Plac
     every += [_in_folder(folder, f"{OUTSIDE}.{kind}", installed=False) for folder, _ in folders]
     for name, place in itertools.chain.from_iterable(every):
         if name in found:
-            raise ConfigError(f"two {kind} are called '{name}': {found[name].file} and {place.file}")
-        found[name] = place
+            both = f"{found[name].file} and {place.file}"
+            problem = Problem("", f"expected one of the {kind} to be called '{name}'", f"two: {both}")
+            found[name] = replace(found[name], problem=problem)
+        else:
+            found[name] = place
     return found
 
 
@@ -139,15 +145,17 @@ def _in_folder(folder: Path, package: str, *, installed: bool) -> list[tuple[str
 
 @cache
 def _entry_points(kind: str) -> list[tuple[str, Place]]:
-    """Return what installed packages register; raises `ConfigError` for a wrong entry point."""
-    found = []
-    for point in entry_points(group=f"bdtune.{kind}"):
-        origin = _module_file(point.module)
-        if origin is None or point.attr or point.module.rpartition(".")[2] != point.name:
-            expected = f"expected a module called '{point.name}' as entry point '{point.name}'"
-            raise ConfigError(Problem(f"bdtune.{kind}", expected, got=repr(point.value)))
-        found.append((point.name, Place(point.module, origin, installed=True)))
-    return found
+    """Return the plugins that installed packages register."""
+    return [(point.name, _registered(point)) for point in entry_points(group=f"bdtune.{kind}")]
+
+
+def _registered(point: EntryPoint) -> Place:
+    """Return where an entry point's plugin is defined, with a problem if it is no module of that name."""
+    origin = _module_file(point.module)
+    if origin is not None and not point.attr and point.module.rpartition(".")[2] == point.name:
+        return Place(point.module, origin, installed=True)
+    expected = f"expected entry point '{point.name}' of group '{point.group}' to be a module of that name"
+    return Place(point.module, origin or Path(), installed=True, problem=Problem("", expected, point.value))
 
 
 def _module_file(module: str) -> Path | None:
@@ -174,6 +182,8 @@ def load(kind: str, name: str) -> type[Any]:
             raise ConfigError(method.problem("", name))
         expected = f"expected one of the {kind}: {', '.join(sorted(known))}"
         raise ConfigError(Problem(path="", expected=expected, got=repr(name), hint=nearest(name, known)))
+    if problem := known[name].problem:
+        raise ConfigError(problem)
     return _plugin_class(known[name])
 
 
@@ -204,6 +214,8 @@ def imported(place: Place) -> ModuleType:
 
 def describe(kind: str, name: str) -> Description:
     """Read the first sentence and the `Source:` paragraph of a plugin file's docstring."""
+    if problem := places(kind)[name].problem:
+        return Description(name, str(problem), "")
     text = ast.get_docstring(ast.parse(places(kind)[name].file.read_text(encoding="utf-8"))) or ""
     summary = " ".join(text.partition("\n\n")[0].split())
     source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\s+Departures?:|\Z)", text, re.MULTILINE | re.DOTALL)

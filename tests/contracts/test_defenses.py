@@ -255,10 +255,11 @@ def test_subsets_hold_ids_and_labels_only(name: str) -> None:
 def test_making_defenses_and_chains_loads_no_torch() -> None:
     code = (
         "import sys, bdtune; from bdtune.plugins import registry; from bdtune.plugins.defense import Given\n"
+        "from bdtune.plugins.handles import FIT, LABELS\n"
         "from bdtune.engine.stage import Given as Plain\n"
         "model = Plain(plugin=bdtune.model('resnet18'))\n"
         "for name in registry.names('defenses'):\n"
-        "    bdtune.defense(name).build(Given(model, model, model))\n"
+        "    bdtune.defense(name).build(Given(FIT, LABELS, model))\n"
         "heavy = {'torch', 'matplotlib', 'ray', 'mlflow'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

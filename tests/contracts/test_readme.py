@@ -15,12 +15,11 @@ from bdtune.plugins import registry
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- plugins -->", "<!-- end of plugins -->"
 HEADINGS = {"attacks": "attack", "defenses": "defense", "datasets": "data set", "models": "model"}
-OWN = Path(registry.__file__).parent
 
 
 def own_names(kind: str) -> list[str]:
     """Return the package's own plugins of a kind: those of tests are elsewhere."""
-    return [name for name in registry.names(kind) if (OWN / kind / f"{name}.py").exists()]
+    return [name for name in registry.names(kind) if registry.places(kind)[name].module.startswith("bdtune.")]
 
 
 def tables() -> str:

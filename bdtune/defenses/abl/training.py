@@ -100,7 +100,7 @@ class Joint(Weighted):
 
     name: ClassVar[str] = "abl_joint"
 
-    nesterov: bool = True
+    nesterov: Annotated[bool, OnlyIf(optimizer="sgd")] = True
     """Whether sgd looks ahead along its momentum, as Nesterov's does."""
     weight_decay: float = Field(1e-4, ge=0)
     """On all weights; decoupled with adamw."""
