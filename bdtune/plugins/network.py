@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
 
 
 class Network(nn.Module):
@@ -31,6 +34,33 @@ class Network(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return logits [N, K]."""
         return self.head(self.features(images_NCHW))
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """Its parts by name, from the input to "head": each weight is in one of them.
+
+        For rates by depth, and for losses that compare what networks compute inside.
+        """
+        parts = dict(self.named_children())
+        head = parts.pop("head")
+        if len(parts) == 1:
+            name, body = parts.popitem()
+            parts = {f"{name}.{inner}": part for inner, part in body.named_children()} or {name: body}
+        return {**parts, "head": head}
+
+    def with_layers(self, images_NCHW: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits [N, K] and what the named layers give on the way, with gradients."""
+        layers, found = self.layers, {}
+
+        def keep(name: str) -> RemovableHandle:
+            return layers[name].register_forward_hook(lambda _layer, _inputs, out: found.update({name: out}))
+
+        hooks = [keep(name) for name in names]
+        try:
+            return self(images_NCHW), found
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 class Pooled(Network):
