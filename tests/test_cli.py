@@ -214,7 +214,7 @@ def test_a_plan_counts_and_writes_nothing(bdtune, own_folder):
     assert written(own_folder) == []
     code, out, _ = bdtune("plan", *TRIAL)
     assert code == 0
-    assert "1 trial and 1 undefended reference\n" in out
+    assert "1 trial and 1 baseline\n" in out
     assert written(own_folder) == []
 
 

@@ -46,7 +46,7 @@ class Picky(Defense):
         last = given.node(self.train, data=given.fit, subset=subset, model=given.model)
         return {{"subset": subset, "classifier": last}}
 
-    def reference(self):
+    def baseline_training(self):
         return self.train
 '''
 
@@ -138,10 +138,10 @@ def test_comments_docstrings_and_layout_do_not_count(monkeypatch, tmp_path):
 
 
 def test_the_package_owns_its_trainings_and_each_plugin_its_stages():
-    from bdtune.defenses.gssd.stages import Split
+    from bdtune.defenses.gssd.stages import CleanSplit
 
     assert Supervised.full_name() == "training.supervised"
-    assert Split.full_name().startswith("defenses.gssd")
+    assert CleanSplit.full_name().startswith("defenses.gssd")
     assert (Supervised.code_digest, source_digest(Supervised, Knobs)) == (None, None)
 
 

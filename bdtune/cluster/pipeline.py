@@ -102,7 +102,7 @@ class _MakeWindow:
 
 
 @dataclass(frozen=True)
-class PoisonedStream:
+class RayStream:
     """A split that Ray Data reads, resizes and poisons on the fly: an `ImageStream` that stamps by itself."""
 
     work: _Work
@@ -116,7 +116,7 @@ class PoisonedStream:
         kept = self.work.kept
         return (total if kept is None else int((kept >= 0).sum())), height, width, channels
 
-    def poisoned(self, attack: Stamps | None, plan: Any, ids: np.ndarray | None) -> PoisonedStream:
+    def poisoned(self, attack: Stamps | None, plan: Any, ids: np.ndarray | None) -> RayStream:
         """Return the stream of the rows `ids` (all if None), numbered anew from 0 and stamped.
 
         With a plan its rows are stamped for training, without one every row as a test image.
@@ -171,13 +171,13 @@ def stream(
     *,
     block_count: int | None = None,
     workers: int | None = None,
-) -> PoisonedStream:
-    """Return a split as a stream of clean images; see `PoisonedStream.poisoned`.
+) -> RayStream:
+    """Return a split as a stream of clean images; see `RayStream.poisoned`.
 
     `block_count` and `workers` (tasks at a time) change the speed, never the bytes or their order.
     """
     work = _Work(FileStream(dataset.selection(split, root)))
-    return PoisonedStream(work, block_count, workers)
+    return RayStream(work, block_count, workers)
 
 
 def resident(

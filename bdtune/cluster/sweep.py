@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bdtune.cluster.driver import Driver, Listener
-from bdtune.cluster.proposer import make_proposer
 from bdtune.cluster.session import Needs, session, slots
+from bdtune.cluster.trial_source import make_source
 from bdtune.config.expand import points, with_values
 from bdtune.engine.execute import Executor
 from bdtune.errors import ConfigError
@@ -44,7 +44,7 @@ FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
 """Variables of the driver that trials on other nodes need too."""
 
 
-class Watcher(Listener, Protocol):
+class SweepListener(Listener, Protocol):
     """A listener that also follows what running trials do."""
 
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
@@ -88,7 +88,7 @@ def run_sweep(
     ledger: Ledger,
     executor: Executor,
     *,
-    watcher: Watcher,
+    watcher: SweepListener,
     options: Options | None = None,
 ) -> Outcome:
     """Run every trial of a sweep that is not in the store yet; returns all results.
@@ -100,7 +100,7 @@ def run_sweep(
         spec,
         ledger,
         executor,
-        make_proposer(spec, folder),
+        make_source(spec, folder),
         watcher,
         folder=folder,
         retry_failed=options.retry_failed,
@@ -114,7 +114,7 @@ def run_sweep(
     return Outcome(order, interrupted, len(driver._started))
 
 
-def _run_on_ray(driver: Driver, watcher: Watcher, options: Options) -> bool:
+def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> bool:
     """Run what is left; returns whether it was interrupted."""
     from bdtune.cluster import shared as sharing
 
@@ -249,7 +249,7 @@ def _interruptible() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Tune's remarks about itself off the screen; what concerns a trial is told by the driver."""
+    """Keep Tune's remarks about itself off the screen; what concerns a trial is reported by the driver."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -264,7 +264,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watching(live: Path, watcher: Watcher) -> Iterator[None]:
+def _watching(live: Path, watcher: SweepListener) -> Iterator[None]:
     """Follow the notes that running trials leave."""
     over = threading.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,8 @@ def read_document(file: Path, shown_as: str) -> Document:
     document = Document(name=shown_as)
     for path, line in text.lines.items():
         place = Origin((0, line), f"{shown_as}:{line}")
-        short = path.removeprefix("trial.")
-        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else path] = place
+        short = _today(path).removeprefix("trial.")
+        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
     for problem in text.problems:
         line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0
         document.found.append((Origin((0, line), problem.where), problem))
@@ -103,6 +104,11 @@ def read_document(file: Path, shown_as: str) -> Document:
     return document
 
 
+def _today(path: str) -> str:
+    """Return a path with the name that its first setting has today; `reference` is accepted until 0.3."""
+    return re.sub(r"^reference\b", "published", path)
+
+
 def _sort_keys(document: Document, data: dict[str, Any]) -> None:
     nested = data.get("trial")
     for key, value in data.items():
@@ -111,8 +117,8 @@ def _sort_keys(document: Document, data: dict[str, Any]) -> None:
                 put(document, key, value)
             else:
                 document.wrong(key, "expected the trial's settings under 'trial:'", f"'{key}' beside it")
-        elif key in SWEEP_KEYS:
-            document.sweep[key] = value
+        elif _today(key) in SWEEP_KEYS:
+            document.sweep[_today(key)] = value
         elif key != "trial":
             document.report(unknown(key, "", ["trial", *TRIAL_KEYS, *SWEEP_KEYS], "a setting"))
     if nested is not None:

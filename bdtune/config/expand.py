@@ -179,12 +179,14 @@ def _same(left: Any, right: Any) -> bool:
 def _same_trial(first: Point, second: Point) -> Problem:
     """Name what two points differ in, although they come to the same."""
     shared = {a.label for a in first} & {a.label for a in second}
-    told, place = [], ""
+    settings, place = [], ""
     for point in (first, second):
         own = [a for a in point if a.label not in shared]
-        told.append(", ".join(f"{a.path}={show(a.value)}" for a in own) or "the base")
+        settings.append(", ".join(f"{a.path}={show(a.value)}" for a in own) or "the base")
         place = own[-1].label if own else place
-    return Problem(place, "expected every trial once", f"the same one for {told[0]} and for {told[1]}")
+    return Problem(
+        place, "expected every trial once", f"the same one for {settings[0]} and for {settings[1]}"
+    )
 
 
 class PointReader:
@@ -223,7 +225,7 @@ class PointReader:
             return self.space.sections[key], section_key_of(key, self.space.sections[key])
         value, problems = self._parse(key, mine)
         for problem in problems:
-            # a wrong base is told of anyway, and what was left out of it may be all that is missed here
+            # a wrong base is reported anyway, and what was left out of it may be all that is missed here
             if key in self.space.sections or _causes(problem, mine):
                 self.report(problem, self._culprits(problem, key, mine))
         return None if problems else (value, section_key_of(key, value))

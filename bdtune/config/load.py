@@ -57,7 +57,7 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def search_spaces() -> list[Description]:
-    """Return the shipped search spaces: names, descriptions, and what their reference numbers are from."""
+    """Return the shipped search spaces: names, descriptions, and what their published numbers are from."""
     return [_describe(name, file) for name, file in sorted(_shipped().items())]
 
 
@@ -102,7 +102,7 @@ def _shipped() -> dict[str, Path]:
 def _describe(name: str, file: Path) -> Description:
     data: Any = read_yaml(file).data
     values = data if isinstance(data, dict) else {}
-    references = values.get("reference") or []
-    sources = dict.fromkeys(str(entry.get("source", "")) for entry in references if isinstance(entry, dict))
+    published = values.get("published") or []
+    sources = dict.fromkeys(str(entry.get("source", "")) for entry in published if isinstance(entry, dict))
     summary = " ".join(str(values.get("description", "")).split()).partition(". ")[0].removesuffix(".") + "."
     return Description(name, summary, "; ".join(filter(None, sources)))

@@ -111,13 +111,13 @@ def _of_domain(problem: Problem) -> Problem:
 
 def _check_references(document: Document) -> None:
     """Report settings and metrics of published numbers that there are none of."""
-    raw = document.sweep.get("reference")
+    raw = document.sweep.get("published")
     for number, entry in enumerate(raw if isinstance(raw, list) else []):
         params, metrics = (mapping(mapping(entry).get(key)) for key in ("params", "metrics"))
         for path in params:
-            known_path(document, f"reference[{number}].params", path)
+            known_path(document, f"published[{number}].params", path)
         for metric, value in metrics.items():
-            path = f"reference[{number}].metrics.{metric}"
+            path = f"published[{number}].metrics.{metric}"
             if metric not in METRICS.names and "/" not in metric:
                 expected = f"expected one of the metrics: {', '.join(METRICS.names)}"
                 document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))

@@ -126,7 +126,7 @@ class Resources(Knobs):
         return gpu
 
 
-class Reference(Knobs):
+class Published(Knobs):
     """A published number, printed beside ours: rates as fractions."""
 
     params: dict[str, Any] = Field(default_factory=dict)
@@ -156,7 +156,7 @@ class SweepSettings(Knobs):
     resources: Resources = Resources()
     retries: int = Field(1, ge=0, le=100)
     """How often a trial that failed for want of a machine (not by diverging) is tried again."""
-    reference: tuple[Reference, ...] = ()
+    published: tuple[Published, ...] = ()
 
     @field_validator("name")
     @classmethod

@@ -4,7 +4,7 @@ Source: Man vs. computer: Benchmarking machine learning algorithms for traffic s
 et al., Neural Networks 2012); free for research and teaching.
 Departures: whole images stretched to `image_size`, without the annotated box. Two editions of the training
 set are in use and both are accepted: the final one (39,209 images) and that of the competition's first stage
-(26,640), which torchvision fetches; the fingerprint tells them apart. BackdoorBench and others leave pixels
+(26,640), which torchvision fetches; their fingerprints differ. BackdoorBench and others leave pixels
 in [0, 1], which is `mean` 0 and `std` 1 here.
 """
 

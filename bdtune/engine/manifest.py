@@ -27,6 +27,8 @@ def git_commit() -> str:
         return os.environ["BDTUNE_COMMIT"]
     folder = Path(__file__).parent
     try:
+        # the file must belong to the checkout: an environment may lie inside someone else's project
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
         return commit + ("+" if _git(folder, "status", "--porcelain", "--", str(folder)) else "")
     except (OSError, subprocess.SubprocessError):

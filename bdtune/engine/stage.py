@@ -153,8 +153,8 @@ class Stage(Knobs):
         return {"stage": self.full_name(), "version": self.version, "knobs": knobs, **code}
 
     @cached_property
-    def flavour(self) -> str:
-        """A hash of name, version and knobs: stages of one flavour take about the same time."""
+    def config_hash(self) -> str:
+        """A hash of name, version and knobs: stages that share it take about the same time."""
         return key_of(self.identity())
 
     def length(self) -> int:
@@ -162,15 +162,15 @@ class Stage(Knobs):
         return 0
 
     def at(self, epochs: int) -> Stage | None:
-        """Return the same stage with another length, if the longer of the two passes the shorter's result.
+        """Return the same stage with another length, if the longer of the two saves the shorter's result.
 
         That is: after so many epochs the longer one's tick gives the very artefact. By default none does.
         """
         return None
 
 
-def flavour_of(preimage: Mapping[str, Any]) -> str:
-    """Return the flavour of the stage whose node's key hashes this."""
+def config_hash_of(preimage: Mapping[str, Any]) -> str:
+    """Return the configuration hash of the stage whose node's key hashes this."""
     return key_of({name: value for name, value in preimage.items() if name not in NODE_PARTS})
 
 
@@ -230,7 +230,7 @@ class Source(Frozen):
         """Return the value; `artefacts` holds those of `upstream`."""
 
 
-class Given(Source):
+class PluginSource(Source):
     """A plugin handed to a stage as it is: the model to train, for instance."""
 
     plugin: Any

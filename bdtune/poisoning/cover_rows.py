@@ -21,7 +21,7 @@ class CoverRowsAttack(Attack):
 
     @property
     def has_covers(self) -> bool:
-        """Whether there are cover rows, as far as the knobs tell."""
+        """Whether there are cover rows, as far as the knobs say."""
         return bool(getattr(self, self.cover_knob))
 
     @property

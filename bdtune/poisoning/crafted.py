@@ -59,7 +59,7 @@ class CraftedImages(Stage):
         if not len(ids):
             raise UserError(f"{self.name}: there is no image of class {self.target}")
         network = frozen_network(model, data, surrogate, ctx.numerics)
-        attack = pgd.Attack(network, self.pgd, data, ctx.numerics.exact())
+        attack = pgd.Ascent(network, self.pgd, data, ctx.numerics.exact())
         clean = data.images_at(ids)
         crafted, hits = np.empty_like(clean), np.zeros(2)
         height, width, _ = data.image_shape

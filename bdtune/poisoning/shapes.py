@@ -33,10 +33,10 @@ def differences(have: Shapes, wanted: Shapes, owner: str) -> str:
         f"only in {owner}": sorted(wanted.keys() - have.keys()),
         "of another shape": sorted(n for n in have.keys() & wanted.keys() if have[n] != wanted[n]),
     }
-    told = []
+    lines = []
     for what, names in lists.items():
         if names:
             shapes = f" {list(wanted[names[0]])}" if names[0] in have.keys() & wanted.keys() else ""
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            told.append(f"{names[0]}{shapes}{more} {what}")
-    return "; ".join(told)
+            lines.append(f"{names[0]}{shapes}{more} {what}")
+    return "; ".join(lines)

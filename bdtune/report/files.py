@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bdtune.config.sweep import Reference
+    from bdtune.config.sweep import Published
     from bdtune.report.table import Table
 
 TERMINAL_ROWS = 60  # what a person scrolls through; the files have every row
@@ -27,7 +27,7 @@ def write(
     folder: Path,
     result: SweepResult,
     *,
-    paper: Sequence[Reference] = (),
+    paper: Sequence[Published] = (),
     diagnostics: Sequence[str] = (),
     figure: bool = True,
 ) -> list[Path]:

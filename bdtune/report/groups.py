@@ -38,7 +38,7 @@ class Group:
 
     params: Mapping[str, Scalar]
     trials: tuple[TrialResult, ...]
-    reference: bool
+    is_baseline: bool
 
     @cached_property
     def done(self) -> tuple[TrialResult, ...]:
@@ -74,8 +74,8 @@ class Group:
 
     @property
     def undefended_asr(self) -> Stat | None:
-        """The attack success without a defense: the group's own for a reference, else its references'."""
-        return self.stat("asr") if self.reference else self.stat("undefended/asr")
+        """The attack success without a defense: the group's own for a baseline, else its baselines'."""
+        return self.stat("asr") if self.is_baseline else self.stat("undefended/asr")
 
     @property
     def epochs(self) -> int | None:
@@ -91,24 +91,24 @@ class Group:
 
 
 def grouped(trials: Iterable[TrialResult]) -> list[Group]:
-    """Return the groups of trials: references first, then by the values of their parameters."""
+    """Return the groups of trials: baselines first, then by the values of their parameters."""
     found: dict[tuple[bool, str], list[TrialResult]] = {}
     for trial in trials:
         setting = {name: value for name, value in trial.params.items() if name != SEED}
-        found.setdefault((trial.reference, json.dumps(setting, sort_keys=True)), []).append(trial)
+        found.setdefault((trial.is_baseline, json.dumps(setting, sort_keys=True)), []).append(trial)
     groups = []
-    for (reference, text), members in found.items():
+    for (is_baseline, text), members in found.items():
         members.sort(key=lambda trial: (rank(trial.params.get(SEED)), trial.id))
-        groups.append(Group(json.loads(text), tuple(members), reference))
+        groups.append(Group(json.loads(text), tuple(members), is_baseline))
     axes = varying(groups)
     groups.sort(key=lambda group: order_of(group, axes))
     return groups
 
 
 def order_of(group: Group, axes: Sequence[str]) -> tuple[object, ...]:
-    """Return a sort key: references first, then axis by axis; total, so the order never depends on timing."""
+    """Return a sort key: baselines first, then axis by axis; total, so the order never depends on timing."""
     values = tuple(rank(group.params.get(axis)) for axis in axes)
-    return (not group.reference, values, json.dumps(dict(group.params), sort_keys=True))
+    return (not group.is_baseline, values, json.dumps(dict(group.params), sort_keys=True))
 
 
 def rank(value: Scalar) -> tuple[int, float, str]:
@@ -122,9 +122,9 @@ def varying(groups: Iterable[Group]) -> list[str]:
     """Return the parameters that differ among defended groups, in the order in which trials state them.
 
     A knob counts only where it differs among trials with the same plugin, or network of a plugin: that
-    others have other knobs is told by their names.
+    others have other knobs is reported by their names.
     """
-    defended = [group for group in groups if not group.reference]
+    defended = [group for group in groups if not group.is_baseline]
     names = dict.fromkeys(name for group in defended for name in group.params)
     return [name for name in names if _differs(name, defended)]
 
@@ -146,6 +146,6 @@ def _hashed(value: object) -> tuple[str, object]:
 
 def label(group: Group, axes: Sequence[str], names: Mapping[str, str]) -> str:
     """Return a short name of a setting: "beta_nd=0.6 lambda=1"."""
-    if group.reference:
+    if group.is_baseline:
         return "undefended"
     return " ".join(f"{names[axis]}={show(group.params[axis])}" for axis in axes if axis in group.params)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bdtune.trials.results import TrialResult
 
 REFRESHES_PER_S = 4
-LINE_EVERY_S = 1.0  # plain lines: a log of 10,000 trials should stay readable; failures are always told
+LINE_EVERY_S = 1.0  # plain lines: a log of 10,000 trials should stay readable; failures are always printed
 ALIVE_EVERY_S = 60.0  # after so long without a line, one says what runs
 MOST_RUNNING = 8
 BAD = ("failed", "diverged")

@@ -199,7 +199,7 @@ def _caption(attack: Attack, plan: PoisonPlan) -> str:
 
 
 def _told(value: Any) -> str:
-    """Return a knob's value as a caption tells it; empty for what is off, plain, or a training."""
+    """Return a knob's value as captions print it; empty for what is off, plain, or a training."""
     if isinstance(value, dict):
         attacked = {"eps", "steps"} <= value.keys()
         return f"{value['eps'] * 255:g}/255 in {value['steps']} steps" if attacked else ""

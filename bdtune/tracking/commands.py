@@ -11,7 +11,7 @@ from bdtune.errors import UserError
 from bdtune.tracking.deliver import Delivery
 from bdtune.tracking.mlflow_log import TrackingStatus
 from bdtune.tracking.runs import FOLDER
-from bdtune.tracking.store import Store
+from bdtune.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ class SyncResult:
     status: TrackingStatus
 
 
-def _deliveries(store: Store) -> Iterator[Delivery]:
+def _deliveries(store: TrackingStore) -> Iterator[Delivery]:
     for folder in sorted((store.run_dir / "sweeps").glob(f"*/{FOLDER}")):
         yield Delivery(store, folder.parent.name)
 
@@ -38,7 +38,7 @@ def sync(run_dir: Path, tracking_uri: str | None = None, *, ask: bool = True) ->
     A sweep that is running delivers its own runs. The status of each sweep holds its error. With `ask`,
     MLflow is asked what it holds; otherwise `delivered.json` is believed.
     """
-    return [_sync(delivery, ask) for delivery in _deliveries(Store.of(run_dir, tracking_uri))]
+    return [_sync(delivery, ask) for delivery in _deliveries(TrackingStore.of(run_dir, tracking_uri))]
 
 
 def _sync(delivery: Delivery, ask: bool) -> SyncResult:
@@ -59,7 +59,7 @@ def _status(delivery: Delivery, error: str | None) -> TrackingStatus:
     return TrackingStatus(delivery.store.key, len(delivery.pending()), error)
 
 
-def server_command(store: Store, port: int) -> list[str]:
+def server_command(store: TrackingStore, port: int) -> list[str]:
     """Return the command line of a small MLflow server on 127.0.0.1: one worker, no job processes."""
     location = (store.run_dir / "artifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
@@ -83,7 +83,7 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
 
     Raises `UserError` where there is nothing to show, or when the store is a server that has its own page.
     """
-    store = Store.of(run_dir, tracking_uri)
+    store = TrackingStore.of(run_dir, tracking_uri)
     if store.uri.startswith(("http://", "https://")):
         raise UserError(f"MLflow runs at {store.key}; open that address")
     sync(run_dir, tracking_uri, ask=False)
@@ -96,7 +96,7 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
 
 def doctor_lines(run_dir: Path, tracking_uri: str | None = None) -> list[tuple[bool, str]]:
     """Return `bdtune doctor`'s lines about MLflow, each with whether all is well; does not import mlflow."""
-    store = Store.of(run_dir, tracking_uri)
+    store = TrackingStore.of(run_dir, tracking_uri)
     if store.database is not None:
         size = f"{store.database.stat().st_size / 1e6:.1f} MB" if store.exists else "made by the first sweep"
         lines = [(True, f"{store.database} ({size})")]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mlflow import MlflowClient
 
-    from bdtune.tracking.store import Store
+    from bdtune.tracking.store import TrackingStore
 
 log = logging.getLogger("bdtune.tracking")
 
@@ -48,7 +48,7 @@ class UnreachableError(BdtuneError):
     """The MLflow server does not answer."""
 
 
-def connect(store: Store) -> MlflowClient:
+def connect(store: TrackingStore) -> MlflowClient:
     """Import mlflow (seconds) and return a client; one process at a time makes a missing SQLite file."""
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -78,7 +78,7 @@ def _create(database: Path) -> None:
 class Delivery:
     """Delivers the runs of one sweep to one store; at most one process does at a time."""
 
-    def __init__(self, store: Store, sweep: str) -> None:
+    def __init__(self, store: TrackingStore, sweep: str) -> None:
         self.store, self.sweep = store, sweep
         self.folder = store.run_dir / "sweeps" / sweep
         self.runs = Runs(self.folder)

@@ -17,7 +17,7 @@ from bdtune.tracking import values
 from bdtune.tracking.deliver import Delivery
 from bdtune.tracking.origin import common_tags
 from bdtune.tracking.runs import SWEEP, Run
-from bdtune.tracking.store import Store
+from bdtune.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,7 +67,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         artifacts: Iterable[Artifact] = (),
     ) -> None:
-        self.store = Store.of(run_dir, tracking_uri)
+        self.store = TrackingStore.of(run_dir, tracking_uri)
         self.sweep = sweep
         self.axes = tuple(axes)
         self._params = values.params_of(params or {})

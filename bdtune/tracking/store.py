@@ -17,14 +17,14 @@ REACH_S = 3.0  # how long a server may take to accept a connection before it cou
 
 
 @dataclass(frozen=True)
-class Store:
+class TrackingStore:
     """An MLflow store as seen from one run directory (an absolute path)."""
 
     run_dir: Path
     uri: str
 
     @classmethod
-    def of(cls, run_dir: Path, tracking_uri: str | None = None) -> Store:
+    def of(cls, run_dir: Path, tracking_uri: str | None = None) -> TrackingStore:
         """Return the store to use: the one given, else MLFLOW_TRACKING_URI, else the run directory's file."""
         run_dir = run_dir.resolve()
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / DATABASE}"

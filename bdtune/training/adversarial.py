@@ -57,10 +57,10 @@ class AdversarialTraining(Supervised):
     """Train on each batch's adversarial images, made with the network as it is then (PGD-AT).
 
     Inputs are those of `Supervised`, and so is the result, with each sample's loss by epoch (`LossTrace`);
-    the curve's loss and acc are of adversarial images. With a subset that has a validation part (`Apart`),
-    also the weights of the epoch that is most robust on it (`BestRobustEpoch`). Costs
-    `pgd.steps` + 1 times a natural training. The ball is around the augmented image, in pixels: the attack
-    normalises inside. Weights get no gradients from it.
+    the curve's loss and acc are of adversarial images. With the subset of a `ValidationSplit`, also the
+    weights of the epoch that is most robust on its validation part (`BestRobustEpoch`). Costs `pgd.steps` + 1
+    times a natural training. The ball is around the augmented image, in pixels: the attack normalises inside.
+    Weights get no gradients from it.
     Departures: with bf16 numerics the attack's passes are bf16 too, and it finds slightly weaker images than
     in float32, in which A-ABL's split and robust accuracy are measured whatever the numerics; that the attack
     runs in evaluation mode is this project's choice (`attack_bn`); the last epoch's weights are the result,
@@ -102,7 +102,7 @@ class AdversarialTraining(Supervised):
         from bdtune.training import pgd, session
 
         pixels = pgd.pixel_augmentation(self.augment, fit.data)
-        attack = pgd.Attack(fit.network, self.pgd, fit.data, fit.ctx.numerics, self.attack_bn)
+        attack = pgd.Ascent(fit.network, self.pgd, fit.data, fit.ctx.numerics, self.attack_bn)
         dtype = session.dtype_of(fit.ctx.numerics)
 
         def prepare(batch: Batch, draws: torch.Generator) -> torch.Tensor:

@@ -39,7 +39,7 @@ def pixel_augmentation(kind: Augment, data: ImageSet) -> Augmentation:
     return Augmentation(settled, (0.0,) * channels, (1.0,) * channels)
 
 
-class Attack:
+class Ascent:
     """An attack on one network, which may be in training: weights and mode are as they were afterwards.
 
     `numerics` gives the precision of the passes; positions and projection are float32 always.
@@ -124,7 +124,7 @@ def attacked_batches(
     a network look more robust than it is.
     """
     device, plain = device_of(numerics), pixel_augmentation("none", data)
-    attack = Attack(network, knobs, data, numerics.exact())
+    attack = Ascent(network, knobs, data, numerics.exact())
     labels = as_tensor(np.asarray(data.labels, np.int64))
     draws = generator(seed, "start")
     height, width, _ = data.image_shape

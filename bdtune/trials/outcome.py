@@ -1,6 +1,6 @@
 """What became of trials: their metrics, stages and costs, read from the store and nowhere else.
 
-So a resumed sweep, a report and another machine on the same store all tell the same.
+So a resumed sweep, a report and another machine on the same store all report the same.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ COUNTS = ("n_clean", "n_triggered")
 
 
 def trial_metrics(
-    evaluated: Mapping[str, float], reference: Mapping[str, float] | None = None, **diagnosed: float
+    evaluated: Mapping[str, float], baseline: Mapping[str, float] | None = None, **diagnosed: float
 ) -> dict[str, float]:
-    """Return a trial's metrics: its own, those of its undefended twin, and how they compare."""
+    """Return a trial's metrics: its own, those of its baseline, and how they compare."""
     found = {name: value for name, value in evaluated.items() if name not in COUNTS}
-    return {**found, **(compared(found, reference) if reference else {}), **diagnosed}
+    return {**found, **(compared(found, baseline) if baseline else {}), **diagnosed}
 
 
 def judge_tick(
@@ -56,26 +56,28 @@ def judge_tick(
     if isinstance(node.stage, Evaluate):
         node = replace(node, stage=node.stage.for_ticks(wanted))
     evaluated = executor.run_with(node, {**test_sets, "classifier": classifier}).info
-    return trial_metrics(evaluated, _info_of_twin(graph, executor.resolver))
+    return trial_metrics(evaluated, _info_of_baseline(graph, executor.resolver))
 
 
-def _info_of_twin(graph: TrialGraph, resolver: Resolver) -> Mapping[str, float] | None:
+def _info_of_baseline(graph: TrialGraph, resolver: Resolver) -> Mapping[str, float] | None:
     from bdtune.trials.graph import trial_graph
 
-    if graph.reference is None:
+    if graph.baseline is None:
         return None
-    manifest = resolver.manifest(trial_graph(graph.reference).evaluate)
+    manifest = resolver.manifest(trial_graph(graph.baseline).evaluate)
     return manifest.info if manifest is not None else None
 
 
-def stored_metrics(graph: TrialGraph, reference: TrialGraph | None, resolver: Resolver) -> dict[str, float]:
+def stored_metrics(graph: TrialGraph, baseline: TrialGraph | None, resolver: Resolver) -> dict[str, float]:
     """Return the metrics that the store knows of a trial; empty before it is evaluated."""
     evaluated = resolver.manifest(graph.evaluate)
     if evaluated is None:
         return {}
-    twin = resolver.manifest(reference.evaluate) if reference is not None else None
+    stored = resolver.manifest(baseline.evaluate) if baseline is not None else None
     diagnosed = resolver.manifest(graph.diagnose) if graph.diagnose is not None else None
-    return trial_metrics(evaluated.info, twin.info if twin else None, **(diagnosed.info if diagnosed else {}))
+    return trial_metrics(
+        evaluated.info, stored.info if stored else None, **(diagnosed.info if diagnosed else {})
+    )
 
 
 def result_of(
@@ -84,7 +86,7 @@ def result_of(
     *,
     sweep: str,
     status: Status,
-    reference: TrialGraph | None = None,
+    baseline: TrialGraph | None = None,
     error: str | None = None,
     **times: float | None,
 ) -> TrialResult:
@@ -94,14 +96,14 @@ def result_of(
         id=entry.id,
         status=status,
         params=to_params(spec),
-        metrics=stored_metrics(entry.graph, reference, resolver),
+        metrics=stored_metrics(entry.graph, baseline, resolver),
         stages=_stages(entry, resolver, f"{sweep}/{entry.id}"),
         error=error,
-        reference=entry.is_reference,
-        reference_id=entry.reference,
+        is_baseline=entry.is_baseline,
+        baseline_id=entry.baseline_id,
         asr_band=spec.attack.asr_band if spec.attack else None,
         epochs=entry.graph.budget,
-        undefended_epochs=reference.budget if reference else None,
+        undefended_epochs=baseline.budget if baseline else None,
         data=_data_use(entry),
         curves=_curves(entry, resolver),
         oracle=oracle_knobs(spec),

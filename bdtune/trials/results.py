@@ -78,9 +78,9 @@ class TrialResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, StageUse] = field(default_factory=dict)
     error: str | None = None
-    reference: bool = False
+    is_baseline: bool = False
     """Whether the trial is the undefended model that others are compared with."""
-    reference_id: str | None = None
+    baseline_id: str | None = None
     asr_band: float | None = None
     """The undefended ASR under which the attack did not take; None: nothing is judged."""
     epochs: int | None = None
@@ -116,8 +116,8 @@ class TrialResult:
             "metrics": {name: _finite(number) for name, number in self.metrics.items()},
             "stages": stages,
             "error": self.error,
-            "reference": self.reference,
-            "reference_id": self.reference_id,
+            "is_baseline": self.is_baseline,
+            "baseline_id": self.baseline_id,
             "asr_band": self.asr_band,
             "epochs": self.epochs,
             "undefended_epochs": self.undefended_epochs,
@@ -158,7 +158,7 @@ class GroupBest:
     """The best setting on one data set and attack."""
 
     name: str
-    """What tells it from the sweep's other ones: "blend", "cifar10 badnets rate=0.05"."""
+    """What distinguishes it from the sweep's other ones: "blend", "cifar10 badnets rate=0.05"."""
     params: Mapping[str, Scalar]
     """Data set, attack, and what else of these differs in the sweep."""
     best: str | None

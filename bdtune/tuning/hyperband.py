@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class HyperBand(HyperBandScheduler):
     """Tune's HyperBand for trials that share work: some go on from epochs that others have trained.
 
-    It tells which trials it pauses, as others may wait for what these were computing. And it judges a bracket
-    as often as its trials are ahead of it, and again when one of them ends: Tune's own would leave the
-    bracket's other trials paused for ever.
+    It reports which trials it pauses, as others may wait for what these were computing. And it judges a
+    bracket as often as its trials are ahead of it, and again when one of them ends: Tune's own would leave
+    the bracket's other trials paused for ever.
     """
 
     def __init__(self, paused: Callable[[str], None], **knobs: Any) -> None:

@@ -82,7 +82,7 @@ def verify(store: Store) -> tuple[int, list[str]]:
 
 
 @dataclass(frozen=True)
-class Collected:
+class Cleanup:
     """What gc removed, or would remove: entries and bytes; bytes that are left; entries that are in use."""
 
     entries: int
@@ -91,7 +91,7 @@ class Collected:
     kept_in_use: int
 
 
-def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Collected:
+def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Cleanup:
     """Remove entries until at most so many bytes are left: those cheapest to compute per byte go first.
 
     What a running sweep uses stays. Derived results go last: they are small, and later keys are made of their
@@ -110,7 +110,7 @@ def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Collecte
             store.remove(manifest.key)
         removed += 1
         freed += manifest.size
-    return Collected(removed, freed, left - freed, sum(manifest.key in used for manifest in entries))
+    return Cleanup(removed, freed, left - freed, sum(manifest.key in used for manifest in entries))
 
 
 def _dispensable(manifest: Manifest) -> tuple[bool, float, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry
 
 MOST_FIGURES = 200
-"""Defense figures of one sweep: beyond, they would cost more than they tell."""
+"""Defense figures of one sweep: more would cost more than they show."""
 
 log = logging.getLogger(__name__)
 

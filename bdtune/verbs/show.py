@@ -66,7 +66,7 @@ class KnobRow:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PluginPage:
     """A plugin as `bdtune show` prints it."""
 
     name: str
@@ -81,12 +81,12 @@ class Shown:
         return asdict(self)
 
 
-def shown(kind: str, name: str) -> Shown:
+def shown(kind: str, name: str) -> PluginPage:
     """Return all that is to be said of a plugin; raises `ConfigError` when there is none of that name."""
     rows = tuple(knobs_of(kind, name))
     about = registry.describe(kind, name)
     presets = tuple(getattr(registry.load(kind, name), "presets", {}))
-    return Shown(name, about.summary, about.source, rows, presets)
+    return PluginPage(name, about.summary, about.source, rows, presets)
 
 
 def knobs_of(kind: str, name: str) -> list[KnobRow]:

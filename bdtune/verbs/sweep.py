@@ -39,7 +39,7 @@ PREVIEWED = 50
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepOutcome:
     """What a sweep came to, for the command line to print."""
 
     spec: SweepSpec
@@ -56,7 +56,7 @@ class Swept:
 
 
 class Recorder:
-    """Draws a finished trial's pictures and tells the tracker, in a thread: the driver must not wait."""
+    """Draws a finished trial's pictures and reports it to the tracker, in a thread of its own."""
 
     def __init__(self, tracker: Tracker, gallery: Gallery, ledger: Ledger) -> None:
         self.tracker, self.gallery, self.ledger = tracker, gallery, ledger
@@ -79,7 +79,7 @@ class Recorder:
             self.tracker.finished(result, pictures)
 
 
-class Watcher:
+class SweepScreen:
     """Passes on what happens in a sweep: to the display and to the recorder."""
 
     def __init__(self, progress: Progress, recorder: Recorder, folder: Path) -> None:
@@ -127,7 +127,7 @@ def sweep(
     options: Options,
     *,
     quiet: bool = False,
-) -> Swept:
+) -> SweepOutcome:
     """Run a sweep to its end, or go on with it; leaves its report beside it."""
     spec = load_sweep(file, overrides)
     folder = run_dir / "sweeps" / spec.name
@@ -148,7 +148,7 @@ def sweep(
         expected = _plan(spec, ledger)
         counts = expected.stages.values()
         progress.planned(
-            expected.trials + expected.references,
+            expected.trials + expected.baselines,
             unique=sum(count.unique for count in counts),
             cached=sum(count.cached for count in counts),
             seconds=None if expected.unpredicted else expected.seconds_shared,
@@ -158,20 +158,25 @@ def sweep(
         recorder = Recorder(tracker, gallery, ledger)
         try:
             outcome = run_sweep(
-                spec, folder, ledger, executor, watcher=Watcher(progress, recorder, folder), options=options
+                spec,
+                folder,
+                ledger,
+                executor,
+                watcher=SweepScreen(progress, recorder, folder),
+                options=options,
             )
         finally:
             recorder.close()
     result = _result(spec, outcome.trials)
-    written = files.write(folder, result, paper=spec.reference)
+    written = files.write(folder, result, paper=spec.published)
     written += _pictures_of_best(result, ledger, gallery, folder)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
-    note = table.markdown(table.build(result, paper=spec.reference))
+    note = table.markdown(table.build(result, paper=spec.published))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
-    return Swept(spec, result, outcome.interrupted, tracker.close().line())
+    return SweepOutcome(spec, result, outcome.interrupted, tracker.close().line())
 
 
-def report(name: str, run_dir: Path) -> Swept:
+def report(name: str, run_dir: Path) -> SweepOutcome:
     """Return a sweep's report as the store has it now: nothing is computed.
 
     Raises `UserError` when no such sweep was run.
@@ -180,13 +185,13 @@ def report(name: str, run_dir: Path) -> Swept:
     spec = load_sweep(file, check_data=False)
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     if spec.search is not None:
-        return Swept(spec, _result(spec, files.read(file.parent).trials), False, "")
+        return SweepOutcome(spec, _result(spec, files.read(file.parent).trials), False, "")
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
     folder = run_dir / "sweeps" / spec.name
-    files.write(folder, result, paper=spec.reference)
+    files.write(folder, result, paper=spec.published)
     _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
-    return Swept(spec, result, False, "")
+    return SweepOutcome(spec, result, False, "")
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
@@ -213,9 +218,9 @@ def _resolved(name: str, run_dir: Path) -> Path:
     return ran[name]
 
 
-def table_of(swept: Swept) -> table.Table:
+def table_of(outcome: SweepOutcome) -> table.Table:
     """Return the table that a person reads."""
-    return table.build(swept.result, paper=swept.spec.reference, limit=files.TERMINAL_ROWS)
+    return table.build(outcome.result, paper=outcome.spec.published, limit=files.TERMINAL_ROWS)
 
 
 def _knobs(spec: SweepSpec) -> list[OracleRead]:

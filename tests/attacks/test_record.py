@@ -150,7 +150,7 @@ def test_the_network_is_the_undefended_model(folder, network, digits, tmp_path):
     later = trial_graph(spec(folder, seed=4, holdout=0.1))
     assert later.chain["classifier"].recipe == graph.chain["classifier"].recipe
     defended = trial_graph(spec(folder, defense="abl"))
-    assert trial_graph(defended.reference).chain["classifier"].recipe == graph.chain["classifier"].recipe
+    assert trial_graph(defended.baseline).chain["classifier"].recipe == graph.chain["classifier"].recipe
 
 
 AS_THEIRS = {

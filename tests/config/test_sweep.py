@@ -199,8 +199,8 @@ def test_a_preview_draws_from_the_space(sweep: Callable[..., SweepSpec]) -> None
 def test_a_written_search_is_the_same_search(
     sweep: Callable[..., SweepSpec], write: Callable[[str], str]
 ) -> None:
-    reference = [{"params": {"attack": "badnets"}, "metrics": {"acc": 0.9}, "source": "a paper"}]
-    spec = sweep(search=search(), scheduler={"name": "asha", "grace": 2}, reference=reference)
+    published = [{"params": {"attack": "badnets"}, "metrics": {"acc": 0.9}, "source": "a paper"}]
+    spec = sweep(search=search(), scheduler={"name": "asha", "grace": 2}, published=published)
     assert load_sweep(write(yaml.safe_dump(sweep_to_dict(spec)), "again.yaml"), ["name=s"]) == spec
 
 

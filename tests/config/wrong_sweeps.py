@@ -203,12 +203,12 @@ SEARCH = [
     wrong(
         "reference",
         HEAD
-        + "reference:\n- {params: {defence.beta: 1}, metrics: {acc: 92.2, ars: 0.1}, source: a paper}\n"
+        + "published:\n- {params: {defence.beta: 1}, metrics: {acc: 92.2, ars: 0.1}, source: a paper}\n"
         + "- {metrics: {acc: 0.9}}\n",
-        f"s.yaml:3: reference[0].params.defence.beta: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
-        "s.yaml:3: reference[0].metrics.acc: expected a number from 0 to 1, got 92.2",
-        "s.yaml:3: reference[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
-        "s.yaml:4: reference[1].source: expected text, got nothing",
+        f"s.yaml:3: published[0].params.defence.beta: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
+        "s.yaml:3: published[0].metrics.acc: expected a number from 0 to 1, got 92.2",
+        "s.yaml:3: published[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
+        "s.yaml:4: published[1].source: expected text, got nothing",
     ),
 ]
 

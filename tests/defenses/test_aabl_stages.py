@@ -13,7 +13,14 @@ from torchvision.transforms import v2
 
 import bdtune
 from bdtune.defenses.aabl.losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
-from bdtune.defenses.aabl.split import Scores, Split, Threshold, highest, otsu, symmetric_cross_entropy
+from bdtune.defenses.aabl.split import (
+    Scores,
+    Threshold,
+    VulnerableSplit,
+    highest,
+    otsu,
+    symmetric_cross_entropy,
+)
 from bdtune.engine.key import derive_seed, digest_of
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import ImageSet, LabelSet
@@ -108,7 +115,7 @@ def test_equal_scores_are_one_class_that_is_left_out() -> None:
     assert not (values > otsu(values, 256)[0]).any()
 
 
-# Split
+# VulnerableSplit
 
 
 def split(
@@ -123,7 +130,7 @@ def split(
         "threshold": Artefact({"threshold": np.array([threshold])}),
         "data": LabelSet(labels, 3),
     }
-    result = Split(**knobs).run(CTX, **inputs)
+    result = VulnerableSplit(**knobs).run(CTX, **inputs)
     ids = result.arrays["ids"]
     assert (np.diff(ids) > 0).all()
     np.testing.assert_array_equal(result.arrays["labels"], labels[ids])

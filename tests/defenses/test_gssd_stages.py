@@ -5,8 +5,8 @@ import pytest
 
 from bdtune.defenses.gssd.stages import (
     ClassTests,
+    CleanSplit,
     Relabel,
-    Split,
     Verdict,
     best_foreign,
     foreign_densities,
@@ -116,7 +116,7 @@ def test_counts_are_cut_as_the_official_code_cuts_them(
     sizes = []
     for verdict in (Verdict.NON_DISRUPTIVE, Verdict.DISRUPTIVE):
         inputs["class_tests"] = Artefact({"verdict": np.array([verdict, 0], np.uint8)})
-        sizes.append(len(Split(alpha_c_nd=0.3, alpha_c_d=0.15).run(CTX, **inputs).arrays["ids"]))
+        sizes.append(len(CleanSplit(alpha_c_nd=0.3, alpha_c_d=0.15).run(CTX, **inputs).arrays["ids"]))
         sizes.append(len(Relabel(alpha_p=0.15).run(CTX, **inputs).arrays["ids"]))
     assert sizes == [kept_nd, relabelled, kept_d, 0]
 
@@ -129,21 +129,26 @@ def test_each_verdict_keeps_its_own_end_of_the_ranking() -> None:
         "density": density(L, labels),
         "class_tests": Artefact({"verdict": np.array([1, 0, 0], np.uint8)}),
     }
-    kept = Split(alpha_c_nd=0.25, alpha_c_d=0.25).run(CTX, **inputs).arrays
+    kept = CleanSplit(alpha_c_nd=0.25, alpha_c_d=0.25).run(CTX, **inputs).arrays
     assert kept["ids"].tolist() == [0, 3, 8, 9]  # the highest s, and all of the clean class
     assert kept["labels"].tolist() == [0, 0, 1, 1]
     moved = Relabel(alpha_p=0.25).run(CTX, **inputs).arrays
     assert moved["ids"].tolist() == [4, 7]  # the lowest s
     assert moved["labels"].tolist() == [1, 1]  # the densest class but their own
     inputs["class_tests"] = Artefact({"verdict": np.array([2, 0, 0], np.uint8)})
-    assert Split(alpha_c_nd=0.25, alpha_c_d=0.25).run(CTX, **inputs).arrays["ids"].tolist() == [4, 7, 8, 9]
+    assert CleanSplit(alpha_c_nd=0.25, alpha_c_d=0.25).run(CTX, **inputs).arrays["ids"].tolist() == [
+        4,
+        7,
+        8,
+        9,
+    ]
 
 
 def test_several_detected_classes_are_pooled() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 40)
     inputs = {"density": density(rng.normal(size=(120, 3)), labels)}
-    stages = (Split(alpha_c_nd=0.3, alpha_c_d=0.15), Relabel(alpha_p=0.15))
+    stages = (CleanSplit(alpha_c_nd=0.3, alpha_c_d=0.15), Relabel(alpha_p=0.15))
 
     def run(*verdict: int) -> list[set[int]]:
         inputs["class_tests"] = Artefact({"verdict": np.array(verdict, np.uint8)})
@@ -161,7 +166,7 @@ def test_nothing_detected_is_all_samples_to_the_bit() -> None:
     labels = rng.integers(0, 3, 50)
     clean = Artefact({"verdict": np.zeros(3, np.uint8)})
     inputs = {"density": density(rng.normal(size=(50, 3)), labels), "class_tests": clean}
-    kept = Split(alpha_c_nd=0.3, alpha_c_d=0.15).run(CTX, **inputs)
+    kept = CleanSplit(alpha_c_nd=0.3, alpha_c_d=0.15).run(CTX, **inputs)
     data = ImageSet(np.zeros((50, 1, 1, 3), np.uint8), labels, 3, (0.5,), (0.5,))
     everything = AllSamples().run(CTX, data=data)
     assert digest_of(kept.arrays, kept.info) == digest_of(everything.arrays, everything.info)

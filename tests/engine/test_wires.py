@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 import bdtune
-from bdtune.engine.stage import Artefact, Context, Given, Kind, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Source, Stage
 from bdtune.engine.wires import wires_of
 from bdtune.errors import ConfigError
 from bdtune.plugins.data import ImageSet, LabelSet  # noqa: TC001
@@ -33,7 +33,7 @@ class Makes(Stage):
         return Artefact()
 
 
-MODEL = Given(plugin=bdtune.model("resnet_s"))
+MODEL = PluginSource(plugin=bdtune.model("resnet_s"))
 
 
 def problems(**inputs: Node | Source) -> list[tuple[str, str, str, str]]:

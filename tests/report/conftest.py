@@ -33,17 +33,17 @@ def make_trial():
 
 
 @pytest.fixture
-def make_reference():
+def make_baseline():
     def make(id_: str, seed: int = 0, *, acc: float = 0.99, asr: float = 1.0) -> TrialResult:
         params = {**BASE, "defense.name": "none", "seed": seed}
         metrics = {"acc": acc, "asr": asr, "ra": 0.0}
-        return TrialResult(id_, "done", params, metrics, reference=True, asr_band=0.95)
+        return TrialResult(id_, "done", params, metrics, is_baseline=True, asr_band=0.95)
 
     return make
 
 
 @pytest.fixture
-def sweep(make_trial, make_reference) -> SweepResult:
+def sweep(make_trial, make_baseline) -> SweepResult:
     """Two undefended models, a setting that fails visibly, a good one, and one with a diverged seed."""
     trials = [
         make_trial("bad0", 0, asr=1.0, knobs={"defense.beta_nd": 0.6}),
@@ -52,7 +52,7 @@ def sweep(make_trial, make_reference) -> SweepResult:
         make_trial("good0", 0, acc=0.96, asr=0.0, knobs={"defense.beta_nd": 3.0}),
         make_trial("half0", 0, acc=0.99, asr=0.0, knobs={"defense.beta_nd": 1.5}),
         make_trial("half1", 1, status="diverged", error="Traceback\nnan", knobs={"defense.beta_nd": 1.5}),
-        make_reference("ref0", 0),
-        make_reference("ref1", 1, acc=0.98),
+        make_baseline("ref0", 0),
+        make_baseline("ref1", 1, acc=0.98),
     ]
     return SweepResult("small", tuple(trials), best="good0")

@@ -21,8 +21,8 @@ def test_a_picture_is_drawn(sweep, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_picture_without_numbers(make_trial, make_reference, tmp_path):
-    trials = (make_reference("r"), make_trial("a", status="failed"))
+def test_no_picture_without_numbers(make_trial, make_baseline, tmp_path):
+    trials = (make_baseline("r"), make_trial("a", status="failed"))
     assert overview(SweepResult("s", trials), tmp_path / "x.png") is None
     assert not (tmp_path / "x.png").exists()
 
@@ -81,13 +81,13 @@ def test_a_panel_runs_through_the_best_of_most_attacks(make_trial):
     assert (shown["a"]["b"], shown["b"]["a"]) == (2, 2)
 
 
-def test_the_level_without_a_defense_is_that_of_the_panels_attack(make_trial, make_reference):
+def test_the_level_without_a_defense_is_that_of_the_panels_attack(make_trial, make_baseline):
     grid = [make_trial(f"{a}{k}", knobs={"attack": a, "k": k}) for a in ("badnets", "blend") for k in (1, 2)]
-    twins = [
-        replace(reference, params={**reference.params, "attack": attack})
-        for attack, reference in (("badnets", make_reference("r", acc=0.9)), ("blend", make_reference("q")))
+    baselines = [
+        replace(baseline, params={**baseline.params, "attack": attack})
+        for attack, baseline in (("badnets", make_baseline("r", acc=0.9)), ("blend", make_baseline("q")))
     ]
-    groups = grouped([*grid, *twins])
+    groups = grouped([*grid, *baselines])
     shown = {panel.axis: panel for panel in panels(groups, varying(groups), [groups[2]])}
     assert _undefended(shown["k"], groups, "acc").mean == 0.9
     assert _undefended(shown["attack"], groups, "acc") is None

@@ -9,9 +9,9 @@ import pytest
 from bdtune.report.groups import Group, grouped, label, rank, varying
 
 
-def test_groups_are_settings_references_first_then_by_value(sweep):
+def test_groups_are_settings_baselines_first_then_by_value(sweep):
     groups = grouped(sweep.trials)
-    assert [group.reference for group in groups] == [True, False, False, False]
+    assert [group.is_baseline for group in groups] == [True, False, False, False]
     assert [group.params.get("defense.beta_nd") for group in groups] == [None, 0.6, 1.5, 3.0]
     assert [trial.id for trial in groups[3].trials] == ["good0", "good1"]
     assert varying(groups) == ["defense.beta_nd"]
@@ -57,13 +57,13 @@ def test_numbers_that_are_not_finite_are_left_out(make_trial):
     assert group.stat("acc").n == 1
 
 
-def test_did_the_attack_take(make_trial, make_reference):
+def test_did_the_attack_take(make_trial, make_baseline):
     weak = {"acc": 0.9, "asr": 0.0, "undefended/asr": 0.5}
     [group] = grouped([replace(make_trial("a"), metrics=weak)])
     assert not group.attack_took
     [group] = grouped([replace(make_trial("a"), metrics=weak, asr_band=None)])
     assert group.attack_took
-    assert not grouped([make_reference("r", asr=0.9)])[0].attack_took
+    assert not grouped([make_baseline("r", asr=0.9)])[0].attack_took
 
 
 def test_a_knob_that_only_some_settings_have_varies(make_trial):

@@ -62,9 +62,9 @@ def test_ties_go_to_the_first_in_the_order_of_parameters(make_trial):
     assert choose(trials, "oracle_asr", "min") == "t1.0"
 
 
-def test_nothing_to_choose_from(make_trial, make_reference):
+def test_nothing_to_choose_from(make_trial, make_baseline):
     assert choose([], "oracle_der") is None
-    assert choose([make_reference("r")], "oracle_acc") is None
+    assert choose([make_baseline("r")], "oracle_acc") is None
     assert choose([make_trial("a", status="failed")], "oracle_der") is None
     assert choose([make_trial("a")], "select_acc") is None
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bdtune.config.sweep import Reference
+from bdtune.config.sweep import Published
 from bdtune.report import table
 from bdtune.report.selection import selected
 from bdtune.report.table import build
@@ -49,7 +49,7 @@ def test_budgets_of_epochs_stand_beside_each_other_where_they_differ(sweep):
         return replace(
             sweep,
             trials=tuple(
-                replace(t, epochs=other) if t.reference else replace(t, epochs=own, undefended_epochs=other)
+                replace(t, epochs=other) if t.is_baseline else replace(t, epochs=own, undefended_epochs=other)
                 for t in sweep.trials
             ),
         )
@@ -63,10 +63,10 @@ def test_budgets_of_epochs_stand_beside_each_other_where_they_differ(sweep):
     assert SweepResult.from_json(with_epochs(30, 15).to_json()) == with_epochs(30, 15)
 
 
-def test_an_attack_that_did_not_take_is_said(sweep, make_reference):
-    weak = [make_reference("ref0", asr=0.4)]
+def test_an_attack_that_did_not_take_is_said(sweep, make_baseline):
+    weak = [make_baseline("ref0", asr=0.4)]
     defended = [
-        replace(t, metrics={**t.metrics, "undefended/asr": 0.4}) for t in sweep.trials if not t.reference
+        replace(t, metrics={**t.metrics, "undefended/asr": 0.4}) for t in sweep.trials if not t.is_baseline
     ]
     shown = build(SweepResult("weak", (*weak, *defended)))
     assert {row.kind for row in shown.rows} == {"not_taken"}
@@ -105,17 +105,17 @@ def test_the_selection_alone_is_named_where_the_best_is(sweep):
     assert said == ["best: max oracle der = 0.985±0.000 (it reads the report data, which no defender has)"]
 
 
-def two_attacks(make_trial, make_reference):
+def two_attacks(make_trial, make_baseline):
     values = {"badnets": {1.0: 0.0, 3.0: 0.2}, "blend": {1.0: 0.9, 3.0: 0.3}}
     return [
         make_trial(f"{attack}{k}.{seed}", seed, asr=asr + seed / 50, knobs={"attack": attack, "defense.k": k})
         for attack, row in values.items() for k, asr in row.items() for seed in (0, 1)
-    ] + [make_reference("ref")]  # fmt: skip
+    ] + [make_baseline("ref")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("over", "rows"), [("each", [1, 4]), ("mean", [2, 4]), ("worst", [2, 4])])
-def test_each_attack_has_its_best_and_a_line_names_the_best_over_them(make_trial, make_reference, over, rows):
-    trials = two_attacks(make_trial, make_reference)
+def test_each_attack_has_its_best_and_a_line_names_the_best_over_them(make_trial, make_baseline, over, rows):
+    trials = two_attacks(make_trial, make_baseline)
     result = selected("s", trials, "oracle_der", over=over, oracle=(OracleRead("select", "oracle_der"),))
     shown = build(result)
     assert [index for index, row in enumerate(shown.rows) if row.kind == "best"] == rows
@@ -159,12 +159,12 @@ def test_a_setting_that_an_honest_rule_chose_is_marked_though_the_attack_did_not
 
 
 def test_the_papers_numbers_stand_beside_ours(sweep):
-    beside = Reference(
+    beside = Published(
         params={"defense.beta_nd": 0.6, "attack.name": "badnets"},
         metrics={"acc": 0.943, "asr": 0.003},
         source="T1",
     )
-    elsewhere = Reference(params={"defense.beta_nd": 7.0}, metrics={"der": 0.5}, source="T2")
+    elsewhere = Published(params={"defense.beta_nd": 7.0}, metrics={"der": 0.5}, source="T2")
     shown = build(sweep, paper=[beside, elsewhere])
     assert cells(shown, 1)["paper acc"] == "0.943"
     assert cells(shown, 3)["paper asr"] == "-"
@@ -175,11 +175,11 @@ def test_the_papers_numbers_stand_beside_ours(sweep):
 
 def test_a_number_without_settings_stands_beside_every_defended_row(sweep):
     trials = tuple(replace(t, metrics={**t.metrics, "gssd/found": 1.0}) for t in sweep.trials)
-    everywhere = Reference(metrics={"gssd/found": 1.0}, source="K.6")
+    everywhere = Published(metrics={"gssd/found": 1.0}, source="K.6")
     shown = build(replace(sweep, trials=trials), paper=[everywhere])
     assert [cells(shown, row)["paper gssd/found"] for row in range(4)] == ["-", "1.000", "1.000", "1.000"]
     assert cells(shown, 3)["gssd/found"] == "1.000±0.000"
-    undefended = Reference(params={"defense.name": "none"}, metrics={"acc": 0.95}, source="T")
+    undefended = Published(params={"defense.name": "none"}, metrics={"acc": 0.95}, source="T")
     assert cells(build(sweep, paper=[undefended]), 0)["paper acc"] == "0.950"
 
 
@@ -192,9 +192,9 @@ def test_diagnostics_and_the_rules_own_metric_are_shown_where_present(sweep):
     assert names[-2:] == ["select_acc", "gssd/kept"]
 
 
-def test_a_long_table_keeps_references_and_the_best(make_trial, make_reference):
+def test_a_long_table_keeps_baselines_and_the_best(make_trial, make_baseline):
     trials = [make_trial(f"t{i}", asr=1 - i / 200, knobs={"k": float(i)}) for i in range(200)]
-    shown = build(SweepResult("long", (make_reference("r"), *trials), best="t199"), limit=10)
+    shown = build(SweepResult("long", (make_baseline("r"), *trials), best="t199"), limit=10)
     assert len(shown.rows) == 11
     assert shown.rows[0].kind == "undefended"
     assert shown.rows[-1].kind == "best"

@@ -25,12 +25,12 @@ def template_db(tmp_path_factory) -> Path:
     import warnings
 
     from bdtune.tracking.deliver import connect
-    from bdtune.tracking.store import Store
+    from bdtune.tracking.store import TrackingStore
 
     run_dir = tmp_path_factory.mktemp("template")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        connect(Store.of(run_dir, f"sqlite:///{run_dir}/mlflow.db"))
+        connect(TrackingStore.of(run_dir, f"sqlite:///{run_dir}/mlflow.db"))
     return run_dir / "mlflow.db"
 
 

@@ -6,32 +6,32 @@ from bdtune.errors import UserError
 from bdtune.tracking import commands
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.origin import common_tags
-from bdtune.tracking.store import Store
+from bdtune.tracking.store import TrackingStore
 
 
 def test_the_address_comes_from_the_argument_then_the_variable_then_the_run_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = Store.of(tmp_path)
+    store = TrackingStore.of(tmp_path)
     assert store.uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert store.uri.startswith("sqlite:////")
     assert store.own
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@mlflow.example:8443")
-    store = Store.of(tmp_path)
+    store = TrackingStore.of(tmp_path)
     assert not store.own
     assert store.database is None
     assert store.artifact_location("x") is None
     assert store.key == "https://mlflow.example:8443"
-    assert Store.of(tmp_path, "sqlite:////other/m.db").database.as_posix() == "/other/m.db"
+    assert TrackingStore.of(tmp_path, "sqlite:////other/m.db").database.as_posix() == "/other/m.db"
 
 
 def test_artifact_folders_cannot_leave_the_run_directory(tmp_path):
-    location = Store.of(tmp_path, f"sqlite:///{tmp_path}/m.db").artifact_location("../a/b c")
+    location = TrackingStore.of(tmp_path, f"sqlite:///{tmp_path}/m.db").artifact_location("../a/b c")
     assert location == (tmp_path / "artifacts" / "_a_b_c").as_uri()
-    assert Store.of(tmp_path, f"sqlite:///{tmp_path}/m.db").artifact_location("..").endswith("/study")
+    assert TrackingStore.of(tmp_path, f"sqlite:///{tmp_path}/m.db").artifact_location("..").endswith("/study")
 
 
 def test_the_server_is_small_and_local(tmp_path):
-    command = commands.server_command(Store.of(tmp_path), 5001)
+    command = commands.server_command(TrackingStore.of(tmp_path), 5001)
     line = " ".join(command)
     assert "--host 127.0.0.1 --port 5001 --workers 1" in line
     assert commands.server_environment()["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"

@@ -10,7 +10,7 @@ import pytest
 from bdtune.tracking import deliver, mlflow_log
 from bdtune.tracking.commands import sync
 from bdtune.tracking.mlflow_log import Tracker
-from bdtune.tracking.store import Store
+from bdtune.tracking.store import TrackingStore
 from bdtune.trials.results import SweepResult
 
 AXES = ["defense.beta_nd", "seed"]
@@ -34,7 +34,7 @@ def tracked(run_dir, trials, status="done", end=True, **options):
 
 
 def client(run_dir):
-    return deliver.connect(Store.of(run_dir))
+    return deliver.connect(TrackingStore.of(run_dir))
 
 
 def runs(run_dir):
@@ -66,7 +66,7 @@ def snapshot(run_dir):
 def test_parent_children_and_their_content(run_dir, make_trial):
     space = run_dir / "space.yaml"
     space.write_text("name: small")
-    trials = [make_trial(0, reference=True), make_trial(1), make_trial(2, status="diverged", error="nan")]
+    trials = [make_trial(0, is_baseline=True), make_trial(1), make_trial(2, status="diverged", error="nan")]
     waiting = tracked(run_dir, trials, params={"select": "oracle_der"}, artifacts=[(space, "config")])
     assert (waiting.waiting, waiting.error) == (0, None)
     parents, children = runs(run_dir)

@@ -45,11 +45,11 @@ def test_the_training_set_is_counted_as_it_was_poisoned(make_trial):
 
 
 def test_tags_say_what_became_of_each_stage(make_trial):
-    tags = values.trial_tags(make_trial(1, error="boom", status="failed", reference_id="ref0"))
+    tags = values.trial_tags(make_trial(1, error="boom", status="failed", baseline_id="ref0"))
     assert tags["stage.simclr"] == "a" * 16 + " hit"
     assert tags["stage.supervised"] == f"{1:016x} computed"
     assert tags["bdtune.error"] == "boom"
-    assert tags["bdtune.reference"] == "ref0"
+    assert tags["bdtune.baseline"] == "ref0"
     assert tags["bdtune.status"] == "failed"
 
 
@@ -57,7 +57,7 @@ def test_tags_say_what_became_of_each_stage(make_trial):
     ("changes", "name"),
     [
         ({}, "beta_nd=1.5 seed=1"),
-        ({"reference": True}, "undefended seed=1"),
+        ({"is_baseline": True}, "undefended seed=1"),
         ({"params": {}}, "trial001"),
     ],
 )
@@ -68,7 +68,7 @@ def test_run_names_hold_the_varying_parameters_only(make_trial, changes, name):
 def test_undefended_models_of_different_poisoned_sets_have_names_of_their_own(make_trial):
     params = {"defense.beta_nd": 0.6, "data_seed": 4, "seed": 1}
     axes = ["defense.beta_nd", "data_seed", "seed"]
-    found = make_trial(1, params=params, reference=True)
+    found = make_trial(1, params=params, is_baseline=True)
     assert values.run_name(found, axes) == "undefended data_seed=4 seed=1"
 
 

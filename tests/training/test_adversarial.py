@@ -18,7 +18,7 @@ from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.training.adversarial import PGD, AdversarialTraining
 from bdtune.training.evaluate import Evaluate
-from bdtune.training.pgd import Attack, pixel_augmentation, pixel_logits, robust_predictions
+from bdtune.training.pgd import Ascent, pixel_augmentation, pixel_logits, robust_predictions
 from bdtune.training.session import generator
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import module_arrays, new_network
@@ -67,7 +67,7 @@ def test_attack_is_the_papers(trained, knobs):
     if knobs.random_start:
         start = (2 * torch.rand(pixels.shape, generator=draws()) - 1) * knobs.eps
     expected = slow_pgd(network, pixels, labels, knobs, data, start)
-    found = Attack(network, knobs, data, FP32)(pixels, labels, draws())
+    found = Ascent(network, knobs, data, FP32)(pixels, labels, draws())
     # a gradient of nearly zero may change its sign with the order of summation
     differing = (found - expected).abs() > 1e-5
     assert differing.float().mean() < 0.002
@@ -82,7 +82,7 @@ def test_images_stay_in_the_ball_and_between_black_and_white(trained, eps, rando
     data, _, network, pixels, labels = trained
     knobs = PGD(eps=eps, step=0.1, steps=3, random_start=random_start)
     before = pixels.clone()
-    found = Attack(network, knobs, data, numerics)(pixels, labels, draws())
+    found = Ascent(network, knobs, data, numerics)(pixels, labels, draws())
     assert torch.equal(pixels, before)
     assert found.dtype == torch.float32
     assert (found - pixels).abs().max() <= eps + 1e-6
@@ -94,7 +94,7 @@ def test_the_loss_rises_with_the_radius_and_with_the_steps(trained):
     data, _, network, pixels, labels = trained
 
     def loss(**knobs):
-        found = Attack(network, PGD(random_start=False, **knobs), data, FP32)(pixels, labels)
+        found = Ascent(network, PGD(random_start=False, **knobs), data, FP32)(pixels, labels)
         return float(cross_entropy(pixel_logits(network, data, found), labels))
 
     by_eps = [loss(eps=eps / 255, step=eps / 4 / 255, steps=6) for eps in (0, 2, 4, 8, 16)]
@@ -106,7 +106,7 @@ def test_the_loss_rises_with_the_radius_and_with_the_steps(trained):
 
 def test_draws_decide_the_start(trained):
     data, _, network, pixels, labels = trained
-    attack = Attack(network, SHORT, data, FP32)
+    attack = Ascent(network, SHORT, data, FP32)
     one, same, other = (attack(pixels, labels, draws(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -118,7 +118,7 @@ def test_the_network_is_left_as_it_was(trained, training):
     network.train(training)
     network.head.bias.requires_grad_(False)
     before = module_arrays(network)
-    Attack(network, SHORT, data, FP32)(pixels, labels, draws())
+    Ascent(network, SHORT, data, FP32)(pixels, labels, draws())
     assert all(part.training is training for part in network.modules())
     assert not network.head.bias.requires_grad
     assert network.head.weight.requires_grad
@@ -129,12 +129,12 @@ def test_the_network_is_left_as_it_was(trained, training):
 def test_in_training_mode_running_statistics_move(trained):
     data, _, network, pixels, labels = trained
     before = module_arrays(network)
-    by_batch = Attack(network, FGSM, data, FP32, "train")(pixels[:16], labels[:16])
+    by_batch = Ascent(network, FGSM, data, FP32, "train")(pixels[:16], labels[:16])
     after = module_arrays(network)
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed
     assert all("running" in name or "num_batches" in name for name in changed)
-    assert not torch.equal(by_batch, Attack(network, FGSM, data, FP32)(pixels[:16], labels[:16]))
+    assert not torch.equal(by_batch, Ascent(network, FGSM, data, FP32)(pixels[:16], labels[:16]))
 
 
 @pytest.mark.parametrize("failing", [True, False])
@@ -149,7 +149,7 @@ def test_one_forward_and_one_backward_pass_per_step_and_no_gradient_of_weights(t
 
     network.register_forward_pre_hook(lambda *_: count("forward"))
     network.head.register_full_backward_hook(lambda *_: count("backward"))
-    attack = Attack(network, FGSM, data, FP32)
+    attack = Ascent(network, FGSM, data, FP32)
     if failing:
         with pytest.raises(KeyboardInterrupt):
             attack(pixels, labels)
@@ -273,7 +273,7 @@ def test_streamed_images_and_single_samples_train(make_set, everything, tiny, st
         train(stage, data, everything(data, []), tiny)
 
 
-def test_the_natural_twin_keeps_the_recipe():
+def test_the_natural_baseline_keeps_the_recipe():
     stage = AdversarialTraining(epochs=7, lr=0.03, milestones=(0.2,), weight_decay=1e-3)
     assert type(stage.natural()) is Supervised
     assert stage.natural() == Supervised(epochs=7, lr=0.03, milestones=(0.2,), weight_decay=1e-3)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Counterpart:
     """How bdtune has a network of BackdoorBench's."""
 
-    knob: str  # that bdtune is told, to build it as BackdoorBench does
+    knob: str  # that bdtune needs, to build it as BackdoorBench does
     parts: Mapping[str, str]  # beginnings of the names of weights, theirs to bdtune's
     blocks: tuple[int, ...] = ()  # of the stages of a residual network
 

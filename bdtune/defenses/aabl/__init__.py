@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bdtune.defenses.aabl.losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
-from bdtune.defenses.aabl.split import Rule, Score, Scores, Split, Threshold
+from bdtune.defenses.aabl.split import Rule, Score, Scores, Threshold, VulnerableSplit
 from bdtune.knobs import Rate
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact, Node, Stage
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
     from bdtune.training.supervised import Supervised
 
 
@@ -76,7 +76,7 @@ class AABL(Defense):
             raise ValueError("sce_a or sce_b must be above 0, else all scores are 0")
         return self
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         data, labels, model = given.fit, given.labels, given.model
         everything = given.node(AllSamples(), data=labels)
         naive = given.node(self.naive, data=data, subset=everything, model=model)
@@ -87,7 +87,7 @@ class AABL(Defense):
         found: dict[str, Node] = {}
         if self.rule == "otsu":
             found["threshold"] = given.node(Threshold(bins=self.bins), scores=scores)
-        split = Split(rule=self.rule, clamp=self.clamp, keep=self.keep)
+        split = VulnerableSplit(rule=self.rule, clamp=self.clamp, keep=self.keep)
         kept = given.node(split, scores=scores, losses=losses, data=labels, **found)
         training = self.train if self.final == "adversarial" else self.train.natural()
         classifier = given.node(training, data=data, subset=kept, model=model)
@@ -98,7 +98,7 @@ class AABL(Defense):
             return AdversarialLosses(pgd=self.ifgsm)
         return AugmentedLosses(policy=self.perturbation)
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.train.natural()
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

@@ -117,7 +117,7 @@ def bounds(count: int, clamp: tuple[float, float] | None) -> tuple[int, int]:
     return low, high
 
 
-class Split(Stage):
+class VulnerableSplit(Stage):
     """Keep the vulnerable samples and leave out the robust ones, which poison that withstands is among.
 
     Inputs: scores, losses (predictions), data (LabelSet), threshold with rule "otsu". Arrays: ids int64 [n]

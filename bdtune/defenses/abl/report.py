@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import Truth
 
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-"""Isolation rates for which precision and recall are told, whatever the rate in use."""
+"""Isolation rates for which precision and recall are reported, whatever the rate in use."""
 
 
 def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

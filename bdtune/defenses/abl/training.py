@@ -1,7 +1,7 @@
 """ABL's trainings: isolation, recovery of clean accuracy, unlearning, and the joint form of the last two.
 
 Source: "Anti-Backdoor Learning: Training Clean Models on Poisoned Data" (Li et al., NeurIPS 2021), section 3,
-and the authors' released code for recovery and unlearning. Departures are told where they are.
+and the authors' released code for recovery and unlearning. Departures are listed where they are.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bdtune.defenses.gssd.discriminative import Discriminative
-from bdtune.defenses.gssd.stages import ClassTests, Order, Relabel, Split
+from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Order, Relabel
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.defense import Defense
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact, Node
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 
 class FineTune(Supervised):
@@ -117,7 +117,7 @@ class GSSD(Defense):
         expected = f"expected a class from 0 to {num_classes - 1}"
         return [Problem(path="oracle_target", expected=expected, got=str(self.oracle_target))]
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         data, labels, model = given.fit, given.labels, given.model
         encoder = given.node(self.simclr, data=data, model=model)
         features = given.node(self.features, data=data, model=model, encoder=encoder)
@@ -129,14 +129,14 @@ class GSSD(Defense):
             density = given.node(self.discriminative, features=features, data=labels)
         tests = given.node(self.to(ClassTests, given=self.oracle_target), density=density)
         alphas = {"alpha_c_nd": self.alpha_c, "alpha_c_d": self.alpha_c_d}
-        kept = given.node(Split(**alphas), density=density, class_tests=tests)
+        kept = given.node(CleanSplit(**alphas), density=density, class_tests=tests)
         relabel = given.node(Relabel(alpha_p=self.alpha_p), density=density, class_tests=tests)
         retrain = given.node(self.retrain, data=data, subset=kept, model=model)
         tuned = given.node(self.finetune, data=data, subset=relabel, model=model, init=retrain)
         decided = {"density": density, "class_tests": tests, "split": kept, "relabel": relabel}
         return {**chain, **decided, "retrain": retrain, "classifier": tuned}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.retrain
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

@@ -155,7 +155,7 @@ def ranked(L: np.ndarray, labels: np.ndarray, label: int) -> np.ndarray:
     return ids[np.argsort(own_score(L[ids], label), kind="stable")]
 
 
-class Split(Stage):
+class CleanSplit(Stage):
     """Keep clean classes whole, and of each detected class the part that is safest.
 
     Inputs: density (L, labels), class_tests (verdict). Arrays: ids int64 [n] in rising order, labels int64

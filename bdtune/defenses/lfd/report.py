@@ -1,4 +1,4 @@
-"""What LfD's teacher told apart, and a picture of it. The truth is read here, after the fact."""
+"""How well LfD's teacher separates poison from clean samples. The truth is read here, after the fact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TITLES = ("the teacher's losses", "while it is trained", "its features, by t-SNE
 
 
 def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-    """Return how well the teacher's losses tell poison from the rest, and how strong the ascent is.
+    """Return how well the teacher's losses separate poison from the rest, and how strong the ascent is.
 
     isolation_precision, isolation_recall: of the candidates against the poisoned samples; auroc: of low
     losses; candidates, candidates_target: share of all samples, and of candidates labelled as the target;

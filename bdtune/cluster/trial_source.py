@@ -1,4 +1,4 @@
-"""Where a sweep's trials come from: a finite list, or an Optuna study that is asked and told.
+"""Where a sweep's trials come from: a finite list, or an Optuna study, by ask and tell.
 
 The study lives in a journal file of the sweep. Trials that a killed driver leaves running there are given
 out again under their own numbers, so that a resumed search is no other than an undisturbed one.
@@ -38,11 +38,11 @@ VALUES = "bdtune.values"
 log = logging.getLogger(__name__)
 
 
-class Proposer(Protocol):
-    """Asked for trials, told what became of them."""
+class TrialSource(Protocol):
+    """Gives trials, and learns what became of them."""
 
     adaptive: bool
-    """Whether what is proposed depends on what was told."""
+    """Whether the trials depend on the results of earlier ones."""
 
     def ask(self) -> tuple[int, TrialSpec] | None:
         """Return a ticket and a trial, or None when there are no more."""
@@ -51,7 +51,7 @@ class Proposer(Protocol):
         """Say what a ticket's trial reached on each objective; None when it failed."""
 
 
-class Listed:
+class GridSource:
     """The points of a finite sweep.
 
     Under a scheduler they come in the order of their ids, which are hashes: what stops trials early compares
@@ -71,7 +71,7 @@ class Listed:
         """A finite sweep learns nothing."""
 
 
-class Searched:
+class StudySource:
     """An Optuna study over the search's space."""
 
     adaptive = True
@@ -149,9 +149,9 @@ def mend(journal: Path) -> None:
         os.truncate(journal, whole)
 
 
-def make_proposer(spec: SweepSpec, folder: Path) -> Proposer:
+def make_source(spec: SweepSpec, folder: Path) -> TrialSource:
     """Return what proposes a sweep's trials; an Optuna study lives in `folder`."""
-    return Listed(spec) if spec.search is None else Searched(spec, folder)
+    return GridSource(spec) if spec.search is None else StudySource(spec, folder)
 
 
 def _study_name(spec: SweepSpec) -> str:

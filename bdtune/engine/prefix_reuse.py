@@ -1,4 +1,4 @@
-"""Trainings that pass where shorter ones end, and publish the results of those on the way.
+"""Prefix reuse: a longer training saves the results of shorter ones.
 
 A training whose rate does not depend on its length is after 5 of 20 epochs what one of 5 epochs is at its
 end, bit for bit on a CPU. So of all lengths that a sweep wants, the longest alone is trained.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node
 
 
-class Passing:
+class PrefixReuse:
     """The lengths that are wanted of each training, by the recipe that it would have with one epoch."""
 
     def __init__(self, wanted: Mapping[str, Iterable[int]] | None = None) -> None:
@@ -28,19 +28,19 @@ class Passing:
                 self._wanted.setdefault(family, set()).add(node.stage.length())
 
     def family(self, node: Node) -> str | None:
-        """Return what all lengths of a training have in common; None of one that passes no shorter one."""
+        """Return what all lengths of a training have in common; None if it saves no shorter one's result."""
         if node.recipe not in self._families:
             shortest = node.at(1)
             self._families[node.recipe] = None if shortest is None else shortest.recipe
         return self._families[node.recipe]
 
-    def passed(self, node: Node) -> dict[int, Node]:
-        """Return the shorter trainings that are wanted and that `node` passes, by their length."""
+    def reused(self, node: Node) -> dict[int, Node]:
+        """Return the shorter trainings that are wanted and whose results `node` saves, by their length."""
         found = {length: node.at(length) for length in self._lengths(node) if length < node.stage.length()}
         return {length: shorter for length, shorter in found.items() if shorter is not None}
 
-    def is_passed(self, node: Node) -> bool:
-        """Whether a longer training is wanted that passes this one."""
+    def is_reused(self, node: Node) -> bool:
+        """Whether a longer training is wanted that saves this one's result."""
         return any(length > node.stage.length() for length in self._lengths(node))
 
     def of(self, nodes: Iterable[Node]) -> dict[str, list[int]]:
