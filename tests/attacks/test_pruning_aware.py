@@ -18,8 +18,9 @@ from bdtune.engine.store import Store
 from bdtune.plugins.data import LabelSet
 from bdtune.poisoning.sources import FitRows
 from bdtune.reading.resident import InProcess
+from bdtune.testing.small import NUMERICS
 from bdtune.training.predict import predict_logits, trained_network
-from tests.trained import NUMERICS, one_thread
+from tests.trained import one_thread
 
 SHORT = {"epochs": 5, "lr": 0.05, "schedule": "cosine", "batch_size": 32, "augment": "none"}
 PRUNING = {
