@@ -7,9 +7,11 @@ what it trains on `images` where it trains something.
 from __future__ import annotations
 
 import pickle
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import cloudpickle
 import numpy as np
 
 from bdtune.errors import ConfigError
@@ -196,13 +198,18 @@ def check_measured_rows(make: Make) -> None:
     assert np.array_equal(other.test_rows(LABELS, CLASSES), measured)
 
 
-def check_pickle(make: Make) -> None:
+def check_sending(make: Make) -> None:
     """An attack is small when it is sent to a worker, and stamps the same there."""
-    images = noise_and_flat()
-    assert len(pickle.dumps(make())) < 4096  # what it trains is shared by all tasks
+    images, ids = noise_and_flat(), np.arange(4)
     attack = make(images)
-    sent = pickle.loads(pickle.dumps(attack))
-    assert np.array_equal(sent.trigger(images[:4], np.arange(4)), attack.trigger(images[:4], np.arange(4)))
+    module = sys.modules[type(attack).__module__]
+    cloudpickle.register_pickle_by_value(module)  # as a worker may not find the module
+    try:
+        assert len(cloudpickle.dumps(make().__getstate__())) < 4096  # what it trains is shared by all tasks
+        arrived = pickle.loads(cloudpickle.dumps(attack))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    assert np.array_equal(arrived.trigger(images[:4], ids), attack.trigger(images[:4], ids))
 
 
 def check_other_sizes(make: Make) -> None:
@@ -237,7 +244,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     check_budget,
     check_goals,
     check_measured_rows,
-    check_pickle,
+    check_sending,
     check_other_sizes,
     check_wrong_requests,
 )

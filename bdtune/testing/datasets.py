@@ -43,7 +43,7 @@ def check_public_facts(name: str) -> None:
     assert dataset.num_classes >= 2
     assert len(dataset.mean) == len(dataset.std) == 3
     assert all(0 < value < 1 for value in (*dataset.mean, *dataset.std))
-    assert dataset.title
+    assert dataset.title or not dataset.accepted(), "a data set with files needs a title"
     for editions in dataset.counts.values():
         assert all(isinstance(edition, int) or len(edition) == dataset.num_classes for edition in editions)
 
