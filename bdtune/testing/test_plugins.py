@@ -15,10 +15,13 @@ from bdtune.testing.described import check_described
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from _pytest.mark import ParameterSet
+
 BY_NAME = {"datasets": datasets.CHECKS, "defenses": defenses.CHECKS, "models": models.CHECKS}
 
 
-def _cases() -> list[object]:
+def cases() -> list[ParameterSet]:
+    """Return one case for each promise of each plugin outside the package."""
     found: list[tuple[str, str, Callable[[], None]]] = []
     for kind in registry.KINDS:
         for name, place in registry.places(kind).items():
@@ -33,7 +36,7 @@ def _cases() -> list[object]:
     return [pytest.param(check, id=f"{name}-{what.removeprefix('check_')}") for name, what, check in found]
 
 
-@pytest.mark.parametrize("check", _cases())
+@pytest.mark.parametrize("check", cases())
 def test_plugin(check: Callable[[], None]) -> None:
     """Keep one promise of one plugin."""
     check()
