@@ -1,4 +1,4 @@
-"""The trials of a sweep with their graphs, each once, and the undefended twin of each."""
+"""The trials of a sweep with their graphs, each once, and the baseline of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Entry:
     is_reference: bool
     """Whether it is there only to be compared with."""
     reference: str | None = None
-    """Id of its undefended twin."""
+    """Id of its baseline."""
 
     @cached_property
     def graph(self) -> TrialGraph:
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """All trials by id, twins before the trials that need them."""
+    """All trials by id, baselines before the trials that need them."""
 
     sweep: str
     resolver: Resolver
@@ -47,7 +47,7 @@ class Ledger:
     entries: dict[str, Entry] = field(default_factory=dict)
 
     def add(self, spec: TrialSpec, *, is_reference: bool = False) -> Entry:
-        """Take in a trial and its undefended twin; one that is there already is returned as it is.
+        """Take in a trial and its baseline; one that is there already is returned as it is.
 
         Device, precision and pipeline become explicit here: they are part of keys.
         """
@@ -71,8 +71,8 @@ class Ledger:
         for spec in specs:
             self.add(spec)
 
-    def twin(self, entry: Entry) -> Entry | None:
-        """Return the undefended twin of a trial."""
+    def baseline(self, entry: Entry) -> Entry | None:
+        """Return the baseline of a trial."""
         return self.entries[entry.reference] if entry.reference else None
 
     def plan(self) -> Plan:
@@ -84,7 +84,7 @@ class Ledger:
         self, entry: Entry, status: Status | None = None, error: str | None = None, **times: float | None
     ) -> TrialResult:
         """Return the record of a trial; unless given, its status is what the store says."""
-        twin = self.twin(entry)
+        baseline = self.baseline(entry)
         if status is None:
             status = self._stored_status(entry)
         return result_of(
@@ -92,7 +92,7 @@ class Ledger:
             self.resolver,
             sweep=self.sweep,
             status=status,
-            reference=twin.graph if twin else None,
+            reference=baseline.graph if baseline else None,
             error=error,
             **times,
         )

@@ -13,13 +13,12 @@ from bdtune.config.chain import Bindings, bound
 from bdtune.config.graph import trial_graph
 from bdtune.config.trial import parse_trial
 from bdtune.engine.key import digest_of
-from bdtune.engine.stage import Artefact, Context, Node, Source, Stage
-from bdtune.engine.stage import Given as Plain
+from bdtune.engine.stage import Artefact, Context, Node, PluginSource, Source, Stage
 from bdtune.plugins import registry
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
 from bdtune.plugins.dataset import Dataset
-from bdtune.plugins.defense import Defense, Given, diagnosis
+from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
 from bdtune.plugins.handles import FIT, LABELS
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
 from bdtune.poisoning.sources import FitSet
@@ -69,13 +68,13 @@ def observed_set() -> ImageSet:
     return ImageSet(images, labels, CLASSES, (0.5,) * 3, (0.25,) * 3)
 
 
-def given() -> Given:
+def given() -> DefenseInputs:
     """Return what a defense gets: the set in memory and a narrow network."""
     data = observed_set()
     labels = LabelSet(data.labels, data.num_classes)
     model = bdtune.model("resnet18", width=2)
     fit, names, network = (held(type(value).__name__, value) for value in (data, labels, model))
-    return Given(fit, names, network, seed=SEED, numerics=NUMERICS)
+    return DefenseInputs(fit, names, network, seed=SEED, numerics=NUMERICS)
 
 
 def truth(seed: int) -> Truth:
@@ -101,7 +100,7 @@ class Run:
             self.done[node] = inputs, node.stage.run(Context(node.seed, node.numerics), **inputs)
         return self.done[node][1]
 
-    def all(self, defense: Defense, source: Given) -> tuple[dict[str, Node], Node | None]:
+    def all(self, defense: Defense, source: DefenseInputs) -> tuple[dict[str, Node], Node | None]:
         """Compute a defense's chain and what judges it, the latter first, so that it could do its harm."""
         chain = defense.build(source)
         judge = diagnosis(defense, chain, held("truth", truth(0)))
@@ -136,7 +135,7 @@ def check_chain(name: str) -> None:
     assert set(defense.evidence) <= set(chain)
     assert defense.judged[-1] == "classifier"
     assert all(chain[name].stage.classifier for name in defense.judged)
-    undefended = defense.reference()
+    undefended = defense.baseline_training()
     assert isinstance(undefended, Supervised)
     assert (undefended.name, undefended.classifier) == ("supervised", True)
     assert bdtune.defense("none", train=undefended).build(given())["classifier"].stage == undefended
@@ -151,7 +150,7 @@ def check_epochs(name: str, **knobs: Any) -> None:
     raw = {"dataset": "digits", "attack": "badnets", "defense": {"name": name, **knobs}}
     spec, wrong = parse_trial(raw)
     assert spec is not None, wrong
-    assert trial_graph(spec).budget == spec.defense.reference().epochs
+    assert trial_graph(spec).budget == spec.defense.baseline_training().epochs
 
 
 def check_recipes(name: str) -> None:
@@ -163,11 +162,15 @@ def check_recipes(name: str) -> None:
 def check_reads_what_it_is_given(name: str) -> None:
     """The chain reads the poisoned set, its labels and networks, and nothing else."""
     have = given()
-    handles = replace(have, fit=FIT, labels=LABELS, model=Plain(plugin=bdtune.model("resnet18", width=2)))
+    handles = replace(
+        have, fit=FIT, labels=LABELS, model=PluginSource(plugin=bdtune.model("resnet18", width=2))
+    )
     bindings = Bindings({FIT: have.fit, LABELS: have.labels}, None, SEED)
     chain = bound(name, small_defense(name).build(handles), bindings)
     read = [value for last in chain.values() for node in last.walk() for value in node.inputs.values()]
-    sources = {id(value) for value in read if isinstance(value, Source) and not isinstance(value, Plain)}
+    sources = {
+        id(value) for value in read if isinstance(value, Source) and not isinstance(value, PluginSource)
+    }
     assert sources <= {id(have.fit), id(have.labels)}
 
 

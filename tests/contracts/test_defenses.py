@@ -42,12 +42,12 @@ def test_the_shuffled_truth_shows_in_the_plan_alone():
 
 def test_making_defenses_and_chains_loads_no_torch():
     code = (
-        "import sys, bdtune; from bdtune.plugins import registry; from bdtune.plugins.defense import Given\n"
-        "from bdtune.engine.stage import Given as Plain\n"
+        "import sys, bdtune; from bdtune.plugins import registry; from bdtune.plugins.defense import DefenseInputs\n"
+        "from bdtune.engine.stage import PluginSource\n"
         "from bdtune.plugins.handles import FIT, LABELS\n"
-        "model = Plain(plugin=bdtune.model('resnet18'))\n"
+        "model = PluginSource(plugin=bdtune.model('resnet18'))\n"
         "for name in registry.names('defenses'):\n"
-        "    bdtune.defense(name).build(Given(FIT, LABELS, model))\n"
+        "    bdtune.defense(name).build(DefenseInputs(FIT, LABELS, model))\n"
         "heavy = {'torch', 'matplotlib', 'ray', 'mlflow'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

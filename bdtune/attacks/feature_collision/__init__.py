@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks.feature_collision.collisions import Collisions, Instances
-from bdtune.engine.stage import Given
+from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.attack import Attack
@@ -90,7 +90,7 @@ class FeatureCollision(Attack):
             Collisions(**knobs, instance_seed=self.trigger_seed),
             data=clean,
             test=attacker.test,
-            model=Given(plugin=self.surrogate_model),
+            model=PluginSource(plugin=self.surrogate_model),
             surrogate=attacker.classifier(self.surrogate, self.surrogate_model),
         )
         return {"collisions": node}
