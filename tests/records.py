@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from bdtune.plugins import registry
-from tests.trained import folder_until_exit
+from bdtune.testing.small import folder_until_exit
 
 
 def stamped(images):

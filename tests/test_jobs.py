@@ -16,7 +16,7 @@ from bdtune.config.expand import points
 from bdtune.config.load import load_sweep, split_words
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "jobs").iterdir())
+FILES = sorted(file for file in (ROOT / "jobs").iterdir() if file.suffix != ".md")
 SCRIPTS = [file for file in FILES if file.suffix != ".yaml"]
 
 

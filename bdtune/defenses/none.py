@@ -1,8 +1,8 @@
 """No defense: a classifier trained on everything, poison included.
 
-Source: the recipe of "Deep residual learning for image recognition" (He et al., 2016), section 4.2; every
-defense's baseline is this one with that defense's own training. Where the attacker hands over a model,
-that is the undefended one.
+Source: the recipe of "Deep residual learning for image recognition" (He et al., 2016), section 4.2; the
+undefended baseline of each defense is this one with that defense's training. Where the attacker hands over a
+model, the baseline is that model.
 Departures: none.
 """
 

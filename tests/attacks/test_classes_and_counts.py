@@ -14,7 +14,8 @@ from bdtune.errors import UserError
 from bdtune.poisoning.sources import FitLabels, TriggeredTest, TruthSource
 from bdtune.reading.resident import InProcess
 from bdtune.report.pictures import _caption
-from tests.trained import NUMERICS, quarters, shown
+from bdtune.testing.small import NUMERICS, shown
+from tests.trained import quarters
 
 LABELS = np.arange(1000) % 10
 

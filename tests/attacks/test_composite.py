@@ -15,7 +15,7 @@ from bdtune.errors import UserError
 from bdtune.plugins.poison_plan import Role
 from bdtune.poisoning.sources import CleanTest, FitSet, TriggeredTest
 from bdtune.reading.resident import InProcess
-from tests.trained import NUMERICS, Shown, equipped, nodes_of, shown, store
+from bdtune.testing.small import NUMERICS, Shown, equipped, nodes_of, shown, store
 
 N, SIDE, CLASSES = 80, 16, 4
 LABELS = np.arange(N) % CLASSES

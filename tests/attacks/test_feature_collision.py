@@ -15,7 +15,8 @@ from bdtune.errors import UserError
 from bdtune.plugins.data import ImageSet
 from bdtune.poisoning.sources import CleanTest, FitSet, TriggeredTest
 from bdtune.reading.resident import InProcess
-from tests.trained import CLASSIFIER, NUMERICS, Shown, equipped, quarters, shown
+from bdtune.testing.small import NUMERICS, Shown, equipped, shown
+from tests.trained import CLASSIFIER, quarters
 
 N, SIDE, CLASSES = 96, 16, 4
 LABELS = np.arange(N) % CLASSES

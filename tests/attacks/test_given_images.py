@@ -21,7 +21,8 @@ from bdtune.errors import ConfigError
 from bdtune.poisoning.image_files import image_file, images_digest
 from bdtune.poisoning.sources import FitSet, TriggeredTest
 from bdtune.reading.resident import InProcess
-from tests.trained import NUMERICS, equipped, equipped_for, shown, store, upstream
+from bdtune.testing.small import NUMERICS, equipped, equipped_for, shown, store
+from tests.trained import upstream
 
 N, SIDE = 40, 16
 LABELS = np.arange(N) % 4

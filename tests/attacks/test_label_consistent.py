@@ -9,7 +9,8 @@ import bdtune
 from bdtune.errors import ConfigError
 from bdtune.plugins import registry
 from bdtune.poisoning.sources import FitLabels, FitSet, TriggeredTest
-from tests.trained import NUMERICS, equipped, merged, quarters, quick, shown, upstream
+from bdtune.testing.small import NUMERICS, equipped, merged, quick, shown
+from tests.trained import quarters, upstream
 
 N, SIDE = 80, 16
 SMALL = {"name": "resnet18", "width": 4}

@@ -13,7 +13,8 @@ from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.plugins.data import LabelSet
 from bdtune.poisoning.sources import FitSet, TriggeredTest
-from tests.trained import CLASSIFIER, NUMERICS, equipped, quarters, shown, upstream
+from bdtune.testing.small import NUMERICS, equipped, shown
+from tests.trained import CLASSIFIER, quarters, upstream
 
 N, SIDE, CLASSES = 96, 16, 4
 LABELS = np.arange(N) % CLASSES

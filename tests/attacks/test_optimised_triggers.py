@@ -19,8 +19,9 @@ from bdtune.plugins.data import ImageSet
 from bdtune.poisoning.crafting import drawn_batch, some_ids
 from bdtune.poisoning.sources import FitSet, TriggeredTest
 from bdtune.reading.resident import InProcess
+from bdtune.testing.small import NUMERICS, equipped, shown
 from bdtune.training.simclr import SimCLR
-from tests.trained import CLASSIFIER, NUMERICS, equipped, quarters, shown, upstream
+from tests.trained import CLASSIFIER, quarters, upstream
 
 N, SIDE = 96, 16
 SMALL = CLASSIFIER["surrogate_model"]

@@ -17,9 +17,10 @@ from bdtune.engine.store import Store
 from bdtune.plugins.data import LabelSet
 from bdtune.poisoning.sources import FitRows
 from bdtune.reading.resident import InProcess
+from bdtune.testing.small import NUMERICS
 from bdtune.training.predict import predict_logits, trained_network
 from bdtune.trials.graph import trial_graph
-from tests.trained import NUMERICS, one_thread
+from tests.trained import one_thread
 
 SHORT = {"epochs": 5, "lr": 0.05, "schedule": "cosine", "batch_size": 32, "augment": "none"}
 PRUNING = {
@@ -146,7 +147,7 @@ def test_a_defense_that_trains_from_scratch_meets_badnets():
         for attack in (PRUNING, {"name": "badnets", "pattern": "square", "size": 8})
     ]
     assert set(both[0].stages) == set(both[1].stages)
-    baseline = trial_graph(both[0].reference)
+    baseline = trial_graph(both[0].baseline)
     assert baseline.chain["classifier"].name == "restore_pruned"
 
 

@@ -20,10 +20,11 @@ from bdtune.errors import UserError
 from bdtune.plugins.data import ImageSet
 from bdtune.poisoning.sources import CleanTest, CoverTest, FitSet, TriggeredTest
 from bdtune.reading.resident import InProcess
+from bdtune.testing.small import NUMERICS, equipped, merged, quick, shown, store
 from bdtune.training.loop import make_optimizer
 from bdtune.training.weights import load_module, load_optimizer, optimizers_arrays
 from tests.doubles import Memory
-from tests.trained import NUMERICS, equipped, merged, quick, shown, store, upstream
+from tests.trained import upstream
 
 N, SIDE = 64, 16
 NAMES = ("issba", "dynamic")

@@ -12,8 +12,8 @@ from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.plugins import registry
 from bdtune.reading.resident import InProcess
+from bdtune.testing.small import is_trained, quick
 from bdtune.trials.graph import trial_graph
-from tests.trained import is_trained, quick
 
 TRAINED = [name for name in registry.names("attacks") if is_trained(registry.load("attacks", name))]
 TRAINED.remove("record")  # it reads what it needs

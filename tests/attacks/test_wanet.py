@@ -16,7 +16,7 @@ from bdtune.plugins.poison_plan import Role, Rows
 from bdtune.poisoning.bench_floats import scale_of
 from bdtune.poisoning.sources import TriggeredTest
 from bdtune.reading.resident import InProcess
-from tests.trained import NUMERICS, shown
+from bdtune.testing.small import NUMERICS, shown
 
 IDS = np.arange(6)
 

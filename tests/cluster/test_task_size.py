@@ -10,8 +10,8 @@ import ray
 from bdtune.cluster import pipeline
 from bdtune.plugins import registry
 from bdtune.poisoning.stream import poisoned_stream
+from bdtune.testing.small import equipped_for, merged, quick
 from tests.datasets.layouts import small_parquet
-from tests.trained import equipped_for, merged, quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 REFERENCE = "0123456789abcdef"

@@ -22,9 +22,9 @@ from bdtune.plugins.handles import BACKDOORED, Handle
 from bdtune.plugins.poison_plan import PoisonPlan
 from bdtune.poisoning.sources import AttackedSource, CleanTest, TriggeredTest, TruthSource
 from bdtune.reading.resident import InProcess
+from bdtune.testing.reach import reachable
 from bdtune.training.supervised import Supervised
 from bdtune.trials.graph import trial_graph
-from tests.reach import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

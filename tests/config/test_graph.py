@@ -89,7 +89,7 @@ def test_the_key_says_what_is_done_to_images() -> None:
 
 
 def test_the_baseline_of_a_trial_is_mirrored_as_the_trial_is() -> None:
-    baseline = trial_graph(spec(dataset="digits")).reference
+    baseline = trial_graph(spec(dataset="digits")).baseline
     assert baseline is not None
     assert trial_graph(baseline).chain["classifier"].stage.augment == "crop"  # type: ignore[attr-defined]
 
@@ -113,7 +113,7 @@ def test_the_baseline_has_the_same_data_and_training() -> None:
     assert baseline.defense.train.epochs == 3
     assert baseline.model_copy(update={"defense": trial.defense}) == trial
     assert trial_graph(baseline).baseline is None
-    assert trial_id(baseline) == trial_id(trial_graph(spec(defense={**GSSD, "beta_nd": 9})).reference)
+    assert trial_id(baseline) == trial_id(trial_graph(spec(defense={**GSSD, "beta_nd": 9})).baseline)
 
 
 def test_evaluation_sees_what_there_is_to_see() -> None:

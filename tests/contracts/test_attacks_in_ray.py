@@ -10,10 +10,10 @@ import pytest
 from bdtune.plugins import registry
 from bdtune.poisoning.stream import poisoned_stream
 from bdtune.reading.stream import FileStream
-from tests.contracts.test_attacks import covered
+from bdtune.testing.attacks import with_cover_rows
+from bdtune.testing.small import equipped_for, is_trained, merged, quick
 from tests.datasets.layouts import small_parquet
 from tests.records import record_of
-from tests.trained import equipped_for, is_trained, merged, quick
 
 pytestmark = [
     pytest.mark.ray,
@@ -51,7 +51,7 @@ def collected(stream, seed):
 def test_training_and_test_images(ray_session, parquet, name):
     dataset, root = parquet
     cls = registry.load("attacks", name)
-    knobs = {"rate": 0.5 if cls.clean_label else 0.3, "target": 1, **covered(name)}
+    knobs = {"rate": 0.5 if cls.clean_label else 0.3, "target": 1, **with_cover_rows(cls)}
     if name == "record":
         both = (dataset.load(split, root) for split in ("train", "test"))
         record = record_of(*((split.images, split.labels) for split in both), CLASSES)

@@ -96,7 +96,7 @@ def test_the_last_and_the_best_epoch_share_one_training() -> None:
         "adversarial_training",
         "best_epoch",
     ]
-    assert best.baseline == graph().reference
+    assert best.baseline == graph().baseline
     assert best.epochs == last.epochs == 100
 
 

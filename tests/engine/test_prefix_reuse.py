@@ -7,7 +7,7 @@ import pytest
 from bdtune.engine.execute import Executor
 from bdtune.engine.plan import make_plan
 from bdtune.engine.prefix_reuse import PrefixReuse
-from bdtune.engine.ready_queue import ReadyQueue, Job
+from bdtune.engine.ready_queue import Job, ReadyQueue
 from bdtune.engine.stage import Node
 from bdtune.engine.store import Store
 from tests.engine.toys import Numbers, Pass, Train
@@ -80,7 +80,7 @@ def test_the_longest_goes_first_and_the_others_wait_until_it_has_passed_them(exe
     settled = []
     for event in executor.walk(leader.nodes):
         if event.what == "tick":
-            settled.append((event.tick.epoch, [found.work.id for found in frontier.settled()]))
+            settled.append((event.tick.epoch, [found.job.id for found in frontier.settled()]))
     assert settled == [(1, []), (2, ["2"]), (3, ["3"]), (4, []), (5, [])]
 
 
@@ -95,7 +95,7 @@ def test_when_the_longest_is_lost_the_next_one_takes_over(executor):
 def test_one_that_was_passed_before_anyone_wanted_it_is_trained_in_the_end(executor):
     executor.compute(training(5))
     frontier = waiting(executor, 5, 2)
-    assert [found.work.id for found in frontier.settled()] == ["5"]
+    assert [found.job.id for found in frontier.settled()] == ["5"]
     assert frontier.take().id == "2"
 
 

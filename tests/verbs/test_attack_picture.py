@@ -12,8 +12,8 @@ from bdtune.engine.execute import Event
 from bdtune.engine.stage import Artefact, Node, PluginSource, Tick
 from bdtune.plugins import registry
 from bdtune.report.stages import LINE_EVERY_S, StageProgress, described
+from bdtune.testing.small import quick
 from bdtune.training.supervised import Supervised
-from tests.trained import quick
 
 DATA = ["dataset=digits", "dataset.train_limit=80", "dataset.test_limit=30", "numerics.precision=fp32"]
 
