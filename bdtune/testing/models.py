@@ -62,11 +62,26 @@ def check_seed(name: str) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def check_layers(name: str) -> None:
+    """Each weight is in one named layer, and what layers compute can be had with gradients."""
+    network = small_network(name).eval()
+    weights = [weight for layer in network.layers.values() for weight in layer.parameters()]
+    assert {id(weight) for weight in weights} == {id(weight) for weight in network.parameters()}
+    assert len(weights) == len(list(network.parameters()))
+    images = torch.rand(2, 3, 16, 16)
+    logits, found = network.with_layers(images, list(network.layers))
+    assert [*network.layers][-1] == [*found][-1] == "head"
+    torch.testing.assert_close(logits, network(images))
+    torch.testing.assert_close(found["head"], logits)
+    assert all(each.requires_grad for each in found.values())
+
+
 CHECKS: tuple[Callable[[str], None], ...] = (
     check_shapes,
     check_gradients,
     check_grey_and_channels_last,
     check_seed,
+    check_layers,
 )
 
 

@@ -38,7 +38,7 @@ def test_it_trains_on_everything_as_no_defense_does() -> None:
 
 def test_the_attacks_knobs_do_not_touch_the_baseline() -> None:
     one, other = graph(), graph(train={"pgd": {"eps": "4/255"}, "attack_bn": "train"})
-    assert one.is_baseline == other.is_baseline
+    assert one.baseline == other.baseline
     assert one.chain["classifier"].recipe != other.chain["classifier"].recipe
 
 

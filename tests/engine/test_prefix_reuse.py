@@ -23,13 +23,13 @@ def training(epochs, kind=Pass, **knobs):
 
 
 def waiting(executor, *lengths):
-    """Return a frontier in which trials wait that each end in a training of another length."""
-    frontier = ReadyQueue(executor)
+    """Return a queue in which trials wait that each end in a training of another length."""
+    queue = ReadyQueue(executor)
     nodes = [training(length) for length in lengths]
     executor.prefix_reuse.want(nodes)
     for length, node in zip(lengths, nodes, strict=True):
-        frontier.add(Job(str(length), [node]))
-    return frontier
+        queue.add(Job(str(length), [node]))
+    return queue
 
 
 def digest(executor, node):
@@ -72,31 +72,31 @@ def test_what_concerns_a_trial_survives_the_journey_to_its_process():
 
 
 def test_the_longest_goes_first_and_the_others_wait_until_it_has_passed_them(executor):
-    frontier = waiting(executor, 2, 5, 3)
-    leader = frontier.take()
+    queue = waiting(executor, 2, 5, 3)
+    leader = queue.take()
     assert leader.id == "5"
-    assert frontier.take() is None
-    assert frontier.held_back == 2
+    assert queue.take() is None
+    assert queue.held_back == 2
     settled = []
     for event in executor.walk(leader.nodes):
         if event.what == "tick":
-            settled.append((event.tick.epoch, [found.job.id for found in frontier.settled()]))
+            settled.append((event.tick.epoch, [found.job.id for found in queue.settled()]))
     assert settled == [(1, []), (2, ["2"]), (3, ["3"]), (4, []), (5, [])]
 
 
 def test_when_the_longest_is_lost_the_next_one_takes_over(executor):
-    frontier = waiting(executor, 2, 5, 3)
-    lost = frontier.take()
-    frontier.done(lost.id)
-    assert frontier.take().id == "3"
-    assert frontier.take() is None  # 2 is reused by 3
+    queue = waiting(executor, 2, 5, 3)
+    lost = queue.take()
+    queue.done(lost.id)
+    assert queue.take().id == "3"
+    assert queue.take() is None  # 2 is reused by 3
 
 
 def test_one_that_was_passed_before_anyone_wanted_it_is_trained_in_the_end(executor):
     executor.compute(training(5))
-    frontier = waiting(executor, 5, 2)
-    assert [found.job.id for found in frontier.settled()] == ["5"]
-    assert frontier.take().id == "2"
+    queue = waiting(executor, 5, 2)
+    assert [found.job.id for found in queue.settled()] == ["5"]
+    assert queue.take().id == "2"
 
 
 def test_one_that_another_process_is_computing_is_left_to_it(executor):

@@ -97,7 +97,11 @@ def test_a_metric_from_outside_reaches_the_table_the_json_and_mlflow(added, run_
 
 
 def test_only_an_evaluation_that_measures_it_has_it_in_its_key(added):
-    plain = {"stage": "training.evaluate", "version": Evaluate.version, "knobs": {"robust": "none"}}
+    plain = {
+        "stage": "training.evaluate",
+        "version": Evaluate.version,
+        "knobs": {"metrics": [], "robust": "none"},
+    }
     assert Evaluate().identity() == plain
     (one,) = Evaluate(metrics=("worst_class",)).identity()["knobs"]["metrics"]
     assert (one["name"], one["version"]) == ("worst_class", 1)

@@ -79,4 +79,4 @@ def test_sync_leaves_a_running_sweep_to_its_driver(run_dir, make_trial, monkeypa
 def test_every_run_says_who_and_what():
     tags = common_tags()
     assert tags["bdtune.version"]
-    assert len(tags.get("mlflow.source.git.commit", "0" * 40)) == 40
+    assert len(tags.get("mlflow.source.git.commit", "0" * 12)) == 12
