@@ -24,7 +24,7 @@ BLESS = "python -m tests.contracts.test_code_versions"
 
 def stages() -> list[type[Stage]]:
     """Return every stage of the package, those of tests left out."""
-    for package in ("training", "poisoning", "defending", "attacks", "defenses"):
+    for package in ("plugins", "training", "poisoning", "defending", "attacks", "defenses"):
         path = importlib.import_module(f"bdtune.{package}").__path__
         for found in pkgutil.walk_packages(path, f"bdtune.{package}."):
             importlib.import_module(found.name)
