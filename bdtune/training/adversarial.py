@@ -19,12 +19,8 @@ from bdtune.training.supervised import Supervised
 if TYPE_CHECKING:
     import torch
 
-    from bdtune.engine.stage import Artefact, Context
-    from bdtune.plugins.data import ImageSet
-    from bdtune.plugins.model import Model
     from bdtune.training.batches import Batch
-    from bdtune.training.fit import Fit, Preparation
-    from bdtune.training.loop import Training
+    from bdtune.training.fit import Fit, Part, Preparation
 
 
 def _of_fraction(value: Any) -> Any:
@@ -83,19 +79,13 @@ class AdversarialTraining(Supervised):
         """Return the same training without the attack."""
         return self.to(Supervised)
 
-    def training(
-        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
-    ) -> Training | Artefact:
-        from bdtune.training.fit import Fit, Part
+    def parts(self, fit: Fit) -> list[Part]:
         from bdtune.training.parts import BestRobustEpoch, LossTrace
 
-        fit = Fit(self, ctx, data, subset, model, init)
         trace = LossTrace(fit)
-        parts: list[Part] = [trace]
-        if "validation_ids" in subset.arrays:
-            parts.append(BestRobustEpoch(fit, subset, self.pgd))
         fit.loss, fit.prepare = trace.loss, self._adversary(fit)
-        return fit.training(*parts)
+        validated = "validation_ids" in fit.subset.arrays
+        return [trace, BestRobustEpoch(fit, self.pgd)] if validated else [trace]
 
     def _adversary(self, fit: Fit) -> Preparation:
         """Return what makes adversarial images of a batch, with the network as it is then."""

@@ -67,7 +67,7 @@ class Fit:
         model: Model,
         init: Artefact | None = None,
     ) -> None:
-        self.recipe, self.ctx, self.data, self.init = recipe, ctx, data, init
+        self.recipe, self.ctx, self.data, self.subset, self.init = recipe, ctx, data, subset, init
         self.ids, labels = subset.arrays["ids"], subset.arrays["labels"]
         self.samples = len(self.ids)
         self.device = session.device_of(ctx.numerics)

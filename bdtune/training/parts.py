@@ -18,7 +18,6 @@ from bdtune.training.weights import as_tensor
 if TYPE_CHECKING:
     import numpy as np
 
-    from bdtune.engine.stage import Artefact
     from bdtune.training.adversarial import PGD
     from bdtune.training.batches import Batch
     from bdtune.training.fit import Fit
@@ -110,9 +109,9 @@ class BestRobustEpoch(Part):
     after each epoch, in float32 whatever the numerics. The first of equal epochs is the best.
     """
 
-    def __init__(self, fit: Fit, part: Artefact, attack: PGD) -> None:
-        """`part` has arrays validation_ids and validation_labels."""
-        ids, labels = part.arrays["validation_ids"], part.arrays["validation_labels"]
+    def __init__(self, fit: Fit, attack: PGD) -> None:
+        """The fit's subset has arrays validation_ids and validation_labels."""
+        ids, labels = fit.subset.arrays["validation_ids"], fit.subset.arrays["validation_labels"]
         self._held = replace(fit.data, images=fit.data.images_at(ids), labels=labels)
         self._fit, self._attack, self._done = fit, attack, 0
         self._best = copy.deepcopy(fit.network)

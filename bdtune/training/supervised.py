@@ -17,6 +17,7 @@ from bdtune.training.choices import Augment, OptimizerName, Schedule
 from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     import torch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import ImageSet
     from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
+    from bdtune.training.fit import Fit, Part
     from bdtune.training.loop import Training
 
 
@@ -101,4 +103,9 @@ class Supervised(TorchStage):
     ) -> Training | Artefact:
         from bdtune.training.fit import Fit
 
-        return Fit(self, ctx, data, subset, model, init).training()
+        fit = Fit(self, ctx, data, subset, model, init)
+        return fit.training(*self.parts(fit))
+
+    def parts(self, fit: Fit) -> Sequence[Part]:
+        """Return what the training does besides; may replace the fit's `loss` and `prepare`."""
+        return ()

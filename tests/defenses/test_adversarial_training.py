@@ -10,7 +10,6 @@ import pytest
 import bdtune
 from bdtune.config.trial import parse_trial
 from bdtune.training.adversarial import PGD, AdversarialTraining
-from bdtune.training.fit import Fit
 from bdtune.training.supervised import Supervised
 from bdtune.trials.graph import trial_graph
 
@@ -71,10 +70,9 @@ def test_its_picture_shows_the_losses_on_adversarial_images(
 class Unrecorded(AdversarialTraining):
     name: ClassVar[str] = AdversarialTraining.name  # so that both have one seed
 
-    def training(self, ctx, *, data, subset, model):
-        fit = Fit(self, ctx, data, subset, model)
+    def parts(self, fit):
         fit.prepare = self._adversary(fit)
-        return fit.training()
+        return []
 
 
 def test_recording_changes_no_weight(poisoned: tuple[DefenseInputs, Truth], counting: Counting) -> None:

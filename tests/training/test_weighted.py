@@ -10,7 +10,6 @@ from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import DeviceSet
-from bdtune.training.fit import Fit
 from bdtune.training.parts import LossTrace
 from bdtune.training.predict import trained_network
 from bdtune.training.supervised import Supervised
@@ -107,11 +106,10 @@ def test_a_clipped_step_is_no_longer_than_told(make_set, everything, tiny):
 
 
 class Plain(Supervised):
-    def training(self, ctx, *, data, subset, model, init=None):
-        fit = Fit(self, ctx, data, subset, model, init)
+    def parts(self, fit):
         trace = LossTrace(fit)
         fit.loss = lambda logits, batch: trace.losses(logits, batch).mean()
-        return fit.training(trace)
+        return [trace]
 
 
 def test_a_trace_holds_what_each_sample_lost(make_set, everything, tiny):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import ImageSet
     from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
-    from bdtune.training.loop import Training
+    from bdtune.training.fit import Fit, Part
 
     Changed = tuple[np.ndarray, torch.Tensor, torch.Tensor]
 
@@ -54,16 +54,12 @@ class Naive(Supervised):
     schedule: Schedule = "constant"
     """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
-    def training(
-        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
-    ) -> Training | Artefact:
-        from bdtune.training.fit import Fit
+    def parts(self, fit: Fit) -> list[Part]:
         from bdtune.training.parts import LossTrace
 
-        fit = Fit(self, ctx, data, subset, model, init)
         trace = LossTrace(fit)
         fit.loss = trace.loss
-        return fit.training(trace)
+        return [trace]
 
 
 class IFGSM(PGD):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import ImageSet
     from bdtune.plugins.model import Model
     from bdtune.training.batches import Batch
+    from bdtune.training.fit import Fit, Part
     from bdtune.training.loop import Training
 
 
@@ -58,16 +59,12 @@ class Isolate(Descent):
     augment: Augment = "none"
     """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
 
-    def training(
-        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
-    ) -> Training | Artefact:
-        from bdtune.training.fit import Fit
+    def parts(self, fit: Fit) -> list[Part]:
         from bdtune.training.parts import LossTrace
 
-        fit = Fit(self, ctx, data, subset, model, init)
         trace = LossTrace(fit)
         fit.loss = lambda logits, batch: self.objective(trace.losses(logits, batch))
-        return fit.training(trace)
+        return [trace]
 
     def objective(self, losses: torch.Tensor) -> torch.Tensor:
         """Return what is minimised, of the cross-entropies [B] of one batch."""
@@ -155,7 +152,7 @@ class Unlearn(Descent):
         init: Artefact,
     ) -> Training | Artefact:
         from bdtune.defenses.abl.watch import Watch
-        from bdtune.training.fit import Fit, Part
+        from bdtune.training.fit import Fit
         from bdtune.training.parts import BatchNormMode
 
         fit = Fit(self, ctx, data, subset, model, init)

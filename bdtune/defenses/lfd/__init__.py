@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.engine.stage import Artefact, Context, Node
-    from bdtune.plugins.data import ImageSet, Truth
+    from bdtune.engine.stage import Artefact, Node
+    from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs
-    from bdtune.plugins.model import Model
-    from bdtune.training.loop import Training
+    from bdtune.training.fit import Fit, Part
 
 
 class Teacher(Supervised):
@@ -58,16 +57,12 @@ class Teacher(Supervised):
     augment: Augment = "none"
     """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
 
-    def training(
-        self, ctx: Context, *, data: ImageSet, subset: Artefact, model: Model, init: Artefact | None = None
-    ) -> Training | Artefact:
-        from bdtune.training.fit import Fit
+    def parts(self, fit: Fit) -> list[Part]:
         from bdtune.training.parts import LossTrace
 
-        fit = Fit(self, ctx, data, subset, model, init)
         trace = LossTrace(fit)
         fit.loss = lambda logits, batch: trace.losses(logits, batch).mean()
-        return fit.training(trace)
+        return [trace]
 
 
 class Student(Weighted):
