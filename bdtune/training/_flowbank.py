@@ -145,22 +145,6 @@ class FlowBank:
         assert isinstance(total, torch.Tensor)
         return x_KBD, total
 
-    def inverse(self, u_KBD: Tensor) -> Tensor:
-        """Return x [K, B, D] with forward(x) = u."""
-        w = self.weights
-        for step in reversed(range(self.shape.depth)):
-            kept, moved = self.shape.halves(step)
-            if step == self.shape.depth - 1:
-                passed, changed = u_KBD.split([kept, moved], dim=2)
-            else:
-                changed, passed = u_KBD.split([moved, kept], dim=2)
-            hidden = torch.baddbmm(w[f"{step}.b1"][:, None], passed, w[f"{step}.w1"]).relu_()
-            out = torch.baddbmm(w[f"{step}.b2"][:, None], hidden, w[f"{step}.w2"])
-            ratio, shift = out.chunk(2, dim=2)
-            normed = torch.cat([passed, (changed - shift) * torch.exp(-torch.tanh(ratio))], dim=2)
-            u_KBD = normed * torch.exp(w[f"{step}.log_scale"])[:, None] + w[f"{step}.shift"][:, None]
-        return u_KBD
-
     def log_density(self, x_KBD: Tensor) -> Tensor:
         """Return l [K, B], the log-density in nats per dimension: log p(x) / D."""
         u, logdet = self.forward(x_KBD)

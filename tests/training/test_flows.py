@@ -40,13 +40,6 @@ def fit(knobs: Flows, features: Artefact, data: ImageSet, **ctx: object) -> Arte
 
 
 @pytest.mark.parametrize("features", [8, 7])
-def test_inverse_undoes_forward(features: int) -> None:
-    flows = bank(features, 3, dtype=torch.float32)
-    x = torch.randn(3, 20, features, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(flows.inverse(flows.forward(x)[0]), x, atol=1e-4)
-
-
-@pytest.mark.parametrize("features", [8, 7])
 def test_log_determinant_equals_that_of_the_jacobian(features: int) -> None:
     flows = bank(features, 2)
     x = torch.randn(2, 1, features, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
