@@ -77,14 +77,18 @@ def run(stage: Stage, **inputs: Any) -> Artefact:
     return stage.run(Context(seed=3), **inputs)
 
 
-VERDICTS = run(gssd.ClassTests(**TESTS, order="d_first"), density=DENSITY)
-ISOLATED = run(abl.Isolated(p=0.1), losses=LOSSES, data=DATA)
-EASY = run(lfd.Threshold(alpha=0.15, ties="all"), losses=LOSSES)
-SCORED = run(aabl.Scores(score="sce", **SCORES), losses=LOSSES)
-OTSU = run(aabl.Threshold(bins=16), scores=SCORED)
-KEPT = run(
-    aabl.Split(rule="otsu", clamp=None, keep=0.5), data=DATA, scores=SCORED, losses=LOSSES, threshold=OTSU
+IDS = np.flatnonzero(np.arange(N) % 5)
+WHOLE = Artefact({"ids": np.arange(N), "labels": LABELS})
+SUBSET = Artefact({"ids": IDS, "labels": LABELS[IDS]})
+FEW = Artefact({"ids": np.arange(4, N, 12), "labels": np.arange(4, N, 12) % 3})
+VERDICTS = Artefact(
+    {"verdict": np.array([2, 1, 0, 0], np.uint8), "energy": np.array([2.0, 1.4, 2.2, np.inf])}
 )
+EASY = Artefact({"gamma": np.array([1.0]), "candidates": LOSSES.arrays["losses"] <= 1.0})
+WEIGHTS = Artefact({"weights": np.where(POISON, -0.5, 0.75).astype(np.float32)})
+SCORED = Artefact({"scores": 3 * LOSSES.arrays["losses"], "clean_scores": LOSSES.arrays["losses"]})
+OTSU = Artefact({"threshold": np.array([7.0]), "separability": np.array([0.75])})
+"""What stages before would decide, made up so that each stage answers for itself alone."""
 
 
 def cases() -> Iterator[tuple[Stage, Inputs]]:
@@ -123,7 +127,7 @@ def _abl() -> Iterator[tuple[Stage, Inputs]]:
     yield abl.Isolated(p=0.1), {"losses": LOSSES, "data": DATA}
     yield abl.Rest(p=0.1), {"losses": LOSSES, "data": DATA}
     for reading in ("means", "batch"):
-        yield abl.Signs(reading=reading), {"isolated": ISOLATED, "data": DATA}
+        yield abl.Signs(reading=reading), {"isolated": FEW, "data": DATA}
 
 
 def _aabl() -> Iterator[tuple[Stage, Inputs]]:
@@ -139,19 +143,12 @@ def _aabl() -> Iterator[tuple[Stage, Inputs]]:
 
 def diagnoses() -> dict[str, Artefact]:
     """Return what each defense finds of its evidence, by the defense's name."""
-    weights = run(lfd.Weigh(mode="weighted", beta=0.01), losses=LOSSES, threshold=EASY)
-    parts = {"class_tests": VERDICTS, "density": DENSITY}
-    alphas = {"alpha_c_nd": 0.3, "alpha_c_d": 0.15}
     evidence: dict[str, Inputs] = {
-        "aabl": {"naive": CLASSIFIER, "losses": LOSSES, "scores": SCORED, "threshold": OTSU, "split": KEPT},
-        "abl": {"isolate": CLASSIFIER, "losses": LOSSES, "isolated": ISOLATED},
-        "adversarial_training": {"subset": run(AllSamples(), data=DATA), "training": CLASSIFIER},
-        "gssd": {
-            **parts,
-            "split": run(gssd.Split(**alphas), **parts),
-            "relabel": run(gssd.Relabel(alpha_p=0.15), **parts),
-        },
-        "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": weights},
+        "aabl": {"naive": CLASSIFIER, "losses": LOSSES, "scores": SCORED, "threshold": OTSU, "split": SUBSET},
+        "abl": {"isolate": CLASSIFIER, "losses": LOSSES, "isolated": FEW},
+        "adversarial_training": {"subset": WHOLE, "training": CLASSIFIER},
+        "gssd": {"class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
+        "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }
     knobs = {"adversarial_training": {"validation": 0.1}}
     return {
