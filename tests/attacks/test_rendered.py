@@ -107,6 +107,7 @@ def test_too_little_memory_is_said(images, monkeypatch):
 # --- ISSBA --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_secret_is_learnt_before_it_is_hidden(images):
     """Four bits in a few hundred steps: read back, and ever less visible once that counts."""
     coder = {
