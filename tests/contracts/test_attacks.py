@@ -23,7 +23,7 @@ from tests.records import record_of
 from tests.trained import equipped, is_trained, merged, quick
 
 NAMES = registry.names("attacks")
-CASES = [(name, {}) for name in NAMES] + list(presets().values())
+PRESETS = [pytest.param(*preset, id=name, marks=pytest.mark.slow) for name, preset in presets().items()]
 N, SIDE, CLASSES = 60, 16, 4
 
 
@@ -70,7 +70,7 @@ def data():
 
 
 every_attack = pytest.mark.parametrize(
-    ("name", "knobs"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)]
+    ("name", "knobs"), [*(pytest.param(name, {}, id=name) for name in NAMES), *PRESETS]
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ from bdtune.trials.chain import Bindings, bound
 from bdtune.trials.graph import trial_graph
 from tests.doubles import CPU, Is
 from tests.reach import reachable
-from tests.trained import shown
+from tests.trained import one_thread, shown
 
 DEFENSES = registry.names("defenses")
 CLASSES, EACH = 3, 16
@@ -96,6 +97,20 @@ class Run:
             }
             self.done[node] = inputs, node.stage.run(Context(node.seed, node.numerics), **inputs)
         return self.done[node][1]
+
+
+@cache
+def computed(name: str) -> tuple[Run, Defense, dict[str, Node]]:
+    """Return a defense's chain and diagnosis with all that they give, for tests that only look."""
+    run, defense = Run(), make(name)
+    chain = defense.build(given())
+    judge = diagnosis(defense, chain, Is(word="truth", value=truth(0)))
+    if judge is not None:
+        chain = {**chain, "diagnosis": judge}
+    with one_thread():
+        for node in chain.values():
+            run(node)
+    return run, defense, chain
 
 
 class Unseen(Attack):
@@ -202,9 +217,8 @@ def test_the_shuffled_truth_shows_in_the_plan_alone() -> None:
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_diagnosis_and_figure(name: str) -> None:
-    defense, run = make(name), Run()
-    chain = defense.build(given())
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth(0)))
+    run, defense, chain = computed(name)
+    judge = chain.get("diagnosis")
     assert (judge is None) == (not defense.evidence)
     if judge is None:
         return
@@ -221,12 +235,7 @@ def test_diagnosis_and_figure(name: str) -> None:
 @pytest.mark.parametrize("name", DEFENSES)
 def test_derived_stages_need_no_torch_and_no_images(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver runs them: it has no images at hand, and no time to import torch."""
-    run = Run()
-    defense = make(name)
-    chain = defense.build(given())
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth(0)))
-    for node in [*chain.values(), *([judge] if judge else [])]:
-        run(node)
+    run, *_ = computed(name)
     monkeypatch.setitem(sys.modules, "torch", None)
     for node, (inputs, before) in run.done.items():
         if node.stage.kind == "derive":
@@ -238,10 +247,7 @@ def test_derived_stages_need_no_torch_and_no_images(name: str, monkeypatch: pyte
 @pytest.mark.parametrize("name", DEFENSES)
 def test_subsets_hold_ids_and_labels_only(name: str) -> None:
     """Equal content must give an equal digest, whoever made it."""
-    run = Run()
-    chain = make(name).build(given())
-    for node in [*chain.values()]:
-        run(node)
+    run, *_ = computed(name)
     for inputs, _ in run.done.values():
         if "subset" in inputs:
             subset = inputs["subset"]
