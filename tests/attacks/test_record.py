@@ -166,6 +166,7 @@ def test_all_networks_but_one_are_torchvisions():
     assert {"preactresnet18", *AS_THEIRS} == set(COUNTERPARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AS_THEIRS)
 def test_torchvisions_networks_have_the_same_weights_and_answers(name):
     with torch.device("meta"):

@@ -262,6 +262,7 @@ def test_partners_go_once_around():
     assert len(seen) == 50
 
 
+@pytest.mark.slow
 def test_both_generators_learn(images):
     masks = {"epochs": 8, "batch_size": 16}
     patterns = {"epochs": 8, "batch_size": 16, "poison_share": 0.25}

@@ -305,7 +305,7 @@ def test_small_to_ship_and_equal_after_the_journey(name, knobs, data):
 
 
 @every_attack
-@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_other_image_sizes(name, knobs, side):
     images = np.full((N, side, side, 3), 100, np.uint8)
     images[:, :, ::2] += 20  # a warp leaves flat images as they are

@@ -31,7 +31,7 @@ def test_describes_itself(name):
 
 
 @pytest.mark.parametrize("name", registry.names("models"))
-@pytest.mark.parametrize("side", [16, 32, 64])
+@pytest.mark.parametrize("side", [16, 32, pytest.param(64, marks=pytest.mark.slow)])
 def test_shapes(name, side):
     network = build(name, side=side).eval()
     images = torch.rand(2, 3, side, side)

@@ -204,6 +204,7 @@ def test_sync_closes_the_run_of_a_killed_driver(run_dir, make_trial):
     assert runs(run_dir)[0][0].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_removed_database_is_filled_again(run_dir, make_trial, template_db):
     trials = [make_trial(1)]
     tracked(run_dir, trials)
@@ -390,6 +391,7 @@ assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_database_whose_making_was_killed_is_made_again(tmp_path, make_trial):
     (tmp_path / ".mlflow.db.new").write_bytes(b"half a schema")
     (tmp_path / ".mlflow.db.new-journal").write_bytes(b"half")
