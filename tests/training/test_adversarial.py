@@ -288,6 +288,7 @@ def test_the_natural_twin_keeps_the_recipe():
     assert stage.natural() == Supervised(epochs=7, lr=0.03, milestones=(0.2,), weight_decay=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_robust_accuracy_is_the_accuracy_on_attacked_images(trained, tiny, stream, streamed):
     data, weights, network, pixels, labels = trained
