@@ -146,7 +146,7 @@ def run(
 ) -> None:
     """Run one trial in this process, with neither ray nor mlflow: for a GPU box, or to debug a trial.
 
-    Its undefended twin is run too. Of a sweep's file the base trial is taken. Examples:
+    Its baseline is run too. Of a sweep's file the base trial is taken. Examples:
 
     bdtune run dataset=digits attack=badnets defense=gssd seed=1
     bdtune run gssd.yaml defense.beta_nd=6 --json

@@ -48,7 +48,7 @@ class Picky(Defense):
         last = given.node(self.train, data=given.fit, subset=subset, model=given.model)
         return {{"subset": subset, "classifier": last}}
 
-    def reference(self):
+    def baseline_training(self):
         return self.train
 '''
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.engine.stage import Given, Node
+from bdtune.engine.stage import PluginSource, Node
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
@@ -74,7 +74,7 @@ class GSSDOptimised(DirtyLabelAttack):
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
         attacker = Attacker(clean, self.trigger_seed, numerics)
-        model = Given(plugin=self.surrogate_model)
+        model = PluginSource(plugin=self.surrogate_model)
         if self.white_box:
             inputs: dict[str, Node | Source] = {"data": clean, "model": model}
             encoder = Node(self.simclr, inputs, self.trigger_seed, numerics)

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.effects import ByContent, OnlyIf, TrainOnly
-from bdtune.engine.stage import Given
+from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate, UserFile
 from bdtune.plugins.attack import RateBasis
@@ -149,7 +149,7 @@ class LabelConsistent(DialectAttack, GivenRowsAttack):
             recipe = self.robust if self.surrogate == "robust" else self.clean
             network = attacker.classifier(recipe, self.surrogate_model)
         stage = CraftedImages(target=self.target, pgd=self.pgd, quantise=self.quantise)
-        model = Given(plugin=self.surrogate_model)
+        model = PluginSource(plugin=self.surrogate_model)
         return {"crafted": attacker.node(stage, data=clean, model=model, surrogate=network)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:

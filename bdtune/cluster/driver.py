@@ -12,7 +12,7 @@ from bdtune.config.trial import spec_to_dict
 from bdtune.engine.demand import missing
 from bdtune.engine.execute import StageFailed
 from bdtune.engine.files import append_line
-from bdtune.engine.frontier import Frontier, Work
+from bdtune.engine.ready_queue import ReadyQueue, Job
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
 from bdtune.metrics import metric_of
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from bdtune.cluster.proposer import Proposer
+    from bdtune.cluster.trial_source import TrialSource
     from bdtune.config.sweep import SweepSpec
     from bdtune.engine.execute import Executor
-    from bdtune.engine.frontier import Settled
+    from bdtune.engine.ready_queue import Settled
     from bdtune.engine.stage import Node
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import Status
@@ -64,7 +64,7 @@ class Driver:
     """All trials of one sweep, from the first question to the last result.
 
     `slots` bounds how many adaptive trials are open at once. A trial's result is given out when that of its
-    undefended twin is there, as it is compared with it.
+    baseline is there, as it is compared with it.
     """
 
     def __init__(
@@ -72,22 +72,22 @@ class Driver:
         spec: SweepSpec,
         ledger: Ledger,
         executor: Executor,
-        proposer: Proposer,
+        source: TrialSource,
         listener: Listener,
         *,
         folder: Path,
         retry_failed: bool = False,
     ) -> None:
         self.spec, self.ledger, self.executor = spec, ledger, executor
-        self.proposer, self.listener = proposer, listener
+        self.source, self.listener = source, listener
         self.folder, self.retry_failed = folder, retry_failed
         self.slots = 1
         self.results: dict[str, TrialResult] = {}
         costs = Costs(executor.store)
-        self.frontier = Frontier(executor, lambda node: costs.seconds(node) or 1.0)
+        self.queue = ReadyQueue(executor, lambda node: costs.seconds(node) or 1.0)
         self._exhausted = False
         self._tickets: dict[str, list[int]] = defaultdict(list)
-        self._ended: dict[str, _End] = {}  # trials whose results wait for their twin's
+        self._ended: dict[str, _End] = {}  # trials whose results wait for their baseline's
         self._enqueued: set[str] = set()
         self._retried: set[str] = set()
         self._started: dict[str, float] = {}
@@ -98,9 +98,9 @@ class Driver:
 
     def answer(self) -> None:
         """Ask for trials and settle what the store answers, until one must be released or all are settled."""
-        while not self.frontier.waiting and self._ask():
+        while not self.queue.waiting and self._ask():
             self._settle()
-        if not self.proposer.adaptive:
+        if not self.source.adaptive:
             while self._ask():
                 pass
         self._settle()
@@ -108,46 +108,46 @@ class Driver:
     @property
     def finished(self) -> bool:
         """Whether no trial will be released any more."""
-        return self._exhausted and self.frontier.waiting == 0
+        return self._exhausted and self.queue.waiting == 0
 
     @property
     def complete(self) -> bool:
         """Whether every trial has its result."""
-        return self.finished and not self.frontier.running and not self._ended
+        return self.finished and not self.queue.running and not self._ended
 
     def release(self) -> tuple[str, dict[str, Any]] | None:
         """Return the next trial's id and configuration, or None when all are better held back."""
         while True:
-            work = self.frontier.take()
+            job = self.queue.take()
             self._settle()
-            self.listener.held(self.frontier.held_back)
-            if work is not None:
-                self._started[work.id] = time.time()
-                return work.id, self._config(work.id)
+            self.listener.held(self.queue.held_back)
+            if job is not None:
+                self._started[job.id] = time.time()
+                return job.id, self._config(job.id)
             if len(self._tickets) >= self.slots or not self._ask():
                 return None
 
     def ended(self, trial: str, report: Mapping[str, Any] | None) -> None:
         """Note a released trial's last report; None when its process died too often."""
-        work = self.frontier.running[trial]
+        job = self.queue.running[trial]
         if report is None:
-            self._finish(trial, _End("failed", self._blame(work)))
+            self._finish(trial, _End("failed", self._blame(job)))
         elif report.get("status", "running") == "running":  # the scheduler ended it, not the trial itself
             self._finish(trial, _End("stopped", metrics=_prefixed(report, "metrics/")))
         else:
             self._finish(trial, _End(cast("Status", report["status"]), report.get("error")))
-        self.frontier.done(trial)
+        self.queue.done(trial)
         self._settle()
 
     def paused(self, trial: str) -> None:
         """Note that a released trial is set aside: what it was computing is nobody's for now."""
-        self.frontier.set_aside(trial)
+        self.queue.set_aside(trial)
 
-    def _blame(self, work: Work) -> str:
+    def _blame(self, job: Job) -> str:
         """Record the stage that a trial's process died in, so that no follower dies in it again."""
         error = StageKilled("its process died; the machine may have run out of memory")
         try:
-            for node in work.nodes:
+            for node in job.nodes:
                 for step, key in missing(self.executor, node):
                     failure = self.executor.store.record_failure(key, step.name, error)
                     raise StageFailed(step, key, failure.status, failure.error)
@@ -157,7 +157,7 @@ class Driver:
 
     def _ask(self) -> bool:
         """Take in the next proposed trial; returns whether there was one."""
-        asked = None if self._exhausted else self.proposer.ask()
+        asked = None if self._exhausted else self.source.ask()
         if asked is None:
             self._exhausted = True
             return False
@@ -174,47 +174,47 @@ class Driver:
         if entry.id in self._enqueued:
             return
         self._enqueued.add(entry.id)
-        twin = self.ledger.twin(entry)
-        if twin is not None:
-            self._enqueue(twin)
+        baseline = self.ledger.baseline(entry)
+        if baseline is not None:
+            self._enqueue(baseline)
         if entry.id in self._stopped and self.ledger.result(entry).status != "done":
             self._give_out(self._stopped[entry.id])
             return
-        self.executor.passing.want(entry.graph.stages.values())
+        self.executor.prefix_reuse.want(entry.graph.stages.values())
         made_for = f"{self.ledger.sweep}/{entry.id}"
-        work = Work(entry.id, entry.graph.goals, self._first(entry), made_for, awaited=entry.is_reference)
-        self.frontier.add(work)
+        job = Job(entry.id, entry.graph.goals, self._first(entry), made_for, priority=entry.is_baseline)
+        self.queue.add(job)
 
     def _first(self, entry: Entry) -> list[Node]:
-        """Early judgement compares with the undefended twin, so its numbers must be there."""
-        twin = self.ledger.twin(entry)
-        return twin.graph.goals if twin is not None and self._judged(entry) else []
+        """Early judgement compares with the baseline, so its numbers must be there."""
+        baseline = self.ledger.baseline(entry)
+        return baseline.graph.goals if baseline is not None and self._judged(entry) else []
 
     def _judged(self, entry: Entry) -> bool:
-        return self.spec.scheduler.judges and not entry.is_reference
+        return self.spec.scheduler.judges and not entry.is_baseline
 
     def _config(self, trial: str) -> dict[str, Any]:
         entry = self.ledger.entries[trial]
-        passing = self.executor.passing.of(entry.graph.stages.values())
+        prefix_reuse = self.executor.prefix_reuse.of(entry.graph.stages.values())
         config = {"trial": trial, "spec": spec_to_dict(entry.spec), "judged": self._judged(entry)}
-        return {**config, "passing": passing}
+        return {**config, "prefix_reuse": prefix_reuse}
 
     def _settle(self) -> None:
-        for settled in self.frontier.settled():
+        for settled in self.queue.settled():
             if settled.failure is None:
-                self._finish(settled.work.id, _End("done"))
+                self._finish(settled.job.id, _End("done"))
             elif not self._retry(settled):
-                self._finish(settled.work.id, _End(settled.failure.status, str(settled.failure)))
+                self._finish(settled.job.id, _End(settled.failure.status, str(settled.failure)))
 
     def _retry(self, settled: Settled) -> bool:
         """Forget an earlier sweep's failure and put the trial back, once, when asked to."""
         assert settled.failure is not None
         key = settled.failure.key
-        if not self.retry_failed or settled.work.id in self._retried or settled.work.id in self._started:
+        if not self.retry_failed or settled.job.id in self._retried or settled.job.id in self._started:
             return False
-        self._retried.add(settled.work.id)
+        self._retried.add(settled.job.id)
         self.executor.store.forget_failure(key)
-        self.frontier.add(settled.work)
+        self.queue.add(settled.job)
         return True
 
     def _finish(self, trial: str, end: _End) -> None:
@@ -222,12 +222,12 @@ class Driver:
         entry = self.ledger.entries[trial]
         if trial in self._started:
             end = replace(end, times={"started": self._started[trial], "ended": time.time()})
-        if entry.reference is not None and entry.reference not in self.results:
+        if entry.baseline_id is not None and entry.baseline_id not in self.results:
             self._ended[trial] = end
             return
         self._give_out(self._result(entry, end))
         for follower, waiting in list(self._ended.items()):
-            if self.ledger.entries[follower].reference == trial:
+            if self.ledger.entries[follower].baseline_id == trial:
                 del self._ended[follower]
                 self._give_out(self._result(self.ledger.entries[follower], waiting))
 
@@ -248,7 +248,7 @@ class Driver:
         names = [metric_of(metric) for metric, _ in self.spec.objectives]
         known = result.status in ("done", "stopped") and all(name in result.metrics for name in names)
         for ticket in self._tickets.pop(result.id, []):
-            self.proposer.tell(ticket, [result.metrics[name] for name in names] if known else None)
+            self.source.tell(ticket, [result.metrics[name] for name in names] if known else None)
 
     def _read_stopped(self) -> dict[str, TrialResult]:
         file = self.folder / STOPPED

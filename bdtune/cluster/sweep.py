@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bdtune.cluster.driver import Driver, Listener
-from bdtune.cluster.proposer import make_proposer
+from bdtune.cluster.trial_source import make_source
 from bdtune.cluster.session import Needs, session, slots
 from bdtune.config.expand import points, with_values
 from bdtune.engine.execute import Executor
@@ -100,7 +100,7 @@ def run_sweep(
         spec,
         ledger,
         executor,
-        make_proposer(spec, folder),
+        make_source(spec, folder),
         watcher,
         folder=folder,
         retry_failed=options.retry_failed,

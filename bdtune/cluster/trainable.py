@@ -18,7 +18,7 @@ from ray import tune
 from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.execute import Executor, StageFailed
-from bdtune.engine.passing import Passing
+from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
 from bdtune.trials.graph import trial_graph
@@ -54,21 +54,21 @@ class Trial(tune.Trainable):
         self.trial, self.judged = new_config["trial"], new_config["judged"]
         self._unready = None
         try:
-            self._turn_to(new_config["spec"], new_config["passing"])
+            self._turn_to(new_config["spec"], new_config["prefix_reuse"])
         except Exception as problem:  # raised here, Tune would only say that an actor failed
             self._unready = problem
         return True
 
-    def _turn_to(self, spec: dict[str, Any], passing: dict[str, list[int]]) -> None:
+    def _turn_to(self, spec: dict[str, Any], prefix_reuse: dict[str, list[int]]) -> None:
         self.spec = spec_from_dict(spec)
         self.graph = trial_graph(self.spec)
-        self.first = self._twin_goals() if self.judged else []
+        self.first = self._baseline_goals() if self.judged else []
         self.executor = Executor(
             self.store,
             NodeResident(self.shared, self.spec.data_root),
             checkpoint_interval_s=0.0 if self.judged else None,
             made_for=f"{self.shared.sweep}/{self.trial}",
-            passing=Passing(passing),
+            prefix_reuse=PrefixReuse(prefix_reuse),
         )
         self._noted_at = 0.0
 
@@ -112,8 +112,8 @@ class Trial(tune.Trainable):
     _last_epoch = 0
     _test_sets: Inputs | None = None
 
-    def _twin_goals(self) -> list[Node]:
-        return trial_graph(self.graph.reference).goals if self.graph.reference is not None else []
+    def _baseline_goals(self) -> list[Node]:
+        return trial_graph(self.graph.baseline).goals if self.graph.baseline is not None else []
 
     def _close(self) -> None:
         if self._walk is not None:
@@ -147,8 +147,8 @@ class Trial(tune.Trainable):
         """Return where the trial ended, for the scheduler: one that failed counts as the worst."""
         if not self.judged or status != "done":
             return {"epoch": self._last_epoch, "objective": self._objective({})}
-        twin = trial_graph(self.graph.reference) if self.graph.reference is not None else None
-        metrics = stored_metrics(self.graph, twin, self.executor.resolver)
+        baseline = trial_graph(self.graph.baseline) if self.graph.baseline is not None else None
+        metrics = stored_metrics(self.graph, baseline, self.executor.resolver)
         return {"epoch": self.graph.epochs, "objective": self._objective(metrics)}
 
     def _objective(self, metrics: Mapping[str, float]) -> float:

@@ -60,7 +60,7 @@ class TrialSpec(Knobs):
     holdout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training set that is held out, with observed labels, to choose settings honestly."""
     evaluation: Evaluate = Evaluate()
-    """What is measured of the classifier, of its undefended twin's as well."""
+    """What is measured of the classifier, of its baseline's as well."""
     numerics: Numerics = Numerics()
     """Device and precision."""
     data_root: Annotated[UserFile, NoEffect] = Field(default_factory=_data_root)

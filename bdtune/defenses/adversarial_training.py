@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
 from bdtune.training.adversarial import AdversarialTraining
-from bdtune.training.validation import Apart, BestEpoch, best_epoch
+from bdtune.training.validation import ValidationSplit, BestEpoch, best_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact, Node
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
     from bdtune.training.supervised import Supervised
 
 
@@ -58,15 +58,15 @@ class AdversariallyTrained(Defense):
             raise ValueError("checkpoint best needs a validation part: Rice et al. hold out 0.02")
         return self
 
-    def build(self, given: Given) -> dict[str, Node]:
-        part = Apart(fraction=self.validation) if self.validation > 0 else AllSamples()
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
+        part = ValidationSplit(fraction=self.validation) if self.validation > 0 else AllSamples()
         subset = given.node(part, data=given.labels)
         training = given.node(self.train, data=given.fit, subset=subset, model=given.model)
         best = self.checkpoint == "best"
         classifier = given.node(BestEpoch(), classifier=training) if best else training
         return {"subset": subset, "training": training, "classifier": classifier}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.train.natural()
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

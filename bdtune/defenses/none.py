@@ -1,7 +1,7 @@
 """No defense: a classifier trained on everything, poison included.
 
 Source: the recipe of "Deep residual learning for image recognition" (He et al., 2016), section 4.2; every
-defense's undefended twin is this one with that defense's own training. Where the attacker hands over a model,
+defense's baseline is this one with that defense's own training. Where the attacker hands over a model,
 that is the undefended one.
 Departures: none.
 """
@@ -15,7 +15,7 @@ from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 
 class NoDefense(Defense):
@@ -24,10 +24,10 @@ class NoDefense(Defense):
     train: Supervised = Supervised()
     """The training; without effect where the attacker hands over a model."""
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         classifier = given.undefended(self.train)
         before = {name: node for name, node in classifier.inputs.items() if isinstance(node, Node)}
         return {**before, "classifier": classifier}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.train

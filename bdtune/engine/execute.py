@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from bdtune.engine.manifest import Cost
-from bdtune.engine.passing import Passing
+from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact, Context, Node, Source, Tick
 from bdtune.errors import BdtuneError, UserError
@@ -59,7 +59,7 @@ class Executor:
     checkpoint_interval_s: float | None = None
     made_for: str = ""
     """The trial that is being worked for, as `sweep/trial`; entered in the manifests of what is computed."""
-    passing: Passing = field(default_factory=Passing)
+    prefix_reuse: PrefixReuse = field(default_factory=PrefixReuse)
     """Which shorter trainings others want, so that a longer one publishes their results on the way."""
     resolver: Resolver = field(init=False)
 
@@ -190,7 +190,7 @@ class Executor:
 
         It is made for nobody, as the longer training pays for it.
         """
-        shorter = self.passing.passed(node).get(tick.epoch)
+        shorter = self.prefix_reuse.reused(node).get(tick.epoch)
         key = None if shorter is None else self.resolver.key(shorter)
         if shorter is None or key is None or self.store.has(key):
             return

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.passing import Passing
+from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.knobs import short_names
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class Costs:
         file = store.root / "costs.jsonl"
         for line in file.read_text().splitlines() if file.exists() else []:
             row = json.loads(line)
-            same[row["stage"], row.get("flavour")].append(row["seconds"])
+            same[row["stage"], row.get("config_hash")].append(row["seconds"])
             if "epochs" in row:  # stores of early versions do not say
                 alike[row["stage"]].append(row["seconds"] / (row["epochs"] or 1))
-        self._same = {flavour: fmean(seconds) for flavour, seconds in same.items()}
+        self._same = {config_hash: fmean(seconds) for config_hash, seconds in same.items()}
         self._per_epoch = {stage: fmean(seconds) for stage, seconds in alike.items()}
 
     def seconds(self, node: Node) -> float | None:
@@ -39,7 +39,7 @@ class Costs:
 
         Without such a run: the stage's mean seconds per epoch times its epochs.
         """
-        if (known := self._same.get((node.stage.full_name(), node.stage.flavour))) is not None:
+        if (known := self._same.get((node.stage.full_name(), node.stage.config_hash))) is not None:
             return known
         per_epoch = self._per_epoch.get(node.stage.full_name())
         return None if per_epoch is None else per_epoch * (node.stage.length() or 1)
@@ -51,7 +51,7 @@ class StageCount:
 
     unique: int = 0
     cached: int = 0
-    passed: int = 0
+    reused: int = 0
     """Missing ones that a longer training, missing too, publishes on its way."""
     without_sharing: int = 0
     exact: bool = True
@@ -73,7 +73,7 @@ class Plan:
         """Return the shape that `bdtune plan --json` prints."""
         return {
             "trials": self.trials,
-            "references": self.references,
+            "references": self.baselines,
             "stages": {name: vars(count) for name, count in self.stages.items()},
             "seconds": {"shared": round(self.seconds_shared, 2), "unshared": round(self.seconds_unshared, 2)},
             "unpredicted": list(self.unpredicted),
@@ -114,12 +114,12 @@ def make_plan(trials: Iterable[Sequence[Node]], references: int, resolver: Resol
 
 def _count_absent(plan: Plan, absent: list[Node], seconds: dict[str, float | None]) -> None:
     """Add what must be computed, without what longer trainings publish on their way."""
-    passing = Passing()
-    passing.want(absent)
+    prefix_reuse = PrefixReuse()
+    prefix_reuse.want(absent)
     unknown: set[str] = set()
     for step in absent:
-        if passing.is_passed(step):
-            plan.stages[step.stage.full_name()].passed += 1
+        if prefix_reuse.is_reused(step):
+            plan.stages[step.stage.full_name()].reused += 1
         elif (predicted := seconds[step.recipe]) is None:
             unknown.add(step.stage.full_name())
         else:

@@ -157,8 +157,8 @@ class Stage(Knobs):
         return {"stage": self.full_name(), "version": self.version, "knobs": knobs, **code}
 
     @cached_property
-    def flavour(self) -> str:
-        """A hash of name, version and knobs: stages of one flavour take about the same time."""
+    def config_hash(self) -> str:
+        """A hash of name, version and knobs: stages of one config_hash take about the same time."""
         return key_of(self.identity())
 
     def length(self) -> int:
@@ -173,8 +173,8 @@ class Stage(Knobs):
         return None
 
 
-def flavour_of(preimage: Mapping[str, Any]) -> str:
-    """Return the flavour of the stage whose node's key hashes this."""
+def config_hash_of(preimage: Mapping[str, Any]) -> str:
+    """Return the config_hash of the stage whose node's key hashes this."""
     return key_of({name: value for name, value in preimage.items() if name not in NODE_PARTS})
 
 
@@ -235,7 +235,7 @@ class Source(Frozen):
         """Return the value; `artefacts` holds those of `upstream`."""
 
 
-class Given(Source):
+class PluginSource(Source):
     """A plugin handed to a stage as it is: the model to train, for instance."""
 
     plugin: SerializeAsAny[SkipValidation[Knobs]]

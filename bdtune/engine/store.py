@@ -32,7 +32,7 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
 from bdtune.engine.pins import Pins
-from bdtune.engine.stage import Artefact, flavour_of
+from bdtune.engine.stage import Artefact, config_hash_of
 from bdtune.errors import Diverged, StoreError
 
 if TYPE_CHECKING:
@@ -265,6 +265,6 @@ def _payload(artefact: Artefact) -> dict[str, bytes]:
 
 
 def _cost_row(manifest: Manifest, epochs: int) -> dict[str, Any]:
-    flavour = flavour_of(manifest.preimage)
+    config_hash = config_hash_of(manifest.preimage)
     seconds = round(manifest.cost.seconds, 4)
-    return {"stage": manifest.stage, "flavour": flavour, "epochs": epochs, "seconds": seconds}
+    return {"stage": manifest.stage, "config_hash": config_hash, "epochs": epochs, "seconds": seconds}

@@ -1,7 +1,7 @@
 """The contract of defenses: a chain of stages from the poisoned training set to a classifier.
 
-A defense file fills `build` (the chain), `reference` (its undefended twin) and, where it has something to
-say, `diagnose` and `figure`. A chain is built from `Given` alone, which holds no truth: which samples are
+A defense file fills `build` (the chain), `reference` (its baseline) and, where it has something to
+say, `diagnose` and `figure`. A chain is built from `DefenseInputs` alone, which holds no truth: which samples are
 poisoned, true labels and the target class reach `diagnose` and `figure` only, and those feed no training.
 In a trial the data are handles, which `bdtune.trials.chain` replaces once it has seen that the chain reads
 nothing else.
@@ -17,7 +17,7 @@ from pydantic import SerializeAsAny, SkipValidation
 
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
-from bdtune.engine.stage import Given as Plain
+from bdtune.engine.stage import PluginSource
 from bdtune.metrics import defined
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.registry import Plugin
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Given:
+class DefenseInputs:
     """All that a defense gets: the poisoned training set, the network to train, and where to compute."""
 
     fit: Source  # loads an ImageSet: images and observed labels; in a trial a handle
@@ -51,12 +51,12 @@ class Given:
 
     def network(self, model: Model) -> Source:
         """Return another network than the trial's: one that the defense trains for its own use."""
-        return Plain(plugin=model)
+        return PluginSource(plugin=model)
 
     def undefended(self, train: Supervised) -> Node:
         """Return the classifier that a post-training defense starts from: the attacker's, if handed over.
 
-        Else it is trained by `train` on all samples of the poisoned set, as the undefended twin is.
+        Else it is trained by `train` on all samples of the poisoned set, as the baseline is.
         """
         if self.backdoored is not None:
             return self.backdoored
@@ -90,12 +90,12 @@ class Defense(Plugin):
     """
 
     @abstractmethod
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         """Return the chain's nodes by name; "classifier" gives the defended classifier."""
 
     @abstractmethod
-    def reference(self) -> Supervised:
-        """Return the training of the undefended twin: the same recipe and as many epochs, on all samples.
+    def baseline_training(self) -> Supervised:
+        """Return the training of the baseline: the same recipe and as many epochs, on all samples.
 
         The epochs are those that the classifier's own weights are trained on all or nearly all samples: a
         defense that goes on training the same weights returns the sum. A training on few of them (unlearning,

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from bdtune.effects import ByContent
 from bdtune.engine.key import derive_seed
-from bdtune.engine.stage import Artefact, Context, Given, Kind, Node, Source, Stage
+from bdtune.engine.stage import Artefact, Context, PluginSource, Kind, Node, Source, Stage
 from bdtune.errors import ConfigError, Problem
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.poisoning.shapes import differences, network_shapes
@@ -170,4 +170,4 @@ class Attacker:
     def classifier(self, recipe: Supervised, model: Model) -> Node:
         """Return the node of a classifier that is trained on the whole clean training set."""
         everything = self.node(AllSamples(), data=self.labels)
-        return self.node(recipe, data=self.clean, subset=everything, model=Given(plugin=model))
+        return self.node(recipe, data=self.clean, subset=everything, model=PluginSource(plugin=model))

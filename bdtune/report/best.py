@@ -27,7 +27,7 @@ def marked(groups: Iterable[Group], result: SweepResult) -> list[Group]:
 
 def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
     """Return the lines about the best settings: on the one data set and attack, or on each and over all."""
-    if all(group.reference for group in groups):
+    if all(group.is_baseline for group in groups):
         return []
     if len(result.by_group) < 2:
         return [_only_best(result, groups), *_oracle_note(result, already="select")]

@@ -39,7 +39,7 @@ class Panel:
 def overview(result: SweepResult, path: Path) -> Path | None:
     """Draw the picture into `path` (PNG) and return it; None where no defended trial has acc and asr."""
     groups = [group for group in grouped(result.trials) if group.stat("acc") and group.stat("asr")]
-    if all(group.reference for group in groups):
+    if all(group.is_baseline for group in groups):
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def panels(groups: list[Group], axes: list[str], best: Sequence[Group]) -> list[
     for axis in axes:
         slices: dict[tuple[Any, ...], list[Group]] = {}
         for group in groups:
-            if not group.reference and axis in group.params:
+            if not group.is_baseline and axis in group.params:
                 others = tuple(rank(group.params.get(other)) for other in axes if other != axis)
                 slices.setdefault(others, []).append(group)
         if not slices:
@@ -145,7 +145,7 @@ def _role(group: Group, best: Sequence[Group]) -> str:
         return "best"
     if not group.attack_took:
         return "attack did not take"
-    return "undefended" if group.reference else "defended"
+    return "undefended" if group.is_baseline else "defended"
 
 
 def _style(role: str) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _positions(ax: Axes, values: list[Scalar]) -> tuple[list[float], list[str]]:
 
 def _undefended(panel: Panel, groups: list[Group], metric: str) -> Stat | None:
     cases = [given(group.params) for group in panel.groups]
-    references = [group for group in groups if group.reference and given(group.params) == cases[0]]
+    references = [group for group in groups if group.is_baseline and given(group.params) == cases[0]]
     if any(case != cases[0] for case in cases):
         return None
     return references[0].stat(metric) if len(references) == 1 else None  # several: there is no one level

@@ -95,7 +95,7 @@ def grouped(trials: Iterable[TrialResult]) -> list[Group]:
     found: dict[tuple[bool, str], list[TrialResult]] = {}
     for trial in trials:
         setting = {name: value for name, value in trial.params.items() if name != SEED}
-        found.setdefault((trial.reference, json.dumps(setting, sort_keys=True)), []).append(trial)
+        found.setdefault((trial.is_baseline, json.dumps(setting, sort_keys=True)), []).append(trial)
     groups = []
     for (reference, text), members in found.items():
         members.sort(key=lambda trial: (rank(trial.params.get(SEED)), trial.id))
@@ -108,7 +108,7 @@ def grouped(trials: Iterable[TrialResult]) -> list[Group]:
 def order_of(group: Group, axes: Sequence[str]) -> tuple[object, ...]:
     """Return a sort key: references first, then axis by axis; total, so the order never depends on timing."""
     values = tuple(rank(group.params.get(axis)) for axis in axes)
-    return (not group.reference, values, json.dumps(dict(group.params), sort_keys=True))
+    return (not group.is_baseline, values, json.dumps(dict(group.params), sort_keys=True))
 
 
 def rank(value: Scalar) -> tuple[int, float, str]:
@@ -124,7 +124,7 @@ def varying(groups: Iterable[Group]) -> list[str]:
     A knob counts only where it differs among trials with the same plugin, or network of a plugin: that
     others have other knobs is told by their names.
     """
-    defended = [group for group in groups if not group.reference]
+    defended = [group for group in groups if not group.is_baseline]
     names = dict.fromkeys(name for group in defended for name in group.params)
     return [name for name in names if _differs(name, defended)]
 
@@ -146,6 +146,6 @@ def _hashed(value: object) -> tuple[str, object]:
 
 def label(group: Group, axes: Sequence[str], names: Mapping[str, str]) -> str:
     """Return a short name of a setting: "beta_nd=0.6 lambda=1"."""
-    if group.reference:
+    if group.is_baseline:
         return "undefended"
     return " ".join(f"{names[axis]}={show(group.params[axis])}" for axis in axes if axis in group.params)

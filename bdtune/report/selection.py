@@ -55,7 +55,7 @@ def ranking(groups: Iterable[Group], rule: str, mode: Mode = "max") -> list[Grou
     valued = [
         (not group.complete, sign * value, group)
         for group in groups
-        if not group.reference and (value := value_of(group, rule)) is not None
+        if not group.is_baseline and (value := value_of(group, rule)) is not None
     ]
     return [group for *_, group in sorted(valued, key=lambda entry: entry[:2])]
 
@@ -73,7 +73,7 @@ def cases(groups: Iterable[Group]) -> list[Case]:
     """Return the data sets and attacks of a sweep's defended groups, in the groups' order."""
     found: dict[str, list[Group]] = {}
     for group in groups:
-        if not group.reference:
+        if not group.is_baseline:
             found.setdefault(json.dumps(given(group.params)), []).append(group)
     every = {text: json.loads(text) for text in found}
     differ = varying([Group(params, (), reference=False) for params in every.values()])
@@ -123,7 +123,7 @@ def settings(groups: Sequence[Group]) -> list[list[Group]]:
     axes = setting_axes(groups)
     found: dict[str, list[Group]] = {}
     for group in groups:
-        if not group.reference:
+        if not group.is_baseline:
             own = {axis: group.params[axis] for axis in axes if axis in group.params}
             found.setdefault(json.dumps(own), []).append(group)
     return list(found.values())

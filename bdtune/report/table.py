@@ -154,7 +154,7 @@ def _fits(number: Reference, group: Group) -> bool:
 
     It stands beside defended trials, unless it names a defense itself.
     """
-    if group.reference and not any(name.split(".")[0] == "defense" for name in number.params):
+    if group.is_baseline and not any(name.split(".")[0] == "defense" for name in number.params):
         return False
     return all(name in group.params and group.params[name] == value for name, value in number.params.items())
 
@@ -176,7 +176,7 @@ def _layout(
 
 def _title(result: SweepResult, groups: list[Group], layout: _Layout) -> str:
     """Name the sweep and the plugins that all its trials share."""
-    params = next((group.params for group in groups if not group.reference), {})
+    params = next((group.params for group in groups if not group.is_baseline), {})
     plugins = ((kind, f"{kind}.name") for kind in ("dataset", "attack", "defense", "model"))
     fixed = [params[name] for names in plugins for name in names if isinstance(params.get(name), str)]
     varied = [params[axis] for axis in layout.axes if axis in params]
@@ -209,7 +209,7 @@ def _row(group: Group, layout: _Layout, best: bool) -> Row:
 
 def _status(group: Group, best: bool) -> str:
     """Say what the row is and what is wrong with it; plain "done" is said only of ordinary rows."""
-    role = "undefended" if group.reference else "best" if best else ""
+    role = "undefended" if group.is_baseline else "best" if best else ""
     state = "" if role and group.status == "done" else group.status
     told = "oracle" if group.oracle else ""
     return ", ".join(part for part in (role, state, told, "" if group.attack_took else NOT_TAKEN) if part)
@@ -220,19 +220,19 @@ def _kind(group: Group, best: bool) -> str:
         return "best"
     if not group.attack_took:
         return "not_taken"
-    if group.reference:
+    if group.is_baseline:
         return "undefended"
     return "" if group.complete else "failed"
 
 
 def _limited(groups: list[Group], ranked: list[Group], axes: list[str], limit: int | None) -> list[Group]:
-    defended = [group for group in groups if not group.reference]
+    defended = [group for group in groups if not group.is_baseline]
     if limit is None or len(defended) <= limit:
         return groups
     chosen = {id(group) for group in ranked}
     rest = [group for group in defended if id(group) not in chosen]
     kept = sorted([*ranked, *rest][:limit], key=lambda group: order_of(group, axes))
-    return [group for group in groups if group.reference] + kept
+    return [group for group in groups if group.is_baseline] + kept
 
 
 def _notes(result: SweepResult, groups: list[Group], layout: _Layout) -> list[str]:
@@ -356,7 +356,7 @@ def csv_text(result: SweepResult) -> str:
     rules = [read for read in result.oracle if "." not in read.reader]
     for group in groups:
         reads = "; ".join(read.text() for read in (*rules, *group.oracle))
-        flags: list[Any] = [show(flag) for flag in (group.reference, group in best, group.attack_took)]
+        flags: list[Any] = [show(flag) for flag in (group.is_baseline, group in best, group.attack_took)]
         flags.append(reads)
         values = [show_exact(group.params[name]) if name in group.params else "" for name in params]
         numbers: list[Any] = []

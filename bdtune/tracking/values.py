@@ -101,13 +101,13 @@ def trial_tags(trial: TrialResult) -> dict[str, str]:
     lost = sorted(key for key, value in trial.metrics.items() if not math.isfinite(value))
     optional = {
         "bdtune.error": trial.error,
-        "bdtune.reference": trial.reference_id,
+        "bdtune.baseline": trial.baseline_id,
         "bdtune.not_finite": ", ".join(lost) or None,
         "bdtune.oracle": oracle_tag(trial.oracle) if trial.oracle else None,
     }
     tags = {
         "bdtune.status": trial.status,
-        "bdtune.role": "undefended" if trial.reference else "trial",
+        "bdtune.role": "undefended" if trial.is_baseline else "trial",
         **stages,
     }
     tags.update({key: value for key, value in optional.items() if value is not None})
@@ -137,10 +137,10 @@ OPTIONAL_TAGS = ("bdtune.error", "bdtune.not_finite")
 def run_name(trial: TrialResult, axes: Sequence[str]) -> str:
     """Return a readable name made of the parameters that vary: "beta_nd=0.6 seed=1"."""
     names = short_names(axes)
-    own = (SEED, DATA_SEED) if trial.reference else axes
+    own = (SEED, DATA_SEED) if trial.is_baseline else axes
     shown = [axis for axis in axes if axis in trial.params and axis in own]
     parts = [f"{names[axis]}={show(trial.params[axis])}" for axis in shown]
-    return cut(" ".join(["undefended"] * trial.reference + parts) or trial.id, NAME_LENGTH)
+    return cut(" ".join(["undefended"] * trial.is_baseline + parts) or trial.id, NAME_LENGTH)
 
 
 def thinned(rows: Sequence[Mapping[str, float]], points: int = CURVE_POINTS) -> list[dict[str, float]]:
@@ -188,4 +188,4 @@ def identity_of(trial: TrialResult) -> Any:
     """Return what makes a trial's result new: not its costs, which differ when the store answers."""
     value = trial.to_json()
     metrics = {key: number for key, number in value["metrics"].items() if not key.startswith("cost/")}
-    return [trial.status, metrics, value["params"], trial.error, trial.reference_id]
+    return [trial.status, metrics, value["params"], trial.error, trial.baseline_id]

@@ -57,7 +57,7 @@ class AdversarialTraining(Supervised):
     """Train on each batch's adversarial images, made with the network as it is then (PGD-AT).
 
     Inputs are those of `Supervised`, and so is the result, with each sample's loss by epoch (`LossTrace`);
-    the curve's loss and acc are of adversarial images. With a subset that has a validation part (`Apart`),
+    the curve's loss and acc are of adversarial images. With a subset that has a validation part (`ValidationSplit`),
     also the weights of the epoch that is most robust on it (`BestRobustEpoch`). Costs
     `pgd.steps` + 1 times a natural training. The ball is around the augmented image, in pixels: the attack
     normalises inside. Weights get no gradients from it.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import LabelSet
 
 
-class Apart(Stage):
+class ValidationSplit(Stage):
     """Hold a part of the training set out of the training.
 
     Inputs: data (LabelSet). Arrays: ids, labels int64 [n], what is trained on; validation_ids,
@@ -49,7 +49,7 @@ class Apart(Stage):
 class BestEpoch(Stage):
     """Take the weights of the epoch that was best on the validation part.
 
-    Inputs: classifier (artefact of `AdversarialTraining` on an `Apart` subset). Arrays: weights
+    Inputs: classifier (artefact of `AdversarialTraining` on an `ValidationSplit` subset). Arrays: weights
     `model.<name>`; info has the epoch, counted from 1.
     """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from bdtune.engine.stage import Given, Node, Source
+from bdtune.engine.stage import PluginSource, Node, Source
 from bdtune.errors import Problem, UserError
 from bdtune.knobs import Knobs
 from bdtune.plugins.attack import Attack
@@ -100,7 +100,7 @@ class _Binder:
             return self.node(value, f"{name}.{each}")
         if type(value) is Handle and value in self.bindings.sources:
             return self.bindings.sources[value]
-        if not (type(value) is Given and isinstance(value.plugin, Model)):
+        if not (type(value) is PluginSource and isinstance(value.plugin, Model)):
             expected = f"expected input '{each}' of node '{name}' of '{self.defense}' to be what it was given"
             self.wrong(f"{name}.{each}", expected, _described(value))
         return value
@@ -113,7 +113,7 @@ class _Binder:
 def _described(value: Any) -> str:
     if type(value) is Handle:
         return f"a handle of '{value.role}'"
-    if type(value) is Given:
+    if type(value) is PluginSource:
         return f"the plugin {_described(value.plugin)}"
     return f"{type(value).__name__} of {type(value).__module__}"
 

@@ -1,4 +1,4 @@
-"""From a trial to its graph of stages: the defense's chain, what judges it, and its undefended twin."""
+"""From a trial to its graph of stages: the defense's chain, what judges it, and its baseline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from bdtune.engine.stage import Given, Node
+from bdtune.engine.stage import PluginSource, Node
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
 from bdtune.plugins.handles import BACKDOORED, FIT, LABELS
@@ -48,7 +48,7 @@ class TrialGraph:
     chain: Mapping[str, Node] = field(default_factory=dict)
     """The defense's nodes by its own names; "classifier" is what it ends in."""
     reference: TrialSpec | None = None
-    """The undefended twin; None when the trial is undefended itself."""
+    """The baseline; None when the trial is undefended itself."""
     data_digest: str = ""
     """Names the poisoned training set: its files, the attack and the seeds."""
     truth: TruthSource | None = None
@@ -182,7 +182,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         holdout=spec.holdout,
         stream=spec.pipeline == "stream",
     )
-    model = Given(plugin=spec.model)
+    model = PluginSource(plugin=spec.model)
     chain = _chain(spec, data, model)
     inputs: dict[str, Node | Source] = {
         "classifier": chain["classifier"],
@@ -194,14 +194,14 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
     return TrialGraph(
-        evaluate, diagnose, chain, _twin(spec), data.fit.digest, data.truth, spec.defense.judged
+        evaluate, diagnose, chain, _baseline(spec), data.fit.digest, data.truth, spec.defense.judged
     )
 
 
-def _chain(spec: TrialSpec, data: _Sources, model: Given) -> dict[str, Node]:
+def _chain(spec: TrialSpec, data: _Sources, model: PluginSource) -> dict[str, Node]:
     """Return the defense's chain on the trial's data; it is built of handles, which lead to no truth."""
     backdoored = None if spec.attack is None else spec.attack.backdoored_model(data.fit, model)
-    given = defenses.Given(
+    given = defenses.DefenseInputs(
         fit=FIT,
         labels=LABELS,
         model=model,
@@ -220,12 +220,12 @@ def _settled(spec: TrialSpec) -> TrialSpec:
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:
-    """Return the trial's undefended twin: same data, attack, seeds and training; None if it is its own."""
-    return _twin(_settled(spec))
+    """Return the trial's baseline: same data, attack, seeds and training; None if it is its own."""
+    return _baseline(_settled(spec))
 
 
-def _twin(spec: TrialSpec) -> TrialSpec | None:
+def _baseline(spec: TrialSpec) -> TrialSpec | None:
     if spec.defense.plugin_name() == UNDEFENDED:
         return None
     none = registry.load("defenses", UNDEFENDED)
-    return spec.model_copy(update={"defense": none.model_validate({"train": spec.defense.reference()})})
+    return spec.model_copy(update={"defense": none.model_validate({"train": spec.defense.baseline_training()})})

@@ -1,4 +1,4 @@
-"""The trials of a sweep with their graphs, each once, and the undefended twin of each."""
+"""The trials of a sweep with their graphs, each once, and the baseline of each."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Entry:
 
     id: str
     spec: TrialSpec
-    is_reference: bool
+    is_baseline: bool
     """Whether it is there only to be compared with."""
     reference: str | None = None
-    """Id of its undefended twin."""
+    """Id of its baseline."""
 
     @cached_property
     def graph(self) -> TrialGraph:
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """All trials by id, twins before the trials that need them."""
+    """All trials by id, baselines before the trials that need them."""
 
     sweep: str
     resolver: Resolver
@@ -46,8 +46,8 @@ class Ledger:
     """Where trials will compute whose numerics leave it open; None: on this machine's best device."""
     entries: dict[str, Entry] = field(default_factory=dict)
 
-    def add(self, spec: TrialSpec, *, is_reference: bool = False) -> Entry:
-        """Take in a trial and its undefended twin; one that is there already is returned as it is.
+    def add(self, spec: TrialSpec, *, is_baseline: bool = False) -> Entry:
+        """Take in a trial and its baseline; one that is there already is returned as it is.
 
         Device, precision and pipeline become explicit here: they are part of keys.
         """
@@ -58,11 +58,11 @@ class Ledger:
         identity = trial_id(spec)
         known = self.entries.get(identity)
         if known is not None:
-            known.is_reference = known.is_reference and is_reference
+            known.is_baseline = known.is_baseline and is_baseline
             return known
-        entry = Entry(identity, spec, is_reference)
-        if entry.graph.reference is not None:
-            entry.reference = self.add(entry.graph.reference, is_reference=True).id
+        entry = Entry(identity, spec, is_baseline)
+        if entry.graph.baseline is not None:
+            entry.baseline_id = self.add(entry.graph.baseline, is_baseline=True).id
         self.entries[identity] = entry
         return entry
 
@@ -71,20 +71,20 @@ class Ledger:
         for spec in specs:
             self.add(spec)
 
-    def twin(self, entry: Entry) -> Entry | None:
-        """Return the undefended twin of a trial."""
-        return self.entries[entry.reference] if entry.reference else None
+    def baseline(self, entry: Entry) -> Entry | None:
+        """Return the baseline of a trial."""
+        return self.entries[entry.baseline_id] if entry.baseline_id else None
 
     def plan(self) -> Plan:
         """Return what the trials need, what exists, and what sharing saves."""
-        references = sum(entry.is_reference for entry in self.entries.values())
+        references = sum(entry.is_baseline for entry in self.entries.values())
         return make_plan((entry.graph.goals for entry in self.entries.values()), references, self.resolver)
 
     def result(
         self, entry: Entry, status: Status | None = None, error: str | None = None, **times: float | None
     ) -> TrialResult:
         """Return the record of a trial; unless given, its status is what the store says."""
-        twin = self.twin(entry)
+        baseline = self.baseline(entry)
         if status is None:
             status = self._stored_status(entry)
         return result_of(
@@ -92,7 +92,7 @@ class Ledger:
             self.resolver,
             sweep=self.sweep,
             status=status,
-            reference=twin.graph if twin else None,
+            reference=baseline.graph if baseline else None,
             error=error,
             **times,
         )

@@ -39,7 +39,7 @@ COUNTS = ("n_clean", "n_triggered")
 def trial_metrics(
     evaluated: Mapping[str, float], reference: Mapping[str, float] | None = None, **diagnosed: float
 ) -> dict[str, float]:
-    """Return a trial's metrics: its own, those of its undefended twin, and how they compare."""
+    """Return a trial's metrics: its own, those of its baseline, and how they compare."""
     found = {name: value for name, value in evaluated.items() if name not in COUNTS}
     return {**found, **(compared(found, reference) if reference else {}), **diagnosed}
 
@@ -56,15 +56,15 @@ def judge_tick(
     if isinstance(node.stage, Evaluate):
         node = replace(node, stage=node.stage.for_ticks(wanted))
     evaluated = executor.run_with(node, {**test_sets, "classifier": classifier}).info
-    return trial_metrics(evaluated, _info_of_twin(graph, executor.resolver))
+    return trial_metrics(evaluated, _info_of_baseline(graph, executor.resolver))
 
 
-def _info_of_twin(graph: TrialGraph, resolver: Resolver) -> Mapping[str, float] | None:
+def _info_of_baseline(graph: TrialGraph, resolver: Resolver) -> Mapping[str, float] | None:
     from bdtune.trials.graph import trial_graph
 
-    if graph.reference is None:
+    if graph.baseline is None:
         return None
-    manifest = resolver.manifest(trial_graph(graph.reference).evaluate)
+    manifest = resolver.manifest(trial_graph(graph.baseline).evaluate)
     return manifest.info if manifest is not None else None
 
 
@@ -73,9 +73,9 @@ def stored_metrics(graph: TrialGraph, reference: TrialGraph | None, resolver: Re
     evaluated = resolver.manifest(graph.evaluate)
     if evaluated is None:
         return {}
-    twin = resolver.manifest(reference.evaluate) if reference is not None else None
+    baseline = resolver.manifest(reference.evaluate) if reference is not None else None
     diagnosed = resolver.manifest(graph.diagnose) if graph.diagnose is not None else None
-    return trial_metrics(evaluated.info, twin.info if twin else None, **(diagnosed.info if diagnosed else {}))
+    return trial_metrics(evaluated.info, baseline.info if baseline else None, **(diagnosed.info if diagnosed else {}))
 
 
 def result_of(
@@ -97,8 +97,8 @@ def result_of(
         metrics=stored_metrics(entry.graph, reference, resolver),
         stages=_stages(entry, resolver, f"{sweep}/{entry.id}"),
         error=error,
-        reference=entry.is_reference,
-        reference_id=entry.reference,
+        reference=entry.is_baseline,
+        baseline_id=entry.baseline_id,
         asr_band=spec.attack.asr_band if spec.attack else None,
         epochs=entry.graph.budget,
         undefended_epochs=reference.budget if reference else None,

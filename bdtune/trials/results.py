@@ -80,7 +80,7 @@ class TrialResult:
     error: str | None = None
     reference: bool = False
     """Whether the trial is the undefended model that others are compared with."""
-    reference_id: str | None = None
+    baseline_id: str | None = None
     asr_band: float | None = None
     """The undefended ASR under which the attack did not take; None: nothing is judged."""
     epochs: int | None = None
@@ -117,7 +117,7 @@ class TrialResult:
             "stages": stages,
             "error": self.error,
             "reference": self.reference,
-            "reference_id": self.reference_id,
+            "baseline_id": self.baseline_id,
             "asr_band": self.asr_band,
             "epochs": self.epochs,
             "undefended_epochs": self.undefended_epochs,

@@ -1,4 +1,4 @@
-"""`bdtune run`: one trial and its undefended twin in this process, without ray or mlflow."""
+"""`bdtune run`: one trial and its baseline in this process, without ray or mlflow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "run"
 
 
 def run(file: str | None, overrides: Sequence[str], run_dir: Path, *, quiet: bool = False) -> SweepResult:
-    """Compute one trial, or take it from the store; the result holds its undefended twin too."""
+    """Compute one trial, or take it from the store; the result holds its baseline too."""
     spec = load_trial(file, overrides)
     executor = Executor(Store(run_dir / "store"), InProcess(spec.data_root, spec.pipeline))
     ledger = Ledger(NAME, executor.resolver)

@@ -148,7 +148,7 @@ def sweep(
         expected = _plan(spec, ledger)
         counts = expected.stages.values()
         progress.planned(
-            expected.trials + expected.references,
+            expected.trials + expected.baselines,
             unique=sum(count.unique for count in counts),
             cached=sum(count.cached for count in counts),
             seconds=None if expected.unpredicted else expected.seconds_shared,
@@ -163,10 +163,10 @@ def sweep(
         finally:
             recorder.close()
     result = _result(spec, outcome.trials)
-    written = files.write(folder, result, paper=spec.reference)
+    written = files.write(folder, result, paper=spec.published)
     written += _pictures_of_best(result, ledger, gallery, folder)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
-    note = table.markdown(table.build(result, paper=spec.reference))
+    note = table.markdown(table.build(result, paper=spec.published))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
     return Swept(spec, result, outcome.interrupted, tracker.close().line())
 
@@ -184,7 +184,7 @@ def report(name: str, run_dir: Path) -> Swept:
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
     folder = run_dir / "sweeps" / spec.name
-    files.write(folder, result, paper=spec.reference)
+    files.write(folder, result, paper=spec.published)
     _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
     return Swept(spec, result, False, "")
 
@@ -215,7 +215,7 @@ def _resolved(name: str, run_dir: Path) -> Path:
 
 def table_of(swept: Swept) -> table.Table:
     """Return the table that a person reads."""
-    return table.build(swept.result, paper=swept.spec.reference, limit=files.TERMINAL_ROWS)
+    return table.build(swept.result, paper=swept.spec.published, limit=files.TERMINAL_ROWS)
 
 
 def _knobs(spec: SweepSpec) -> list[OracleRead]:

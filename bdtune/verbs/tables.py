@@ -46,7 +46,7 @@ def plan_table(name: str, plan: Plan) -> Table:
     rows = [
         {
             "stage": stage,
-            "to compute": ("" if count.exact else "<= ") + str(count.unique - count.cached - count.passed),
+            "to compute": ("" if count.exact else "<= ") + str(count.unique - count.cached - count.reused),
             "in the store": count.cached,
             "without sharing": count.without_sharing,
         }
@@ -56,24 +56,24 @@ def plan_table(name: str, plan: Plan) -> Table:
     if any(not count.exact for count in plan.stages.values()):
         notes.append("<=: known exactly once the stages before have run; equal results are computed on once")
     for stage, count in plan.stages.items():
-        if count.passed:
-            notes.append(f"{stage}: {count.passed} more are published by longer ones on their way")
+        if count.reused:
+            notes.append(f"{stage}: {count.reused} more are published by longer ones on their way")
     if plan.unpredicted:
         notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}")
     else:
         shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
         notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")
-    title = f"{name}: {counted(plan.trials, 'trial')} and {counted(plan.references, 'undefended reference')}"
+    title = f"{name}: {counted(plan.trials, 'trial')} and {counted(plan.baselines, 'undefended reference')}"
     table = plain_table(title, rows, notes)
     columns = tuple(Column(column.name, column.name != "stage") for column in table.columns)
     return Table(table.title, columns, table.rows, table.notes)
 
 
 def trial_table(result: SweepResult) -> Table:
-    """Return the metrics of a trial beside those of its undefended twin."""
+    """Return the metrics of a trial beside those of its baseline."""
     ordered = sorted(result.trials, key=lambda trial: trial.id == result.best)
     names = list(dict.fromkeys(name for trial in reversed(ordered) for name in trial.metrics))
-    heads = ["undefended" if trial.reference else str(trial.params["defense"]) for trial in ordered]
+    heads = ["undefended" if trial.is_baseline else str(trial.params["defense"]) for trial in ordered]
     rows = [
         {
             "metric": name,

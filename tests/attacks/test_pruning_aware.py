@@ -147,8 +147,8 @@ def test_a_defense_that_trains_from_scratch_meets_badnets():
         for attack in (PRUNING, {"name": "badnets", "pattern": "square", "size": 8})
     ]
     assert set(both[0].stages) == set(both[1].stages)
-    twin = trial_graph(both[0].reference)
-    assert twin.chain["classifier"].name == "restore_pruned"
+    baseline = trial_graph(both[0].reference)
+    assert baseline.chain["classifier"].name == "restore_pruned"
 
 
 def test_nothing_that_is_held_out_is_trained_on():

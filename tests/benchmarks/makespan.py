@@ -4,7 +4,7 @@
 
 The ideal is 7 s. "held back": the sweep as it is. "waiting inside": all trials are released; followers
 wait in their trials for the stage that another computes. "not shared": every trial computes its own prefix.
-Starting Ray and loading libraries are not counted, nor is the undefended twin, which is computed before.
+Starting Ray and loading libraries are not counted, nor is the baseline, which is computed before.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["BDTUNE_PLUGINS"] = str(PLUGINS)
     from bdtune.cluster.session import session
-    from bdtune.engine.frontier import Frontier
+    from bdtune.engine.ready_queue import ReadyQueue
 
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, session(cpus=2):
         for number in range(options.rounds):
             folder = Path(name)
             found.setdefault("not shared", []).append(sweep(folder / f"apart{number}", *APART))
-            with mock.patch.object(Frontier, "_blocking", return_value=None):
+            with mock.patch.object(ReadyQueue, "_blocking", return_value=None):
                 found.setdefault("waiting inside", []).append(sweep(folder / f"inside{number}", *SHARED))
             found.setdefault("held back", []).append(sweep(folder / f"held{number}", *SHARED))
     for what, seconds in found.items():

@@ -4,7 +4,7 @@
 
 Each has a store of its own, in which epochs of all stages that train a classifier are counted: those of
 results, and those of checkpoints where a training was stopped. A training that settings share counts once, in
-both. The undefended twin is trained to its end in both, and told apart. Trainings repeat bit for bit on a
+both. The baseline is trained to its end in both, and told apart. Trainings repeat bit for bit on a
 CPU, so a setting that both train to the end has one number.
 """
 
@@ -32,7 +32,7 @@ class Run:
     seconds: float
     epochs: int
     """Trained of defended classifiers."""
-    twins: int
+    baselines: int
     """Epochs of undefended ones."""
     trainings: int
     trials: list[TrialResult]
@@ -42,12 +42,12 @@ class Run:
 
 def trained(ledger: Ledger, store: Store) -> tuple[int, int, int]:
     """Return epochs of defended classifiers, of undefended ones, and how many of the former were begun."""
-    twins, defended = set(), set()
+    baselines, defended = set(), set()
     for entry in ledger.entries.values():
         for node in entry.graph.chain["classifier"].walk():
             key = ledger.resolver.key(node)
             if node.stage.classifier and key is not None:
-                (twins if entry.is_reference else defended).add(key)
+                (baselines if entry.is_baseline else defended).add(key)
 
     def epochs(key: str) -> int:
         manifest = store.manifest(key)
@@ -56,8 +56,8 @@ def trained(ledger: Ledger, store: Store) -> tuple[int, int, int]:
         saved = store.checkpoint(key).load()
         return int(saved[1]["done"]) if saved else 0
 
-    begun = {key: epochs(key) for key in sorted(defended - twins)}
-    return sum(begun.values()), sum(map(epochs, twins)), sum(done > 0 for done in begun.values())
+    begun = {key: epochs(key) for key in sorted(defended - baselines)}
+    return sum(begun.values()), sum(map(epochs, baselines)), sum(done > 0 for done in begun.values())
 
 
 def run(space: str, overrides: list[str], folder: Path) -> Run:
@@ -73,7 +73,7 @@ def run(space: str, overrides: list[str], folder: Path) -> Run:
     began = time.perf_counter()
     outcome = run_sweep(spec, folder / "sweep", ledger, executor, watcher=Nobody())
     seconds = time.perf_counter() - began
-    trials = [trial for trial in outcome.trials if not trial.reference]
+    trials = [trial for trial in outcome.trials if not trial.is_baseline]
     assert all(trial.status in ("done", "stopped") for trial in trials), [trial.error for trial in trials]
     metric, sign = metric_of(spec.select.metric), 1 if spec.select.mode == "max" else -1
     done = [trial for trial in trials if trial.status == "done"]
@@ -101,7 +101,7 @@ def main() -> None:
         }
     grid = found["full grid"]
     ended = {trial.id: trial for trial in grid.trials}
-    print(f"{spec.name}: {len(grid.trials)} settings; the twin's {grid.twins} epochs are not counted")
+    print(f"{spec.name}: {len(grid.trials)} settings; the baseline's {grid.baselines} epochs are not counted")
     print(f"{'':<12}{'epochs':>8}{'share':>8}{'trainings':>11}{'stopped':>9}{spec.select.metric:>14}{'s':>8}")
     for way, its in found.items():
         stopped = sum(trial.status == "stopped" for trial in its.trials)

@@ -88,5 +88,5 @@ class Bench:
 
 
 def defended(outcome: Outcome):
-    """Return the results of trials that are no undefended twins."""
-    return [trial for trial in outcome.trials if not trial.reference]
+    """Return the results of trials that are no baselines."""
+    return [trial for trial in outcome.trials if not trial.is_baseline]

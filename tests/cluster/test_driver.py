@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bdtune.cluster.driver import Driver
-from bdtune.cluster.proposer import make_proposer
+from bdtune.cluster.trial_source import make_source
 from bdtune.cluster.searcher import HoldBack
 from bdtune.cluster.sweep import make_ledger
 from bdtune.engine.execute import StageFailed
@@ -25,7 +25,7 @@ class Desk:
             spec,
             ledger,
             executor,
-            make_proposer(spec, folder),
+            make_source(spec, folder),
             bench.watcher,
             folder=folder,
             retry_failed=retry_failed,
@@ -60,26 +60,26 @@ def test_all_trials_end_and_a_second_driver_releases_none(bench):
     assert again.driver.results.keys() == desk.driver.results.keys()
 
 
-def test_a_result_is_given_out_when_that_of_its_twin_is_there(bench):
+def test_a_result_is_given_out_when_that_of_its_baseline_is_there(bench):
     desk = Desk(bench, "attack=badnets", "defense.prefix.level=0")
     released = [desk.driver.release()[0] for _ in range(2)]
     entries = desk.driver.ledger.entries
-    twin = next(trial for trial in released if entries[trial].is_reference)
-    (other,) = set(released) - {twin}
+    baseline = next(trial for trial in released if entries[trial].is_baseline)
+    (other,) = set(released) - {baseline}
     desk.driver.ended(other, desk.walk(other))
     assert other not in desk.driver.results
     assert not desk.driver.complete
-    desk.driver.ended(twin, desk.walk(twin))
-    assert bench.watcher.done == [twin, other]
+    desk.driver.ended(baseline, desk.walk(baseline))
+    assert bench.watcher.done == [baseline, other]
     assert "der" in desk.driver.results[other].metrics
 
 
 def test_what_a_scheduler_stopped_stays_stopped_until_it_is_judged_otherwise(bench):
     settings = (QUALITIES, "scheduler=asha")
     desk = Desk(bench, *settings)
-    twin = desk.driver.release()[0]
-    assert desk.driver.release() is None, "early judgement compares with the twin"
-    desk.driver.ended(twin, desk.walk(twin))
+    baseline = desk.driver.release()[0]
+    assert desk.driver.release() is None, "early judgement compares with the baseline"
+    desk.driver.ended(baseline, desk.walk(baseline))
     trial = desk.driver.release()[0]
     desk.driver.ended(trial, {"status": "running", "metrics/acc": 0.125})
     assert desk.driver.results[trial].status == "stopped"
@@ -114,10 +114,10 @@ def test_failed_trials_are_tried_again_only_when_asked(bench, retry):
 def test_the_stage_that_a_process_died_in_fails_its_followers_too(bench):
     desk = Desk(bench, QUALITIES)
     given = [desk.driver.release() for _ in range(2)]
-    died = next(trial for trial, _ in given if not desk.driver.ledger.entries[trial].is_reference)
+    died = next(trial for trial, _ in given if not desk.driver.ledger.entries[trial].is_baseline)
     desk.driver.ended(died, None)
-    twin = next(trial for trial, _ in given if trial != died)
-    desk.driver.ended(twin, desk.walk(twin))
+    baseline = next(trial for trial, _ in given if trial != died)
+    desk.driver.ended(baseline, desk.walk(baseline))
     assert desk.run() == []
     failed = [result for result in desk.driver.results.values() if result.status == "failed"]
     assert len(failed) == 3
@@ -129,7 +129,7 @@ def test_derived_stages_are_entered_under_the_trial_they_were_run_for(bench):
     desk = Desk(bench, "defense.prefix.level=0,1", "defense.beta=0.3,0.5")
     desk.run()
     for trial, result in desk.driver.results.items():
-        if not desk.driver.ledger.entries[trial].is_reference:
+        if not desk.driver.ledger.entries[trial].is_baseline:
             assert result.stages["verdict"].computed
 
 

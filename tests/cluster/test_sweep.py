@@ -102,7 +102,7 @@ def test_a_trial_that_fits_nowhere_is_an_error_at_once(bench, settings, missing)
 
 def test_the_longest_training_publishes_the_shorter_ones_on_its_way(bench):
     lengths = ("defense.prefix.epochs=1,4,3", "defense.prefix.passes=true", "defense.prefix.seconds=0.2")
-    assert bench.plan(*lengths).stages["toy_prefix"].passed == 2
+    assert bench.plan(*lengths).stages["toy_prefix"].reused == 2
     outcome = bench.run(*lengths)
     assert {trial.status for trial in outcome.trials} == {"done"}
     assert [note["identity"][0]["epochs"] for note in bench.notes("toy_prefix")] == [4]

@@ -1,4 +1,4 @@
-"""What a task of the pipeline is sent: a reference to the work, which lies in the object store once."""
+"""What a task of the pipeline is sent: a reference to the job, which lies in the object store once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_task_is_small_however_much_its_attack_has_trained(recorded, tmp_path)
     for seed in (None, 1, 2):
         assert list(stream._parts(3, seed)) == []
     assert len(pickle.dumps(attack)) > 10 * SMALL
-    assert [type(work).__name__ for work in stored] == ["_Work"]  # once for all epochs
+    assert [type(job).__name__ for job in stored] == ["_Work"]  # once for all epochs
     assert stored[0].stamps is attack
     assert len(stand_in.mapped) == 3
     for task in stand_in.mapped:

@@ -20,7 +20,7 @@ def process(tmp_path):
 @pytest.mark.parametrize("judged", [False, True])
 def test_a_trial_that_cannot_be_begun_says_why(process, judged):
     assert process.reset_config(
-        {"trial": "t", "judged": judged, "passing": {}, "spec": {"attack": "badnetz"}}
+        {"trial": "t", "judged": judged, "prefix_reuse": {}, "spec": {"attack": "badnetz"}}
     )
     report = process.step()
     assert (report["done"], report["status"]) == (True, "failed")

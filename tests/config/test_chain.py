@@ -11,14 +11,14 @@ import bdtune
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
-from bdtune.engine.stage import Given as Plain
+from bdtune.engine.stage import PluginSource
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import Truth
 from bdtune.plugins.dataset import Dataset
-from bdtune.plugins.defense import Defense, Given
+from bdtune.plugins.defense import Defense, DefenseInputs
 from bdtune.plugins.handles import BACKDOORED, Handle
 from bdtune.plugins.poison_plan import PoisonPlan
 from bdtune.poisoning.sources import AttackedSource, CleanTest, TriggeredTest, TruthSource
@@ -65,33 +65,33 @@ class Peeking(Defense):
     """Build whatever chain a test asks for."""
 
     how: Any
-    seen: ClassVar[list[Given]] = []
+    seen: ClassVar[list[DefenseInputs]] = []
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         self.seen.append(given)
         return self.how(given)
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return TRAIN
 
 
-def graph(how: Callable[[Given], dict[str, Node]], **settings: Any) -> TrialGraph:
+def graph(how: Callable[[DefenseInputs], dict[str, Node]], **settings: Any) -> TrialGraph:
     raw = {"dataset": "toy", "attack": "badnets", "model": {"name": "resnet_s"}, "defense": "tiny"}
     spec, faults = parse_trial({**raw, **settings})
     assert spec is not None, faults
     return trial_graph(spec.model_copy(update={"defense": Peeking(how=how)}))
 
 
-def trained(given: Given, **more: Node | Source) -> dict[str, Node]:
+def trained(given: DefenseInputs, **more: Node | Source) -> dict[str, Node]:
     subset = given.node(AllSamples(), data=given.labels)
     inputs: dict[str, Any] = {"data": given.fit, "subset": subset, "model": given.model, **more}
     return {"classifier": given.node(GREEDY, **inputs)}
 
 
-def of_fit(source: type[Source]) -> Callable[[Given], dict[str, Node]]:
+def of_fit(source: type[Source]) -> Callable[[DefenseInputs], dict[str, Node]]:
     """Return a chain that reads a source made of what the poisoned set was made of."""
 
-    def build(given: Given) -> dict[str, Node]:
+    def build(given: DefenseInputs) -> dict[str, Node]:
         fit: Any = given.fit
         knobs = {"dataset": fit.dataset, "root": fit.root}
         if issubclass(source, AttackedSource):
@@ -155,7 +155,7 @@ TOY = {"dataset": bdtune.dataset("digits"), "attack": BADNETS}
             "a handle of 'truth'",
         ),
         (
-            lambda given: trained(given, x=Plain(plugin=BADNETS)),
+            lambda given: trained(given, x=PluginSource(plugin=BADNETS)),
             r"defense\.classifier\.x",
             "the plugin BadNets of bdtune.attacks.badnets",
         ),
@@ -187,7 +187,7 @@ TOY = {"dataset": bdtune.dataset("digits"), "attack": BADNETS}
     ],
 )
 def test_a_chain_that_reads_what_it_was_not_given_is_refused(
-    chain: Callable[[Given], dict[str, Node]], place: str, got: str
+    chain: Callable[[DefenseInputs], dict[str, Node]], place: str, got: str
 ) -> None:
     with pytest.raises(UserError, match=f"^{place}.*, got {got}"):
         graph(chain)
@@ -196,7 +196,7 @@ def test_a_chain_that_reads_what_it_was_not_given_is_refused(
 CLEAN = {"dataset": bdtune.dataset("digits")}
 
 
-class Spy(Plain):
+class Spy(PluginSource):
     """A source that pretends to be a network."""
 
     def load(self, resident: Any, artefacts: Any) -> Any:
@@ -215,7 +215,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_networks_of_its_own_and_other_replicates_are_its_own() -> None:
     from dataclasses import replace
 
-    def build(given: Given) -> dict[str, Node]:
+    def build(given: DefenseInputs) -> dict[str, Node]:
         small = given.network(bdtune.model("resnet_s1"))
         subset = given.node(AllSamples(), data=given.labels)
         again = replace(given, replicate=1).node(TRAIN, data=given.fit, subset=subset, model=small)
@@ -239,7 +239,7 @@ def test_a_handed_over_model_shows_nothing_of_the_attack(monkeypatch: pytest.Mon
 
 
 def test_a_stage_that_sees_a_stream_does_not_see_its_plan(tmp_path: Path) -> None:
-    def build(given: Given) -> dict[str, Node]:
+    def build(given: DefenseInputs) -> dict[str, Node]:
         return {**trained(given), "peek": given.node(Peek(), data=given.fit)}
 
     found = graph(build, pipeline="stream").chain["peek"]

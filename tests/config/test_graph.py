@@ -1,4 +1,4 @@
-"""A trial's graph: what it reports, what trials share, and the undefended twin."""
+"""A trial's graph: what it reports, what trials share, and the baseline."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_the_key_says_what_is_done_to_images() -> None:
     assert recipes(dataset=few, defense=plain) == recipes(dataset={**few, "mirrors": True}, defense=plain)
 
 
-def test_the_twin_of_a_trial_is_mirrored_as_the_trial_is() -> None:
-    twin = trial_graph(spec(dataset="digits")).reference
-    assert twin is not None
-    assert trial_graph(twin).chain["classifier"].stage.augment == "crop"  # type: ignore[attr-defined]
+def test_the_baseline_of_a_trial_is_mirrored_as_the_trial_is() -> None:
+    baseline = trial_graph(spec(dataset="digits")).reference
+    assert baseline is not None
+    assert trial_graph(baseline).chain["classifier"].stage.augment == "crop"  # type: ignore[attr-defined]
 
 
 def test_where_data_lie_changes_nothing() -> None:
@@ -104,16 +104,16 @@ def test_a_stream_trains_in_another_order_so_it_is_another_result() -> None:
     assert recipes(pipeline="auto") == recipes(pipeline="resident")
 
 
-def test_the_twin_has_the_same_data_and_training() -> None:
+def test_the_baseline_has_the_same_data_and_training() -> None:
     trial = spec()
     graph = trial_graph(trial)
-    twin = graph.reference
-    assert twin is not None
-    assert twin.defense.plugin_name() == "none"
-    assert twin.defense.train.epochs == 3
-    assert twin.model_copy(update={"defense": trial.defense}) == trial
-    assert trial_graph(twin).reference is None
-    assert trial_id(twin) == trial_id(trial_graph(spec(defense={**GSSD, "beta_nd": 9})).reference)
+    baseline = graph.baseline
+    assert baseline is not None
+    assert baseline.defense.plugin_name() == "none"
+    assert baseline.defense.train.epochs == 3
+    assert baseline.model_copy(update={"defense": trial.defense}) == trial
+    assert trial_graph(baseline).baseline is None
+    assert trial_id(baseline) == trial_id(trial_graph(spec(defense={**GSSD, "beta_nd": 9})).reference)
 
 
 def test_evaluation_sees_what_there_is_to_see() -> None:
@@ -172,13 +172,13 @@ def test_goals_come_last() -> None:
         seen.add(recipe)
 
 
-def test_robust_accuracy_is_asked_for_by_the_trial_and_measured_of_the_twin_too() -> None:
+def test_robust_accuracy_is_asked_for_by_the_trial_and_measured_of_the_baseline_too() -> None:
     robust = spec(evaluation={"robust": "pgd", "pgd": {"eps": "4/255"}})
     graph = trial_graph(robust)
     assert graph.evaluate.stage == robust.evaluation
     assert robust.evaluation.pgd.eps == 4 / 255
-    assert graph.reference is not None
-    assert graph.reference.evaluation == robust.evaluation
+    assert graph.baseline is not None
+    assert graph.baseline.evaluation == robust.evaluation
     assert differing(recipes(), recipes(evaluation={"robust": "pgd"})) == {"evaluate"}
 
 

@@ -52,21 +52,21 @@ def test_without_a_defense_the_model_is_the_one_handed_over() -> None:
     assert names(graph(attack="badnets")).count("supervised") == 1
 
 
-def test_the_undefended_twin_is_the_model_handed_over() -> None:
+def test_the_undefended_baseline_is_the_model_handed_over() -> None:
     undefended = graph().chain["classifier"].recipe
     for defense in ({"name": "needy"}, {"name": "toy"}):
         found = graph(defense=defense, dataset={"name": "digits", "train_limit": 80, "test_limit": 30})
-        assert found.reference is not None
-        twin = trial_graph(found.reference)
-        assert twin.chain["classifier"].recipe == undefended
+        assert found.baseline is not None
+        baseline = trial_graph(found.baseline)
+        assert baseline.chain["classifier"].recipe == undefended
         assert undefended in {node.recipe for node in found.chain.values()} or defense["name"] == "toy"
 
 
 def test_a_post_training_defense_starts_from_the_undefended_model_of_a_poisoned_set() -> None:
     found = graph(attack="badnets", defense="needy")
-    assert found.reference is not None
-    twin = trial_graph(found.reference)
-    assert found.chain["trained"].recipe == twin.chain["classifier"].recipe
+    assert found.baseline is not None
+    baseline = trial_graph(found.baseline)
+    assert found.chain["trained"].recipe == baseline.chain["classifier"].recipe
 
 
 def test_a_training_of_its_own_takes_the_poisoned_set_alone() -> None:

@@ -64,13 +64,13 @@ def test_a_knob_set_by_an_oracle_is_found_in_every_trial_that_has_it(write: Call
     assert [read.read for read in oracle_reads(spec, every * 2)] == ["0", "2"]
 
 
-def test_a_trials_record_says_so_and_its_twins_does_not(write: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_trials_record_says_so_and_its_baselines_does_not(write: Callable[[str], str], tmp_path: Path) -> None:
     trial = {"dataset": "digits", "attack": "badnets", "defense": {**GIVEN, "oracle_target": 0}}
     spec = load_sweep(write(yaml.safe_dump({"trial": trial})))
     ledger = Ledger("s", Resolver(Store(tmp_path / "store")))
     entry = ledger.add(spec.trial)
     result = result_of(entry, ledger.resolver, sweep="s", status="failed")
     assert result.to_json()["oracle"] == [{"reader": "defense.oracle_target", "read": "0"}]
-    twin = ledger.twin(entry)
-    assert twin is not None
-    assert result_of(twin, ledger.resolver, sweep="s", status="failed").oracle == ()
+    baseline = ledger.baseline(entry)
+    assert baseline is not None
+    assert result_of(baseline, ledger.resolver, sweep="s", status="failed").oracle == ()

@@ -131,12 +131,12 @@ def test_a_model_that_the_attacker_trains_is_one_for_all_training_seeds(
     assert [other == first for other in others] == [True, False, False]
 
 
-def test_the_twin_has_both_seeds() -> None:
+def test_the_baseline_has_both_seeds() -> None:
     trial = spec(seed=4, data_seed=1, attack={"name": "badnets", "seed": 2})
-    twin = trial_graph(trial).reference
-    assert twin is not None
-    assert (twin.seed, twin.data_seed, twin.attack.seed) == (4, 1, 2)
-    assert trial_graph(twin).data_digest == trial_graph(trial).data_digest
+    baseline = trial_graph(trial).baseline
+    assert baseline is not None
+    assert (baseline.seed, baseline.data_seed, baseline.attack.seed) == (4, 1, 2)
+    assert trial_graph(baseline).data_digest == trial_graph(trial).data_digest
 
 
 def test_an_id_changes_with_each_seed_and_the_way_through_json_keeps_them() -> None:

@@ -15,13 +15,13 @@ import bdtune
 from bdtune.config.trial import parse_trial
 from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context, Node, Source, Stage
-from bdtune.engine.stage import Given as Plain
+from bdtune.engine.stage import PluginSource
 from bdtune.knobs import Knobs
 from bdtune.plugins import registry
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
 from bdtune.plugins.dataset import Dataset
-from bdtune.plugins.defense import Defense, Given, diagnosis
+from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
 from bdtune.plugins.handles import FIT, LABELS
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
 from bdtune.poisoning.sources import FitSet
@@ -63,12 +63,12 @@ def observed_set() -> ImageSet:
     return ImageSet(images, labels, CLASSES, (0.5,) * 3, (0.25,) * 3)
 
 
-def given() -> Given:
+def given() -> DefenseInputs:
     data = observed_set()
     labels = LabelSet(data.labels, data.num_classes)
     model = bdtune.model("resnet18", width=2)
     fit, names, network = (Is(word=type(value).__name__, value=value) for value in (data, labels, model))
-    return Given(fit, names, network, seed=5, numerics=CPU)
+    return DefenseInputs(fit, names, network, seed=5, numerics=CPU)
 
 
 def truth(seed: int) -> Truth:
@@ -146,10 +146,10 @@ def test_chain_is_named_and_ends_in_a_classifier(name: str) -> None:
     assert set(defense.evidence) <= set(chain)
     assert defense.judged[-1] == "classifier"
     assert all(chain[name].stage.classifier for name in defense.judged)
-    twin = defense.reference()
-    assert isinstance(twin, Supervised)
-    assert (twin.name, twin.classifier) == ("supervised", True)
-    assert bdtune.defense("none", train=twin).build(given())["classifier"].stage == twin
+    baseline = defense.baseline_training()
+    assert isinstance(baseline, Supervised)
+    assert (baseline.name, baseline.classifier) == ("supervised", True)
+    assert bdtune.defense("none", train=baseline).build(given())["classifier"].stage == baseline
     assert {node.recipe for node in chain.values()} >= {node.recipe for node in chain["classifier"].walk()}
     for node in chain.values():
         assert isinstance(node.stage, Stage)
@@ -157,10 +157,10 @@ def test_chain_is_named_and_ends_in_a_classifier(name: str) -> None:
 
 
 @pytest.mark.parametrize("defense", [*DEFENSES, {"name": "abl", "form": "joint"}], ids=str)
-def test_the_undefended_twin_has_as_many_epochs(defense: Any) -> None:
+def test_the_undefended_baseline_has_as_many_epochs(defense: Any) -> None:
     spec, faults = parse_trial({"dataset": "digits", "attack": "badnets", "defense": defense})
     assert spec is not None, faults
-    assert trial_graph(spec).budget == spec.defense.reference().epochs
+    assert trial_graph(spec).budget == spec.defense.baseline_training().epochs
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -174,10 +174,10 @@ def test_equal_knobs_give_equal_recipes(name: str) -> None:
 @pytest.mark.parametrize("name", DEFENSES)
 def test_chain_reads_nothing_but_what_it_was_given(name: str) -> None:
     have = given()
-    handles = replace(have, fit=FIT, labels=LABELS, model=Plain(plugin=bdtune.model("resnet18", width=2)))
+    handles = replace(have, fit=FIT, labels=LABELS, model=PluginSource(plugin=bdtune.model("resnet18", width=2)))
     chain = bound(name, make(name).build(handles), Bindings({FIT: have.fit, LABELS: have.labels}, None, 5))
     read = [value for last in chain.values() for node in last.walk() for value in node.inputs.values()]
-    sources = {id(value) for value in read if isinstance(value, Source) and not isinstance(value, Plain)}
+    sources = {id(value) for value in read if isinstance(value, Source) and not isinstance(value, PluginSource)}
     assert sources <= {id(have.fit), id(have.labels)}
 
 
@@ -260,12 +260,12 @@ def test_subsets_hold_ids_and_labels_only(name: str) -> None:
 
 def test_making_defenses_and_chains_loads_no_torch() -> None:
     code = (
-        "import sys, bdtune; from bdtune.plugins import registry; from bdtune.plugins.defense import Given\n"
+        "import sys, bdtune; from bdtune.plugins import registry; from bdtune.plugins.defense import DefenseInputs\n"
         "from bdtune.plugins.handles import FIT, LABELS\n"
-        "from bdtune.engine.stage import Given as Plain\n"
-        "model = Plain(plugin=bdtune.model('resnet18'))\n"
+        "from bdtune.engine.stage import PluginSource\n"
+        "model = PluginSource(plugin=bdtune.model('resnet18'))\n"
         "for name in registry.names('defenses'):\n"
-        "    bdtune.defense(name).build(Given(FIT, LABELS, model))\n"
+        "    bdtune.defense(name).build(DefenseInputs(FIT, LABELS, model))\n"
         "heavy = {'torch', 'matplotlib', 'ray', 'mlflow'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -11,7 +11,7 @@ import bdtune
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
-from bdtune.plugins.defense import Given
+from bdtune.plugins.defense import DefenseInputs
 from tests.doubles import CPU, Is, Memory, Nowhere
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def counting(tmp_path: Path) -> Counting:
 
 
 @pytest.fixture
-def poisoned() -> tuple[Given, Truth]:
+def poisoned() -> tuple[DefenseInputs, Truth]:
     """Sixty noisy images of three classes, a fifth with a white corner and label 0."""
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1, 2], 20)
@@ -49,7 +49,7 @@ def poisoned() -> tuple[Given, Truth]:
     role[np.flatnonzero(labels)[:12]] = 1
     images[role == 1, :2, :2] = 255
     observed = np.where(role == 1, 0, labels)
-    given = Given(
+    given = DefenseInputs(
         Is(word="fit", value=ImageSet(images, observed, 3, (0.3,) * 3, (0.25,) * 3)),
         Is(word="labels", value=LabelSet(observed, 3)),
         Is(word="model", value=bdtune.model("resnet_s", stem_width=4)),

@@ -24,7 +24,7 @@ from tests.doubles import CPU, Is
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 CTX = Context(seed=1, numerics=CPU)
 
@@ -106,12 +106,12 @@ def test_what_comes_after_the_split_leaves_it_shared(tmp_path: Path) -> None:
     assert found["supervised"] == (1, 2)  # without an attack its radius counts for nothing
 
 
-def given_of(data: ImageSet, model: Any) -> Given:
-    from bdtune.plugins.defense import Given
+def given_of(data: ImageSet, model: Any) -> DefenseInputs:
+    from bdtune.plugins.defense import DefenseInputs
 
     labels = LabelSet(data.labels, data.num_classes)
     fit, names, network = (Is(word=type(value).__name__, value=value) for value in (data, labels, model))
-    return Given(fit, names, network, numerics=CPU)
+    return DefenseInputs(fit, names, network, numerics=CPU)
 
 
 SHORT: dict[str, Any] = {
@@ -153,9 +153,9 @@ def test_the_final_training_starts_from_random_weights() -> None:
     assert chain["classifier"].seed != chain["naive"].seed
 
 
-def test_the_twin_is_trained_as_the_defended_classifier() -> None:
+def test_the_baseline_is_trained_as_the_defended_classifier() -> None:
     defense = bdtune.defense("aabl", train={"epochs": 3, "lr": 0.05})
-    assert defense.reference() == Supervised(epochs=3, lr=0.05, milestones=(0.5, 0.75, 0.9))
+    assert defense.baseline_training() == Supervised(epochs=3, lr=0.05, milestones=(0.5, 0.75, 0.9))
 
 
 def judged(scores: Any, poison: Any, **knobs: Any) -> tuple[dict[str, float], Any, dict[str, Artefact]]:

@@ -33,7 +33,7 @@ from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Defense, Given
+    from bdtune.plugins.defense import Defense, DefenseInputs
     from tests.defenses.conftest import Counting
 
 CTX = Context(seed=4, numerics=CPU)
@@ -131,7 +131,7 @@ def test_flooding_is_the_same_update() -> None:
         torch.testing.assert_close(one.grad, two.grad)
 
 
-def test_settings_that_come_to_the_same_share_the_isolation_model(poisoned: tuple[Given, Truth]) -> None:
+def test_settings_that_come_to_the_same_share_the_isolation_model(poisoned: tuple[DefenseInputs, Truth]) -> None:
     def recipe(**isolate: Any) -> str:
         return bdtune.defense("abl", isolate=isolate).build(poisoned[0])["isolate"].recipe
 
@@ -140,7 +140,7 @@ def test_settings_that_come_to_the_same_share_the_isolation_model(poisoned: tupl
     assert len({recipe(), recipe(ascent="none"), recipe(lga_gamma=0.3), recipe(level="sample")}) == 4
 
 
-def test_the_loss_stays_about_gamma(poisoned: tuple[Given, Truth]) -> None:
+def test_the_loss_stays_about_gamma(poisoned: tuple[DefenseInputs, Truth]) -> None:
     given, _ = poisoned
     data, model = given.fit.value, given.model.value  # type: ignore[attr-defined]
     everything = Artefact({"ids": np.arange(60), "labels": data.labels})
@@ -152,7 +152,7 @@ def test_the_loss_stays_about_gamma(poisoned: tuple[Given, Truth]) -> None:
     assert held.arrays["trace.losses"].shape == (8, 60)
 
 
-def test_sgd_is_nesterovs(poisoned: tuple[Given, Truth]) -> None:
+def test_sgd_is_nesterovs(poisoned: tuple[DefenseInputs, Truth]) -> None:
     data, model = poisoned[0].fit.value, poisoned[0].model.value  # type: ignore[attr-defined]
     network = new_network(model, data, 0, CPU)
 
@@ -168,7 +168,7 @@ def test_sgd_is_nesterovs(poisoned: tuple[Given, Truth]) -> None:
 
 
 @pytest.fixture
-def start(poisoned: tuple[Given, Truth]) -> dict[str, Any]:
+def start(poisoned: tuple[DefenseInputs, Truth]) -> dict[str, Any]:
     """Inputs of the unlearning: a model that knows the trigger, and the poison as isolated."""
     given, truth = poisoned
     data, model = given.fit.value, given.model.value  # type: ignore[attr-defined]
@@ -317,7 +317,7 @@ def short(**knobs: Any) -> Defense:
 
 
 def test_a_grid_over_p_and_the_unlearning_trains_one_isolation_model(
-    counting: Counting, poisoned: tuple[Given, Truth]
+    counting: Counting, poisoned: tuple[DefenseInputs, Truth]
 ) -> None:
     given, _ = poisoned
     chains = [
@@ -351,57 +351,57 @@ def test_a_grid_over_p_and_the_unlearning_trains_one_isolation_model(
     }
 
 
-def test_both_forms_share_the_isolation(poisoned: tuple[Given, Truth]) -> None:
+def test_both_forms_share_the_isolation(poisoned: tuple[DefenseInputs, Truth]) -> None:
     given, _ = poisoned
     recover, joint = short().build(given), short(form="joint").build(given)
     assert recover["isolated"].recipe == joint["isolated"].recipe
     assert joint["classifier"].name == "abl_joint"
-    assert short(form="joint").reference() != short(joint={"lr": 0.01}, form="joint").reference()
+    assert short(form="joint").baseline_training() != short(joint={"lr": 0.01}, form="joint").baseline_training()
 
 
 @pytest.mark.parametrize("form", ["recover", "joint"])
-def test_the_twin_is_trained_as_the_defended_classifier(poisoned: tuple[Given, Truth], form: str) -> None:
+def test_the_baseline_is_trained_as_the_defended_classifier(poisoned: tuple[DefenseInputs, Truth], form: str) -> None:
     knobs: dict[str, Any] = {"epochs": 7, "lr": 0.03, "weight_decay": 1e-3}
     knobs |= {"milestones": (0.5,), "augment": "flip"}
     defense = bdtune.defense("abl", form=form, isolate={"epochs": 3}, **{form: knobs})
-    assert defense.reference() == Supervised(**{**knobs, "epochs": 3 + 7}, nesterov=True)
-    twin = bdtune.defense("none", train=defense.reference()).build(poisoned[0])["classifier"].stage
-    assert (twin.name, twin.classifier, twin.length()) == ("supervised", True, 10)
-    assert twin.nesterov
+    assert defense.baseline_training() == Supervised(**{**knobs, "epochs": 3 + 7}, nesterov=True)
+    baseline = bdtune.defense("none", train=defense.baseline_training()).build(poisoned[0])["classifier"].stage
+    assert (baseline.name, baseline.classifier, baseline.length()) == ("supervised", True, 10)
+    assert baseline.nesterov
     network = bdtune.model("resnet_s", stem_width=2).build(2, (8, 8, 3))
-    assert [(group["lr"], group["nesterov"]) for group in twin.new_optimizer(network).param_groups] == [
+    assert [(group["lr"], group["nesterov"]) for group in baseline.new_optimizer(network).param_groups] == [
         (0.03, True)
     ]
 
 
 @pytest.mark.parametrize("plain", [{"optimizer": "adam"}, {"nesterov": False}])
-def test_without_nesterovs_momentum_the_twin_is_one_that_others_have_too(
-    poisoned: tuple[Given, Truth], plain: dict[str, Any]
+def test_without_nesterovs_momentum_the_baseline_is_one_that_others_have_too(
+    poisoned: tuple[DefenseInputs, Truth], plain: dict[str, Any]
 ) -> None:
     knobs: dict[str, Any] = {"epochs": 80, "lr": 1e-3, "weight_decay": 0.0, "schedule": "cosine"}
     knobs |= {"milestones": (0.5, 0.75), "augment": "auto"}
     recover = {**knobs, **plain, "epochs": 60}
-    twin = bdtune.defense("abl", isolate={"epochs": 20}, recover=recover).reference()
-    assert twin.identity() == Supervised(**knobs, **plain).identity()
+    baseline = bdtune.defense("abl", isolate={"epochs": 20}, recover=recover).baseline_training()
+    assert baseline.identity() == Supervised(**knobs, **plain).identity()
     if "optimizer" in plain:
-        assert twin.identity() == bdtune.defense("lfd").reference().identity()
+        assert baseline.identity() == bdtune.defense("lfd").baseline_training().identity()
 
 
 @pytest.mark.parametrize("knobs", [{}, {"form": "joint"}, {"recover": {"optimizer": "adam"}}])
-def test_the_twins_settings_survive_being_written_down(knobs: dict[str, Any]) -> None:
+def test_the_baselines_settings_survive_being_written_down(knobs: dict[str, Any]) -> None:
     """So they travel to the worker that trains it, and into a sweep's files."""
     raw = {"dataset": "digits", "attack": "badnets", "defense": {"name": "abl", **knobs}}
     spec, faults = parse_trial(raw)
     assert spec is not None
     assert not faults
-    twin = trial_graph(spec).reference
-    assert twin is not None
-    again = spec_from_dict(json.loads(json.dumps(spec_to_dict(twin))))
-    assert again == twin
-    assert trial_graph(again).chain["classifier"].recipe == trial_graph(twin).chain["classifier"].recipe
+    baseline = trial_graph(spec).baseline
+    assert baseline is not None
+    again = spec_from_dict(json.loads(json.dumps(spec_to_dict(baseline))))
+    assert again == baseline
+    assert trial_graph(again).chain["classifier"].recipe == trial_graph(baseline).chain["classifier"].recipe
 
 
-def test_unlearning_goes_on_from_the_weights_alone(poisoned: tuple[Given, Truth]) -> None:
+def test_unlearning_goes_on_from_the_weights_alone(poisoned: tuple[DefenseInputs, Truth]) -> None:
     """Momentum that was gathered in descending would carry the first steps of the ascent down again."""
     chain = short().build(poisoned[0])
     assert chain["classifier"].inputs["init"].name == "abl_recover"
@@ -410,7 +410,7 @@ def test_unlearning_goes_on_from_the_weights_alone(poisoned: tuple[Given, Truth]
     assert not chain["classifier"].stage.new_optimizer(network).state  # type: ignore[attr-defined]
 
 
-def test_the_recovery_may_see_all_samples(poisoned: tuple[Given, Truth]) -> None:
+def test_the_recovery_may_see_all_samples(poisoned: tuple[DefenseInputs, Truth]) -> None:
     """As LfD describes ABL; the unlearning then still takes the isolated samples alone."""
     chain = short(recover_on="all").build(poisoned[0])
     assert chain["recover"].inputs["subset"] is chain["subset"]
@@ -418,16 +418,16 @@ def test_the_recovery_may_see_all_samples(poisoned: tuple[Given, Truth]) -> None
     assert short().build(poisoned[0])["recover"].inputs["subset"].name == "abl_rest"
 
 
-def test_no_recovery_leaves_the_isolation_model(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
+def test_no_recovery_leaves_the_isolation_model(counting: Counting, poisoned: tuple[DefenseInputs, Truth]) -> None:
     chain = short(recover={"epochs": 0}).build(poisoned[0])
     isolate, recover = counting.compute(chain["isolate"]), counting.compute(chain["recover"])
     assert all(np.array_equal(recover.arrays[name], isolate.arrays[name]) for name in recover.arrays)
-    assert short(isolate={"epochs": 3}, recover={"epochs": 0}).reference().epochs == 3
+    assert short(isolate={"epochs": 3}, recover={"epochs": 0}).baseline_training().epochs == 3
 
 
 @pytest.mark.parametrize("form", ["recover", "joint"])
 def test_what_is_isolated_is_judged_by_the_truth(
-    counting: Counting, poisoned: tuple[Given, Truth], form: str
+    counting: Counting, poisoned: tuple[DefenseInputs, Truth], form: str
 ) -> None:
     given, truth = poisoned
     defense = short(form=form, p=0.1)
@@ -444,7 +444,7 @@ def test_what_is_isolated_is_judged_by_the_truth(
     assert found["isolated_target"] == np.mean(truth.observed[ids] == 0)
 
 
-def test_the_picture_shows_both_parts(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
+def test_the_picture_shows_both_parts(counting: Counting, poisoned: tuple[DefenseInputs, Truth]) -> None:
     given, truth = poisoned
     for p in (0.0, 0.1):
         defense = short(p=p)

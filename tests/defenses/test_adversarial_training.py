@@ -1,4 +1,4 @@
-"""Adversarial training as a defense: its chain, its twin, its cost."""
+"""Adversarial training as a defense: its chain, its baseline, its cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bdtune.trials.graph import trial_graph
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
     from tests.defenses.conftest import Counting
 
 
@@ -30,15 +30,15 @@ def graph(**knobs: Any) -> Any:
 def test_it_trains_on_everything_as_no_defense_does() -> None:
     found = graph()
     assert [node.name for node in found.chain["classifier"].walk()] == ["all_samples", "adversarial_training"]
-    twin = trial_graph(found.reference)
-    assert twin.chain["subset"].recipe == found.chain["subset"].recipe
-    stage = twin.chain["classifier"].stage.model_copy(update={"augment": "auto"})
+    baseline = trial_graph(found.baseline)
+    assert baseline.chain["subset"].recipe == found.chain["subset"].recipe
+    stage = baseline.chain["classifier"].stage.model_copy(update={"augment": "auto"})
     assert stage == Supervised(epochs=100, milestones=(0.5, 0.75, 0.9))
 
 
-def test_the_attacks_knobs_do_not_touch_the_twin() -> None:
+def test_the_attacks_knobs_do_not_touch_the_baseline() -> None:
     one, other = graph(), graph(train={"pgd": {"eps": "4/255"}, "attack_bn": "train"})
-    assert one.reference == other.reference
+    assert one.is_baseline == other.is_baseline
     assert one.chain["classifier"].recipe != other.chain["classifier"].recipe
 
 
@@ -49,7 +49,7 @@ def test_its_epochs_are_ticks_that_a_scheduler_can_judge() -> None:
 
 
 def test_its_picture_shows_the_losses_on_adversarial_images(
-    counting: Counting, poisoned: tuple[Given, Truth]
+    counting: Counting, poisoned: tuple[DefenseInputs, Truth]
 ) -> None:
     given, truth = poisoned
     short = {"epochs": 2, "batch_size": 20, "pgd": {"steps": 1}}
@@ -77,7 +77,7 @@ class Unrecorded(AdversarialTraining):
         return fit.training()
 
 
-def test_recording_changes_no_weight(poisoned: tuple[Given, Truth], counting: Counting) -> None:
+def test_recording_changes_no_weight(poisoned: tuple[DefenseInputs, Truth], counting: Counting) -> None:
     given, _ = poisoned
     knobs = {"epochs": 2, "batch_size": 20, "pgd": PGD(steps=2)}
     chain = bdtune.defense("adversarial_training").build(given)
@@ -96,7 +96,7 @@ def test_the_last_and_the_best_epoch_share_one_training() -> None:
         "adversarial_training",
         "best_epoch",
     ]
-    assert best.reference == graph().reference
+    assert best.baseline == graph().reference
     assert best.epochs == last.epochs == 100
 
 
@@ -107,7 +107,7 @@ def test_the_best_epoch_needs_a_validation_part() -> None:
 
 
 def test_what_the_best_epoch_is_worth_is_told_and_drawn(
-    counting: Counting, poisoned: tuple[Given, Truth]
+    counting: Counting, poisoned: tuple[DefenseInputs, Truth]
 ) -> None:
     given, truth = poisoned
     short = {"epochs": 3, "batch_size": 20, "optimizer": "adam", "lr": 0.02, "pgd": {"steps": 1}}

@@ -11,7 +11,7 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context, Node, Source
 from bdtune.engine.store import Store
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
-from bdtune.plugins.defense import Defense, Given, diagnosis
+from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
 from bdtune.training.supervised import Supervised
 from tests.doubles import Is, Nowhere
 
@@ -45,7 +45,7 @@ def decide(defense: Defense, z: np.ndarray, observed: np.ndarray, truth: Truth) 
     fit = Is(
         word="fit", value=ImageSet(np.zeros((len(z), 8, 8, 3), np.uint8), observed, 4, (0.5,) * 3, (0.5,) * 3)
     )
-    chain = defense.build(Given(fit, labels, Is(word="model", value=None), seed=1, numerics=CTX.numerics))
+    chain = defense.build(DefenseInputs(fit, labels, Is(word="model", value=None), seed=1, numerics=CTX.numerics))
     done: dict[Node, Artefact] = {chain["features"]: Artefact({"z": z})}
 
     def value(node: Node | Source) -> Any:
@@ -155,12 +155,12 @@ def test_lambda_is_one_knob_by_either_name() -> None:
 
 
 @pytest.fixture
-def tiny() -> tuple[Given, dict[str, Any]]:
+def tiny() -> tuple[DefenseInputs, dict[str, Any]]:
     """Forty random images, a small network, and trainings of one epoch."""
     rng = np.random.default_rng(0)
     observed = np.repeat([0, 1], 20)
     images = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    given = Given(
+    given = DefenseInputs(
         Is(word="fit", value=ImageSet(images, observed, 2, (0.5,) * 3, (0.25,) * 3)),
         Is(word="labels", value=LabelSet(observed, 2)),
         Is(word="model", value=bdtune.model("resnet18", width=2)),
@@ -171,7 +171,7 @@ def tiny() -> tuple[Given, dict[str, Any]]:
 
 
 def test_settings_of_equal_verdict_share_every_training(
-    tmp_path: Any, tiny: tuple[Given, dict[str, Any]]
+    tmp_path: Any, tiny: tuple[DefenseInputs, dict[str, Any]]
 ) -> None:
     given, short = tiny
     executor = Executor(Store(tmp_path), Nowhere())  # type: ignore[arg-type]
@@ -190,7 +190,7 @@ def test_settings_of_equal_verdict_share_every_training(
     assert computed.count("supervised") == 1
     classifier(bdtune.defense("gssd", **{**nothing, "beta_nd": -99.0, "lambda": 0.5, "alpha_c": 0.4}))
     assert computed == ["class_tests", "split"]  # nothing is trained
-    undefended = classifier(bdtune.defense("none", train=bdtune.defense("gssd", **nothing).reference()))
+    undefended = classifier(bdtune.defense("none", train=bdtune.defense("gssd", **nothing).baseline_training()))
     assert computed == ["all_samples"]  # nothing was removed: the same training
     assert first.info["skipped"]
     assert all(np.array_equal(first.arrays[name], value) for name, value in undefended.arrays.items())
@@ -200,9 +200,9 @@ def test_settings_of_equal_verdict_share_every_training(
     assert not {"simclr", "features", "flows", "density"} & set(computed)
 
 
-def test_the_twin_is_trained_as_the_defended_classifier() -> None:
+def test_the_baseline_is_trained_as_the_defended_classifier() -> None:
     defense = bdtune.defense("gssd", retrain={"epochs": 3, "lr": 0.05})
-    assert defense.reference() == Supervised(epochs=3, lr=0.05)
+    assert defense.baseline_training() == Supervised(epochs=3, lr=0.05)
 
 
 def test_the_picture_shows_each_class_with_its_verdict() -> None:

@@ -20,7 +20,7 @@ from tests.doubles import Is
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Defense, Given
+    from bdtune.plugins.defense import Defense, DefenseInputs
     from tests.defenses.conftest import Counting
 
 CTX = Context()
@@ -148,7 +148,7 @@ def grid() -> list[Defense]:
 
 
 def test_a_grid_trains_each_teacher_once_and_a_student_per_weights(
-    counting: Counting, poisoned: tuple[Given, Truth]
+    counting: Counting, poisoned: tuple[DefenseInputs, Truth]
 ) -> None:
     given, _ = poisoned
     chains = [defense.build(given) for defense in grid()]
@@ -172,7 +172,7 @@ def test_a_grid_trains_each_teacher_once_and_a_student_per_weights(
     assert counting.computed.count("lfd_student") == 1
 
 
-def test_neither_alpha_beta_nor_mode_touch_the_teacher(poisoned: tuple[Given, Truth]) -> None:
+def test_neither_alpha_beta_nor_mode_touch_the_teacher(poisoned: tuple[DefenseInputs, Truth]) -> None:
     given, _ = poisoned
     base = short().build(given)
     for knobs in ({"alpha": 0.3}, {"beta": 0.1}, {"mode": "drop"}, {"ties": "strict"}):
@@ -183,16 +183,16 @@ def test_neither_alpha_beta_nor_mode_touch_the_teacher(poisoned: tuple[Given, Tr
     assert other["teacher"].recipe != base["teacher"].recipe
 
 
-def test_plain_is_the_undefended_twin(poisoned: tuple[Given, Truth]) -> None:
+def test_plain_is_the_undefended_baseline(poisoned: tuple[DefenseInputs, Truth]) -> None:
     given, _ = poisoned
     defense = short(mode="plain")
-    undefended = bdtune.defense("none", train=defense.reference()).build(given)
+    undefended = bdtune.defense("none", train=defense.baseline_training()).build(given)
     assert defense.build(given)["classifier"].recipe == undefended["classifier"].recipe
-    assert defense.reference() == short().reference()
-    assert type(defense.reference()) is Supervised
+    assert defense.baseline_training() == short().baseline_training()
+    assert type(defense.baseline_training()) is Supervised
 
 
-def test_ascent_without_bound_ends_as_diverged(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
+def test_ascent_without_bound_ends_as_diverged(counting: Counting, poisoned: tuple[DefenseInputs, Truth]) -> None:
     student = {"epochs": 60, "batch_size": 16, "optimizer": "sgd", "lr": 10.0, "schedule": "constant"}
     defense = bdtune.defense("lfd", teacher={"epochs": 1}, student=student, mode="ascent_means", alpha=0.4)
     with pytest.raises(StageFailed, match="lfd_student") as failed:
@@ -205,7 +205,7 @@ def test_ascent_without_bound_ends_as_diverged(counting: Counting, poisoned: tup
 
 
 def test_neither_the_students_training_nor_its_augmentation_changes_a_loss(
-    poisoned: tuple[Given, Truth],
+    poisoned: tuple[DefenseInputs, Truth],
 ) -> None:
     given, _ = poisoned
     base = short().build(given)
@@ -215,7 +215,7 @@ def test_neither_the_students_training_nor_its_augmentation_changes_a_loss(
     assert other["classifier"].recipe != base["classifier"].recipe
 
 
-def test_candidates_are_judged_by_the_truth(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
+def test_candidates_are_judged_by_the_truth(counting: Counting, poisoned: tuple[DefenseInputs, Truth]) -> None:
     given, truth = poisoned
     defense = short(teacher={"epochs": 3, "lr": 0.02}, alpha=0.2)
     judge = diagnosis(defense, defense.build(given), Is(word="truth", value=truth))
@@ -239,7 +239,7 @@ def test_candidates_are_judged_by_the_truth(counting: Counting, poisoned: tuple[
 
 @pytest.mark.parametrize("knobs", [{"beta": 0.5}, {"mode": "ascent_sum"}])
 def test_push_is_how_negative_weights_compare_with_positive_ones(
-    counting: Counting, poisoned: tuple[Given, Truth], knobs: dict[str, Any]
+    counting: Counting, poisoned: tuple[DefenseInputs, Truth], knobs: dict[str, Any]
 ) -> None:
     given, truth = poisoned
     defense = short(teacher={"epochs": 3, "lr": 0.02, "model": "resnet_s"}, alpha=0.2, **knobs)
@@ -254,7 +254,7 @@ def test_push_is_how_negative_weights_compare_with_positive_ones(
 
 
 def test_without_poison_there_is_nothing_to_judge_by(
-    counting: Counting, poisoned: tuple[Given, Truth]
+    counting: Counting, poisoned: tuple[DefenseInputs, Truth]
 ) -> None:
     given, truth = poisoned
     clean = type(truth)(truth.labels, truth.observed, np.zeros_like(truth.role), None)
@@ -267,7 +267,7 @@ def test_without_poison_there_is_nothing_to_judge_by(
     assert np.isfinite(list(found.values())).all()
 
 
-def test_the_picture_shows_losses_gamma_and_epochs(counting: Counting, poisoned: tuple[Given, Truth]) -> None:
+def test_the_picture_shows_losses_gamma_and_epochs(counting: Counting, poisoned: tuple[DefenseInputs, Truth]) -> None:
     given, truth = poisoned
     defense = short(teacher={"epochs": 2})
     chain = defense.build(given)

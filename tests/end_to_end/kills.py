@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bdtune.engine.stage import flavour_of
+from bdtune.engine.stage import config_hash_of
 from bdtune.engine.store import Store
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -131,8 +131,8 @@ class Runs:
         """Return the stages that were published more often than the store has them."""
         lines = (self.store.root / "costs.jsonl").read_text().splitlines()
         manifests = self.store.entries()
-        published = Counter(flavour_of(manifest.preimage) for manifest in manifests)
-        return Counter(json.loads(line)["flavour"] for line in lines) - published
+        published = Counter(config_hash_of(manifest.preimage) for manifest in manifests)
+        return Counter(json.loads(line)["config_hash"] for line in lines) - published
 
     def blocked(self) -> list[str]:
         """Return the keys whose lease a living process holds."""

@@ -123,7 +123,7 @@ def test_a_plan_counts_what_is_shared_and_what_exists(executor):
     before = make_plan(trials, 0, Resolver(executor.store))
     assert before.trials == 4
     assert vars(before.stages["toy_train"]) == {
-        "unique": 5, "cached": 0, "passed": 0, "without_sharing": 8, "exact": False,
+        "unique": 5, "cached": 0, "reused": 0, "without_sharing": 8, "exact": False,
     }  # fmt: skip
     assert before.unpredicted == ("toy_threshold", "toy_train")
     for (node,) in trials:

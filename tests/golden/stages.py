@@ -18,7 +18,7 @@ from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.data import LabelSet, Truth
 from bdtune.plugins.defense import Diagnose
 from bdtune.poisoning.latent_trigger import CraftRows
-from bdtune.training.validation import Apart, BestEpoch
+from bdtune.training.validation import ValidationSplit, BestEpoch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ OTSU = Artefact({"threshold": np.array([7.0]), "separability": np.array([0.75])}
 def cases() -> Iterator[tuple[Stage, Inputs]]:
     """Yield derived stages with inputs, each at least once."""
     yield AllSamples(), {"data": DATA}
-    yield Apart(fraction=0.1), {"data": DATA}
+    yield ValidationSplit(fraction=0.1), {"data": DATA}
     yield BestEpoch(), {"classifier": CLASSIFIER}
     for part in ("train", "validation"):
         yield CleanPart(part=part), {"data": DATA}

@@ -83,11 +83,11 @@ def test_a_panel_runs_through_the_best_of_most_attacks(make_trial):
 
 def test_the_level_without_a_defense_is_that_of_the_panels_attack(make_trial, make_reference):
     grid = [make_trial(f"{a}{k}", knobs={"attack": a, "k": k}) for a in ("badnets", "blend") for k in (1, 2)]
-    twins = [
+    baselines = [
         replace(reference, params={**reference.params, "attack": attack})
         for attack, reference in (("badnets", make_reference("r", acc=0.9)), ("blend", make_reference("q")))
     ]
-    groups = grouped([*grid, *twins])
+    groups = grouped([*grid, *baselines])
     shown = {panel.axis: panel for panel in panels(groups, varying(groups), [groups[2]])}
     assert _undefended(shown["k"], groups, "acc").mean == 0.9
     assert _undefended(shown["attack"], groups, "acc") is None

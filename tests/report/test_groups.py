@@ -11,7 +11,7 @@ from bdtune.report.groups import Group, grouped, label, rank, varying
 
 def test_groups_are_settings_references_first_then_by_value(sweep):
     groups = grouped(sweep.trials)
-    assert [group.reference for group in groups] == [True, False, False, False]
+    assert [group.is_baseline for group in groups] == [True, False, False, False]
     assert [group.params.get("defense.beta_nd") for group in groups] == [None, 0.6, 1.5, 3.0]
     assert [trial.id for trial in groups[3].trials] == ["good0", "good1"]
     assert varying(groups) == ["defense.beta_nd"]

@@ -49,7 +49,7 @@ def test_budgets_of_epochs_stand_beside_each_other_where_they_differ(sweep):
         return replace(
             sweep,
             trials=tuple(
-                replace(t, epochs=other) if t.reference else replace(t, epochs=own, undefended_epochs=other)
+                replace(t, epochs=other) if t.is_baseline else replace(t, epochs=own, undefended_epochs=other)
                 for t in sweep.trials
             ),
         )
@@ -66,7 +66,7 @@ def test_budgets_of_epochs_stand_beside_each_other_where_they_differ(sweep):
 def test_an_attack_that_did_not_take_is_said(sweep, make_reference):
     weak = [make_reference("ref0", asr=0.4)]
     defended = [
-        replace(t, metrics={**t.metrics, "undefended/asr": 0.4}) for t in sweep.trials if not t.reference
+        replace(t, metrics={**t.metrics, "undefended/asr": 0.4}) for t in sweep.trials if not t.is_baseline
     ]
     shown = build(SweepResult("weak", (*weak, *defended)))
     assert {row.kind for row in shown.rows} == {"not_taken"}

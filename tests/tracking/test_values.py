@@ -45,11 +45,11 @@ def test_the_training_set_is_counted_as_it_was_poisoned(make_trial):
 
 
 def test_tags_say_what_became_of_each_stage(make_trial):
-    tags = values.trial_tags(make_trial(1, error="boom", status="failed", reference_id="ref0"))
+    tags = values.trial_tags(make_trial(1, error="boom", status="failed", baseline_id="ref0"))
     assert tags["stage.simclr"] == "a" * 16 + " hit"
     assert tags["stage.supervised"] == f"{1:016x} computed"
     assert tags["bdtune.error"] == "boom"
-    assert tags["bdtune.reference"] == "ref0"
+    assert tags["bdtune.baseline"] == "ref0"
     assert tags["bdtune.status"] == "failed"
 
 

@@ -282,7 +282,7 @@ def test_streamed_images_and_single_samples_train(make_set, everything, tiny, st
         train(stage, data, everything(data, []), tiny)
 
 
-def test_the_natural_twin_keeps_the_recipe():
+def test_the_natural_baseline_keeps_the_recipe():
     stage = AdversarialTraining(epochs=7, lr=0.03, milestones=(0.2,), weight_decay=1e-3)
     assert type(stage.natural()) is Supervised
     assert stage.natural() == Supervised(epochs=7, lr=0.03, milestones=(0.2,), weight_decay=1e-3)

@@ -16,7 +16,7 @@ from bdtune.plugins.data import LabelSet
 from bdtune.training.adversarial import PGD, AdversarialTraining
 from bdtune.training.pgd import robust_predictions
 from bdtune.training.predict import trained_network
-from bdtune.training.validation import Apart, BestEpoch
+from bdtune.training.validation import ValidationSplit, BestEpoch
 
 FP32 = Numerics(device="cpu", precision="fp32")
 KNOBS = {
@@ -31,7 +31,7 @@ STAGE = AdversarialTraining(**KNOBS)
 
 
 def apart(data, fraction=0.25, seed=0):
-    return Apart(fraction=fraction).run(Context(seed=seed), data=LabelSet(data.labels, 3))
+    return ValidationSplit(fraction=fraction).run(Context(seed=seed), data=LabelSet(data.labels, 3))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ TRIAL = TrialResult(
     params={"dataset": "digits", "defense.beta_nd": 0.6, "flag": True, "none": None, "seed": 1},
     metrics={"acc": 0.99, "asr": 0.5},
     stages={"simclr": StageUse("k" * 16, computed=True, seconds=3.5), "late": StageUse("l" * 16, False, 2.0)},
-    reference_id="r",
+    baseline_id="r",
     asr_band=0.95,
     data=DataUse("digits", "abc"),
     curves={"simclr": [{"epoch": 1.0, "loss": 0.5}]},

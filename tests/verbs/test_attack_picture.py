@@ -9,7 +9,7 @@ import pytest
 
 from bdtune import cli
 from bdtune.engine.execute import Event
-from bdtune.engine.stage import Artefact, Given, Node, Tick
+from bdtune.engine.stage import Artefact, PluginSource, Node, Tick
 from bdtune.plugins import registry
 from bdtune.report.stages import LINE_EVERY_S, StageProgress, described
 from bdtune.training.supervised import Supervised
@@ -79,7 +79,7 @@ def training(epochs):
     return Node(Supervised(epochs=epochs), dict.fromkeys(("data", "subset", "model"), Anything(plugin=None)))
 
 
-class Anything(Given):
+class Anything(PluginSource):
     """A source that may be any input."""
 
     @property

@@ -27,7 +27,7 @@ from bdtune.attacks.dynamic.stages import (
     unfit,
 )
 from bdtune.effects import TrainOnly
-from bdtune.engine.stage import Given
+from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.model import ModelKnob
@@ -89,7 +89,7 @@ class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
         shape: dict[str, Any] = {"widths": self.widths, "bench_scale": self.bench_scale}
         masks = attacker.node(MaskTraining(**shape, recipe=self.masks), data=clean)
         training = PatternTraining(**shape, recipe=self.patterns, target=self.single_target)
-        model = Given(plugin=self.surrogate_model)
+        model = PluginSource(plugin=self.surrogate_model)
         made = {"masks": masks, "patterns": attacker.node(training, data=clean, masks=masks, model=model)}
         own = InputAwareImages(**shape, quantise=self.quantise)
         nodes = {

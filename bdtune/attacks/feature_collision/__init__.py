@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from bdtune.attacks.feature_collision.collisions import Collisions, Instances
 from bdtune.effects import TrainOnly
-from bdtune.engine.stage import Given
+from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.attack import Attack, RateBasis
@@ -81,7 +81,7 @@ class FeatureCollision(Attack):
             self.to(Collisions, instance_seed=self.trigger_seed),
             data=clean,
             test=attacker.test,
-            model=Given(plugin=self.surrogate_model),
+            model=PluginSource(plugin=self.surrogate_model),
             surrogate=attacker.classifier(self.surrogate, self.surrogate_model),
         )
         return {"collisions": node}

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.attacks.l2_invisible.universal import UniversalPerturbation, radius_for
-from bdtune.engine.stage import Given
+from bdtune.engine.stage import PluginSource
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.delta_files import DeltaFileAttack, with_delta
@@ -69,7 +69,7 @@ class L2Invisible(DeltaFileAttack):
         attacker = Attacker(clean, self.trigger_seed, numerics)
         stage = self.to(UniversalPerturbation)
         surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
-        model = Given(plugin=self.surrogate_model)
+        model = PluginSource(plugin=self.surrogate_model)
         return {"perturbation": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.attacks.latent_backdoor.patch import LatentPatch, Place, RowsPerClass
-from bdtune.engine.stage import Given
+from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
@@ -62,7 +62,7 @@ class LatentBackdoor(DirtyLabelAttack):
         patch = attacker.node(
             self.to(LatentPatch, ratio=self.opacity),
             data=clean,
-            model=Given(plugin=self.surrogate_model),
+            model=PluginSource(plugin=self.surrogate_model),
             encoder=attacker.classifier(self.surrogate, self.surrogate_model),
             rows=attacker.node(rows, data=attacker.labels),
         )

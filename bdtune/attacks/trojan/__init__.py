@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks.trojan.trigger import Shape, TrojanTrigger
-from bdtune.engine.stage import Given
+from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.attack import quantised
@@ -88,7 +88,7 @@ class Trojan(DialectAttack, PatternAttack):
         stage = TrojanTrigger(
             shape=self._shape, units=self.units, value=self.value, iterations=self.iterations, lr=self.lr
         )
-        model = Given(plugin=self.surrogate_model)
+        model = PluginSource(plugin=self.surrogate_model)
         return {"trigger": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact, Node, Stage
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
     from bdtune.training.supervised import Supervised
 
 
@@ -76,7 +76,7 @@ class AABL(Defense):
             raise ValueError("sce_a or sce_b must be above 0, else all scores are 0")
         return self
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         data, labels, model = given.fit, given.labels, given.model
         everything = given.node(AllSamples(), data=labels)
         naive = given.node(self.naive, data=data, subset=everything, model=model)
@@ -98,7 +98,7 @@ class AABL(Defense):
             return AdversarialLosses(pgd=self.ifgsm)
         return AugmentedLosses(policy=self.perturbation)
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.train.natural()
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

@@ -11,7 +11,7 @@ The isolation has the paper's 20 epochs, where the code's configuration has 10, 
 where the code leaves them in [0, 1] (`dataset.standardise: false`). Departures from the paper: the joint form
 pushes no isolated sample whose loss has passed `joint.loss_cap`; null takes this away too.
 
-The undefended twin is trained for the epochs of isolation and recovery (or of isolation and the joint form)
+The baseline is trained for the epochs of isolation and recovery (or of isolation and the joint form)
 together, under the recipe of the later one.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact, Node
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 
 class ABL(Defense):
@@ -59,7 +59,7 @@ class ABL(Defense):
     reading: Reading = "means"
     """Form joint: means: the two parts' means weigh the same; batch: all samples do."""
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         data, labels, model = given.fit, given.labels, given.model
         everything = given.node(AllSamples(), data=labels)
         isolate = given.node(self.isolate, data=data, subset=everything, model=model)
@@ -78,7 +78,7 @@ class ABL(Defense):
         last = given.node(self.unlearn, data=data, subset=isolated, model=model, init=recover, rest=rest)
         return {**chain, "rest": rest, "recover": recover, "classifier": last}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         training = self.joint if self.form == "joint" else self.recover
         epochs = self.isolate.epochs + training.epochs  # the same weights go on from the isolation
         return training.to(Supervised, epochs=epochs)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact, Node
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 
 class FineTune(Supervised):
@@ -117,7 +117,7 @@ class GSSD(Defense):
         expected = f"expected a class from 0 to {num_classes - 1}"
         return [Problem(path="oracle_target", expected=expected, got=str(self.oracle_target))]
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         data, labels, model = given.fit, given.labels, given.model
         encoder = given.node(self.simclr, data=data, model=model)
         features = given.node(self.features, data=data, model=model, encoder=encoder)
@@ -136,7 +136,7 @@ class GSSD(Defense):
         decided = {"density": density, "class_tests": tests, "split": kept, "relabel": relabel}
         return {**chain, **decided, "retrain": retrain, "classifier": tuned}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.retrain
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Artefact, Context, Node
     from bdtune.plugins.data import ImageSet, Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
     from bdtune.plugins.model import Model
     from bdtune.training.loop import Training
 
@@ -105,15 +105,15 @@ class LfD(Defense):
     student: Student = Student()
     """Training of the classifier."""
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         data, small = given.fit, given.network(self.teacher.model)
         everything = given.node(AllSamples(), data=given.labels)
         teacher = given.node(self.teacher, data=data, subset=everything, model=small)
         losses = given.node(SampleLosses(), data=data, model=small, classifier=teacher)
         threshold = given.node(Threshold(alpha=self.alpha, ties=self.ties), losses=losses)
         weights = given.node(Weigh(mode=self.mode, beta=self.beta), losses=losses, threshold=threshold)
-        if self.mode == "plain":  # the undefended twin, shared with it
-            student = given.node(self.reference(), data=data, subset=everything, model=given.model)
+        if self.mode == "plain":  # the baseline, shared with it
+            student = given.node(self.baseline_training(), data=data, subset=everything, model=given.model)
         else:
             student = given.node(
                 self.student, data=data, subset=everything, model=given.model, weights=weights
@@ -122,7 +122,7 @@ class LfD(Defense):
         decided = {"losses": losses, "threshold": threshold, "weights": weights, "embedding": seen}
         return {"subset": everything, "teacher": teacher, **decided, "classifier": student}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.student.to(Supervised)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:

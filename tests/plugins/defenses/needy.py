@@ -11,7 +11,7 @@ from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from bdtune.engine.stage import Node
-    from bdtune.plugins.defense import Given, Offer
+    from bdtune.plugins.defense import DefenseInputs, Offer
 
 
 class Needy(Defense):
@@ -29,11 +29,11 @@ class Needy(Defense):
             return [Problem("holdout", "expected more than 0, as 'needy' chooses by it", "0.0")]
         return []
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         trained = given.undefended(self.train)
         subset = given.node(AllSamples(), data=given.labels)
         tuned = given.node(self.tune, data=given.fit, subset=subset, model=given.model, init=trained)
         return {"trained": trained, "classifier": tuned}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return self.train

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Node
     from bdtune.plugins.data import LabelSet, Truth
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 CLASSES, SIDE = 4, 8
 Trouble = Literal["none", "raise", "diverge", "kill", "kill_once"]
@@ -178,13 +178,13 @@ class Toy(Defense):
 
     evidence: ClassVar[tuple[str, ...]] = ("verdict",)
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         prefix = given.node(self.prefix, data=given.labels)
         verdict = given.node(Threshold(beta=self.beta), prefix=prefix)
         tail = given.node(self.tail, data=given.fit, verdict=verdict, model=given.model)
         return {"prefix": prefix, "verdict": verdict, "classifier": tail}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return Supervised(epochs=1, lr=0.01)
 
     def diagnose(self, artefacts: Any, truth: Truth) -> dict[str, float]:

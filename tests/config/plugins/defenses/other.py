@@ -9,15 +9,15 @@ from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from bdtune.engine.stage import Node
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 
 class Other(Defense):
     depth: int = 1
 
-    def build(self, given: Given) -> dict[str, Node]:
-        train = given.node(self.reference(), data=given.fit, model=given.model)
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
+        train = given.node(self.baseline_training(), data=given.fit, model=given.model)
         return {"classifier": train}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return Supervised()

@@ -13,7 +13,7 @@ from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from bdtune.engine.stage import Node
-    from bdtune.plugins.defense import Given
+    from bdtune.plugins.defense import DefenseInputs
 
 
 class Warmup(Knobs):
@@ -38,11 +38,11 @@ class Tiny(Defense):
             raise ValueError(f"expected alpha_c + alpha_p of at most 1, got {self.alpha_c + self.alpha_p:g}")
         return self
 
-    def build(self, given: Given) -> dict[str, Node]:
+    def build(self, given: DefenseInputs) -> dict[str, Node]:
         subset = given.node(AllSamples(), data=given.fit)
         train = Supervised(epochs=self.steps)
         classifier = given.node(train, data=given.fit, subset=subset, model=given.model)
         return {"subset": subset, "classifier": classifier}
 
-    def reference(self) -> Supervised:
+    def baseline_training(self) -> Supervised:
         return Supervised(epochs=self.steps)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node
 
 
-class Passing:
+class PrefixReuse:
     """The lengths that are wanted of each training, by the recipe that it would have with one epoch."""
 
     def __init__(self, wanted: Mapping[str, Iterable[int]] | None = None) -> None:
@@ -34,12 +34,12 @@ class Passing:
             self._families[node.recipe] = None if shortest is None else shortest.recipe
         return self._families[node.recipe]
 
-    def passed(self, node: Node) -> dict[int, Node]:
+    def reused(self, node: Node) -> dict[int, Node]:
         """Return the shorter trainings that are wanted and that `node` passes, by their length."""
         found = {length: node.at(length) for length in self._lengths(node) if length < node.stage.length()}
         return {length: shorter for length, shorter in found.items() if shorter is not None}
 
-    def is_passed(self, node: Node) -> bool:
+    def is_reused(self, node: Node) -> bool:
         """Whether a longer training is wanted that passes this one."""
         return any(length > node.stage.length() for length in self._lengths(node))
 

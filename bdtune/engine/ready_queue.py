@@ -26,50 +26,50 @@ LOOK_S = 1.0
 
 
 @dataclass(eq=False)
-class Work:
-    """One trial as the frontier sees it: the nodes whose results it must leave in the store.
+class Job:
+    """One trial as the queue sees it: the nodes whose results it must leave in the store.
 
-    `first` nodes must be in the store before the trial starts (the undefended twin, when early
-    judgement needs it); another work computes them.
+    `first` nodes must be in the store before the trial starts (the baseline, when early
+    judgement needs it); another job computes them.
     """
 
     id: str
     nodes: Sequence[Node]
     first: Sequence[Node] = ()
     made_for: str = ""
-    """Entered in the manifests of derived stages that are run here for this work."""
-    awaited: bool = False
+    """Entered in the manifests of derived stages that are run here for this job."""
+    priority: bool = False
     """Whether the results of other works are only told beside this one's, so that it goes first."""
     claims: set[str] = field(default_factory=set)
-    """Keys this work has yet to publish while it runs, as far as they are known."""
-    unsure: dict[str, set[str]] = field(default_factory=dict)
+    """Keys this job has yet to publish while it runs, as far as they are known."""
+    may_reveal: dict[str, set[str]] = field(default_factory=dict)
     """Derived keys that it is just computing -> full names of stages behind them: their keys depend on it."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """A work that needs no trial: the store answers it, or a stage it needs has failed."""
+    """A job that needs no trial: the store answers it, or a stage it needs has failed."""
 
-    work: Work
+    job: Job
     failure: StageFailed | None = None
 
 
-class Frontier:
+class ReadyQueue:
     """Holds all waiting works; `take` gives out the next that may start, `settled` those that need not."""
 
     def __init__(self, executor: Executor, predict: Callable[[Node], float] = lambda node: 1.0) -> None:
         self.executor = executor
         self.predict = predict
-        self.running: dict[str, Work] = {}
+        self.running: dict[str, Job] = {}
         self._settled: list[Settled] = []
-        self._ready: list[tuple[tuple[bool, bool, float, int, int], Work]] = []
-        self._blocked: dict[str, list[Work]] = defaultdict(list)
+        self._ready: list[tuple[tuple[bool, bool, float, int, int], Job]] = []
+        self._blocked: dict[str, list[Job]] = defaultdict(list)
         self._count = itertools.count()
         self._looked_at = 0.0
 
-    def add(self, work: Work) -> None:
-        """Take in a work and see at once where it belongs."""
-        self._place(work)
+    def add(self, job: Job) -> None:
+        """Take in a job and see at once where it belongs."""
+        self._place(job)
 
     @property
     def waiting(self) -> int:
@@ -87,59 +87,59 @@ class Frontier:
         found, self._settled = self._settled, []
         return found
 
-    def take(self) -> Work | None:
-        """Return the next work to start, now running, or None when all others are better held back.
+    def take(self) -> Job | None:
+        """Return the next job to start, now running, or None when all others are better held back.
 
         Never None while works wait and none runs.
         """
         self._look_at_blocked()
         while self._ready:
-            work = heapq.heappop(self._ready)[1]
-            if self._place(work, queue=False):
-                return self._start(work)
+            job = heapq.heappop(self._ready)[1]
+            if self._place(job, queue=False):
+                return self._start(job)
         if not self.running and self._blocked:
             # Another driver works on what they wait for: one starts and waits on the lease.
             key, works = next(iter(self._blocked.items()))
-            work = works.pop()
+            job = works.pop()
             if not works:
                 del self._blocked[key]
-            return self._start(work)
+            return self._start(job)
         return None
 
     def done(self, work_id: str) -> None:
-        """Note that a running work has ended, in whatever way; its unkept claims are free again."""
+        """Note that a running job has ended, in whatever way; its unkept claims are free again."""
         for key in self.running.pop(work_id).claims:
             self._release(key)
 
     def set_aside(self, work_id: str) -> None:
-        """Note that a running work makes no progress for now: its claims are free for those who wait."""
-        work = self.running[work_id]
-        claims, work.claims, work.unsure = work.claims, set(), {}
+        """Note that a running job makes no progress for now: its claims are free for those who wait."""
+        job = self.running[work_id]
+        claims, job.claims, job.may_reveal = job.claims, set(), {}
         for key in claims:
             self._release(key)
 
-    def _start(self, work: Work) -> Work:
-        self.running[work.id] = work
-        self._claim(work)
-        return work
+    def _start(self, job: Job) -> Job:
+        self.running[job.id] = job
+        self._claim(job)
+        return job
 
-    def _claim(self, work: Work) -> None:
-        self.executor.made_for = work.made_for
-        work.claims, work.unsure = set(), {}
-        for node in work.nodes:
+    def _claim(self, job: Job) -> None:
+        self.executor.made_for = job.made_for
+        job.claims, job.may_reveal = set(), {}
+        for node in job.nodes:
             for step, key in missing(self.executor, node):
-                work.claims.add(key)
-                passed = self.executor.passing.passed(step).values()
-                work.claims |= {known for shorter in passed if (known := self.executor.resolver.key(shorter))}
+                job.claims.add(key)
+                reused = self.executor.prefix_reuse.reused(step).values()
+                job.claims |= {known for shorter in reused if (known := self.executor.resolver.key(shorter))}
                 if step.stage.kind == "derive":
                     keyless = (later for later in node.walk() if self.executor.resolver.key(later) is None)
-                    work.unsure[key] = {later.stage.full_name() for later in keyless}
+                    job.may_reveal[key] = {later.stage.full_name() for later in keyless}
 
     def _look_at_blocked(self) -> None:
-        """Place again every work whose blocking key is published, or has no worker any more."""
-        for work in self.running.values():
-            if any(self.executor.store.has(key) for key in work.claims):
-                self._claim(work)  # new results make more keys known
+        """Place again every job whose blocking key is published, or has no worker any more."""
+        for job in self.running.values():
+            if any(self.executor.store.has(key) for key in job.claims):
+                self._claim(job)  # new results make more keys known
         published = [key for key in self._blocked if self.executor.store.has(key)]
         orphans: list[str] = []
         if time.monotonic() - self._looked_at > LOOK_S:
@@ -149,27 +149,27 @@ class Frontier:
             self._release(key)
 
     def _release(self, key: str) -> None:
-        for work in self._blocked.pop(key, []):
-            self._place(work)
+        for job in self._blocked.pop(key, []):
+            self._place(job)
 
-    def _place(self, work: Work, queue: bool = True) -> bool:
-        """Put a work where it belongs; returns whether it may start now, and queues it then."""
-        self.executor.made_for = work.made_for
+    def _place(self, job: Job, queue: bool = True) -> bool:
+        """Put a job where it belongs; returns whether it may start now, and queues it then."""
+        self.executor.made_for = job.made_for
         try:
-            prerequisite = self._first_missing(work.first)
-            needed = self._first_missing(work.nodes)
+            prerequisite = self._first_missing(job.first)
+            needed = self._first_missing(job.nodes)
         except StageFailed as failure:
-            self._settled.append(Settled(work, failure))
+            self._settled.append(Settled(job, failure))
             return False
         if needed is None:
-            self._settled.append(Settled(work))
+            self._settled.append(Settled(job))
             return False
         blocking = prerequisite[1] if prerequisite is not None else self._blocking(*needed)
         if blocking is not None:
-            self._blocked[blocking].append(work)
+            self._blocked[blocking].append(job)
             return False
         if queue:
-            heapq.heappush(self._ready, (self._priority(work), work))
+            heapq.heappush(self._ready, (self._priority(job), job))
         return True
 
     def _first_missing(self, nodes: Sequence[Node]) -> tuple[Node, str] | None:
@@ -186,20 +186,20 @@ class Frontier:
         """Return the key to wait for before a stage may start: its own, or one that may lead to the same."""
         if self._is_claimed(key):
             return key
-        unsure = (pair for work in self.running.values() for pair in work.unsure.items())
-        return next((derived for derived, names in unsure if step.stage.full_name() in names), None)
+        may_reveal = (pair for job in self.running.values() for pair in job.may_reveal.items())
+        return next((derived for derived, names in may_reveal if step.stage.full_name() in names), None)
 
     def _is_claimed(self, key: str) -> bool:
-        if any(key in work.claims for work in self.running.values()):
+        if any(key in job.claims for job in self.running.values()):
             return True
         return self.executor.store.leases.held_by_other(key)
 
-    def _priority(self, work: Work) -> tuple[bool, bool, float, int, int]:
-        """The awaited go first, then followers of a finished stage, then the longest remaining path.
+    def _priority(self, job: Job) -> tuple[bool, bool, float, int, int]:
+        """The priority go first, then followers of a finished stage, then the longest remaining path.
 
         Where seconds are not known yet epochs tell, so that a training starts before those that it passes.
         """
-        steps = {step.recipe: step for node in work.nodes for step in node.walk()}.values()
+        steps = {step.recipe: step for node in job.nodes for step in node.walk()}.values()
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
         seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
-        return not work.awaited, len(todo) == len(steps), -seconds, -epochs, next(self._count)
+        return not job.priority, len(todo) == len(steps), -seconds, -epochs, next(self._count)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bdtune.engine.execute import Executor
-from bdtune.engine.frontier import Frontier, Work
-from bdtune.engine.passing import Passing
+from bdtune.engine.ready_queue import ReadyQueue, Work
+from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Node
 from bdtune.engine.store import Store
@@ -24,9 +24,9 @@ def training(epochs, kind=Pass, **knobs):
 
 def waiting(executor, *lengths):
     """Return a frontier in which trials wait that each end in a training of another length."""
-    frontier = Frontier(executor)
+    frontier = ReadyQueue(executor)
     nodes = [training(length) for length in lengths]
-    executor.passing.want(nodes)
+    executor.prefix_reuse.want(nodes)
     for length, node in zip(lengths, nodes, strict=True):
         frontier.add(Work(str(length), [node]))
     return frontier
@@ -38,7 +38,7 @@ def digest(executor, node):
 
 def test_the_longest_publishes_what_the_others_would_end_with(executor, tmp_path):
     nodes = {length: training(length) for length in (2, 4, 5)}
-    executor.passing.want(nodes.values())
+    executor.prefix_reuse.want(nodes.values())
     done = [event.node.stage.epochs for event in executor.walk([nodes[5]]) if event.what == "computed"]
     assert done == [5]
     alone = Executor(Store(tmp_path / "alone"), resident=None)
@@ -53,22 +53,22 @@ def test_the_longest_publishes_what_the_others_would_end_with(executor, tmp_path
 
 def test_only_those_of_the_same_training_are_passed(executor):
     other = [training(2, plus=1.0), training(2, kind=Train), Node(Pass(epochs=2), {"x": Numbers()}, 4)]
-    executor.passing.want([*other, training(2)])
-    assert {length: node.recipe for length, node in executor.passing.passed(training(3)).items()} == {
+    executor.prefix_reuse.want([*other, training(2)])
+    assert {length: node.recipe for length, node in executor.prefix_reuse.reused(training(3)).items()} == {
         2: training(2).recipe
     }
-    assert not executor.passing.passed(training(2))
-    assert not executor.passing.passed(training(3, kind=Train))
-    assert executor.passing.is_passed(training(1))
-    assert not executor.passing.is_passed(training(2))
+    assert not executor.prefix_reuse.reused(training(2))
+    assert not executor.prefix_reuse.reused(training(3, kind=Train))
+    assert executor.prefix_reuse.is_reused(training(1))
+    assert not executor.prefix_reuse.is_reused(training(2))
 
 
 def test_what_concerns_a_trial_survives_the_journey_to_its_process():
-    passing = Passing()
-    passing.want([training(2), training(5), training(7, plus=1.0)])
-    there = Passing(passing.of([training(5), training(1, kind=Train)]))
-    assert list(there.passed(training(5))) == [2]
-    assert not there.passed(training(9, plus=1.0))
+    prefix_reuse = PrefixReuse()
+    prefix_reuse.want([training(2), training(5), training(7, plus=1.0)])
+    there = PrefixReuse(prefix_reuse.of([training(5), training(1, kind=Train)]))
+    assert list(there.reused(training(5))) == [2]
+    assert not there.reused(training(9, plus=1.0))
 
 
 def test_the_longest_goes_first_and_the_others_wait_until_it_has_passed_them(executor):
@@ -89,7 +89,7 @@ def test_when_the_longest_is_lost_the_next_one_takes_over(executor):
     lost = frontier.take()
     frontier.done(lost.id)
     assert frontier.take().id == "3"
-    assert frontier.take() is None  # 2 is passed by 3
+    assert frontier.take() is None  # 2 is reused by 3
 
 
 def test_one_that_was_passed_before_anyone_wanted_it_is_trained_in_the_end(executor):
@@ -100,7 +100,7 @@ def test_one_that_was_passed_before_anyone_wanted_it_is_trained_in_the_end(execu
 
 
 def test_one_that_another_process_is_computing_is_left_to_it(executor):
-    executor.passing.want([training(2), training(3)])
+    executor.prefix_reuse.want([training(2), training(3)])
     key = executor.resolver.key(training(2))
     with Store(executor.store.root).leases.try_hold(key) as held:
         assert held
@@ -111,7 +111,7 @@ def test_one_that_another_process_is_computing_is_left_to_it(executor):
 def test_a_plan_counts_the_longest_alone(executor):
     nodes = [training(length) for length in (2, 5, 3)]
     plan = make_plan([[node] for node in nodes], 0, executor.resolver)
-    assert (plan.stages["toy_pass"].unique, plan.stages["toy_pass"].passed) == (3, 2)
+    assert (plan.stages["toy_pass"].unique, plan.stages["toy_pass"].reused) == (3, 2)
     executor.compute(nodes[1])
     plan = make_plan([[node] for node in nodes], 0, executor.resolver)
-    assert (plan.stages["toy_pass"].cached, plan.stages["toy_pass"].passed) == (1, 1)
+    assert (plan.stages["toy_pass"].cached, plan.stages["toy_pass"].reused) == (1, 1)

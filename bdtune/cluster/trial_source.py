@@ -38,7 +38,7 @@ VALUES = "bdtune.values"
 log = logging.getLogger(__name__)
 
 
-class Proposer(Protocol):
+class TrialSource(Protocol):
     """Asked for trials, told what became of them."""
 
     adaptive: bool
@@ -51,7 +51,7 @@ class Proposer(Protocol):
         """Say what a ticket's trial reached on each objective; None when it failed."""
 
 
-class Listed:
+class GridSource:
     """The points of a finite sweep.
 
     Under a scheduler they come in the order of their ids, which are hashes: what stops trials early compares
@@ -71,7 +71,7 @@ class Listed:
         """A finite sweep learns nothing."""
 
 
-class Searched:
+class StudySource:
     """An Optuna study over the search's space."""
 
     adaptive = True
@@ -149,9 +149,9 @@ def mend(journal: Path) -> None:
         os.truncate(journal, whole)
 
 
-def make_proposer(spec: SweepSpec, folder: Path) -> Proposer:
+def make_source(spec: SweepSpec, folder: Path) -> TrialSource:
     """Return what proposes a sweep's trials; an Optuna study lives in `folder`."""
-    return Listed(spec) if spec.search is None else Searched(spec, folder)
+    return GridSource(spec) if spec.search is None else StudySource(spec, folder)
 
 
 def _study_name(spec: SweepSpec) -> str:
