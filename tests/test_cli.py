@@ -86,6 +86,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
     assert done.stdout
 
 
+@pytest.mark.slow
 def test_run_works_without_ray_mlflow_and_optuna(own_folder):
     code = f"""
 import sys

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from bdtune.engine.manifest import Cost
 from bdtune.engine.prefix_reuse import PrefixReuse
@@ -76,7 +76,8 @@ class Executor:
             try:
                 on_event(next(walk))
             except StopIteration as end:
-                return end.value
+                result: Artefact = end.value
+                return result
 
     def inputs_but(self, node: Node, *left_out: str) -> Inputs:
         """Return a node's loaded inputs without some of them, computing whatever is missing."""
@@ -86,7 +87,7 @@ class Executor:
         """Run a node's stage on these inputs and store nothing: to judge before the end."""
         return node.stage.run(Context(node.seed, node.numerics, log=log), **inputs)
 
-    def _value(self, value: Node | Source) -> Any:
+    def _value(self, value: Node | Source) -> object:
         if isinstance(value, Node):
             return self.compute(value)
         return value.load(self.resident, {key: self.compute(node) for key, node in value.upstream.items()})
@@ -137,7 +138,7 @@ class Executor:
             return self._loaded[key]
 
     def _inputs(self, node: Node) -> Generator[Event, None, Inputs]:
-        inputs: dict[str, Any] = {}
+        inputs: Inputs = {}
         for name, value in node.inputs.items():
             if isinstance(value, Node):
                 inputs[name] = yield from self._artefact(value)

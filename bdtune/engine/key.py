@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,17 +17,17 @@ KEY_LENGTH = 16
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """Return the one JSON text of a value; NaN and infinity are refused with a `ValueError`."""
     return _ENCODER.encode(value)
 
 
-def key_of(preimage: Any) -> str:
+def key_of(preimage: object) -> str:
     """Return the first 16 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(preimage).encode()).hexdigest()[:KEY_LENGTH]
 
 
-def digest_of(arrays: Mapping[str, np.ndarray], info: Any) -> str:
+def digest_of(arrays: Mapping[str, np.ndarray], info: object) -> str:
     """Return a digest of a result's content: names, types, shapes and bytes of its arrays, and its info."""
     sha = hashlib.sha256()
     for name in sorted(arrays):

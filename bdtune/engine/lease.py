@@ -120,6 +120,6 @@ class Leases:
 def _alive(pid: int, started: float) -> bool:
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return bool(abs(process.create_time() - started) < 1.0) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from bdtune.knobs import Knobs
 
@@ -28,7 +28,7 @@ class Numerics(Knobs):
         """Return a copy that computes in float32, for what is counted or decided; "auto" devices stay."""
         return self.model_copy(update={"precision": "fp32"})
 
-    def tag(self) -> dict[str, Any]:
+    def tag(self) -> dict[str, str | bool]:
         """Return the numerics tag of a key."""
         resolved = self.resolved()
         return {

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from pydantic import SerializeAsAny, SkipValidation
+
 from bdtune.engine.key import derive_seed, key_of
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.wires import wires_of
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     import numpy as np
+
+    from bdtune.plugins.dataset import Dataset, Split, SplitName
 
 Kind = Literal["train", "derive"]
 NODE_PARTS = ("inputs", "seed", "numerics")
@@ -79,10 +83,10 @@ class NoCheckpoint:
 class Resident(Protocol):
     """Hands out data sets as resident arrays: loaded in process, or shared by all trials of a node."""
 
-    def split(self, dataset: Any, split: Literal["train", "test"]) -> Any:
-        """Return the `datasets.Split` of a data set."""
+    def split(self, dataset: Dataset, split: SplitName) -> Split:
+        """Return images and labels of a data set."""
 
-    def labels(self, dataset: Any, split: Literal["train", "test"]) -> np.ndarray:
+    def labels(self, dataset: Dataset, split: SplitName) -> np.ndarray:
         """Return a split's true labels, int64 [N], without reading its images."""
 
 
@@ -96,7 +100,7 @@ class Context:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("bdtune"))
 
 
-Inputs = dict[str, Any]
+Inputs = dict[str, object]
 """Loaded inputs by name: an `Artefact` for each upstream stage, the loaded value for each source."""
 
 
@@ -192,7 +196,8 @@ def result_of(steps: Generator[Tick, None, Artefact]) -> Artefact:
         try:
             next(steps)
         except StopIteration as end:
-            return end.value
+            result: Artefact = end.value
+            return result
 
 
 class Source(Frozen):
@@ -226,14 +231,14 @@ class Source(Frozen):
         return key_of(self.preimage)
 
     @abstractmethod
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> object:
         """Return the value; `artefacts` holds those of `upstream`."""
 
 
 class PluginSource(Source):
     """A plugin handed to a stage as it is: the model to train, for instance."""
 
-    plugin: Any
+    plugin: SerializeAsAny[SkipValidation[Knobs]]
 
     def made_of(self) -> dict[str, Any]:
         return {"given": self.plugin.identity()}
@@ -242,7 +247,7 @@ class PluginSource(Source):
     def gives(self) -> type:
         return type(self.plugin)
 
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> object:
         return self.plugin
 
 
@@ -283,7 +288,7 @@ class Node:
             found.extend([value] if isinstance(value, Node) else value.upstream.values())
         return found
 
-    def preimage(self, parent_identity: Callable[[Node], Any]) -> dict[str, Any]:
+    def preimage(self, parent_identity: Callable[[Node], object]) -> dict[str, Any]:
         """Return what the key hashes; `parent_identity` says how a parent enters it."""
         inputs: dict[str, Any] = {}
         for name, value in sorted(self.inputs.items()):

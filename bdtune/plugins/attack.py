@@ -428,7 +428,8 @@ def quantised(images: np.ndarray, how: Literal["round", "trunc"]) -> np.ndarray:
     Truncation lifts by 1e-3 of a grey level first, so that an untouched u / 255 in float32 stays u.
     """
     lift = np.float32(0.5 if how == "round" else 1e-3)
-    return np.floor(np.clip(images, 0, 1) * np.float32(255) + lift).astype(np.uint8)
+    levels: np.ndarray = np.floor(np.clip(images, 0, 1) * np.float32(255) + lift)
+    return levels.astype(np.uint8)
 
 
 def _checked_ids(images: np.ndarray, ids: np.ndarray) -> np.ndarray:

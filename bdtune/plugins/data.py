@@ -63,7 +63,8 @@ class ImageSet:
     def images_at(self, ids: np.ndarray) -> np.ndarray:
         """Return the images uint8 [n, H, W, C] of ascending ids; a stream is read once for them."""
         if isinstance(self.images, np.ndarray):
-            return self.images[ids]
+            chosen: np.ndarray = self.images[ids]
+            return chosen
         images = np.empty((len(ids), *self.image_shape), np.uint8)
         for block_ids, block in self.images.blocks(None):
             at = np.searchsorted(ids, block_ids)
@@ -92,4 +93,5 @@ class Truth:
     @property
     def is_poison(self) -> np.ndarray:
         """bool [N]: rows that carry the trigger and the attacker's label; cover rows are not among them."""
-        return self.role == 1
+        poison: np.ndarray = self.role == 1
+        return poison

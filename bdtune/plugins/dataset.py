@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +25,7 @@ from bdtune.reading.images import Records, ResizeFilter, Selection
 from bdtune.reading.stream import FileStream
 
 if TYPE_CHECKING:
+    from bdtune.plugins.data import ImageStream
     from bdtune.reading.files import Stamp
 
 __all__ = ["Dataset", "Records", "Selection", "Split", "SplitName", "class_balanced"]
@@ -38,7 +39,7 @@ Counts = int | tuple[int, ...]
 class Split:
     """Images and true labels; resident arrays are shared by all users and therefore read-only."""
 
-    images: Any  # uint8 [N, H, W, 3], or an `ImageStream` of that shape
+    images: np.ndarray | ImageStream  # uint8 [N, H, W, 3]
     labels: np.ndarray  # int64 [N]
     class_names: tuple[str, ...] = ()
 

@@ -31,14 +31,14 @@ class PluginField:
     example: str
     """A name for messages."""
 
-    def __get_pydantic_core_schema__(self, *_: Any) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, *_: object) -> CoreSchema:
         write = core_schema.plain_serializer_function_ser_schema(plain)
         return core_schema.no_info_plain_validator_function(self._validated, serialization=write)
 
-    def __get_pydantic_json_schema__(self, *_: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, *_: object) -> dict[str, object]:
         return {}
 
-    def _validated(self, value: Any) -> Plugin | None:
+    def _validated(self, value: object) -> Plugin | None:
         if isinstance(value, Plugin):
             return value
         try:
@@ -47,7 +47,7 @@ class PluginField:
         except ConfigError as error:
             raise refusal(error.problems) from None
 
-    def read(self, raw: Any) -> Plugin | None:
+    def read(self, raw: object) -> Plugin | None:
         """Return the plugin that plain values describe; raises `ConfigError` with all problems."""
         mapping = {"name": raw} if isinstance(raw, str) else raw
         if not isinstance(mapping, dict):
@@ -77,7 +77,7 @@ class PluginField:
         """Return a problem with a knob of `cls`, with what may help."""
         return problem
 
-    def _form(self, raw: Any) -> Problem:
+    def _form(self, raw: object) -> Problem:
         return Problem("", f"expected a name, or a mapping such as {{name: {self.example}, ...}}", show(raw))
 
 
@@ -87,7 +87,7 @@ def _by_name(field: PluginField, name: str, _folders: str | None) -> Plugin | No
     return field.read(name)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Return a setting as JSON-able values, as it is read again: a plugin with its name and every knob."""
     name = {"name": value.plugin_name()} if isinstance(value, Plugin) else {}
     if isinstance(value, Knobs):

@@ -5,7 +5,7 @@ A chain is built of handles; `bdtune.trials.chain` puts the sources in their pla
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
 from bdtune.errors import BdtuneError, Problem, UserError
@@ -43,7 +43,7 @@ class Handle(Source):
     def made_of(self) -> dict[str, Any]:
         return {"handle": self.role}
 
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Any:
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> NoReturn:
         raise BdtuneError(f"the handle '{self.role}' must be replaced by its source before it is loaded")
 
 

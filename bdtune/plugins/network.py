@@ -33,7 +33,8 @@ class Network(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return logits [N, K]."""
-        return self.head(self.features(images_NCHW))
+        logits: Tensor = self.head(self.features(images_NCHW))
+        return logits
 
     @property
     def layers(self) -> dict[str, nn.Module]:
@@ -74,7 +75,8 @@ class Pooled(Network):
     def features(self, images_NCHW: Tensor) -> Tensor:
         # in float32, since bf16 would round the features; a mean, since adaptive pooling has no
         # deterministic gradient on a GPU
-        return self.body(images_NCHW).float().mean((2, 3))
+        maps: Tensor = self.body(images_NCHW)
+        return maps.float().mean((2, 3))
 
 
 def initialise(module: nn.Module) -> None:

@@ -59,7 +59,8 @@ class PoisonPlan:
 
     def is_triggered(self) -> np.ndarray:
         """Return bool [N]: rows whose pixels the attack changes."""
-        return self._role != Role.CLEAN
+        triggered: np.ndarray = self._role != Role.CLEAN
+        return triggered
 
     def is_relabelled(self) -> np.ndarray:
         """Return bool [N]: rows whose observed label is wrong; a poisoned row of the target class is not."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from importlib.metadata import EntryPoint
     from types import ModuleType
+
+    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.dataset import Dataset
+    from bdtune.plugins.defense import Defense
+    from bdtune.plugins.model import Model
 
 KINDS = ("attacks", "defenses", "datasets", "models")
 TABLES = ("metrics", "samplers", "schedulers")
@@ -171,7 +176,17 @@ def names(kind: str) -> list[str]:
     return sorted(places(kind))
 
 
-def load(kind: str, name: str) -> type[Any]:
+@overload
+def load(kind: Literal["attacks"], name: str) -> type[Attack]: ...
+@overload
+def load(kind: Literal["defenses"], name: str) -> type[Defense]: ...
+@overload
+def load(kind: Literal["datasets"], name: str) -> type[Dataset]: ...
+@overload
+def load(kind: Literal["models"], name: str) -> type[Model]: ...
+@overload
+def load(kind: str, name: str) -> type[Plugin]: ...
+def load(kind: str, name: str) -> type[Plugin]:
     """Return the plugin class called `name`.
 
     Raises `ConfigError` if there is none: with the nearest name, or with what stands against a known method.
@@ -188,7 +203,7 @@ def load(kind: str, name: str) -> type[Any]:
 
 
 @cache
-def _plugin_class(place: Place) -> type[Any]:
+def _plugin_class(place: Place) -> type[Plugin]:
     module = importlib.import_module(place.module) if place.installed else imported(place)
     found = [
         value

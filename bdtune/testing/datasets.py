@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def sample_dataset(name: str, **knobs: Any) -> Dataset:
     """Return a data set by name, its required knobs set to their examples."""
     cls = registry.load("datasets", name)
-    required = {k: info.examples[0] for k, info in cls.model_fields.items() if info.is_required()}
+    required = {k: (info.examples or [])[0] for k, info in cls.model_fields.items() if info.is_required()}
     dataset: Dataset = cls(**required, **knobs)
     return dataset
 

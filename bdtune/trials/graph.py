@@ -228,4 +228,6 @@ def _baseline(spec: TrialSpec) -> TrialSpec | None:
     if spec.defense.plugin_name() == UNDEFENDED:
         return None
     none = registry.load("defenses", UNDEFENDED)
-    return spec.model_copy(update={"defense": none(train=spec.defense.baseline_training())})
+    return spec.model_copy(
+        update={"defense": none.model_validate({"train": spec.defense.baseline_training()})}
+    )

@@ -85,6 +85,7 @@ def test_the_weight_keeps_an_image_near_its_base():
     assert moved(100.0) < moved(1.0) < moved(0.0)
 
 
+@pytest.mark.slow
 def test_poison_comes_close_in_features_and_keeps_its_label(made, images):
     artefact = made.artefact("collisions")
     assert artefact.info["reached"] < 0.3 * artefact.info["distance"]

@@ -115,6 +115,7 @@ def test_the_surrogate_is_robust_unless_asked_otherwise(images):
     assert len(made.artefact("crafted").arrays["ids"]) == N // 4
 
 
+@pytest.mark.slow
 def test_a_users_weights(images, tmp_path):
     trained = upstream(attack(), images)["crafted"].inputs["surrogate"]
     from bdtune.engine.execute import Executor

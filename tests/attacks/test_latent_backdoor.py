@@ -36,6 +36,7 @@ def made(images, **knobs):
     return equipped(bdtune.attack("latent_backdoor", **{**SMALL, **knobs}), images)
 
 
+@pytest.mark.slow
 def test_features_come_closer_to_those_of_the_target(images):
     info = made(images).artefact("patch").info
     assert info["distance"] < 0.9 * info["clean_distance"]

@@ -47,6 +47,7 @@ def only(attack):
     return artefact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_more_steps_come_closer_to_the_aim(name, images):
     few, many = (made(name, images, iterations=steps, **extra(name)) for steps in (1, 100))
@@ -58,6 +59,7 @@ def extra(name):
     return {"settled": 0.0} if name == "gssd_optimised" else {}
 
 
+@pytest.mark.slow
 def test_trojan_reaches_more_than_clean_images_do(images):
     info = only(made("trojan", images, iterations=150, size=16)).info
     assert len(info["units"]) == len(info["reached"]) == 2
@@ -65,6 +67,7 @@ def test_trojan_reaches_more_than_clean_images_do(images):
     assert info["aim"] == 100.0
 
 
+@pytest.mark.slow
 def test_l2_fools_the_surrogate_within_its_ball(images):
     perturbation = only(made("l2_invisible", images, iterations=100, radius=6.0, target=2))
     info = perturbation.info
@@ -74,6 +77,7 @@ def test_l2_fools_the_surrogate_within_its_ball(images):
     assert perturbation.arrays["perturbation"].min() < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_the_latent_trigger_moves_rows_to_the_target(images, distance):
     made_one = made("gssd_optimised", images, iterations=100, distance=distance)
@@ -82,6 +86,7 @@ def test_the_latent_trigger_moves_rows_to_the_target(images, distance):
     assert info["rows"] == 9
 
 
+@pytest.mark.slow
 def test_descent_ends_when_it_stands_still(images):
     artefact = only(made("gssd_optimised", images, iterations=500, settled=0.99))
     assert artefact.info["steps"] == 50 * len(artefact.curve) < 500

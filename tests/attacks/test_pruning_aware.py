@@ -62,6 +62,7 @@ def network_of(artefact, tests):
     return trained_network(tests["model"], tests["clean"], artefact, NUMERICS)
 
 
+@pytest.mark.slow
 def test_the_model_handed_over_answers_as_the_pruned_one(attacked):
     made, found, _, executor = attacked
     infos = [

@@ -29,7 +29,7 @@ from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph
 from tests.records import bench_state, stamped, write_record
 
-MODEL = {"name": "preactresnet18", "final_norm": False}
+MODEL = {"name": "preactresnet18", "final_norm": False, "width": 8}
 SHAPE = (16, 16, 3)
 
 
@@ -166,6 +166,7 @@ def test_all_networks_but_one_are_torchvisions():
     assert {"preactresnet18", *AS_THEIRS} == set(COUNTERPARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AS_THEIRS)
 def test_torchvisions_networks_have_the_same_weights_and_answers(name):
     with torch.device("meta"):
@@ -357,7 +358,7 @@ def test_a_run_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     words = [
         "attack={name: record, path: badnet_0_1}",
         "defense=none",
-        "model={name: preactresnet18, final_norm: false}",
+        "model={name: preactresnet18, final_norm: false, width: 8}",
         "numerics={device: cpu, precision: fp32}",
     ]
     assert Path(load_trial(None, words).attack.path) == folder

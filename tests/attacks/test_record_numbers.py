@@ -31,6 +31,7 @@ def imported(folder, tmp_path, monkeypatch, capsys, *words):
     return json.loads(out)["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_record_has_the_numbers_of_its_attack_df(name, tmp_path, monkeypatch, capsys):
     digits = bdtune.dataset("digits")

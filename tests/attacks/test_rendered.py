@@ -108,6 +108,7 @@ def test_too_little_memory_is_said(images, monkeypatch):
 # --- ISSBA --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_secret_is_learnt_before_it_is_hidden(images):
     """Four bits in a few hundred steps: read back, and ever less visible once that counts."""
     coder = {
@@ -262,6 +263,7 @@ def test_partners_go_once_around():
     assert len(seen) == 50
 
 
+@pytest.mark.slow
 def test_both_generators_learn(images):
     masks = {"epochs": 8, "batch_size": 16}
     patterns = {"epochs": 8, "batch_size": 16, "poison_share": 0.25}

@@ -61,6 +61,7 @@ def test_rates_and_seeds_share_what_the_attack_trains(name):
     assert stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trojan", "label_consistent", "dynamic"])
 def test_a_sweep_computes_them_once(name, tmp_path):
     executor = Executor(Store(tmp_path), InProcess())

@@ -42,7 +42,8 @@ def promises():
         for check in CHECKS:
             if name != "record" or check.__name__ not in not_of_records:
                 case = record if name == "record" else partial(small_attack, name, knobs)
-                yield pytest.param(check, case, id=f"{name}-{number}-{check.__name__}")
+                marks = [pytest.mark.slow] if number >= len(NAMES) else []  # presets: in the full run
+                yield pytest.param(check, case, id=f"{name}-{number}-{check.__name__}", marks=marks)
 
 
 @pytest.mark.parametrize(("check", "case"), list(promises()))

@@ -213,6 +213,7 @@ def test_images_without_a_gradient_are_counted_where_there_are_gradients() -> No
     assert other == {name: value for name, value in found.items() if name != "unmoved"}
 
 
+@pytest.mark.slow
 def test_diagnosis_tells_that_the_clamp_decided() -> None:
     scores = np.array([0.0] + [1.0] * 19)
     found, _, artefacts = judged(scores, scores == 0)

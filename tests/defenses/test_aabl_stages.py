@@ -211,6 +211,7 @@ def seen() -> tuple[ImageSet, Any, Artefact]:
     return data, model, naive.run(CTX, data=data, subset=everything, model=model)
 
 
+@pytest.mark.slow
 def test_adversarial_losses_are_those_of_iterated_fgsm(seen: tuple[ImageSet, Any, Artefact]) -> None:
     data, model, naive = seen
     knobs = IFGSM(eps=6 / 255, step=3 / 255, steps=3)
@@ -296,6 +297,7 @@ def test_augmented_losses_depend_on_seed_and_sample_alone(
     np.testing.assert_allclose(losses(part), whole[:5], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "augment"),
     [

@@ -211,6 +211,7 @@ def slow_unlearning(start: dict[str, Any], stage: Unlearn) -> dict[str, np.ndarr
     return module_arrays(network)
 
 
+@pytest.mark.slow
 def test_by_default_running_statistics_follow_what_is_unlearned(start: dict[str, Any]) -> None:
     """As in the released code: most of what lowers the attack's success."""
     found = Unlearn(epochs=1, batch_size=6, max_drop=None).run(CTX, **start).arrays
@@ -219,6 +220,7 @@ def test_by_default_running_statistics_follow_what_is_unlearned(start: dict[str,
     assert not any(np.allclose(found[name], start["init"].arrays[name], atol=1e-3) for name in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bn_mode", ["train", "frozen_stats", "eval"])
 def test_unlearning_ascends_on_what_is_isolated(start: dict[str, Any], bn_mode: Any) -> None:
     stage = Unlearn(epochs=2, batch_size=6, lr=1e-3, bn_mode=bn_mode, max_drop=None)
@@ -231,6 +233,7 @@ def test_unlearning_ascends_on_what_is_isolated(start: dict[str, Any], bn_mode: 
     assert "rest_acc" not in found.curve[0]
 
 
+@pytest.mark.slow
 def test_the_curve_shows_the_loss_rise(start: dict[str, Any]) -> None:
     curve = Unlearn(epochs=8, batch_size=6, lr=0.02, max_drop=1.0).run(CTX, **start).curve
     assert curve[0]["loss"] > 0
@@ -250,6 +253,7 @@ def test_beyond_its_bound_a_loss_is_not_pushed() -> None:
         torch.testing.assert_close(logits.grad, plain if pushed else torch.zeros(1, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lr", "epochs"), [(100.0, 8), (1e8, 8)])
 def test_ascent_without_bound_ends_as_diverged(start: dict[str, Any], lr: float, epochs: int) -> None:
     knobs: dict[str, Any] = {"epochs": epochs, "batch_size": 6, "lr": lr}
@@ -266,6 +270,7 @@ def rest_accuracy(start: dict[str, Any], classifier: Artefact) -> float:
     return float(np.mean(predicted == rest["labels"]))
 
 
+@pytest.mark.slow
 def test_the_rest_is_watched_in_float32_whatever_the_precision(start: dict[str, Any]) -> None:
     arrays = {name: value.copy() for name, value in start["init"].arrays.items()}
     arrays["model.head.weight"][:] = 0
@@ -277,6 +282,7 @@ def test_the_rest_is_watched_in_float32_whatever_the_precision(start: dict[str, 
     assert Watch(fit, start["rest"], len(labels), 0.2).accuracy() == np.mean(labels == 1)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_costs_too_much_is_taken_back(start: dict[str, Any], memory: Any) -> None:
     knobs: dict[str, Any] = {"epochs": 8, "batch_size": 6, "lr": 0.02, "max_loss": None}
     free = Unlearn(**knobs, max_drop=None).run(CTX, **start)

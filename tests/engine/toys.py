@@ -10,6 +10,7 @@ import numpy as np
 
 from bdtune.engine.stage import Artefact, Context, Node, Source, Stage, Tick
 from bdtune.errors import Diverged
+from tests.doubles import CPU
 
 
 class Numbers(Source):
@@ -97,6 +98,6 @@ def _number(value: object) -> float:
 
 def chain(*, plus=0.0, limit=0.0, tail=0.0, seconds=0.0, tail_seconds=0.0, seed=0, **knobs) -> Node:
     """A three-stage trial: train, threshold, train."""
-    first = Node(Train(plus=plus, seconds=seconds, **knobs), {"x": Numbers(value=1.0)}, seed)
-    middle = Node(Threshold(limit=limit), {"x": first}, seed)
-    return Node(Train(plus=tail, seconds=tail_seconds), {"base": first, "above": middle}, seed)
+    first = Node(Train(plus=plus, seconds=seconds, **knobs), {"x": Numbers(value=1.0)}, seed, CPU)
+    middle = Node(Threshold(limit=limit), {"x": first}, seed, CPU)
+    return Node(Train(plus=tail, seconds=tail_seconds), {"base": first, "above": middle}, seed, CPU)

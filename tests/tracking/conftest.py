@@ -41,7 +41,7 @@ def run_dir(tmp_path, template_db, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trial():
     def make(number: int = 0, **changes) -> TrialResult:
         values = {

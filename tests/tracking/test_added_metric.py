@@ -74,6 +74,7 @@ def space(tmp_path: Path, rule: str, old: str = "", new: str = "") -> str:
     return str(tmp_path / "s.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "mode", "oracle"), [("oracle_worst_class", "max", True), ("select_errors", "min", False)]
 )

@@ -141,10 +141,17 @@ def test_a_changed_parameter_does_not_break_delivery(run_dir, make_trial):
     assert run.data.params["new.knob"] == "3"
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, template_db, make_trial):
+    """What MLflow holds of three trials that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(template_db, folder)
+    tracked(folder, [make_trial(n) for n in range(3)])
+    return snapshot(folder)
+
+
 @pytest.mark.parametrize("survived", [0, 1, 2, 3, 5, 9])
-def test_killed_in_the_middle_of_a_delivery(
-    run_dir, make_trial, monkeypatch, tmp_path_factory, template_db, survived
-):
+def test_killed_in_the_middle_of_a_delivery(run_dir, make_trial, monkeypatch, undisturbed, survived):
     from mlflow import MlflowClient
 
     trials = [make_trial(n) for n in range(3)]
@@ -166,10 +173,7 @@ def test_killed_in_the_middle_of_a_delivery(
         assert "killed" in left.error
     assert tracked(run_dir, trials).waiting == 0
     content = snapshot(run_dir)
-    undisturbed = tmp_path_factory.mktemp("undisturbed")
-    shutil.copy(template_db, undisturbed)
-    tracked(undisturbed, trials)
-    assert content == snapshot(undisturbed)
+    assert content == undisturbed
     assert {status for status, *_ in content.values()} == {"FINISHED"}
 
 
@@ -200,6 +204,7 @@ def test_sync_closes_the_run_of_a_killed_driver(run_dir, make_trial):
     assert runs(run_dir)[0][0].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_removed_database_is_filled_again(run_dir, make_trial, template_db):
     trials = [make_trial(1)]
     tracked(run_dir, trials)
@@ -255,34 +260,62 @@ def test_sweeps_of_one_name_stay_apart_on_a_shared_store(run_dir, make_trial, tm
     assert len(found) == 4
 
 
-DRIVER = """
+DRIVERS = """
 import os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
 from bdtune.trials.results import TrialResult
 from bdtune.tracking.mlflow_log import Tracker
-if (left := int(sys.argv[2])) >= 0:
-    def die_later(self, *args, _original=MlflowClient.set_terminated, **kwargs):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return _original(self, *args, **kwargs)
-    MlflowClient.set_terminated = die_later
-tracker = Tracker(Path(sys.argv[1]), "small")
-tracker.start()
-for number in range(4):
-    tracker.finished(TrialResult(f"trial{number}", "done", {"seed": number}, {"acc": 0.5}, ended=1.7e9))
-tracker.close()
+
+def drive(run_dir, left):
+    if left >= 0:
+        def die_later(self, *args, _original=MlflowClient.set_terminated, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return _original(self, *args, **kwargs)
+        MlflowClient.set_terminated = die_later
+    tracker = Tracker(Path(run_dir), "small")
+    tracker.start()
+    for number in range(4):
+        tracker.finished(TrialResult(f"trial{number}", "done", {"seed": number}, {"acc": 0.5}, ended=1.7e9))
+    tracker.close()
+    os._exit(0)
+
+def started(run_dir, left):
+    if (child := os.fork()) == 0:
+        try:
+            drive(run_dir, left)
+        finally:
+            os._exit(1)
+    return child
+
+for line in sys.stdin:
+    run_dir, *dies_after = line.split()
+    children = [started(run_dir, int(left)) for left in dies_after]
+    print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
 """
+"""Each line starts drivers at once, as forks; their exit codes answer it."""
 
 
-def driver(run_dir, dies_after=-1):
-    return subprocess.Popen([sys.executable, "-c", DRIVER, str(run_dir), str(dies_after)])
+@pytest.fixture(scope="module")
+def drive():
+    """Run drivers in processes of their own and return their exit codes; -1: none dies."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", DRIVERS], **pipes) as process:
+
+        def ask(run_dir, *dies_after):
+            process.stdin.write(f"{run_dir} {' '.join(map(str, dies_after))}\n")
+            process.stdin.flush()
+            return [int(code) for code in process.stdout.readline().split()]
+
+        yield ask
+        process.stdin.close()
 
 
-def test_a_driver_that_is_killed_frees_its_lock_and_leaves_nothing_twice(run_dir):
-    assert driver(run_dir, dies_after=2).wait(60) == -9
+def test_a_driver_that_is_killed_frees_its_lock_and_leaves_nothing_twice(run_dir, drive):
+    assert drive(run_dir, 2) == [-9]
     parents, children = runs(run_dir)
     assert [run.info.status for run in parents] == ["RUNNING"]
     assert [run.info.status for run in children.values()].count("FINISHED") == 2
@@ -293,9 +326,8 @@ def test_a_driver_that_is_killed_frees_its_lock_and_leaves_nothing_twice(run_dir
     assert [run.info.status for run in children.values()] == ["FINISHED"] * 4
 
 
-def test_two_processes_that_deliver_at_once_make_each_run_once(run_dir):
-    drivers = [driver(run_dir) for _ in range(2)]
-    assert [process.wait(120) for process in drivers] == [0, 0]
+def test_two_processes_that_deliver_at_once_make_each_run_once(run_dir, drive):
+    assert drive(run_dir, -1, -1) == [0, 0]
     [done] = sync(run_dir)
     assert done.status.waiting == 0
     parents, children = runs(run_dir)
@@ -359,6 +391,7 @@ assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_database_whose_making_was_killed_is_made_again(tmp_path, make_trial):
     (tmp_path / ".mlflow.db.new").write_bytes(b"half a schema")
     (tmp_path / ".mlflow.db.new-journal").write_bytes(b"half")

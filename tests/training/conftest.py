@@ -39,7 +39,7 @@ def stream():
     return Blocks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_set():
     """Images whose class is the third that is bright: learnable in a few steps."""
 
@@ -55,7 +55,7 @@ def make_set():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def everything():
     def subset(data, ids=None):
         ids = np.arange(len(data)) if ids is None else np.asarray(ids, np.int64)
@@ -64,6 +64,6 @@ def everything():
     return subset
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     return bdtune.model("resnet_s", stem_width=4)

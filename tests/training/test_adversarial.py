@@ -22,6 +22,7 @@ from bdtune.training.pgd import Ascent, pixel_augmentation, pixel_logits, robust
 from bdtune.training.session import generator
 from bdtune.training.supervised import Supervised
 from bdtune.training.weights import module_arrays, new_network
+from tests.trained import one_thread
 
 FP32 = Numerics(device="cpu", precision="fp32")
 BF16 = Numerics(device="cpu", precision="bf16")
@@ -33,12 +34,19 @@ def draws(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture
-def trained(make_set, everything, tiny):
-    """A network with a few epochs behind it, its images as pixels, and their labels."""
+@pytest.fixture(scope="module")
+def trained_once(make_set, everything, tiny):
     data = make_set(48)
     stage = Supervised(epochs=4, batch_size=16, optimizer="adam", lr=0.02, augment="none")
-    weights = stage.run(Context(seed=1, numerics=FP32), data=data, subset=everything(data), model=tiny)
+    with one_thread():
+        weights = stage.run(Context(seed=1, numerics=FP32), data=data, subset=everything(data), model=tiny)
+    return data, weights
+
+
+@pytest.fixture
+def trained(trained_once, tiny):
+    """A network with a few epochs behind it, its images as pixels, and their labels."""
+    data, weights = trained_once
     network = new_network(tiny, data, 0, FP32, weights).eval()
     pixels = pixel_augmentation("none", data)(torch.from_numpy(data.images))
     return data, weights, network, pixels, torch.from_numpy(data.labels)
@@ -164,6 +172,7 @@ def train(stage, data, subset, model, numerics=FP32, seed=5, **extra):
     return stage.run(Context(seed=5, numerics=numerics), **inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numerics", [FP32, BF16])
 def test_trained_on_attacks_a_network_withstands_them(make_set, everything, tiny, numerics):
     def faint(count, seed):
@@ -279,6 +288,7 @@ def test_the_natural_baseline_keeps_the_recipe():
     assert stage.natural() == Supervised(epochs=7, lr=0.03, milestones=(0.2,), weight_decay=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_robust_accuracy_is_the_accuracy_on_attacked_images(trained, tiny, stream, streamed):
     data, weights, network, pixels, labels = trained

@@ -27,6 +27,7 @@ def digest(artefact):
     return digest_of(artefact.arrays, artefact.info)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numerics", [FP32, BF16])
 def test_learns(make_set, everything, tiny, numerics):
     data = make_set(192)

@@ -88,6 +88,7 @@ def test_of_equal_epochs_the_first_is_kept(inputs):
     assert not np.array_equal(ticks[0].arrays[name], ticks[2].arrays[name])
 
 
+@pytest.mark.slow
 def test_watching_moves_no_weight_and_held_out_images_train_nothing(inputs):
     ctx = Context(seed=5, numerics=FP32)
     watched = STAGE.run(ctx, **inputs).arrays
@@ -101,6 +102,7 @@ def test_watching_moves_no_weight_and_held_out_images_train_nothing(inputs):
     assert not np.array_equal(other["validation.robust_acc"], watched["validation.robust_acc"])
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit(inputs, memory):
     whole = STAGE.run(Context(seed=5, numerics=FP32), **inputs)
     ctx = Context(seed=5, numerics=FP32, checkpoint=memory(due_after=[3]))

@@ -60,6 +60,7 @@ def test_nothing_is_trained_unasked(show, tmp_path, name):
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["label_consistent", "dynamic"])
 def test_what_it_needs_is_trained_once(show, tmp_path, name):
     code, out, err = show(name, "--train", "--json")

@@ -21,6 +21,7 @@ DEFENSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_the_best_trials_pictures_are_placed_beside_the_table(tmp_path, name):
     executor = Executor(Store(tmp_path / "store"), InProcess(None))

@@ -90,5 +90,4 @@ class PruningAware(PatchAttack):
 
     def for_dataset(self, dataset: Dataset) -> Attack:
         """Return BadNets with the same knobs: the images are the same, and are shared."""
-        badnets: type[Attack] = registry.load("attacks", "badnets")
-        return self.to(badnets)
+        return self.to(registry.load("attacks", "badnets"))

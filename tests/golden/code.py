@@ -1,7 +1,8 @@
-"""A digest of the code that a class's results depend on: its own source, and all of bdtune that it refers to.
+"""A digest of the code that a training computes with: its class, and what that refers to in turn.
 
-Names are followed from definition to definition through the modules that compute. Comments, docstrings,
-layout and what is imported for type checkers do not count.
+Names are followed from definition to definition through the modules that compute. What cannot change a
+result for the same key does not count: comments, docstrings, layout, types, knobs (a key holds their values),
+texts of errors, and what is imported for type checkers.
 """
 
 from __future__ import annotations
@@ -15,12 +16,8 @@ from pathlib import Path
 import bdtune
 
 ROOT = Path(bdtune.__file__).parent
-FOLLOWED = (
-    *("attacks", "datasets", "defenses", "defending", "engine.key", "metrics", "models", "networks"),
-    *("plugins.attack", "plugins.poison_plan", "plugins.network", "plugins.data", "plugins.all_samples"),
-    *("poisoning", "training"),
-)
-"""What computes; the rest of bdtune (engine, registry, knobs) moves results but does not change them."""
+FOLLOWED = ("attacks", "defenses", "metrics", "poisoning", "training")
+"""Where trainings compute. Networks, stamps and derived stages have goldens of their results."""
 
 Symbol = tuple[str, str]
 """A module, as in "training.flows", and a name that it defines."""
@@ -105,15 +102,24 @@ def closure(roots: list[Symbol]) -> list[Symbol]:
 
 def canonical(node: object) -> object:
     """Return syntax as plain values that are the same in every version of Python."""
-    if isinstance(node, ast.AST):
-        fields = {name: canonical(value) for name, value in ast.iter_fields(node) if name != "kind"}
-        return [
-            type(node).__name__,
-            {name: value for name, value in fields.items() if value not in (None, [])},
-        ]
-    if isinstance(node, list):
-        return [canonical(each) for each in node if not _is_text(each)]
+    match node:
+        case ast.Raise():
+            return "raise"
+        case ast.Assert(test=test):
+            return ["assert", canonical(test)]
+        case ast.AST():
+            fields = {name: canonical(_read(node, name)) for name in node._fields if name not in UNREAD}
+            return [
+                type(node).__name__,
+                {name: value for name, value in fields.items() if value not in (None, [])},
+            ]
+        case list():
+            return [canonical(each) for each in node if not _is_text(each)]
     return node if isinstance(node, str | int | bool | type(None)) else repr(node)
+
+
+UNREAD = {"annotation", "kind", "returns"}
+"""Fields of syntax that change no result."""
 
 
 def _is_text(node: object) -> bool:
@@ -121,6 +127,18 @@ def _is_text(node: object) -> bool:
         case ast.Expr(value=ast.Constant(value=str())):
             return True
     return False
+
+
+def _read(node: ast.AST, name: str) -> object:
+    """Return a field of syntax; of a class without decorators not its knobs."""
+    value = getattr(node, name, None)
+    if isinstance(node, ast.ClassDef) and name == "body" and not node.decorator_list:
+        return [each for each in node.body if not _is_knob(each)]
+    return value
+
+
+def _is_knob(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation)
 
 
 def code_digest(*roots: type) -> str:
