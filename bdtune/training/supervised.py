@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from bdtune.effects import OnlyIf
-from bdtune.engine.stage import Artefact, Context
 from bdtune.knobs import Rate
 from bdtune.training.choices import Augment, OptimizerName, Schedule
 from bdtune.training.torch_stage import TorchStage
