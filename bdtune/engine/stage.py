@@ -12,7 +12,7 @@ from pydantic import SerializeAsAny, SkipValidation
 
 from bdtune.engine.key import derive_seed, key_of
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.wires import wires_of
+from bdtune.engine.wires import input_problems
 from bdtune.errors import ConfigError
 from bdtune.knobs import Frozen, Knobs
 from bdtune.source import code_identity, file_of, owner_of, source_digest
@@ -265,10 +265,11 @@ class Node:
         cls = type(self.stage)
         if "name" not in vars(cls):
             raise ConfigError(f"stage {cls.__qualname__} in {file_of(cls)} needs a `name` of its own")
-        given = {
-            name: Artefact if isinstance(value, Node) else value.gives for name, value in self.inputs.items()
-        }
-        if problems := list(wires_of(cls, self.stage.computes).problems(self.stage.name, given)):
+        given = tuple(
+            (name, Artefact if isinstance(value, Node) else value.gives)
+            for name, value in self.inputs.items()
+        )
+        if problems := input_problems(cls, self.stage.computes, self.stage.name, given):
             raise ConfigError(problems)
 
     @property

@@ -61,6 +61,14 @@ class Wires:
 
 
 @cache
+def input_problems(
+    cls: type, method: str, stage: str, given: tuple[tuple[str, type], ...]
+) -> tuple[Problem, ...]:
+    """Return what is wrong with a stage's inputs; a plan asks the same thousands of times."""
+    return tuple(wires_of(cls, method).problems(stage, dict(given)))
+
+
+@cache
 def wires_of(cls: type, method: str) -> Wires:
     """Return the inputs that a method of a class names."""
     named, more = {}, False

@@ -248,30 +248,30 @@ class FitSet(TrainSource):
         return self._part(resident, artefacts, held_out=False)
 
 
-class FitLabels(TrainSource):
+class LabelSource(TrainSource):
+    """Base of what reads the plan and no pixel: only pixels need what an attack trains."""
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}
+
+
+class FitLabels(LabelSource):
     """The observed labels of the fit part, without its images."""
 
     role: ClassVar[str] = "fit_labels"
     loads: ClassVar[type] = LabelSet
-
-    @property
-    def upstream(self) -> Mapping[str, Node]:
-        return {}  # the plan is made of labels; only pixels need what an attack trains
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:
         _, observed, kept = self._planned(resident.labels(self.dataset, "train"))
         return LabelSet(observed[kept], self.dataset.num_classes)
 
 
-class FitRows(TrainSource):
+class FitRows(LabelSource):
     """The ids int64 [n] of the fit part's rows: an attacker, too, trains on nothing that is held out."""
 
     role: ClassVar[str] = "fit_rows"
     loads: ClassVar[type] = np.ndarray
-
-    @property
-    def upstream(self) -> Mapping[str, Node]:
-        return {}  # the plan is made of labels; only pixels need what an attack trains
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> np.ndarray:
         return np.flatnonzero(self._planned(resident.labels(self.dataset, "train"))[2])
@@ -286,15 +286,11 @@ class SelectSet(TrainSource):
         return self._part(resident, artefacts, held_out=True)
 
 
-class TruthSource(TrainSource):
+class TruthSource(LabelSource):
     """The truth about the fit part, for evaluation and diagnostics only."""
 
     role: ClassVar[str] = "truth"
     loads: ClassVar[type] = Truth
-
-    @property
-    def upstream(self) -> Mapping[str, Node]:
-        return {}  # the plan is made of labels; only pixels need what an attack trains
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Truth:
         labels = resident.labels(self.dataset, "train")
