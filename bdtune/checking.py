@@ -72,7 +72,7 @@ def refusal(problems: Sequence[Problem]) -> ValidationError:
 def unknown(key: str, parent: str, choices: Iterable[str], what: str) -> Problem:
     """Return the problem of a name that nothing has; `what` is "a setting", "a knob of gssd"."""
     names = sorted(choices)
-    listed = f": {', '.join(names)}" if len(names) <= 12 else ""
+    listed = f": {', '.join(names)}" if len(names) <= 16 else ""
     path, expected = join(parent, key), f"expected {what}{listed}"
     return Problem(path, expected, show(key), hint=nearest(key, names), about_key=True)
 

@@ -7,6 +7,7 @@ Shape letters: N images. Predictions and labels are integer classes [N].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -61,6 +62,54 @@ def der(acc: float, asr: float, undefended_acc: float, undefended_asr: float) ->
     Source: Enhancing Fine-Tuning Based Backdoor Defense with Sharpness-Aware Minimization (Zhu et al., 2023).
     """
     return (max(0.0, undefended_asr - asr) - max(0.0, undefended_acc - acc) + 1) / 2
+
+
+def select_der(own: Tally, undefended: Tally) -> float:
+    """Return an estimate of `der` from the part held out of the poisoned set, with observed labels.
+
+    A defense that works no longer fits the triggered images of the class that the attacker wants, and fits
+    those of all other classes as before. So the median over classes of what is lost against the undefended
+    model stands for the lost accuracy, and what one class loses beyond it for what was removed:
+    (max(0, removed) - max(0, lost) + 1) / 2. `removed` reaches the share of triggered images among those of
+    the class, not 1. Wrong where a setting unlearns one clean class; blind to attacks without one target.
+    """
+    by_class = _loss_by_class(own, undefended)
+    if np.count_nonzero(~np.isnan(by_class)) < 2:
+        return float("nan")
+    lost = float(np.nanmedian(by_class))
+    return (float(np.nanmax(by_class)) - lost - max(0.0, lost) + 1) / 2
+
+
+def select_clean_der(own: Tally, own_clean: Tally, undefended: Tally, undefended_clean: Tally) -> float:
+    """Return an estimate of `der` from what is held out: the poisoned part and images known to be clean.
+
+    As `select_der`, but accuracy is lost where it is lost on clean images, and what is lost on a class of the
+    poisoned part counts as removed only beyond what is lost on its clean images.
+    """
+    lost = _loss_by_class(own_clean, undefended_clean)
+    removed = _loss_by_class(own, undefended) - lost
+    right = np.array(undefended_clean).sum(0) - np.array(own_clean).sum(0)
+    count = int(np.array(own_clean)[:, 1].sum())
+    if np.isnan(removed).all() or not count:
+        return float("nan")
+    return (max(0.0, float(np.nanmax(removed))) - max(0.0, float(right[0]) / count) + 1) / 2
+
+
+Tally = Sequence[tuple[int, int]]
+"""For each class how many of its images are classified as it, and how many there are."""
+
+
+def tally(predicted: np.ndarray, labels: np.ndarray, classes: int) -> list[list[int]]:
+    """Return [right, all] for each of `classes` classes of labels int64 [N]."""
+    count = np.bincount(labels, minlength=classes)
+    right = np.bincount(labels[predicted == labels], minlength=classes)
+    return np.stack([right, count], 1).tolist()
+
+
+def _loss_by_class(own: Tally, undefended: Tally) -> np.ndarray:
+    """Return for each class the accuracy that is lost against the undefended model; nan without images."""
+    (ours, count), (theirs, _) = np.array(own, float).T, np.array(undefended, float).T
+    return np.divide(theirs - ours, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def detection(flagged: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -75,3 +75,70 @@ def test_auroc_agrees_with_scikit_learn_also_with_ties():
 
 def test_auroc_of_one_kind_is_undefined():
     assert math.isnan(metrics.auroc(np.arange(3), np.ones(3)))
+
+
+PER_CLASS = 100
+
+
+def tallies(accuracy: float, target: float) -> tuple[list[list[int]], list[list[int]]]:
+    """Return tallies of the poisoned part and of clean images: half of class 0's images carry the trigger.
+
+    `target` is the share of those that are classified as class 0.
+    """
+    right = round(accuracy * PER_CLASS)
+    clean = [[right, PER_CLASS]] * 3
+    poisoned = [[right + round(target * PER_CLASS), 2 * PER_CLASS], *clean[1:]]
+    return poisoned, clean
+
+
+@given(
+    st.tuples(st.floats(0.3, 1), st.floats(0, 1)),
+    st.tuples(st.floats(0.3, 1), st.floats(0, 1)),
+    st.floats(0.3, 1),
+)
+def test_estimates_rank_settings_as_the_effectiveness_rating_does(one, two, undefended):
+    base, base_clean = tallies(undefended, 1.0)
+    found = []
+    for acc, asr in (one, two):
+        poisoned, clean = tallies(acc, asr)
+        by_class = metrics.select_der(poisoned, base)
+        known = metrics.select_clean_der(poisoned, clean, base, base_clean)
+        true = metrics.der(acc, asr, undefended, 1.0)
+        found.append((by_class, known, true, acc, asr))
+    better, worse = sorted(found, key=lambda each: -each[2])
+    if better[3] >= worse[3] and better[4] <= worse[4]:  # better in both, so that no weights matter
+        assert better[0] >= worse[0] - 0.02  # counts are whole
+        assert better[1] >= worse[1] - 0.02
+
+
+def test_a_class_that_is_unlearned_fools_the_estimate_unless_clean_images_are_known():
+    base, base_clean = tallies(0.9, 1.0)
+    poisoned, clean = tallies(0.9, 1.0)
+    poisoned[1], clean[1] = [0, PER_CLASS], [0, PER_CLASS]
+    assert metrics.select_der(poisoned, base) > 0.9
+    assert metrics.select_clean_der(poisoned, clean, base, base_clean) == pytest.approx(0.5 - 0.3 / 2)
+
+
+def test_a_backdoor_that_stays_and_one_that_goes_are_told_apart():
+    base, base_clean = tallies(0.9, 1.0)
+    kept, kept_clean = tallies(0.9, 1.0)
+    gone, gone_clean = tallies(0.88, 0.0)
+    assert metrics.select_der(kept, base) == 0.5
+    assert metrics.select_clean_der(kept, kept_clean, base, base_clean) == 0.5
+    assert metrics.select_der(gone, base) == pytest.approx((0.51 - 0.02 - 0.02 + 1) / 2)
+    assert metrics.select_clean_der(gone, gone_clean, base, base_clean) == pytest.approx(
+        (0.49 - 0.02 + 1) / 2
+    )
+
+
+def test_tallies_count_by_observed_class():
+    labels, predicted = np.array([0, 0, 1, 3]), np.array([0, 1, 1, 0])
+    assert metrics.tally(predicted, labels, 5) == [[1, 2], [1, 1], [0, 0], [0, 1], [0, 0]]
+
+
+def test_an_estimate_that_nothing_can_be_counted_for_is_undefined():
+    none = [[0, 0], [0, 0]]
+    assert math.isnan(metrics.select_der(none, none))
+    assert math.isnan(metrics.select_clean_der(none, none, none, none))
+    one = [[0, 0], [3, 4]]
+    assert math.isnan(metrics.select_der(one, one))

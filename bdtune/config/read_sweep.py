@@ -262,7 +262,7 @@ def _check_objectives(
 ) -> None:
     search, select, scheduler = (values.get(key) for key in ("search", "select", "scheduler"))
     varied = {path for axes in (space.grid, space.vary, *space.zip) for path in axes}
-    held_out = "holdout" in varied or sections.get("holdout", 1) > 0
+    held_out = [key for key in ("holdout", "holdout_clean") if key in varied or sections.get(key, 1)]
     fixed = not any(path.partition(".")[0] == "evaluation" for path in varied)
     further = sections["evaluation"].metrics if fixed and "evaluation" in sections else METRICS.outside
     check_metric = partial(_check_metric, document, further=further, held_out=held_out)
@@ -282,16 +282,16 @@ def _check_objectives(
 
 
 def _check_metric(
-    document: Document, path: str, rule: str, *, further: Collection[str], held_out: bool
+    document: Document, path: str, rule: str, *, further: Collection[str], held_out: Collection[str]
 ) -> None:
     """Report a rule that reads no metric; `further` names those that trials measure besides the package's."""
     measured = [METRICS.find(name) for name in (*METRICS.own, *further)]
     rules = {metric.rule: metric for metric in measured if metric.role != "report"}
     by_name = {metric.name: metric.rule for metric in rules.values()}
     if rule in rules:
-        if rules[rule].role == "honest" and not held_out:
-            expected = f"expected 'holdout' above 0 for {rule}, which is measured on the part held out"
-            document.wrong(path, expected, "holdout: 0", "Set holdout: 0.1")
+        for setting in (each for each in rules[rule].settings if each not in held_out):
+            expected = f"expected '{setting}' above 0 for {rule}, which is measured on the part held out"
+            document.wrong(path, expected, f"{setting}: 0", f"Set {setting}: 0.1")
     elif rule in by_name:
         honest = ", ".join(name for name, metric in rules.items() if metric.role == "honest")
         expected = f"expected '{by_name[rule]}', as it reads the report data, or {honest}"

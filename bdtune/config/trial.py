@@ -20,6 +20,7 @@ from bdtune.errors import ConfigError, DataError, Problem
 from bdtune.knobs import Knobs, UserFile
 from bdtune.plugins.defense import Offer
 from bdtune.plugins.field import PluginField, plain
+from bdtune.poisoning.reserve import CleanSize, Reserve
 from bdtune.training.evaluate import Evaluate
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ class TrialSpec(Knobs):
     """Seed of every training and, unless `data_seed` is given, of the poisoned set."""
     data_seed: int | None = Field(None, ge=0)
     """Seed of what is held out and, unless `attack.seed` is given, of the poison plan; none: `seed`."""
+    clean: CleanSize = 0.0
+    """Images known to be clean, for defenses that ask for them: a share, a count, or "10 per class"."""
     holdout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training set that is held out, with observed labels, to choose settings honestly."""
+    holdout_clean: CleanSize = 0.0
+    """Images known to be clean that are held out to choose settings honestly; sizes as of `clean`."""
     evaluation: Evaluate = Evaluate()
     """What is measured of the classifier, of its baseline's as well."""
     numerics: Numerics = Numerics()
@@ -72,6 +77,11 @@ class TrialSpec(Knobs):
     def seed_of_data(self) -> int:
         """The seed that the poisoned set is made by."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def reserve(self) -> Reserve:
+        """What is taken out of the training set before anything is poisoned."""
+        return Reserve(clean=self.clean, select_clean=self.holdout_clean)
 
 
 TRIAL_KEYS = tuple(TrialSpec.model_fields)
@@ -122,13 +132,15 @@ def cross_checks(*, data: bool) -> list[Checked]:
         (("dataset", "data_root"), lambda spec: spec.dataset.check(spec.data_root)),
         (("dataset", "data_root", "defense", "model"), network_problems),
     ]
+    reserved = ("clean", "holdout_clean", "seed", "data_seed")
+    files += [(("dataset", "data_root", "clean", "holdout_clean"), reserve_problems)]
     return [
         *(files if data else ()),
-        (("dataset", "data_root", "attack"), lambda spec: attack_problems(spec, data=data)),
+        (("dataset", "data_root", "attack", *reserved), lambda spec: attack_problems(spec, data=data)),
         (("dataset", "data_root", "attack", "model"), lambda spec: model_problems(spec, data=data)),
         (("attack", "seed", "data_seed"), seed_problems),
         (("dataset", "defense"), defense_problems),
-        (("dataset", "attack", "defense", "model", "holdout"), offer_problems),
+        (("dataset", "attack", "defense", "model", "clean", "holdout"), offer_problems),
     ]
 
 
@@ -140,6 +152,8 @@ def attack_problems(spec: TrialSpec, *, data: bool) -> list[Problem]:
     if problems:
         return problems
     labels = spec.dataset.labels("train", spec.data_root) if shape else None
+    if labels is not None and spec.reserve:
+        labels = labels[spec.reserve.parts(labels, spec.seed_of_data).rest]
     found = spec.attack.check(spec.dataset.num_classes, labels, shape)
     return [problem.under("attack") for problem in found]
 
@@ -152,6 +166,15 @@ def image_shape(spec: TrialSpec) -> tuple[tuple[int, int, int] | None, list[Prob
         return spec.dataset.image_shape(spec.data_root), []
     except DataError as error:
         return None, list(error.problems)
+
+
+def reserve_problems(spec: TrialSpec) -> list[Problem]:
+    """Return why so many images cannot be taken out of the training set."""
+    if not spec.reserve or spec.dataset.check(spec.data_root):
+        return []
+    short = spec.reserve.shortage(spec.dataset.labels("train", spec.data_root))
+    path = "clean" if spec.clean else "holdout_clean"
+    return [Problem(path, "expected fewer images than each class has", short)] if short else []
 
 
 def defense_problems(spec: TrialSpec) -> list[Problem]:
@@ -202,6 +225,7 @@ def offer_problems(spec: TrialSpec) -> list[Problem]:
         model=spec.model,
         holdout=spec.holdout,
         backdoored=spec.attack is not None and spec.attack.hands_over,
+        clean=bool(spec.clean),
     )
     return spec.defense.check_offer(offer)
 

@@ -43,6 +43,7 @@ class DefenseInputs:
     numerics: Numerics = field(default_factory=Numerics)
     replicate: int = 0
     backdoored: Node | None = None  # stands for the classifier that the attacker hands over, if any
+    clean: Source | None = None  # loads an ImageSet: images known to be clean, if the trial has any
 
     def node(self, stage: Stage, **inputs: Node | Source) -> Node:
         """Return a node of the chain: the stage with its inputs, on the trial's device and precision."""
@@ -71,7 +72,7 @@ class Offer:
     model: Model  # the trial's network
     holdout: float  # fraction held out of the poisoned training set, with observed labels
     backdoored: bool  # whether the attacker hands over a trained classifier
-    clean_images: int = 0  # images known to be clean: no trial has any, as all that is given is poisoned
+    clean: bool = False  # whether there are images that are known to be clean
 
 
 class Defense(Plugin):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Resident
 
 
-FIT_ROLE = "fit"
+IMAGE_ROLES = ("fit", "clean")
 
 
 class Withheld(UserError, AttributeError):  # noqa: N818 - what was done, not a mistake of ours
@@ -28,7 +28,7 @@ class Handle(Source):
     """Stands for a part of the trial's data, of which it knows the role alone."""
 
     role: str
-    """What the defense knows it as: "fit", "labels"."""
+    """What the defense knows it as: "fit", "labels", "clean"."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -38,7 +38,7 @@ class Handle(Source):
 
     @property
     def gives(self) -> type:
-        return ImageSet if self.role == FIT_ROLE else LabelSet
+        return ImageSet if self.role in IMAGE_ROLES else LabelSet
 
     def made_of(self) -> dict[str, Any]:
         return {"handle": self.role}
@@ -58,5 +58,5 @@ class HandedOver(Stage):
         raise BdtuneError("the model that the attacker hands over must be put in its place before it is used")
 
 
-FIT, LABELS = Handle(role=FIT_ROLE), Handle(role="labels")
+FIT, LABELS, CLEAN = Handle(role="fit"), Handle(role="labels"), Handle(role="clean")
 BACKDOORED = Node(HandedOver(), {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bdtune.errors import ConfigError
 from bdtune.metrics import (
@@ -20,15 +20,20 @@ from bdtune.metrics import (
     der,
     metric_of,
     robust_classification,
+    select_clean_der,
+    select_der,
 )
 from bdtune.plugins.table import Named, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-Images = Literal["clean", "triggered", "cover", "select", "attacked"]
+Images = Literal["clean", "triggered", "cover", "select", "select_clean", "attacked"]
 """Test images as they are, with the trigger, stamped as cover rows, or under an attack on the classifier;
-select: the part held out of the training set, with observed labels."""
+select: the part held out of the training set, with observed labels; select_clean: images known to be clean
+that are held out."""
+SELECT, SELECT_CLEAN = "select_by_class", "select_clean_by_class"
+"""Names of an evaluation's tallies (`bdtune.metrics.Tally`) of what is held out."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,14 @@ class Metric(Named):
     """A number by which classifiers are compared.
 
     A rule (of `select`, `search` or a scheduler) that reads an oracle's metric is called `oracle_<name>`, as
-    no defender has the test images. An honest metric is measured on what is held out and is called
-    `select_...`, as its rule is. What is only reported is equal for all settings, so no rule reads it.
+    no defender has the test images. An honest metric is measured on what is held out, or compares what is
+    measured on it with the undefended model; it is called `select_...`, as its rule is. What is only
+    reported is equal for all settings, so no rule reads it.
     """
 
     function: Callable[..., float]
     """Of images: (predicted, labels, goals) -> number, int64 [N] each; goals are the classes that the
-    attacker wants, -1 if none. Of a comparison: the metrics `of`, then those of the undefended model."""
+    attacker wants, -1 if none. Of a comparison: what stands in `of`, then the same of the undefended one."""
     measured_on: Images | Literal["comparison"]
     _: KW_ONLY
     role: Literal["oracle", "honest", "report"] = "oracle"
@@ -56,15 +62,26 @@ class Metric(Named):
     """The metrics that are compared with those of the undefended model."""
 
     def __post_init__(self) -> None:
-        honest = (self.role == "honest", self.measured_on == "select", self.name.startswith(HONEST))
+        honest = (self.role == "honest", bool(self.settings), self.name.startswith(HONEST))
         if len(set(honest)) > 1:
-            rule = f"is honest, measured on 'select' and called '{HONEST}...', or none of these"
+            rule = f"is honest, measured on what is held out and called '{HONEST}...', or none of these"
             raise ConfigError(f"metric '{self.name}': expected a metric that {rule}")
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings of a trial that hold out what it is measured on; none where it reads anything else."""
+        reads = self.of if self.measured_on == "comparison" else (f"{self.measured_on}_",)
+        if not all(name.startswith(HONEST) for name in reads):
+            return []
+        return list(dict.fromkeys(_HELD_OUT[name.startswith("select_clean_")] for name in reads))
 
     @property
     def rule(self) -> str:
         """The name of the rule that decides by it: "oracle_der", "select_acc"."""
         return self.name if self.role == "honest" else ORACLE + self.name
+
+
+_HELD_OUT = {False: "holdout", True: "holdout_clean"}
 
 
 def better(rule: str) -> Mode:
@@ -73,8 +90,8 @@ def better(rule: str) -> Mode:
     return "max" if metric is None else metric.mode
 
 
-def compared(own: Mapping[str, float], undefended: Mapping[str, float]) -> dict[str, float]:
-    """Return the comparisons of a classifier's metrics with those of the undefended model."""
+def compared(own: Mapping[str, Any], undefended: Mapping[str, Any]) -> dict[str, float]:
+    """Return the comparisons of a classifier's metrics and tallies with those of the undefended model."""
     return {
         metric.name: metric.function(*(values[name] for values in (own, undefended) for name in metric.of))
         for metric in METRICS.own.values()
@@ -124,6 +141,18 @@ METRICS = Table(
         Metric("noise_acc", "accuracy on test images stamped as cover rows", accuracy, "cover"),
         Metric("robust_acc", "accuracy under an attack on the classifier itself", accuracy, "attacked"),
         Metric("select_acc", "accuracy on the part that is held out", accuracy, "select", role="honest"),
+        Metric(
+            "select_clean_acc", "accuracy on images known to be clean that are held out",
+            accuracy, "select_clean", role="honest",
+        ),
+        Metric(
+            "select_der", "der as estimated on the part that is held out, class by class",
+            select_der, "comparison", role="honest", of=(SELECT,),
+        ),
+        Metric(
+            "select_clean_der", "the same with images known to be clean",
+            select_clean_der, "comparison", role="honest", of=(SELECT, SELECT_CLEAN),
+        ),
         Metric(
             "undefended/acc", "acc of the undefended model",
             _undefended, "comparison", of=("acc",), role="report", column="asked",

@@ -1,7 +1,8 @@
 """A data set seen through an attack, as the inputs of stages: pixels are made on the fly.
 
-Three roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels:
-all that a defender has to choose by) and *report* (clean and triggered test images).
+Roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels),
+*report* (clean and triggered test images). What is known to be clean, a *clean set* for a defense and a part
+for selection, is taken out before anything is poisoned; samples are numbered without it.
 
 A source is made of exactly what can change its content: the split's fingerprint, the part of the attack that
 touches it, and the seed where something is drawn. Where files lie is not part of it.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, SkipValidation
@@ -23,6 +24,7 @@ from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.poison_plan import SplitName, drawn_order
+from bdtune.poisoning.reserve import Reserve
 from bdtune.poisoning.stream import poisoned_stream, sealed
 from bdtune.training.choices import settled
 
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     from bdtune.plugins.dataset import Split
     from bdtune.plugins.poison_plan import PoisonPlan
+    from bdtune.poisoning.reserve import Parts
 
+T = TypeVar("T", bound="TrainSource")
 Images = np.ndarray | ImageStream
 """uint8 [N, H, W, C], resident or as a stream."""
 
@@ -89,6 +93,8 @@ class AttackedSource(DataSource):
     """The data seed: which samples are held out and, unless the attack has a seed, which are poisoned."""
     numerics: Numerics = Numerics()
     """Where the attack's own training stages compute; enters keys through those stages."""
+    reserve: Reserve = Reserve()
+    """What is known to be clean, and is no part of the training set."""
 
     view: ClassVar[str] = ""
     """The attack's identity that counts (`bdtune.effects`), where it is not that of the split."""
@@ -103,10 +109,14 @@ class AttackedSource(DataSource):
         attack = self.bound
         if attack is None:
             return {}
-        clean = FitSet(dataset=self.dataset, root=self.root)
+        clean = FitSet(dataset=self.dataset, root=self.root, **self.reserved())
         nodes = attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
         only = attack.one_split
         return {name: node for name, node in nodes.items() if only.get(name, self.split) == self.split}
+
+    def reserved(self) -> dict[str, Any]:
+        """Return the fields that say what is reserved, for other sources of the same training images."""
+        return {"reserve": self.reserve, "seed": self.seed} if self.reserve else {}
 
     @property
     def attack_seed(self) -> int:
@@ -185,17 +195,27 @@ class TrainSource(AttackedSource):
     split: ClassVar[SplitName] = "train"
 
     def made_of(self) -> dict[str, Any]:
-        return {**super().made_of(), "holdout": self.holdout, **self._seeds()}
+        reserve = {"reserve": self.reserve.model_dump()} if self.reserve else {}
+        return {**super().made_of(), "holdout": self.holdout, **reserve, **self._seeds()}
 
     def _seeds(self) -> dict[str, int | None]:
         """Return the seeds that something is drawn by: one where the same serves for all that is drawn."""
+        drawn = self.holdout > 0 or bool(self.reserve)
         if self.attack is None:
-            return {"seed": self.seed if self.holdout > 0 else None}
-        apart = self.holdout > 0 and self.attack_seed != self.seed
+            return {"seed": self.seed if drawn else None}
+        apart = drawn and self.attack_seed != self.seed
         return {"seed": self.attack_seed, **({"holdout_seed": self.seed} if apart else {})}
 
+    def read_as(self, cls: type[T]) -> T:
+        """Return another source of the same part of the training set: its labels, its rows."""
+        return cls(**{name: getattr(self, name) for name in cls.model_fields})
+
+    def parts(self, labels: np.ndarray) -> Parts:
+        """Return what is reserved of all true labels int64 [M] of the split, and the training set."""
+        return self.reserve.parts(labels, self.seed)
+
     def plan(self, labels: np.ndarray) -> PoisonPlan | None:
-        """Return the attack's plan for the whole training set of true labels int64 [N]."""
+        """Return the attack's plan for the training set of true labels int64 [N]."""
         if self.attack is None:
             return None
         return self.attack.plan(labels, seed=self.plan_seed, num_classes=self.dataset.num_classes)
@@ -218,19 +238,32 @@ class TrainSource(AttackedSource):
 
     def _part(self, resident: Resident, artefacts: Mapping[str, Artefact], *, held_out: bool) -> ImageSet:
         split = resident.split(self.dataset, "train")
-        labels = np.asarray(split.labels)
+        rows, labels = self._rows(np.asarray(split.labels))
         plan, observed, kept = self._planned(labels)
         ids = np.flatnonzero(~kept if held_out else kept)
         attack = self.bound
         attack = attack.equip(artefacts) if attack else None
         images: Images
         if not isinstance(split.images, np.ndarray):
-            images = sealed(poisoned_stream(split.images, attack, plan, ids))
+            stream = split.images if rows is None else poisoned_stream(split.images, None, None, rows)
+            images = sealed(poisoned_stream(stream, attack, plan, ids))
         else:
-            images = split.images if len(ids) == len(labels) else split.images[ids]
+            at = ids if rows is None else rows[ids]
+            images = split.images if len(at) == len(split.images) else split.images[at]
             if attack is not None and plan is not None:
                 images = attack.apply(images, ids, plan)
         return ImageSet(images, observed[ids], **self._facts())
+
+    def _rows(self, labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """Return which rows int64 [N] of the split are the training set (None: all), and their labels."""
+        if not self.reserve:
+            return None, labels
+        rows = self.parts(labels).rest
+        return rows, labels[rows]
+
+    def _labels(self, resident: Resident) -> np.ndarray:
+        """Return the true labels int64 [N] of the training set, without reading an image."""
+        return self._rows(resident.labels(self.dataset, "train"))[1]
 
 
 class FitSet(TrainSource):
@@ -263,7 +296,7 @@ class FitLabels(LabelSource):
     loads: ClassVar[type] = LabelSet
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:
-        _, observed, kept = self._planned(resident.labels(self.dataset, "train"))
+        _, observed, kept = self._planned(self._labels(resident))
         return LabelSet(observed[kept], self.dataset.num_classes)
 
 
@@ -274,7 +307,7 @@ class FitRows(LabelSource):
     loads: ClassVar[type] = np.ndarray
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> np.ndarray:
-        return np.flatnonzero(self._planned(resident.labels(self.dataset, "train"))[2])
+        return np.flatnonzero(self._planned(self._labels(resident))[2])
 
 
 class SelectSet(TrainSource):
@@ -286,6 +319,42 @@ class SelectSet(TrainSource):
         return self._part(resident, artefacts, held_out=True)
 
 
+class CleanPart(TrainSource):
+    """Base of what is known to be clean: images with their true labels."""
+
+    part: ClassVar[Literal["clean", "select_clean"]]
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}
+
+    def made_of(self) -> dict[str, Any]:
+        size = {"size": getattr(self.reserve, self.part), "seed": self.seed}
+        return {"source": self.role, "data": self.fingerprint, **size}
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        split = resident.split(self.dataset, "train")
+        labels = np.asarray(split.labels)
+        ids = getattr(self.parts(labels), self.part)
+        if isinstance(split.images, np.ndarray):
+            return ImageSet(split.images[ids], labels[ids], **self._facts())
+        return ImageSet(sealed(poisoned_stream(split.images, None, None, ids)), labels[ids], **self._facts())
+
+
+class CleanSet(CleanPart):
+    """The clean set: what a defense that asks for one may train on."""
+
+    role: ClassVar[str] = "clean_set"
+    part: ClassVar = "clean"
+
+
+class SelectCleanSet(CleanPart):
+    """The part known to be clean that is held out for selection."""
+
+    role: ClassVar[str] = "select_clean"
+    part: ClassVar = "select_clean"
+
+
 class TruthSource(LabelSource):
     """The truth about the fit part, for evaluation and diagnostics only."""
 
@@ -293,7 +362,7 @@ class TruthSource(LabelSource):
     loads: ClassVar[type] = Truth
 
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> Truth:
-        labels = resident.labels(self.dataset, "train")
+        labels = self._labels(resident)
         plan, observed, kept = self._planned(labels)
         role = np.zeros(len(labels), np.uint8) if plan is None else plan.role()
         target = self.attack.single_target if self.attack else None

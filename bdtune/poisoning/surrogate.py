@@ -18,7 +18,7 @@ from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Sou
 from bdtune.errors import ConfigError, Problem
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.poisoning.shapes import differences, network_shapes
-from bdtune.poisoning.sources import CleanTest, DataSource, FitLabels
+from bdtune.poisoning.sources import CleanTest, DataSource, FitLabels, FitSet
 from bdtune.poisoning.tensor_files import weights_digest
 from bdtune.training.adversarial import AdversarialTraining
 from bdtune.training.choices import Schedule
@@ -154,8 +154,8 @@ class Attacker:
     @property
     def labels(self) -> Source:
         """The true labels of the training set, without its images."""
-        assert isinstance(self.clean, DataSource), "a trained attack needs a data set"
-        return FitLabels(dataset=self.clean.dataset, root=self.clean.root)
+        assert isinstance(self.clean, FitSet), "a trained attack needs a data set"
+        return FitLabels(dataset=self.clean.dataset, root=self.clean.root, **self.clean.reserved())
 
     @property
     def test(self) -> Source:

@@ -10,9 +10,9 @@ from pydantic import AfterValidator
 from bdtune.effects import ByContent, OnlyIf
 from bdtune.engine.stage import Artefact, Context, Stage
 from bdtune.errors import Problem, nearest
-from bdtune.metrics import defined
+from bdtune.metrics import defined, tally
 from bdtune.plugins.data import TriggeredSet
-from bdtune.plugins.metric import METRICS, Metric
+from bdtune.plugins.metric import METRICS, SELECT, SELECT_CLEAN, Metric
 from bdtune.training.adversarial import PGD
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def _entries(names: tuple[str, ...], _knob: str) -> list[dict[str, Any]]:
     return [METRICS.find(name).identity() for name in sorted(set(names))]
 
 
-IMAGES: tuple[Images, ...] = ("clean", "triggered", "cover", "select")
-"""The inputs that are predicted."""
+TALLIED: dict[Images, str] = {"select": SELECT, "select_clean": SELECT_CLEAN}
+"""What is held out, with the names of its tallies."""
 NO_GOAL = -1
 
 
@@ -50,15 +50,15 @@ class Evaluate(Stage):
 
     Everything is computed in float32, on every device: see `predict_logits`.
     Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
-    (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels) and select (ImageSet
-    held out of the training set, observed labels).
+    (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels), select (ImageSet held
+    out of the training set, observed labels) and select_clean (ImageSet known to be clean).
     Result: no arrays; info holds the entries of `bdtune.plugins.metric.METRICS` as far as there are images to
-    count them on, and n_clean, n_triggered. robust_acc, under an untargeted attack on the classifier itself,
-    is A-ABL's "RA"; BackdoorBench's is `ra`.
+    count them on, n_clean, n_triggered, and a tally by class of what is held out. robust_acc, under an
+    untargeted attack on the classifier itself, is A-ABL's "RA"; BackdoorBench's is `ra`.
     """
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2  # 1 computed in the precision of the training, and asr_all of incomplete sets
+    version: ClassVar[int] = 3  # 2 had no tallies by class; 1 computed in the precision of the training
     kind: ClassVar = "train"
 
     robust: Literal["none", "pgd"] = "none"
@@ -88,12 +88,15 @@ class Evaluate(Stage):
         triggered: TriggeredSet | None = None,
         cover: ImageSet | None = None,
         select: ImageSet | None = None,
+        select_clean: ImageSet | None = None,
     ) -> Artefact:
         from bdtune.training.predict import predict_logits, trained_network
 
         network = trained_network(model, clean, classifier, ctx.numerics)
-        given = {"clean": clean, "triggered": triggered, "cover": cover, "select": select}
+        given: dict[Images, ImageSet | None] = {"clean": clean, "triggered": triggered, "cover": cover}
+        given |= {"select": select, "select_clean": select_clean}
         found: dict[str, float] = {}
+        tallies: dict[str, list[list[int]]] = {}
 
         def measure(name: Images, data: ImageSet, predicted: np.ndarray) -> None:
             goals, whole = np.full(len(data), NO_GOAL), True
@@ -103,12 +106,15 @@ class Evaluate(Stage):
                 if metric.measured_on == name and (whole or not metric.whole):
                     found[metric.name] = metric.function(predicted, data.labels, goals)
 
-        for name in IMAGES:
-            if (data := given[name]) is not None:
-                measure(name, data, predict_logits(network, data, ctx.numerics).argmax(1))
+        for name, data in given.items():
+            if data is not None:
+                predicted = predict_logits(network, data, ctx.numerics).argmax(1)
+                measure(name, data, predicted)
+                if name in TALLIED:
+                    tallies[TALLIED[name]] = tally(predicted, data.labels, data.num_classes)
         if self.robust == "pgd":
             from bdtune.training.pgd import robust_predictions
 
             measure("attacked", clean, robust_predictions(network, clean, self.pgd, ctx.seed, ctx.numerics))
         counts = {"n_clean": len(clean), "n_triggered": 0 if triggered is None else len(triggered)}
-        return Artefact(info={**defined(found), **counts})
+        return Artefact(info={**defined(found), **counts, **tallies})

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from bdtune.engine.stage import Node, PluginSource
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
-from bdtune.plugins.handles import BACKDOORED, FIT, LABELS
+from bdtune.plugins.handles import BACKDOORED, CLEAN, FIT, LABELS
 from bdtune.poisoning.sources import (
+    CleanSet,
     CleanTest,
     CoverTest,
     FitLabels,
     FitSet,
+    SelectCleanSet,
     SelectSet,
     TriggeredTest,
     TruthSource,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Source
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset
+    from bdtune.plugins.handles import Handle
+    from bdtune.poisoning.reserve import Reserve
 
 UNDEFENDED = "none"
 """The defense that is none: what every other one is compared with."""
@@ -128,7 +132,9 @@ class _Sources(NamedTuple):
 
     fit: FitSet
     labels: FitLabels
+    clean_set: CleanSet | None
     select: SelectSet | None
+    select_clean: SelectCleanSet | None
     clean: CleanTest
     triggered: TriggeredTest | None
     cover: CoverTest | None
@@ -143,6 +149,7 @@ def _sources(
     attack: Attack | None,
     seed: int,
     numerics: Numerics,
+    reserve: Reserve,
     holdout: float,
     stream: bool,
 ) -> _Sources:
@@ -153,15 +160,19 @@ def _sources(
         "attack": attack,
         "seed": seed,
         "numerics": numerics,
+        "reserve": reserve,
     }
+    fit = FitSet(**attacked, holdout=holdout, stream=stream)
     return _Sources(
-        fit=FitSet(**attacked, holdout=holdout, stream=stream),
-        labels=FitLabels(**attacked, holdout=holdout),
-        select=SelectSet(**attacked, holdout=holdout) if holdout > 0 else None,
+        fit=fit,
+        labels=fit.read_as(FitLabels),
+        clean_set=fit.read_as(CleanSet) if reserve.clean else None,
+        select=fit.read_as(SelectSet) if holdout > 0 else None,
+        select_clean=fit.read_as(SelectCleanSet) if reserve.select_clean else None,
         clean=_clean_test(dataset, root),
         triggered=None if attack is None else TriggeredTest(**attacked),
         cover=CoverTest(**attacked) if attack is not None and attack.covers_test else None,
-        truth=TruthSource(**attacked, holdout=holdout),
+        truth=fit.read_as(TruthSource),
     )
 
 
@@ -179,6 +190,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         attack=spec.attack,
         seed=spec.seed_of_data,
         numerics=spec.numerics,
+        reserve=spec.reserve,
         holdout=spec.holdout,
         stream=spec.pipeline == "stream",
     )
@@ -189,7 +201,8 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
         "model": model,
         "clean": data.clean,
     }
-    optional = {"triggered": data.triggered, "cover": data.cover, "select": data.select}
+    optional: dict[str, Source | None] = {"triggered": data.triggered, "cover": data.cover}
+    optional |= {"select": data.select, "select_clean": data.select_clean}
     inputs |= {name: source for name, source in optional.items() if source is not None}
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
@@ -207,8 +220,11 @@ def _chain(spec: TrialSpec, data: _Sources, model: PluginSource) -> dict[str, No
         model=model,
         numerics=spec.numerics,
         backdoored=None if backdoored is None else BACKDOORED,
+        clean=None if data.clean_set is None else CLEAN,
     )
-    bindings = Bindings({FIT: data.fit, LABELS: data.labels}, backdoored, spec.seed)
+    sources: dict[Handle, Source] = {FIT: data.fit, LABELS: data.labels}
+    sources |= {} if data.clean_set is None else {CLEAN: data.clean_set}
+    bindings = Bindings(sources, backdoored, spec.seed)
     return bound(spec.defense.plugin_name(), spec.defense.build(given), bindings)
 
 

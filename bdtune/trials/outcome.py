@@ -14,7 +14,8 @@ import numpy as np
 from bdtune.config.trial import to_params
 from bdtune.engine.store import CURVE
 from bdtune.errors import UserError
-from bdtune.plugins.metric import compared
+from bdtune.metrics import defined
+from bdtune.plugins.metric import SELECT, SELECT_CLEAN, compared
 from bdtune.plugins.poison_plan import Role
 from bdtune.reading.resident import InProcess
 from bdtune.training.evaluate import Evaluate
@@ -32,16 +33,16 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry
     from bdtune.trials.results import Status
 
-COUNTS = ("n_clean", "n_triggered")
+COUNTS = ("n_clean", "n_triggered", SELECT, SELECT_CLEAN)
 """What an evaluation's info holds besides metrics."""
 
 
 def trial_metrics(
-    evaluated: Mapping[str, float], baseline: Mapping[str, float] | None = None, **diagnosed: float
+    evaluated: Mapping[str, Any], baseline: Mapping[str, Any] | None = None, **diagnosed: float
 ) -> dict[str, float]:
     """Return a trial's metrics: its own, those of its baseline, and how they compare."""
     found = {name: value for name, value in evaluated.items() if name not in COUNTS}
-    return {**found, **(compared(found, baseline) if baseline else {}), **diagnosed}
+    return {**found, **(defined(compared(evaluated, baseline)) if baseline else {}), **diagnosed}
 
 
 def judge_tick(

@@ -124,6 +124,7 @@ def test_evaluation_sees_what_there_is_to_see() -> None:
         "clean",
         "select",
     }
+    assert "select_clean" in trial_graph(spec(holdout_clean=0.1)).evaluate.inputs
 
 
 def test_accuracy_on_covered_test_images_is_measured_where_an_attack_has_such_and_nowhere_else() -> None:

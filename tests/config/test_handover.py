@@ -13,6 +13,7 @@ from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
+from bdtune.poisoning.sources import CleanSet
 from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph
 
@@ -121,6 +122,28 @@ def test_what_a_defense_lacks_is_said_before_anything_starts(
 def test_what_it_needs_and_gets_is_fine() -> None:
     load_trial(None, ["attack=outsourced", "defense={name: needy, needs: a backdoored model}"])
     load_trial(None, ["defense={name: needy, needs: a holdout}", "holdout=0.1"])
+    load_trial(None, ["attack=outsourced", "defense={name: needy, needs: clean images}", "clean=20"])
+
+
+def test_a_defense_that_asks_for_the_clean_set_trains_on_it_and_no_other_one_knows_it(tmp_path: Path) -> None:
+    reading = graph(defense={"name": "needy", "needs": "clean images"}, clean="2 per class")
+    assert isinstance(reading.chain["classifier"].inputs["data"], CleanSet)
+    executor = Executor(Store(tmp_path), InProcess())
+    assert executor.compute(reading.chain["classifier"]).arrays
+    other = graph(defense="needy", clean="2 per class")
+    sources = [value for node in other.stages.values() for value in node.inputs.values()]
+    assert not any(isinstance(value, CleanSet) for value in sources)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["clean=500000"], "clean: expected fewer images than each class has, got "),
+    (["holdout_clean=0.999"], "holdout_clean: expected fewer images than each class has, got "),
+    (["clean=some"], "clean: expected a share below 1, a count such as 500, or text such as '10 per "),
+])  # fmt: skip
+def test_a_clean_set_of_a_wrong_size_is_told(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_trial(None, words)
+    assert message in str(caught.value)
 
 
 def test_a_sweep_says_which_of_its_points_lack_something() -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 HEAD = "trial: {dataset: toy, defense: tiny}\n"
 SETTINGS = (
-    "attack, data_root, data_seed, dataset, defense, evaluation, holdout, model, numerics, pipeline, seed"
+    "attack, clean, data_root, data_seed, dataset, defense, evaluation, holdout, holdout_clean, model, "
+    "numerics, pipeline, seed"
 )
 KNOBS = "alpha_c, alpha_p, beta, limit, milestones, mode, on, steps, warmup"
 

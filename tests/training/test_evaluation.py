@@ -136,7 +136,9 @@ def test_evaluation_counts(make_set, tiny):
         data.images, data.labels, 3, data.mean, data.std, goals=np.array([1, 1, 1, 1, 2, 1])
     )
     inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
-    result = Evaluate().run(CTX, **{**inputs, "triggered": triggered, "select": data})
+    known = replace(data, labels=np.array([1, 1, 1, 0, 0, 0]))
+    held_out = {"select": data, "select_clean": known}
+    result = Evaluate().run(CTX, **inputs, **held_out, triggered=triggered)
     assert dict(result.arrays) == {}
     assert result.info == {
         "acc": 0.5,
@@ -144,6 +146,9 @@ def test_evaluation_counts(make_set, tiny):
         "asr_all": 5 / 6,
         "ra": 1 / 4,
         "select_acc": 0.5,
+        "select_by_class": [[0, 2], [3, 3], [0, 1]],
+        "select_clean_acc": 0.5,
+        "select_clean_by_class": [[0, 3], [3, 3], [0, 0]],
         "n_clean": 6,
         "n_triggered": 6,
     }

@@ -61,11 +61,9 @@ class PruningAware(PatchAttack):
         return True
 
     def backdoored_model(self, fit: FitSet, model: Source) -> Node:
-        where: dict[str, Any] = {"dataset": fit.dataset, "root": fit.root}
-        poisoned = {**where, "attack": fit.attack, "seed": fit.seed, "holdout": fit.holdout}
-        data = FitSet(**where, stream=fit.stream)
+        data = FitSet(dataset=fit.dataset, root=fit.root, stream=fit.stream, **fit.reserved())
         attacker = Attacker(data, self.trigger_seed, fit.numerics)
-        rows: dict[str, Source] = {"rows": FitRows(**poisoned)} if fit.holdout else {}
+        rows: dict[str, Source] = {"rows": fit.read_as(FitRows)} if fit.holdout else {}
         train, seen = (
             attacker.node(CleanPart(part=part, fraction=self.validation), data=attacker.labels, **rows)
             for part in ("train", "validation")
@@ -74,7 +72,7 @@ class PruningAware(PatchAttack):
         prune = PruneDormant(max_drop=self.max_drop)
         pruned = attacker.node(prune, data=data, subset=seen, model=model, classifier=clean)
         trial = Attacker(data, fit.attack_seed, fit.numerics)
-        every = Node(AllSamples(), {"data": FitLabels(**poisoned)}, fit.attack_seed, fit.numerics)
+        every = Node(AllSamples(), {"data": fit.read_as(FitLabels)}, fit.attack_seed, fit.numerics)
         retrained = trial.node(self.retrain, data=fit, subset=every, model=model, init=pruned)
         before = {"retrained": retrained, "pruned": pruned, "original": clean}
         return trial.node(RestorePruned(slack=self.slack), data=fit, model=model, **before)

@@ -29,12 +29,10 @@ class Outsourced(Attack):
         return True
 
     def backdoored_model(self, fit: FitSet, model: Source) -> Node:
-        where = {"dataset": fit.dataset, "root": fit.root}
+        clean = FitSet(dataset=fit.dataset, root=fit.root, **fit.reserved())
         init = None
-        for data, labels in (
-            (FitSet(**where), FitLabels(**where)),
-            (fit, FitLabels(**where, attack=fit.attack, seed=fit.seed, holdout=fit.holdout)),
-        ):
+        for data in (clean, fit):
+            labels = data.read_as(FitLabels)
             subset = Node(AllSamples(), {"data": labels}, fit.attack_seed, fit.numerics)
             inputs = {"data": data, "subset": subset, "model": model}
             inputs |= {} if init is None else {"init": init}

@@ -23,7 +23,7 @@ class Needy(Defense):
         if self.needs == "a backdoored model" and not offer.backdoored:
             expected = "expected an attack that hands over a trained model, which 'needy' needs"
             return [Problem("attack", expected, "none", hint="'outsourced' does")]
-        if self.needs == "clean images" and not offer.clean_images:
+        if self.needs == "clean images" and not offer.clean:
             return [Problem("defense.needs", "expected a trial with clean images", "none")]
         if self.needs == "a holdout" and not offer.holdout:
             return [Problem("holdout", "expected more than 0, as 'needy' chooses by it", "0.0")]
@@ -31,8 +31,12 @@ class Needy(Defense):
 
     def build(self, given: DefenseInputs) -> dict[str, Node]:
         trained = given.undefended(self.train)
-        subset = given.node(AllSamples(), data=given.labels)
-        tuned = given.node(self.tune, data=given.fit, subset=subset, model=given.model, init=trained)
+        data, labels = given.fit, given.labels
+        if self.needs == "clean images":
+            assert given.clean is not None
+            data = labels = given.clean
+        subset = given.node(AllSamples(), data=labels)
+        tuned = given.node(self.tune, data=data, subset=subset, model=given.model, init=trained)
         return {"trained": trained, "classifier": tuned}
 
     def baseline_training(self) -> Supervised:
