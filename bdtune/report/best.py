@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bdtune.knobs import short_names
 from bdtune.metrics import is_oracle, metric_of
 from bdtune.report.groups import Group, label
+from bdtune.report.honest import honest_notes
 from bdtune.report.selection import rule_title, setting_axes
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
     if all(group.is_baseline for group in groups):
         return []
     if len(result.by_group) < 2:
-        return [_only_best(result, groups), *_oracle_note(result, already="select")]
+        notes = honest_notes(result, groups, MOST_CASES)
+        return [_only_best(result, groups), *notes, *_oracle_note(result, already="select")]
     if all(case.best is None for case in result.by_group):
         return [_none_ranked(result), *_oracle_note(result)]
     lines, axes = [], short_names(setting_axes(groups))
@@ -39,7 +41,7 @@ def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
         more = len(result.by_group) - len(lines)
         lines += [f"... and on {more} more {_what_differs(result)}"] if more else []
     lines += _best_over(result, groups, axes)
-    return [*lines, *_left_out(result), *_oracle_note(result)]
+    return [*lines, *honest_notes(result, groups, MOST_CASES), *_left_out(result), *_oracle_note(result)]
 
 
 def _only_best(result: SweepResult, groups: Sequence[Group]) -> str:
