@@ -70,14 +70,20 @@ def select_der(own: Tally, undefended: Tally) -> float:
     A defense that works no longer fits the triggered images of the class that the attacker wants, and fits
     those of all other classes as before. So the median over classes of what is lost against the undefended
     model stands for the lost accuracy, and what one class loses beyond it for what was removed:
-    (max(0, removed) - max(0, lost) + 1) / 2. `removed` reaches the share of triggered images among those of
-    the class, not 1. Wrong where a setting unlearns one clean class; blind to attacks without one target.
+    (removed - max(0, lost) + 1) / 2. `removed` is at most the share of the class that may be poison: half of
+    it, or what it has beyond the median class; a class that loses more was unlearned, down to 0 where nothing
+    of it is left. Blind to an attack without one target class, and to one that changes no label.
     """
-    by_class = _loss_by_class(own, undefended)
-    if np.count_nonzero(~np.isnan(by_class)) < 2:
+    by_class, count = _loss_by_class(own, undefended), np.array(own, float)[:, 1]
+    seen = count > 0
+    if np.count_nonzero(seen) < 2:
         return float("nan")
-    lost = float(np.nanmedian(by_class))
-    return (float(np.nanmax(by_class)) - lost - max(0.0, lost) + 1) / 2
+    by_class, count = by_class[seen], count[seen]
+    lost = float(np.median(by_class))
+    most = np.maximum(0.5, 1 - np.median(count) / count)
+    plausible = np.minimum(most, most * (1 - by_class) / (1 - most))
+    removed = float(np.minimum(by_class - lost, plausible).max())
+    return (max(0.0, removed) - max(0.0, lost) + 1) / 2
 
 
 def select_clean_der(own: Tally, own_clean: Tally, undefended: Tally, undefended_clean: Tally) -> float:

@@ -115,7 +115,7 @@ def test_a_class_that_is_unlearned_fools_the_estimate_unless_clean_images_are_kn
     base, base_clean = tallies(0.9, 1.0)
     poisoned, clean = tallies(0.9, 1.0)
     poisoned[1], clean[1] = [0, PER_CLASS], [0, PER_CLASS]
-    assert metrics.select_der(poisoned, base) > 0.9
+    assert 0.5 < metrics.select_der(poisoned, base) < 0.6
     assert metrics.select_clean_der(poisoned, clean, base, base_clean) == pytest.approx(0.5 - 0.3 / 2)
 
 
