@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.effects import OnlyIf, TestOnly, TrainOnly
+from bdtune.effects import TestOnly, TrainOnly
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
@@ -25,15 +25,11 @@ if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
 
 
-class AdapBlend(CoverRowsAttack, PatternAttack):
+class AdapBlend(CoverRowsAttack, PatternAttack, defaults={"rate": 0.003, "include_target_class": True}):
     """x' = x + a m (P - x), with m random cells of the image for each training row, and 1 at test time."""
 
-    rate: Annotated[Rate | None, TrainOnly] = 0.003
-    """Fraction of `rate_basis` that is poisoned; null where `count` is given."""
     cover_rate: Annotated[Rate | None, TrainOnly] = 0.003
     """Fraction of `rate_basis` that is triggered likewise, but keeps its label."""
-    include_target_class: Annotated[bool, TrainOnly, OnlyIf(of_sources=False)] = True
-    """Whether images of the target class are among those that may be poisoned or covered."""
     pattern: Literal["robot", "noise"] = "robot"
     """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`."""
     opacity: Annotated[Rate, TrainOnly] = 0.15

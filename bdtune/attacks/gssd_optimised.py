@@ -22,7 +22,7 @@ from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.latent_trigger import CraftRows, LatentTrigger
 from bdtune.poisoning.surrogate import Attacker
-from bdtune.training.simclr import Beta, SimCLR
+from bdtune.training.simclr import SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,13 +32,10 @@ if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
 
 
-class BenignSimCLR(SimCLR):
+class BenignSimCLR(SimCLR, defaults={"betas": (0.9, 0.99)}):
     """SimCLR as GSSD's appendix E writes it; the defense has the betas of the code."""
 
     name: ClassVar[str] = "simclr"
-
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Adam's betas, as the appendix prints them."""
 
 
 class GSSDOptimised(DirtyLabelAttack):

@@ -19,8 +19,7 @@ from pydantic import Field, model_validator
 from bdtune.effects import ByContent, OnlyIf, TrainOnly
 from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
-from bdtune.knobs import Rate, UserFile
-from bdtune.plugins.attack import RateBasis
+from bdtune.knobs import UserFile
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
@@ -63,13 +62,9 @@ def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
     return {**knobs, **({"pgd": pgd} if pgd else {})}
 
 
-class LabelConsistent(DialectAttack, GivenRowsAttack):
+class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "rate_basis": "target_class"}):
     """Poisoned rows keep their label: PGD moves them away from it, and the corners are left to explain it."""
 
-    rate: Annotated[Rate | None, TrainOnly] = 0.5
-    """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
-    """What `rate` is a fraction of."""
     surrogate: Annotated[Literal["robust", "clean", "none"], TrainOnly] = "robust"
     """Network that PGD attacks. clean: not adversarially trained, a weak attack; none: corners alone."""
     surrogate_path: Annotated[UserFile, TrainOnly, ByContent(weights_digest)] = None

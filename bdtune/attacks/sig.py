@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.effects import TestOnly, TrainOnly
-from bdtune.knobs import Rate
-from bdtune.plugins.attack import RateBasis
+from bdtune.effects import TestOnly
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
@@ -27,15 +25,11 @@ if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
 
 
-class SIG(DialectAttack):
+class SIG(DialectAttack, defaults={"rate": 0.8, "rate_basis": "target_class"}):
     """x' = clip(x + D sin(2 pi j f / W) / 255), j the column: the same in every row and channel."""
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
     """canonical: this file's rules; backdoorbench: its truncation, counts (of the whole set) and rows."""
-    rate: Annotated[Rate | None, TrainOnly] = 0.8
-    """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
-    """What `rate` is a fraction of."""
     amplitude: float = Field(40.0, gt=0.0, le=255.0)
     """D in grey levels."""
     test_amplitude: Annotated[float | None, TestOnly] = Field(None, gt=0.0, le=255.0)

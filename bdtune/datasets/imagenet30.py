@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
 from bdtune.errors import DataError, Problem
 from bdtune.plugins.dataset import Dataset, Records
 from bdtune.reading.files import class_folders, parquet_records, split_folder
@@ -55,11 +53,8 @@ CLASSES = {
 }
 
 
-class Imagenet30(Dataset):
+class Imagenet30(Dataset, defaults={"image_size": 224}):
     """ImageNet-30, out of a folder of ImageNet or of the thirty classes alone."""
-
-    image_size: int | None = Field(224, ge=4, le=1024)
-    """Side in pixels that all images are stretched to; the originals differ in size."""
 
     title: ClassVar[str] = "ImageNet-30"
     layouts: ClassVar[tuple[str, ...]] = (

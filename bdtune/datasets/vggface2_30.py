@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from bdtune.engine.key import derive_seed
 from bdtune.errors import DataError, Problem
@@ -30,11 +29,8 @@ PEOPLE = (
 _TRAIN, _TEST = 300, 75
 
 
-class Vggface230(Dataset):
+class Vggface230(Dataset, defaults={"image_size": 224}):
     """VGGFace2-30, out of a folder of VGGFace2."""
-
-    image_size: int | None = Field(224, ge=4, le=1024)
-    """Side in pixels that all images are stretched to; the originals differ in size."""
 
     title: ClassVar[str] = "VGGFace2-30"
     layouts: ClassVar[tuple[str, ...]] = (

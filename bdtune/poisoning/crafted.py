@@ -10,24 +10,15 @@ from pydantic import Field
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
 from bdtune.plugins.attack import quantised
-from bdtune.training.adversarial import PGD, Pixels
+from bdtune.training.adversarial import PGD
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import ImageSet
     from bdtune.plugins.model import Model
 
 
-class OwnLabelPGD(PGD):
+class OwnLabelPGD(PGD, defaults={"eps": 16 / 255, "step": 1.5 / 255, "steps": 30, "random_start": False}):
     """Projected gradient ascent on the loss of an image's own label, from the image itself."""
-
-    eps: Pixels = 16 / 255
-    """Radius of the L-infinity ball; pixels lie in [0, 1], and `16/255` is understood."""
-    step: Pixels = 1.5 / 255
-    """Length of a step."""
-    steps: int = Field(30, ge=1)
-    """Gradient steps."""
-    random_start: bool = False
-    """Start anywhere in the ball."""
 
 
 class CraftedImages(Stage):

@@ -64,7 +64,7 @@ class CraftRows(Stage):
         return Artefact({"ids": plan.poison_ids, "target_ids": target})
 
 
-class LatentTrigger(Crafting):
+class LatentTrigger(Crafting, defaults={"iterations": 500}):
     """Fit a full-size picture whose blend moves embeddings to the mean embedding of the target class.
 
     Inputs: data (ImageSet), model (Model), encoder (artefact with weights), rows (artefact of `CraftRows`).
@@ -81,8 +81,6 @@ class LatentTrigger(Crafting):
     """d: squared Euclidean distance, or one minus the cosine."""
     batch_size: int = Field(256, ge=1)
     """Images per step."""
-    iterations: int = Field(500, ge=1)
-    """Gradient steps, at most."""
     settled: float = Field(1e-3, ge=0)
     """Relative change of the mean loss over 50 steps below which the descent ends; 0: never early."""
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
-
 from bdtune.effects import ByContent
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Source, Stage
@@ -21,7 +19,6 @@ from bdtune.poisoning.shapes import differences, network_shapes
 from bdtune.poisoning.sources import CleanTest, DataSource, FitLabels
 from bdtune.poisoning.tensor_files import weights_digest
 from bdtune.training.adversarial import AdversarialTraining
-from bdtune.training.choices import Schedule
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -34,16 +31,14 @@ KNOB = "surrogate_path"
 PREFIX, HEAD, COUNTER = "model.", "head.", ".num_batches_tracked"
 
 
-class Surrogate(Supervised):
-    """Train the attacker's own classifier on clean data; inputs and result are those of `Supervised`."""
+class Surrogate(Supervised, defaults={"epochs": 30, "schedule": "cosine"}):
+    """Train the attacker's own classifier on clean data; inputs and result are those of `Supervised`.
+
+    No paper states its epochs; a cosine of 30 ends close to a long training.
+    """
 
     name: ClassVar[str] = "surrogate"
     classifier: ClassVar[bool] = False
-
-    epochs: int = Field(30, ge=1)
-    """Passes over the training set; no paper states them, a cosine of 30 ends close to a long training."""
-    schedule: Schedule = "cosine"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
 
 class RobustSurrogate(AdversarialTraining):

@@ -22,7 +22,7 @@ from bdtune.effects import TrainOnly
 from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
-from bdtune.plugins.attack import Attack, RateBasis
+from bdtune.plugins.attack import Attack
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
 from bdtune.poisoning.crafted import looked_up
@@ -39,13 +39,9 @@ if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows
 
 
-class FeatureCollision(Attack):
+class FeatureCollision(Attack, defaults={"rate_basis": "target_class"}):
     """x' near an image of the target class, with f(x') near f(t) for a test image t of another class."""
 
-    rate: Annotated[Rate | None, TrainOnly] = 0.1
-    """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
-    """What `rate` is a fraction of."""
     instances: Instances = Instances()
     """The test images t, drawn by `trigger_seed`; the poison is shared out among them."""
     opacity: Annotated[Rate, TrainOnly] = 0.3

@@ -36,7 +36,7 @@ def radius_for(radius: float, height: int, width: int) -> float:
     return radius * sqrt(height * width) / 32
 
 
-class UniversalPerturbation(Crafting):
+class UniversalPerturbation(Crafting, defaults={"iterations": 200, "lr": 0.01}):
     """Fit d, of small L2 norm, that makes the target class's units answer `scale` times as loud.
 
     Inputs: data (ImageSet), model (Model), surrogate (artefact with weights).
@@ -60,10 +60,6 @@ class UniversalPerturbation(Crafting):
     """Radius of the ball for 32x32 pixels in [0, 1]."""
     batch_size: int = Field(256, ge=1)
     """Images per step."""
-    iterations: int = Field(200, ge=1)
-    """Gradient steps."""
-    lr: float = Field(0.01, gt=0)
-    """Adam's rate."""
 
     def training(self, ctx: Context, *, data: ImageSet, model: Model, surrogate: Artefact) -> Training:
         import torch

@@ -17,7 +17,6 @@ from pydantic import Field
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.knobs import Rate
 from bdtune.plugins.poison_plan import drawn_order, exact_count
-from bdtune.training.choices import Schedule
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -97,21 +96,15 @@ class PruneDormant(Stage):
         return Artefact(arrays, info)
 
 
-class RetrainPruned(Supervised):
+class RetrainPruned(Supervised, defaults={"epochs": 50, "lr": 0.01, "schedule": "cosine"}):
     """Train the pruned network on the poisoned set, so that the backdoor lies where the rest lies.
 
     Inputs and result are those of `Supervised`; `init` has the pruned weights, and pruned channels stay so.
+    A much higher rate would train the network anew.
     """
 
     name: ClassVar[str] = "retrain_pruned"
     classifier: ClassVar[bool] = False
-
-    epochs: int = Field(50, ge=1)
-    """Passes over the poisoned set."""
-    lr: float = Field(0.01, gt=0)
-    """Learning rate at the start; much more would train the network anew."""
-    schedule: Schedule = "cosine"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
 
 class RestorePruned(Stage):

@@ -12,7 +12,6 @@ from pydantic import Field
 from bdtune.knobs import Knobs
 from bdtune.poisoning.crafting import Crafting, as_image, as_planes, frozen_network, normalised
 from bdtune.poisoning.patterns import OVERSAMPLING, scaled
-from bdtune.training.choices import Schedule
 
 if TYPE_CHECKING:
     from typing import Any
@@ -89,7 +88,7 @@ def watermark(height: int, width: int) -> np.ndarray:
     return mask
 
 
-class TrojanTrigger(Crafting):
+class TrojanTrigger(Crafting, defaults={"schedule": "cosine"}):
     """Fit colours inside a mask, on black ground, that drive the units which the classifier weighs most.
 
     Inputs: data (ImageSet), model (Model), surrogate (artefact with weights).
@@ -102,8 +101,6 @@ class TrojanTrigger(Crafting):
 
     shape: Shape = Shape()
     """Where the trigger is."""
-    schedule: Schedule = "cosine"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
     units: int = Field(2, ge=1)
     """How many units, those with the largest sum of absolute weights to all classes."""
     value: float = 100.0

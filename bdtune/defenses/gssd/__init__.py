@@ -23,7 +23,6 @@ from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Order, Relabel
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.defense import Defense
-from bdtune.training.choices import Schedule
 from bdtune.training.features import Features
 from bdtune.training.flows import Density, Flows
 from bdtune.training.simclr import SimCLR
@@ -40,18 +39,11 @@ if TYPE_CHECKING:
     from bdtune.plugins.defense import DefenseInputs
 
 
-class FineTune(Supervised):
+class FineTune(Supervised, defaults={"epochs": 2, "lr": 1e-4, "schedule": "constant"}):
     """Train the retrained classifier a little more, on the relabelled samples alone (appendix E)."""
 
     name: ClassVar[str] = "finetune"
     few_samples: ClassVar[bool] = True
-
-    epochs: int = Field(2, ge=1)
-    """Passes over the relabelled samples."""
-    lr: float = Field(1e-4, gt=0)
-    """Learning rate."""
-    schedule: Schedule = "constant"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
 
 class GSSD(Defense):
