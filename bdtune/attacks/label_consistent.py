@@ -23,6 +23,7 @@ from bdtune.knobs import UserFile
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
+from bdtune.poisoning.conventions import BENCH
 from bdtune.poisoning.crafted import CraftedImages, OwnLabelPGD, looked_up
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
@@ -54,12 +55,7 @@ RIGHT = [[BLACK, BLACK, WHITE], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
 SIDE = 3
 """Side of a corner at 32 pixels; it never gets smaller, as it has so many cells."""
 
-Recipe = dict[str, Any]
-
-
-def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
-    knobs: Recipe = {"rate": rate, "rate_basis": "target_class", "target": target}
-    return {**knobs, **({"pgd": pgd} if pgd else {})}
+BOX_CL = {"dialect": "backdoorbox", "target": 2, "surrogate": "clean"}
 
 
 class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "rate_basis": "target_class"}):
@@ -94,30 +90,17 @@ class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "ra
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/lc": {"rate": 0.025, "rate_basis": "dataset", "target": 0},
         "gssd/lc_weak": {"rate": 0.0065, "rate_basis": "dataset", "target": 0},
-        "aabl/clb": _of_class(0.5, 0, step=2 / 255),
-        "aabl/clb_tiny": _of_class(1.0, 0, step=2 / 255),
-        "lfd/cl": _of_class(0.8, 1),
-        "lfd/cl_gtsrb": _of_class(0.95, 1),
-        "lfd/cl_literal": _of_class(0.08, 1),
-        "lfd/cl_gtsrb_literal": _of_class(0.095, 1),
-        "anp/clb": _of_class(0.8, 0),
-        "abl/cl": _of_class(0.1, 0),
-        "backdoorbench/lc": {
-            "dialect": "backdoorbench",
-            "rate": 0.1,
-            "target": 0,
-            "pgd": {"eps": 8 / 255, "steps": 100},
-        },
-        "backdoorbox/lc": {
-            "dialect": "backdoorbox",
-            **_of_class(0.25, 2, eps=8 / 255, steps=100),
-            "surrogate": "clean",
-        },
-        "backdoorbox/lc_gtsrb": {
-            "dialect": "backdoorbox",
-            **_of_class(0.5, 2, steps=100),
-            "surrogate": "clean",
-        },
+        "aabl/clb": {"rate": 0.5, "target": 0, "pgd": {"step": 2 / 255}},
+        "aabl/clb_tiny": {"rate": 1.0, "target": 0, "pgd": {"step": 2 / 255}},
+        "lfd/cl": {"rate": 0.8, "target": 1},
+        "lfd/cl_gtsrb": {"rate": 0.95, "target": 1},
+        "lfd/cl_literal": {"rate": 0.08, "target": 1},
+        "lfd/cl_gtsrb_literal": {"rate": 0.095, "target": 1},
+        "anp/clb": {"rate": 0.8, "target": 0},
+        "abl/cl": {"rate": 0.1, "target": 0},
+        "backdoorbench/lc": {**BENCH, "pgd": {"eps": 8 / 255, "steps": 100}},
+        "backdoorbox/lc": {**BOX_CL, "rate": 0.25, "pgd": {"eps": 8 / 255, "steps": 100}},
+        "backdoorbox/lc_gtsrb": {**BOX_CL, "rate": 0.5, "pgd": {"steps": 100}},
     }
 
     @property

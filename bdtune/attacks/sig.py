@@ -18,6 +18,7 @@ from pydantic import Field
 
 from bdtune.effects import TestOnly
 from bdtune.plugins.budget import Budget
+from bdtune.poisoning.conventions import BENCH
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
 
@@ -41,17 +42,12 @@ class SIG(DialectAttack, defaults={"rate": 0.8, "rate_basis": "target_class"}):
     lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
     min_undefended_asr: ClassVar[float] = 0.80
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "lfd/sig": {"rate": 0.8, "rate_basis": "target_class", "target": 1},
-        "lfd/sig_gtsrb": {"rate": 0.95, "rate_basis": "target_class", "target": 1},
-        "lfd/sig_literal": {"rate": 0.08, "rate_basis": "target_class", "target": 1},
-        "lfd/sig_gtsrb_literal": {"rate": 0.095, "rate_basis": "target_class", "target": 1},
-        "abl/sig": {"rate": 0.1, "rate_basis": "target_class", "target": 0, "amplitude": 20.0},
-        "backdoorbench/sig": {
-            "dialect": "backdoorbench",
-            "rate": 0.1,
-            "rate_basis": "dataset",
-            "target": 0,
-        },
+        "lfd/sig": {"rate": 0.8, "target": 1},
+        "lfd/sig_gtsrb": {"rate": 0.95, "target": 1},
+        "lfd/sig_literal": {"rate": 0.08, "target": 1},
+        "lfd/sig_gtsrb_literal": {"rate": 0.095, "target": 1},
+        "abl/sig": {"rate": 0.1, "target": 0, "amplitude": 20.0},
+        "backdoorbench/sig": {**BENCH, "rate_basis": "dataset"},
     }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:

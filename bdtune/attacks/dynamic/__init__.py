@@ -32,6 +32,7 @@ from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import Role, SplitName
+from bdtune.poisoning.conventions import AABL, BENCH, LFD
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
@@ -73,15 +74,10 @@ class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
     normalises: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "lfd/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
+        "lfd/dynamic": LFD,
         "abl/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
-        "aabl/iab": {"rate": 0.1, "cover_rate": 0.1, "target": 0, "include_target_class": True},
-        "backdoorbench/inputaware": {
-            "dialect": "backdoorbench",
-            "rate": 0.1,
-            "cover_rate": 0.1,
-            "target": 0,
-        },
+        "aabl/iab": {**AABL, "cover_rate": 0.1},
+        "backdoorbench/inputaware": {**BENCH, "cover_rate": 0.1},
     }
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:

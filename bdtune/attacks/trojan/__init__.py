@@ -22,6 +22,7 @@ from bdtune.knobs import Rate
 from bdtune.plugins.attack import quantised
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
+from bdtune.poisoning.conventions import AABL, ABL, BENCH, LFD
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.pattern_files import PatternAttack
 from bdtune.poisoning.surrogate import Attacker, Surrogate
@@ -65,19 +66,11 @@ class Trojan(DialectAttack, PatternAttack):
     black_is_clear: ClassVar[bool] = True
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbench": {"mode": "add_clip"}}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "lfd/tj_sq": {"shape": "square", "rate": 0.1, "target": 1, "include_target_class": True},
-        "lfd/tj_wm": {"shape": "watermark", "rate": 0.1, "target": 1, "include_target_class": True},
-        "aabl/trojan": {"shape": "square", "rate": 0.1, "target": 0, "include_target_class": True},
-        "abl/trojan": {
-            "shape": "square",
-            "size": 3,
-            "inset": 4,
-            "mode": "add_clip",
-            "rate": 0.1,
-            "target": 0,
-            "include_target_class": True,
-        },
-        "backdoorbench/trojannn": {"dialect": "backdoorbench", "rate": 0.1, "target": 0},
+        "lfd/tj_sq": {**LFD, "shape": "square"},
+        "lfd/tj_wm": {**LFD, "shape": "watermark"},
+        "aabl/trojan": {**AABL, "shape": "square"},
+        "abl/trojan": {**ABL, "shape": "square", "size": 3, "inset": 4, "mode": "add_clip"},
+        "backdoorbench/trojannn": BENCH,
     }
 
     def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
