@@ -21,15 +21,14 @@ from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.latent_trigger import CraftRows, LatentTrigger
-from bdtune.poisoning.surrogate import Attacker
 from bdtune.training.simclr import SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
     from bdtune.plugins.poison_plan import Rows, SplitName
+    from bdtune.poisoning.sources import Attacker
 
 
 class BenignSimCLR(SimCLR, defaults={"betas": (0.9, 0.99)}):
@@ -69,23 +68,22 @@ class GSSDOptimised(DirtyLabelAttack):
         "gssd/optimised": {"ratio": 0.2, "rate": 0.1, "target": 0},
     }
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         model = PluginSource(plugin=self.surrogate_model)
         if self.white_box:
-            inputs: dict[str, Node | Source] = {"data": clean, "model": model}
-            encoder = Node(self.simclr, inputs, self.trigger_seed, numerics)
+            inputs: dict[str, Node | Source] = {"data": attacker.clean, "model": model}
+            encoder = Node(self.simclr, inputs, self.trigger_seed, attacker.numerics)
         else:
-            encoder = attacker.node(self.simclr, data=clean, model=model)
+            encoder = attacker.node(self.simclr, data=attacker.clean, model=model)
         if self.craft_on == "plan":
             planned = self.model_copy(update={"seed": None})  # `plan_seed` says it all
-            chosen = CraftRows(attack=planned, plan_seed=seed)
+            chosen = CraftRows(attack=planned, plan_seed=attacker.plan_seed)
         else:
             planned = self.model_copy(update={"rate": self.craft_rate, "count": None, "seed": None})
             chosen = CraftRows(attack=planned, plan_seed=self.plan_seed(self.trigger_seed))
         rows = attacker.node(chosen, data=attacker.labels)
         stage = self.to(LatentTrigger)
-        return {"picture": attacker.node(stage, data=clean, model=model, encoder=encoder, rows=rows)}
+        return {"picture": attacker.node(stage, data=attacker.clean, model=model, encoder=encoder, rows=rows)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         weight = np.float32(self.ratio)

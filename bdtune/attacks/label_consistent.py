@@ -32,7 +32,6 @@ from bdtune.poisoning.given_rows import GivenRowsAttack
 from bdtune.poisoning.image_files import file_problems, images_digest, shape_problems
 from bdtune.poisoning.patterns import BLACK, WHITE, Pattern, cells, scaled
 from bdtune.poisoning.surrogate import (
-    Attacker,
     GivenWeights,
     RobustSurrogate,
     Surrogate,
@@ -46,9 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 LEFT = [[WHITE, BLACK, BLACK], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
 RIGHT = [[BLACK, BLACK, WHITE], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
@@ -107,10 +106,9 @@ class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "ra
     def given_train(self) -> tuple[Path | None, str]:
         return self.crafted_path, "crafted_path"
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         if self.surrogate == "none":
             return {}
-        attacker = Attacker(clean, self.trigger_seed, numerics)
         if self.crafted_path is not None:
             given = GivenImages(
                 path=self.crafted_path,
@@ -120,7 +118,7 @@ class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "ra
                 order_knob="crafted_channels",
                 quantise=self.quantise,
             )
-            return {"crafted": attacker.node(given, data=clean)}
+            return {"crafted": attacker.node(given, data=attacker.clean)}
         if self.surrogate_path is not None:
             network = attacker.node(GivenWeights(path=self.surrogate_path))
         else:
@@ -128,7 +126,7 @@ class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "ra
             network = attacker.classifier(recipe, self.surrogate_model)
         stage = CraftedImages(target=self.target, pgd=self.pgd, quantise=self.quantise)
         model = PluginSource(plugin=self.surrogate_model)
-        return {"crafted": attacker.node(stage, data=clean, model=model, surrogate=network)}
+        return {"crafted": attacker.node(stage, data=attacker.clean, model=model, surrogate=network)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         if self.surrogate != "none":

@@ -31,11 +31,10 @@ from bdtune.plugins.registry import Plugin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
-    from bdtune.poisoning.sources import FitSet
+    from bdtune.poisoning.sources import Attacker, FitSet
 
 RateBasis = Literal["dataset", "non_target", "target_class"]
 
@@ -140,11 +139,10 @@ class Attack(Plugin):
         """Return the most that the trigger may change in one image of shape (H, W, C)."""
         return Budget()
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         """Return the nodes whose results the trigger needs; `stamp` reads them with `self.artefact(name)`.
 
-        `clean` is the unpoisoned training set. Give the nodes `self.trigger_seed` as master seed, so that one
-        artefact serves all seeds and rates; `seed` is that of the plan, for a trigger that depends on it.
+        `attacker` makes them, of the unpoisoned data set.
         """
         return {}
 

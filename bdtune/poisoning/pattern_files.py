@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from pydantic import model_validator
 
 from bdtune.effects import ByContent
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import UserFile
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.patterns import Pattern
@@ -59,11 +59,7 @@ class PatternAttack(DirtyLabelAttack):
 
     def pattern_problems(self, height: int | None = None, width: int | None = None) -> list[Problem]:
         """Return what keeps the user's pattern from being used at a size, or at the file's own."""
-        try:
-            self.user_pattern(height, width)
-        except ConfigError as error:
-            return list(error.problems)
-        return []
+        return problems_of(self.user_pattern, height, width)
 
     def user_size(self) -> tuple[int, int]:
         """Return (height, width) of the user's file."""

@@ -37,14 +37,13 @@ from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.rendered import looked_up
-from bdtune.poisoning.surrogate import Attacker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 
 class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
@@ -80,22 +79,24 @@ class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
         "backdoorbench/inputaware": {**BENCH, "cover_rate": 0.1},
     }
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         shape: dict[str, Any] = {"widths": self.widths, "bench_scale": self.bench_scale}
-        masks = attacker.node(MaskTraining(**shape, recipe=self.masks), data=clean)
+        masks = attacker.node(MaskTraining(**shape, recipe=self.masks), data=attacker.clean)
         training = PatternTraining(**shape, recipe=self.patterns, target=self.single_target)
         model = PluginSource(plugin=self.surrogate_model)
-        made = {"masks": masks, "patterns": attacker.node(training, data=clean, masks=masks, model=model)}
+        made = {
+            "masks": masks,
+            "patterns": attacker.node(training, data=attacker.clean, masks=masks, model=model),
+        }
         own = InputAwareImages(**shape, quantise=self.quantise)
         nodes = {
-            "train": attacker.node(own, data=clean, **made),
+            "train": attacker.node(own, data=attacker.clean, **made),
             "test": attacker.node(own, data=attacker.test, **made),
         }
         if self.has_covers:
             update = {"trigger": "cross", "partner_seed": self.trigger_seed}
             cross = own.model_copy(update=update)
-            nodes["cross"] = attacker.node(cross, data=clean, **made)
+            nodes["cross"] = attacker.node(cross, data=attacker.clean, **made)
             nodes["cross_test"] = attacker.node(cross, data=attacker.test, **made)
         return nodes
 

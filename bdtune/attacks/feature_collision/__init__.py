@@ -27,16 +27,16 @@ from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
 from bdtune.poisoning.crafted import looked_up
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 
 class FeatureCollision(Attack, defaults={"rate_basis": "target_class"}):
@@ -71,11 +71,10 @@ class FeatureCollision(Attack, defaults={"rate_basis": "target_class"}):
         chosen[self.instances.chosen(labels, self.target, self.trigger_seed)] = True
         return chosen
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         node = attacker.node(
             self.to(Collisions, instance_seed=self.trigger_seed),
-            data=clean,
+            data=attacker.clean,
             test=attacker.test,
             model=PluginSource(plugin=self.surrogate_model),
             surrogate=attacker.classifier(self.surrogate, self.surrogate_model),

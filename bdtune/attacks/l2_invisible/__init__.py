@@ -21,14 +21,14 @@ from bdtune.engine.stage import PluginSource
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.delta_files import DeltaFileAttack, with_delta
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
+    from bdtune.poisoning.sources import Attacker
 
 
 class L2Invisible(DeltaFileAttack):
@@ -63,14 +63,13 @@ class L2Invisible(DeltaFileAttack):
     def needs_one_target(self) -> str:
         return self.aimed if self.delta_path is None else ""
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         if self.delta_path is not None:
             return {}
-        attacker = Attacker(clean, self.trigger_seed, numerics)
         stage = self.to(UniversalPerturbation)
         surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
         model = PluginSource(plugin=self.surrogate_model)
-        return {"perturbation": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
+        return {"perturbation": attacker.node(stage, data=attacker.clean, model=model, surrogate=surrogate)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         given = self.user_delta()

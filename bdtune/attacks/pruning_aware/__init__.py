@@ -24,8 +24,8 @@ from bdtune.networks.residual import Residual, ResidualTeacher
 from bdtune.plugins import registry
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.poisoning.patch import PatchAttack
-from bdtune.poisoning.sources import FitLabels, FitRows, FitSet
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.sources import Attacker, FitLabels, FitRows, FitSet
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

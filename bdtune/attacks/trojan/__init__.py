@@ -25,14 +25,14 @@ from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.conventions import AABL, ABL, BENCH, LFD
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.pattern_files import PatternAttack
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
+    from bdtune.poisoning.sources import Attacker
 
 
 class Trojan(DialectAttack, PatternAttack):
@@ -73,16 +73,15 @@ class Trojan(DialectAttack, PatternAttack):
         "backdoorbench/trojannn": BENCH,
     }
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         if self.pattern_path is not None:
             return {}
-        attacker = Attacker(clean, self.trigger_seed, numerics)
         surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
         stage = TrojanTrigger(
             shape=self._shape, units=self.units, value=self.value, iterations=self.iterations, lr=self.lr
         )
         model = PluginSource(plugin=self.surrogate_model)
-        return {"trigger": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
+        return {"trigger": attacker.node(stage, data=attacker.clean, model=model, surrogate=surrogate)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         colours, weight = self._trigger(images)

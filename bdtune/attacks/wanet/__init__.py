@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from bdtune.attacks.wanet import torch_warp, warp
 from bdtune.effects import ByContent, Only, TrainOnly
 from bdtune.engine.key import sample_generator
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import UserFile
 from bdtune.plugins.poison_plan import Role, exact_count
 from bdtune.poisoning.bench_floats import CIFAR10, normalised, stored_bytes
@@ -121,13 +121,7 @@ class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
         return _grid(self, path and file_digest(path, "control_field"), height, width)
 
     def check_files(self) -> list[Problem]:
-        if self.control_field is None:
-            return []
-        try:
-            self._field()
-        except ConfigError as error:
-            return list(error.problems)
-        return []
+        return [] if self.control_field is None else problems_of(self._field)
 
     @model_validator(mode="after")
     def _seed_of_the_field(self) -> Self:
