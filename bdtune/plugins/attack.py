@@ -236,8 +236,7 @@ class Attack(Plugin):
             observed[poison] = self.test_labels(labels[poison], num_classes)
         extras = self.extras(poison, cover, labels, seed)
         assert all(len(array) == len(labels) for array in extras.values()), "extras are arrays by sample id"
-        changed = np.flatnonzero(observed != labels)
-        return PoisonPlan(np.sort(poison), np.sort(cover), observed, changed, extras, seed)
+        return PoisonPlan(np.sort(poison), np.sort(cover), observed, extras, seed)
 
     @final
     def attacker_seed(self, data_seed: int) -> int:

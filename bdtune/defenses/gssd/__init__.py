@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bdtune.defenses.gssd import report
 from bdtune.defenses.gssd.discriminative import Discriminative
 from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Order, Relabel
 from bdtune.errors import Problem
@@ -132,11 +133,7 @@ class GSSD(Defense):
         return self.retrain
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        from bdtune.defenses.gssd.report import diagnose
-
-        return diagnose(artefacts, truth)
+        return report.diagnose(artefacts, truth)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-        from bdtune.defenses.gssd.report import figure
-
-        return figure(artefacts, truth, self.bins, self.trim, self.lambda_)
+        return report.figure(artefacts, truth, self.bins, self.trim, self.lambda_)

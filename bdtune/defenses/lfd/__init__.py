@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from bdtune.defenses.lfd import report
 from bdtune.defenses.lfd.stages import Mode, Threshold, Ties, Weigh
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
@@ -100,11 +101,7 @@ class LfD(Defense):
         return self.student.to(Supervised)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        from bdtune.defenses.lfd.report import diagnose
-
-        return diagnose(artefacts, truth)
+        return report.diagnose(artefacts, truth)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-        from bdtune.defenses.lfd.report import figure
-
-        return figure(artefacts, truth)
+        return report.figure(artefacts, truth)
