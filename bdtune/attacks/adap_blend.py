@@ -19,7 +19,6 @@ from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.pattern_files import PatternAttack
-from bdtune.poisoning.patterns import FULL_IMAGE, Pattern, noise
 
 if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
@@ -86,13 +85,6 @@ class AdapBlend(CoverRowsAttack, PatternAttack, defaults={"rate": 0.003, "includ
 
     def _mixed(self, images: np.ndarray, opacity: np.ndarray) -> np.ndarray:
         _, height, width, channels = images.shape
-        picture = self._picture(height, width)
+        picture = self.full_picture(self.pattern, height, width)
         images += opacity * picture.mask * (picture.for_channels(channels) - images)
         return images
-
-    def _picture(self, height: int, width: int) -> Pattern:
-        if self.pattern_path is not None:
-            return self.user_pattern(height, width)
-        if self.pattern == "noise":
-            return noise(height, width, self.trigger_seed)
-        return FULL_IMAGE[self.pattern](height, width)

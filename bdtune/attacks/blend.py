@@ -22,7 +22,7 @@ from bdtune.plugins.budget import Budget
 from bdtune.poisoning.conventions import AABL, ABL, BENCH, BOX, GSSD, LFD
 from bdtune.poisoning.dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.poisoning.pattern_files import PatternAttack
-from bdtune.poisoning.patterns import FULL_IMAGE, Pattern, noise, noise_pixels, scaled
+from bdtune.poisoning.patterns import Pattern, noise_pixels, scaled
 
 if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
@@ -127,11 +127,9 @@ class Blend(DialectAttack, PatternAttack):
         return images
 
     def _picture(self, height: int, width: int) -> Pattern:
-        if self.pattern_path is not None:
-            return self.user_pattern(height, width)
-        if self.pattern == "noise":
-            return noise(height, width, self.trigger_seed, self.grey)
-        return white_corner(height, width) if self._is_patch else FULL_IMAGE[self.pattern](height, width)
+        if self._is_patch:
+            return white_corner(height, width)
+        return self.full_picture(self.pattern, height, width, grey=self.grey)
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.plugins.dataset import Dataset, Records
-from bdtune.reading.files import class_folders, parquet_records, torchvision_download
+from bdtune.reading.files import class_folders, torchvision_download
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,8 +47,8 @@ class Gtsrb(Dataset, defaults={"image_size": 32, "mirrors": False}):
     """Standard deviation per channel that they are divided by; the training images' own by default."""
 
     title: ClassVar[str] = "GTSRB"
+    parquet: ClassVar[str] = "gtsrb"
     layouts: ClassVar[tuple[str, ...]] = (
-        "gtsrb/train.parquet with gtsrb/test.parquet",
         "torchvision's gtsrb/GTSRB/ (Training or Final_Training/Images, Final_Test/Images)",
     )
     num_classes: ClassVar[int] = 43
@@ -56,9 +56,6 @@ class Gtsrb(Dataset, defaults={"image_size": 32, "mirrors": False}):
 
     def records(self, split: SplitName, root: Path) -> Records | None:
         folder = root / "gtsrb"
-        found = parquet_records(folder, split)
-        if found is not None:
-            return found
         return _train_folder(folder / "GTSRB") if split == "train" else _test_folder(folder)
 
     def download(self, root: Path) -> None:

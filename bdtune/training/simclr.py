@@ -84,9 +84,7 @@ class SimCLR(TorchStage):
                 with session.autocast(ctx.numerics):
                     features = network.features(both)
                 loss = nt_xent.nt_xent(head(features.float()), self.temperature)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loop.descend(optimizer, loss)
                 meter.add(loss, len(batch.rows))
             return {"loss": meter.means()[0]}
 

@@ -26,9 +26,10 @@ from bdtune.poisoning.dirty_label import ClassId
 from bdtune.poisoning.rendered import looked_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from bdtune.engine.stage import Node
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
@@ -97,9 +98,7 @@ class Composite(CoverRowsAttack):
             return [Problem("", "expected images that can be cut in two", got=f"{image_shape[:2]} pixels")]
         return []
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         labels = test_labels()
         return [] if labels is None else self._without_images(labels, "attack.classes", "test images")
 

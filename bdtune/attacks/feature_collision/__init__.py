@@ -30,9 +30,10 @@ from bdtune.poisoning.dirty_label import CLEAN_LABEL
 from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from bdtune.engine.stage import Node
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
@@ -91,9 +92,7 @@ class FeatureCollision(Attack, defaults={"rate_basis": "target_class"}):
         found = self.artefact("collisions").arrays
         return {"test image": found["instances"][found["of"][np.searchsorted(found["ids"], rows.ids)]]}
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         labels = test_labels()
         if labels is None:
             return []

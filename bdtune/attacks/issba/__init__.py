@@ -37,10 +37,11 @@ from bdtune.poisoning.rendered import looked_up
 from bdtune.poisoning.tensor_files import weights_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from bdtune.engine.stage import Node
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
@@ -128,9 +129,7 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
         problems = coder_problems(self.coder_path)
         return problems + [p for knob in IMAGES.values() for p in file_problems(getattr(self, knob), knob)]
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         labels = test_labels() if self.test_images is not None else None
         if labels is None or self.test_images is None or file_problems(self.test_images, "test_images"):
             return []

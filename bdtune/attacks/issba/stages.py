@@ -86,9 +86,7 @@ class SecretCoder(TorchStage):
                 loss = binary_cross_entropy_with_logits(logits, secret)
                 if done >= self.secret_epochs:
                     loss = self.secret_weight * loss + self._visible(clean, residual, hidden)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loop.descend(optimizer, loss)
                 read = ((logits > 0) == (secret > 0)).float().mean()
                 meter.add(loss, len(clean), read * len(clean))
             mean_loss, read_back = meter.means()

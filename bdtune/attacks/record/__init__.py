@@ -28,9 +28,10 @@ from bdtune.poisoning.crafted import looked_up
 from bdtune.poisoning.sources import Attacker, CleanTest, FitSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from bdtune.engine.stage import Source
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
@@ -112,9 +113,7 @@ class FromRecord(Attack):
         facts = CleanTest(dataset=fit.dataset, root=fit.root)
         return Node(RecordModel(path=self.path), {"model": model, "data": facts}, 0, fit.numerics)
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         record = self._readable
         if record is None:
             return []  # `check_files` says why

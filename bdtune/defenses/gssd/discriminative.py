@@ -62,9 +62,7 @@ class Discriminative(TorchStage):
             order = torch.randperm(len(z_ND), generator=session.generator(ctx.seed, "order", done))
             for rows in order.to(device).split(self.batch_size):
                 loss = cross_entropy(network(z_ND[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loop.descend(optimizer, loss)
                 meter.add(loss, len(rows))
             return {"loss": meter.means()[0]}
 
