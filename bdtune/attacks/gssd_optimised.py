@@ -13,14 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from bdtune.engine.stage import Node, PluginSource
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
-from bdtune.poisoning.latent_trigger import CraftRows, LatentTrigger
+from bdtune.poisoning.latent_trigger import CraftRows, Latent, LatentTrigger
 from bdtune.training.simclr import SimCLR
 
 if TYPE_CHECKING:
@@ -37,25 +36,13 @@ class BenignSimCLR(SimCLR, defaults={"betas": (0.9, 0.99)}):
     name: ClassVar[str] = "simclr"
 
 
-class GSSDOptimised(DirtyLabelAttack):
+class GSSDOptimised(Latent, DirtyLabelAttack):
     """x' = (1 - b) x + b tau, with tau fitted so that x' has the target class's mean embedding."""
 
-    ratio: Rate = 0.2
-    """b, the weight of the picture."""
     craft_on: Literal["shared", "plan"] = "shared"
     """Rows that the picture is fitted to. shared: one set for all trials; plan: those the trial poisons."""
     craft_rate: Rate = 0.1
     """Rate of the shared set, on the basis of `rate`."""
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    """Squared Euclidean distance of features, or one minus their cosine."""
-    iterations: int = Field(500, ge=1)
-    """Gradient steps on the picture, at most."""
-    batch_size: int = Field(256, ge=1)
-    """Images per step."""
-    lr: float = Field(0.1, gt=0)
-    """Adam's rate on the picture."""
-    settled: float = Field(1e-3, ge=0)
-    """Relative change of the mean loss over 50 steps below which the fit ends; 0: never early."""
     simclr: BenignSimCLR = BenignSimCLR()
     """Training of the attacker's encoder, by the stage that GSSD itself uses."""
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]

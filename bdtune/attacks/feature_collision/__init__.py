@@ -15,13 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from bdtune.attacks.feature_collision.collisions import Collisions, Instances
+from bdtune.attacks.feature_collision.collisions import Collision, Collisions
 from bdtune.effects import TrainOnly
 from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
-from bdtune.knobs import Rate
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
@@ -40,19 +39,9 @@ if TYPE_CHECKING:
     from bdtune.poisoning.sources import Attacker
 
 
-class FeatureCollision(Attack, defaults={"rate_basis": "target_class"}):
+class FeatureCollision(Collision, Attack, defaults={"rate_basis": "target_class"}):
     """x' near an image of the target class, with f(x') near f(t) for a test image t of another class."""
 
-    instances: Instances = Instances()
-    """The test images t, drawn by `trigger_seed`; the poison is shared out among them."""
-    opacity: Annotated[Rate, TrainOnly] = 0.3
-    """Weight of t in the image that the collision starts from and stays near; 0: no watermark."""
-    beta: Annotated[float, TrainOnly] = Field(0.25, ge=0)
-    """Weight of the distance in pixels, times (feature dimension / number of pixel values)^2."""
-    lr: Annotated[float, TrainOnly] = Field(0.01, gt=0)
-    """Length of the first gradient step; halved for an image whose objective would grow."""
-    iterations: Annotated[int, TrainOnly] = Field(100, ge=1)
-    """Steps for each image."""
     surrogate: Annotated[Surrogate, TrainOnly] = Surrogate()
     """Training of the clean classifier that f is the last layer but one of."""
     surrogate_model: Annotated[ModelKnob, TrainOnly] = "resnet18"  # type: ignore[assignment]

@@ -28,8 +28,6 @@ from bdtune.poisoning.sources import Attacker, FitLabels, FitRows, FitSet
 from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from bdtune.engine.stage import Source
     from bdtune.plugins.attack import Attack, TestLabels
     from bdtune.plugins.dataset import Dataset

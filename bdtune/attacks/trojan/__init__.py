@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from bdtune.attacks.trojan.trigger import Shape, TrojanTrigger
+from bdtune.attacks.trojan.trigger import Drive, Shape, TrojanTrigger
 from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bdtune.poisoning.sources import Attacker
 
 
-class Trojan(DialectAttack, PatternAttack):
+class Trojan(Drive, DialectAttack, PatternAttack):
     """x' = (1 - a m) x + a m P, or x + a m P clipped, with opacity a, mask m and optimised colours P."""
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
@@ -50,14 +50,6 @@ class Trojan(DialectAttack, PatternAttack):
     """overwrite: mix with opacity a, at 1 replace; add_clip: add a P and clip, as I-BAU's triggers."""
     opacity: Rate | None = None
     """a; None: 1 for the square, 0.3 for the watermark, or 1 with a user's file."""
-    units: int = Field(2, ge=1)
-    """Units of the last layer that the trigger drives: those with the largest outgoing weights."""
-    value: float = 100.0
-    """Activation aimed at; what was reached is in the artefact's info."""
-    iterations: int = Field(1000, ge=1)
-    """Gradient steps on the trigger."""
-    lr: float = Field(0.1, gt=0)
-    """Adam's rate on the trigger, falling as a cosine."""
     surrogate: Surrogate = Surrogate()
     """Training of the clean classifier that the trigger is made for."""
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
@@ -77,9 +69,7 @@ class Trojan(DialectAttack, PatternAttack):
         if self.pattern_path is not None:
             return {}
         surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
-        stage = TrojanTrigger(
-            shape=self._shape, units=self.units, value=self.value, iterations=self.iterations, lr=self.lr
-        )
+        stage = self.to(TrojanTrigger, shape=self._shape)
         model = PluginSource(plugin=self.surrogate_model)
         return {"trigger": attacker.node(stage, data=attacker.clean, model=model, surrogate=surrogate)}
 

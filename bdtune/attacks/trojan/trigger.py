@@ -88,7 +88,20 @@ def watermark(height: int, width: int) -> np.ndarray:
     return mask
 
 
-class TrojanTrigger(Crafting, defaults={"schedule": "cosine"}):
+class Drive(Knobs):
+    """Knobs of the descent on the trigger."""
+
+    units: int = Field(2, ge=1)
+    """Units of the last layer that the trigger drives: those with the largest outgoing weights."""
+    value: float = 100.0
+    """Activation aimed at; ReLU networks may never reach it: what was reached is in the artefact's info."""
+    iterations: int = Field(1000, ge=1)
+    """Gradient steps on the trigger."""
+    lr: float = Field(0.1, gt=0)
+    """Adam's rate on the trigger, falling as a cosine."""
+
+
+class TrojanTrigger(Drive, Crafting, defaults={"schedule": "cosine"}):
     """Fit colours inside a mask, on black ground, that drive the units which the classifier weighs most.
 
     Inputs: data (ImageSet), model (Model), surrogate (artefact with weights).
@@ -101,10 +114,6 @@ class TrojanTrigger(Crafting, defaults={"schedule": "cosine"}):
 
     shape: Shape = Shape()
     """Where the trigger is."""
-    units: int = Field(2, ge=1)
-    """How many units, those with the largest sum of absolute weights to all classes."""
-    value: float = 100.0
-    """Activation aimed at; ReLU networks may never reach it."""
 
     def training(self, ctx: Context, *, data: ImageSet, model: Model, surrogate: Artefact) -> Training:
         import torch

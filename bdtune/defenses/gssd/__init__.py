@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from bdtune.defenses.gssd import report
 from bdtune.defenses.gssd.discriminative import Discriminative
-from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Order, Relabel
+from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Relabel, Tests
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.defense import Defense
@@ -47,7 +47,7 @@ class FineTune(Supervised, defaults={"epochs": 2, "lr": 1e-4, "schedule": "const
     few_samples: ClassVar[bool] = True
 
 
-class GSSD(Defense):
+class GSSD(Tests, Defense):
     """Generative self-supervised backdoor defense."""
 
     model_config: ClassVar = {"serialize_by_alias": True}
@@ -65,18 +65,6 @@ class GSSD(Defense):
     """Training of one flow per class."""
     discriminative: Discriminative = Discriminative()
     """Training of the classifier of features."""
-    beta_nd: float = 0.6
-    """A class whose mean -log p_c / d over foreign samples (E_c) is below is non-disruptively poisoned."""
-    beta_d: Rate = 0.05
-    """Fraction of a class in a mode of low foreign density above which it is disruptively poisoned."""
-    lambda_: float = Field(0.75, gt=0, alias="lambda")
-    """Density, exp(log p / d), left of which that mode's end is looked for."""
-    bins: int = Field(30, ge=2)
-    """Bins of the histogram of foreign densities."""
-    trim: float = Field(0.0, ge=0, lt=50)
-    """Percent clipped at each end of the histogram's range, against outliers; the paper clips nothing."""
-    order: Order = "d_first"
-    """Which test goes first; a class gets one verdict."""
     oracle_target: int | None = Field(None, ge=0)
     """Ablation only: the attacker's class, taken as non-disruptively poisoned without any test."""
     alpha_c: Rate = 0.3
