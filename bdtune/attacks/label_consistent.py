@@ -24,13 +24,14 @@ from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
 from bdtune.poisoning.conventions import BENCH
-from bdtune.poisoning.crafted import CraftedImages, OwnLabelPGD, looked_up
+from bdtune.poisoning.crafted import CraftedImages, OwnLabelPGD
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
 from bdtune.poisoning.given_images import GivenImages
 from bdtune.poisoning.given_rows import GivenRowsAttack
 from bdtune.poisoning.image_files import file_problems, images_digest, shape_problems
 from bdtune.poisoning.patterns import BLACK, WHITE, Pattern, cells, scaled
+from bdtune.poisoning.rendered import looked_up, stored
 from bdtune.poisoning.surrogate import (
     GivenWeights,
     RobustSurrogate,
@@ -130,7 +131,7 @@ class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "ra
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         if self.surrogate != "none":
-            images = looked_up(self.artefact("crafted"), rows.ids).astype(np.float32) / np.float32(255)
+            images = looked_up(self.artefact("crafted"), rows)
         return self._with_corners(images)
 
     def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
@@ -138,7 +139,7 @@ class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "ra
 
     def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         if rows.split == "train" and self.surrogate != "none":
-            images = looked_up(self.artefact("crafted"), rows.ids)
+            images = stored(self.artefact("crafted"), rows.ids)
         levels = images.astype(np.float32)
         step = np.float32(255 * self.amplitude)
         for box, patch in _corners(images.shape[1], images.shape[2]):

@@ -1,4 +1,4 @@
-"""The stage that makes images of one class look like others to a network, and the look-up of its result."""
+"""The stage that makes images of one class look like others to a network."""
 
 from __future__ import annotations
 
@@ -69,11 +69,3 @@ class CraftedImages(Stage):
         before, after_all = (hits / len(ids)).tolist()
         info: dict[str, Any] = {"acc": before, "acc_crafted": after_all}
         return Artefact({"ids": ids.astype(np.int64), "images": crafted}, info)
-
-
-def looked_up(artefact: Artefact, ids: np.ndarray) -> np.ndarray:
-    """Return the crafted images uint8 [n, H, W, C] of some ids, all of which must be there."""
-    known = artefact.arrays["ids"]
-    at = np.searchsorted(known, ids)
-    assert np.array_equal(known[np.minimum(at, len(known) - 1)], ids), "every poisoned row has been crafted"
-    return artefact.arrays["images"][at]

@@ -97,6 +97,19 @@ def _psnr(differences: np.ndarray) -> np.ndarray:
     return np.minimum(100.0, 10 * np.log10(255**2 / np.maximum(squares, 1e-12)))
 
 
+def stored(artefact: Artefact, ids: np.ndarray) -> np.ndarray:
+    """Return the images uint8 [n, H, W, C] of some ids, all of which must be there.
+
+    An artefact without ids has the images of all samples.
+    """
+    known = artefact.arrays.get("ids")
+    if known is None:
+        return artefact.arrays["images"][ids]
+    at = np.searchsorted(known, ids)
+    assert np.array_equal(known[np.minimum(at, len(known) - 1)], ids), "every poisoned row has been made"
+    return artefact.arrays["images"][at]
+
+
 def looked_up(artefact: Artefact, rows: Rows) -> np.ndarray:
-    """Return the rendered images of some rows, float32 [n, H, W, C] in [0, 1]."""
-    return artefact.arrays["images"][rows.ids].astype(np.float32) / np.float32(255)
+    """Return the stored images of some rows, float32 [n, H, W, C] in [0, 1]."""
+    return stored(artefact, rows.ids).astype(np.float32) / np.float32(255)

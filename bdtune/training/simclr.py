@@ -56,9 +56,6 @@ class SimCLR(TorchStage):
     flip: bool | None = None
     """Whether views are mirrored; null: unless a mirror image may be of another class."""
 
-    def length(self) -> int:
-        return self.epochs
-
     def training(self, ctx: Context, *, data: ImageSet, model: Model) -> Training:
         from bdtune.training import augment, batches, loop, nt_xent, session, weights
 

@@ -69,9 +69,6 @@ class Supervised(TorchStage):
         """Whether the momentum is Nesterov's: with sgd, if it has any."""
         return self.nesterov and self.optimizer == "sgd" and self.momentum > 0
 
-    def length(self) -> int:
-        return self.epochs
-
     def at(self, epochs: int) -> Supervised | None:
         """Return the same training with another length, where its rate depends on none.
 

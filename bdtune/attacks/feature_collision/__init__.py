@@ -24,8 +24,8 @@ from bdtune.errors import Problem
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
-from bdtune.poisoning.crafted import looked_up
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
+from bdtune.poisoning.rendered import looked_up
 from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class FeatureCollision(Collision, Attack, defaults={"rate_basis": "target_class"
         return {"collisions": node}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        return looked_up(self.artefact("collisions"), rows.ids).astype(np.float32) / np.float32(255)
+        return looked_up(self.artefact("collisions"), rows)
 
     def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         return images

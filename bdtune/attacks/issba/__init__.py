@@ -27,7 +27,6 @@ from bdtune.engine.key import sample_generator
 from bdtune.errors import Problem
 from bdtune.knobs import UserFile
 from bdtune.plugins.poison_plan import SplitName
-from bdtune.poisoning.crafted import looked_up as by_id
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.given_images import GivenImages
@@ -114,8 +113,6 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
         }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        if self.train_images is not None:
-            return by_id(self.artefact(rows.split), rows.ids).astype(np.float32) / np.float32(255)
         return looked_up(self.artefact(rows.split), rows)
 
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -57,9 +57,6 @@ class SecretCoder(TorchStage):
     secret_weight: float = Field(1.5, ge=0)
     """Weight of the secret's cross-entropy."""
 
-    def length(self) -> int:
-        return self.epochs
-
     def training(self, ctx: Context, *, data: ImageSet) -> Training:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits

@@ -24,7 +24,7 @@ from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import absolute
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.poison_plan import SplitName
-from bdtune.poisoning.crafted import looked_up
+from bdtune.poisoning.rendered import looked_up
 from bdtune.poisoning.sources import Attacker, CleanTest, FitSet
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class FromRecord(Attack):
         }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        return looked_up(self.artefact(rows.split), rows.ids).astype(np.float32) / np.float32(255)
+        return looked_up(self.artefact(rows.split), rows)
 
     @property
     def hands_over(self) -> bool:

@@ -38,9 +38,6 @@ class Discriminative(TorchStage):
     hidden: int = Field(512, ge=1)
     """Hidden units."""
 
-    def length(self) -> int:
-        return self.epochs
-
     def training(self, ctx: Context, *, features: Artefact, data: LabelSet) -> Training:
         import torch
         from torch import nn
