@@ -43,7 +43,7 @@ class CraftedImages(Stage):
         import torch
 
         from bdtune.poisoning.crafting import as_planes, frozen_network
-        from bdtune.training import pgd, session, weights
+        from bdtune.training import batches, pgd, session, weights
 
         device = session.device_of(ctx.numerics)
         ids = np.flatnonzero(np.asarray(data.labels) == self.target)
@@ -53,8 +53,7 @@ class CraftedImages(Stage):
         attack = pgd.Ascent(network, self.pgd, data, ctx.numerics.exact())
         clean = data.images_at(ids)
         crafted, hits = np.empty_like(clean), np.zeros(2)
-        height, width, _ = data.image_shape
-        size = max(16, pgd.BATCH_PIXELS // (height * width))
+        size = batches.images_of(pgd.BATCH_PIXELS, data)
         draws = session.generator(ctx.seed, "start")
         for start in range(0, len(ids), size):
             part = slice(start, start + size)

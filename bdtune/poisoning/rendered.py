@@ -58,12 +58,11 @@ class Rendering(Stage):
         data: ImageSet = inputs["data"]
         device = session.device_of(ctx.numerics)
         self._require_memory(data)
-        height, width, channels = data.image_shape
-        images = np.empty((len(data), height, width, channels), np.uint8)
+        images = np.empty((len(data), *data.image_shape), np.uint8)
         total, largest, psnr = 0.0, 0.0, 0.0
         with torch.inference_mode(), session.deterministic(ctx.numerics):
             stamp = self.stamp(ctx, *args, **inputs)
-            for ids, block in batches.in_order(data, max(16, BATCH_PIXELS // (height * width))):
+            for ids, block in batches.in_order(data, batches.images_of(BATCH_PIXELS, data)):
                 planes = stamp(as_planes(block, device), ids)
                 after = self.as_bytes(weights.as_array(planes.permute(0, 2, 3, 1)))
                 images[ids] = after

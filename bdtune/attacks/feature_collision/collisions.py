@@ -81,7 +81,7 @@ class Collisions(Collision, Stage):
         import torch
 
         from bdtune.poisoning.crafting import as_planes, frozen_network, normalised
-        from bdtune.training import pgd, session, weights
+        from bdtune.training import batches, pgd, session, weights
 
         device = session.device_of(ctx.numerics)
         ids, instance_ids = self._rows(data, test)
@@ -96,7 +96,7 @@ class Collisions(Collision, Stage):
 
         bases, instances = data.images_at(ids), test.images_at(instance_ids)
         images, sums = np.empty_like(bases), np.zeros(2)
-        size = max(16, pgd.BATCH_PIXELS // int(np.prod(data.image_shape[:2])))
+        size = batches.images_of(pgd.BATCH_PIXELS, data)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             base, goals = as_planes(bases[part], device), as_planes(instances[of[part]], device)

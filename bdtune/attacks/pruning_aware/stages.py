@@ -197,12 +197,13 @@ class Inner:
         """Return the largest value [C] before the ReLU, over all images and positions."""
         import torch
 
-        from bdtune.training.batches import in_order
+        from bdtune.training.batches import images_of, in_order
+        from bdtune.training.predict import PIXELS
 
         peaks: list[torch.Tensor] = []
         hook = self.norm.register_forward_hook(lambda _m, _in, out: peaks.append(out.amax((0, 2, 3))))
         try:
-            for _, images in in_order(data, _batch_size(data)):
+            for _, images in in_order(data, images_of(PIXELS, data)):
                 self.rest(self.before(_pixels(images, data, device)))
         finally:
             hook.remove()
@@ -213,12 +214,13 @@ class _Validation:
     """Clean images on their way through a network: kept where they enter the last block."""
 
     def __init__(self, network: Network, inner: Inner, data: ImageSet, device: torch.device) -> None:
-        from bdtune.training.batches import in_order
+        from bdtune.training.batches import images_of, in_order
+        from bdtune.training.predict import PIXELS
         from bdtune.training.weights import as_tensor
 
         self._head, self._inner = network.head, inner
         self._labels = as_tensor(data.labels).to(device)
-        batches = in_order(data, _batch_size(data))
+        batches = in_order(data, images_of(PIXELS, data))
         self._entering = [inner.before(_pixels(images, data, device)) for _, images in batches]
 
     @property
@@ -252,13 +254,6 @@ class _Validation:
         import torch
 
         return torch.cat([self._head(self._inner.rest(x).mean((2, 3))).argmax(1) for x in self._entering])
-
-
-def _batch_size(data: ImageSet) -> int:
-    from bdtune.training.predict import PIXELS
-
-    height, width, _ = data.image_shape
-    return max(16, PIXELS // (height * width))
 
 
 def _pixels(images: np.ndarray, data: ImageSet, device: torch.device) -> torch.Tensor:
