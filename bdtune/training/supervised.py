@@ -62,7 +62,8 @@ class Supervised(TorchStage):
     gamma: Annotated[float, OnlyIf(schedule="multistep")] = Field(0.1, gt=0, le=1)
     """Factor of each multistep."""
     augment: Augment = "auto"
-    """auto: crop_flip, or crop if a mirror image is of another class; crop: padded by 1/8; cutout: 3/32."""
+    """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth of the
+    side; cutout: a black square of 3/32 of the side; resized_crop_flip: torchvision's."""
 
     @property
     def looks_ahead(self) -> bool:
