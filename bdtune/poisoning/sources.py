@@ -322,7 +322,7 @@ class Attacker:
     `plan_seed` is for a trigger that depends on the poison plan.
     """
 
-    clean: DataSource
+    clean: FitSet
     seed: int
     numerics: Numerics
     plan_seed: int = 0
