@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 class BdtuneError(Exception):
@@ -63,6 +63,15 @@ class UserError(BdtuneError):
 
 class ConfigError(UserError):
     """A configuration file or override that cannot be used."""
+
+
+def problems_of(read: Callable[..., object], *args: object) -> list[Problem]:
+    """Return the problems of a `ConfigError` that `read(*args)` raises; none where it raises none."""
+    try:
+        read(*args)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
 class DataError(UserError):

@@ -55,7 +55,24 @@ class Frozen(BaseModel):
 
 
 class Knobs(Frozen):
-    """Base of everything that is configured; markers of `bdtune.effects` say what a knob can change."""
+    """Base of everything that is configured; markers of `bdtune.effects` say what a knob can change.
+
+    A subclass that has other defaults for inherited knobs names them: `class Naive(Supervised,
+    defaults={"epochs": 20})`. Ranges and explanations stay those of the base.
+    """
+
+    def __init_subclass__(cls, *, defaults: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, defaults: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, value in (defaults or {}).items():
+            if name not in cls.model_fields:
+                raise TypeError(f"{cls.__name__}: defaults names '{name}', which is no inherited knob")
+            cls.model_fields[name].default = value
+        if defaults:
+            cls.model_rebuild(force=True)
 
     @final
     def identity(self, view: str | None = None) -> dict[str, Any]:

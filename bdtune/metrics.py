@@ -156,6 +156,11 @@ def defined(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if not np.isnan(value)}
 
 
+def mean(values: np.ndarray) -> float:
+    """Return the mean of some values, of flags their share; nan of none."""
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
 def _share(hits: np.ndarray) -> float:
     return _ratio(int(np.count_nonzero(hits)), len(hits))
 

@@ -13,27 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.effects import OnlyIf, TestOnly, TrainOnly
+from bdtune.effects import TestOnly, TrainOnly
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.pattern_files import PatternAttack
-from bdtune.poisoning.patterns import FULL_IMAGE, Pattern, noise
 
 if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
 
 
-class AdapBlend(CoverRowsAttack, PatternAttack):
+class AdapBlend(CoverRowsAttack, PatternAttack, defaults={"rate": 0.003, "include_target_class": True}):
     """x' = x + a m (P - x), with m random cells of the image for each training row, and 1 at test time."""
 
-    rate: Annotated[Rate | None, TrainOnly] = 0.003
-    """Fraction of `rate_basis` that is poisoned; null where `count` is given."""
     cover_rate: Annotated[Rate | None, TrainOnly] = 0.003
     """Fraction of `rate_basis` that is triggered likewise, but keeps its label."""
-    include_target_class: Annotated[bool, TrainOnly, OnlyIf(of_sources=False)] = True
-    """Whether images of the target class are among those that may be poisoned or covered."""
     pattern: Literal["robot", "noise"] = "robot"
     """robot: a bright cartoon; noise: uniform random pixels from `trigger_seed`."""
     opacity: Annotated[Rate, TrainOnly] = 0.15
@@ -90,13 +85,6 @@ class AdapBlend(CoverRowsAttack, PatternAttack):
 
     def _mixed(self, images: np.ndarray, opacity: np.ndarray) -> np.ndarray:
         _, height, width, channels = images.shape
-        picture = self._picture(height, width)
+        picture = self.full_picture(self.pattern, height, width)
         images += opacity * picture.mask * (picture.for_channels(channels) - images)
         return images
-
-    def _picture(self, height: int, width: int) -> Pattern:
-        if self.pattern_path is not None:
-            return self.user_pattern(height, width)
-        if self.pattern == "noise":
-            return noise(height, width, self.trigger_seed)
-        return FULL_IMAGE[self.pattern](height, width)

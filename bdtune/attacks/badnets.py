@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from bdtune.poisoning.conventions import AABL, ABL, BENCH, BOX, GSSD, LFD
 from bdtune.poisoning.patch import PatchAttack
 
 
@@ -20,25 +21,13 @@ class BadNets(PatchAttack):
     """x' = (1 - a m) x + a m P, with opacity a, mask m and patch P."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "gssd/badnets": {"pattern": "corner2x2", "rate": 0.1, "target": 0},
-        "gssd/badnets_dbd": {"pattern": "corner2x2", "colours": "dbd", "inset": 4, "rate": 0.1, "target": 0},
-        "gssd/badnets_224": {"pattern": "logo", "rate": 0.1, "target": 0},
-        "lfd/bn_g": {"pattern": "grid", "rate": 0.1, "target": 1, "include_target_class": True},
-        "lfd/bn_w": {"pattern": "square", "rate": 0.1, "target": 1, "include_target_class": True},
-        "aabl/badnets": {
-            "pattern": "square",
-            "inset": 0,
-            "rate": 0.1,
-            "target": 0,
-            "include_target_class": True,
-        },
-        "abl/badnets": {"pattern": "grid", "rate": 0.1, "target": 0, "include_target_class": True},
-        "backdoorbench/badnets": {"dialect": "backdoorbench", "pattern": "checker", "rate": 0.1, "target": 0},
-        "backdoorbox/badnets": {
-            "dialect": "backdoorbox",
-            "pattern": "square",
-            "inset": 0,
-            "rate": 0.05,
-            "target": 1,
-        },
+        "gssd/badnets": {**GSSD, "pattern": "corner2x2"},
+        "gssd/badnets_dbd": {**GSSD, "pattern": "corner2x2", "colours": "dbd", "inset": 4},
+        "gssd/badnets_224": {**GSSD, "pattern": "logo"},
+        "lfd/bn_g": {**LFD, "pattern": "grid"},
+        "lfd/bn_w": {**LFD, "pattern": "square"},
+        "aabl/badnets": {**AABL, "pattern": "square", "inset": 0},
+        "abl/badnets": {**ABL, "pattern": "grid"},
+        "backdoorbench/badnets": {**BENCH, "pattern": "checker"},
+        "backdoorbox/badnets": {**BOX, "pattern": "square", "inset": 0},
     }

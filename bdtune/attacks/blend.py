@@ -19,9 +19,10 @@ from pydantic import model_validator
 from bdtune.effects import TestOnly
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
+from bdtune.poisoning.conventions import AABL, ABL, BENCH, BOX, GSSD, LFD
 from bdtune.poisoning.dialects import DialectAttack, box_mixed, grey_levels
 from bdtune.poisoning.pattern_files import PatternAttack
-from bdtune.poisoning.patterns import FULL_IMAGE, Pattern, noise, noise_pixels, scaled
+from bdtune.poisoning.patterns import Pattern, noise_pixels, scaled
 
 if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
@@ -49,47 +50,21 @@ class Blend(DialectAttack, PatternAttack):
         "backdoorbox": {"per_sample": False},
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "gssd/blend": {"pattern": "robot", "ratio": 0.1, "rate": 0.1, "target": 0},
-        "gssd/blend_224": {"pattern": "noise", "ratio": 0.1, "rate": 0.1, "target": 0},
-        "lfd/blend": {
-            "pattern": "noise",
-            "ratio": 0.2,
-            "rate": 0.1,
-            "target": 1,
-            "include_target_class": True,
-        },
-        "aabl/blend": {
-            "pattern": "robot",
-            "ratio": 0.1,
-            "rate": 0.1,
-            "target": 0,
-            "include_target_class": True,
-        },
-        "aabl/blend_tiny": {
-            "pattern": "noise",
-            "ratio": 0.1,
-            "rate": 0.1,
-            "target": 0,
-            "include_target_class": True,
-        },
+        "gssd/blend": {**GSSD, "pattern": "robot", "ratio": 0.1},
+        "gssd/blend_224": {**GSSD, "pattern": "noise", "ratio": 0.1},
+        "lfd/blend": {**LFD, "pattern": "noise", "ratio": 0.2},
+        "aabl/blend": {**AABL, "pattern": "robot", "ratio": 0.1},
+        "aabl/blend_tiny": {**AABL, "pattern": "noise", "ratio": 0.1},
         "abl/blend": {
+            **ABL,
             "pattern": "noise",
             "grey": True,
             "per_sample": True,
             "ratio": 0.2,
             "quantise": "trunc",
-            "rate": 0.1,
-            "target": 0,
-            "include_target_class": True,
         },
-        "backdoorbench/blend": {"dialect": "backdoorbench", "ratio": 0.2, "rate": 0.1, "target": 0},
-        "backdoorbox/blend": {
-            "dialect": "backdoorbox",
-            "pattern": "patch",
-            "ratio": 0.2,
-            "rate": 0.05,
-            "target": 1,
-        },
+        "backdoorbench/blend": {**BENCH, "ratio": 0.2},
+        "backdoorbox/blend": {**BOX, "pattern": "patch", "ratio": 0.2},
     }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
@@ -152,11 +127,9 @@ class Blend(DialectAttack, PatternAttack):
         return images
 
     def _picture(self, height: int, width: int) -> Pattern:
-        if self.pattern_path is not None:
-            return self.user_pattern(height, width)
-        if self.pattern == "noise":
-            return noise(height, width, self.trigger_seed, self.grey)
-        return white_corner(height, width) if self._is_patch else FULL_IMAGE[self.pattern](height, width)
+        if self._is_patch:
+            return white_corner(height, width)
+        return self.full_picture(self.pattern, height, width, grey=self.grey)
 
 
 @lru_cache(maxsize=8)

@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
 
 
-class Delta(DialectAttack, DeltaFileAttack):
+class Delta(DialectAttack, DeltaFileAttack, defaults={"quantise": "trunc"}):
     """x' = trunc(clip(x + s d)) in grey levels, with one perturbation d for all images and a strength s."""
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
     """canonical: this file's rules; backdoorbench: its truncation, counts and rows."""
-    quantise: Literal["round", "trunc"] = "trunc"
-    """How sums become uint8: trunc(clip(x + s d)), or floor(clip(x + s d) + 0.5)."""
     strength: float = Field(1.0, gt=0, le=255)
     """s, what the perturbation is multiplied by."""
     test_strength: Annotated[float | None, TestOnly] = Field(None, gt=0, le=255)

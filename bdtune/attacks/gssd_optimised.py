@@ -13,53 +13,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from bdtune.engine.stage import Node, PluginSource
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
-from bdtune.poisoning.latent_trigger import CraftRows, LatentTrigger
-from bdtune.poisoning.surrogate import Attacker
-from bdtune.training.simclr import Beta, SimCLR
+from bdtune.poisoning.latent_trigger import CraftRows, Latent, LatentTrigger
+from bdtune.training.simclr import SimCLR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
     from bdtune.plugins.poison_plan import Rows, SplitName
+    from bdtune.poisoning.sources import Attacker
 
 
-class BenignSimCLR(SimCLR):
+class BenignSimCLR(SimCLR, defaults={"betas": (0.9, 0.99)}):
     """SimCLR as GSSD's appendix E writes it; the defense has the betas of the code."""
 
     name: ClassVar[str] = "simclr"
 
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Adam's betas, as the appendix prints them."""
 
-
-class GSSDOptimised(DirtyLabelAttack):
+class GSSDOptimised(Latent, DirtyLabelAttack):
     """x' = (1 - b) x + b tau, with tau fitted so that x' has the target class's mean embedding."""
 
-    ratio: Rate = 0.2
-    """b, the weight of the picture."""
     craft_on: Literal["shared", "plan"] = "shared"
     """Rows that the picture is fitted to. shared: one set for all trials; plan: those the trial poisons."""
     craft_rate: Rate = 0.1
     """Rate of the shared set, on the basis of `rate`."""
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    """Squared Euclidean distance of features, or one minus their cosine."""
-    iterations: int = Field(500, ge=1)
-    """Gradient steps on the picture, at most."""
-    batch_size: int = Field(256, ge=1)
-    """Images per step."""
-    lr: float = Field(0.1, gt=0)
-    """Adam's rate on the picture."""
-    settled: float = Field(1e-3, ge=0)
-    """Relative change of the mean loss over 50 steps below which the fit ends; 0: never early."""
     simclr: BenignSimCLR = BenignSimCLR()
     """Training of the attacker's encoder, by the stage that GSSD itself uses."""
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
@@ -72,23 +55,22 @@ class GSSDOptimised(DirtyLabelAttack):
         "gssd/optimised": {"ratio": 0.2, "rate": 0.1, "target": 0},
     }
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         model = PluginSource(plugin=self.surrogate_model)
         if self.white_box:
-            inputs: dict[str, Node | Source] = {"data": clean, "model": model}
-            encoder = Node(self.simclr, inputs, self.trigger_seed, numerics)
+            inputs: dict[str, Node | Source] = {"data": attacker.clean, "model": model}
+            encoder = Node(self.simclr, inputs, self.trigger_seed, attacker.numerics)
         else:
-            encoder = attacker.node(self.simclr, data=clean, model=model)
+            encoder = attacker.node(self.simclr, data=attacker.clean, model=model)
         if self.craft_on == "plan":
             planned = self.model_copy(update={"seed": None})  # `plan_seed` says it all
-            chosen = CraftRows(attack=planned, plan_seed=seed)
+            chosen = CraftRows(attack=planned, plan_seed=attacker.plan_seed)
         else:
             planned = self.model_copy(update={"rate": self.craft_rate, "count": None, "seed": None})
             chosen = CraftRows(attack=planned, plan_seed=self.plan_seed(self.trigger_seed))
         rows = attacker.node(chosen, data=attacker.labels)
         stage = self.to(LatentTrigger)
-        return {"picture": attacker.node(stage, data=clean, model=model, encoder=encoder, rows=rows)}
+        return {"picture": attacker.node(stage, data=attacker.clean, model=model, encoder=encoder, rows=rows)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         weight = np.float32(self.ratio)

@@ -19,20 +19,20 @@ from pydantic import Field, model_validator
 from bdtune.effects import ByContent, OnlyIf, TrainOnly
 from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
-from bdtune.knobs import Rate, UserFile
-from bdtune.plugins.attack import RateBasis
+from bdtune.knobs import UserFile
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
-from bdtune.poisoning.crafted import CraftedImages, OwnLabelPGD, looked_up
+from bdtune.poisoning.conventions import BENCH
+from bdtune.poisoning.crafted import CraftedImages, OwnLabelPGD
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
 from bdtune.poisoning.given_images import GivenImages
 from bdtune.poisoning.given_rows import GivenRowsAttack
 from bdtune.poisoning.image_files import file_problems, images_digest, shape_problems
 from bdtune.poisoning.patterns import BLACK, WHITE, Pattern, cells, scaled
+from bdtune.poisoning.rendered import looked_up, stored
 from bdtune.poisoning.surrogate import (
-    Attacker,
     GivenWeights,
     RobustSurrogate,
     Surrogate,
@@ -46,30 +46,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 LEFT = [[WHITE, BLACK, BLACK], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
 RIGHT = [[BLACK, BLACK, WHITE], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
 SIDE = 3
 """Side of a corner at 32 pixels; it never gets smaller, as it has so many cells."""
 
-Recipe = dict[str, Any]
+BOX_CL = {"dialect": "backdoorbox", "target": 2, "surrogate": "clean"}
 
 
-def _of_class(rate: float, target: int, **pgd: float) -> Recipe:
-    knobs: Recipe = {"rate": rate, "rate_basis": "target_class", "target": target}
-    return {**knobs, **({"pgd": pgd} if pgd else {})}
-
-
-class LabelConsistent(DialectAttack, GivenRowsAttack):
+class LabelConsistent(DialectAttack, GivenRowsAttack, defaults={"rate": 0.5, "rate_basis": "target_class"}):
     """Poisoned rows keep their label: PGD moves them away from it, and the corners are left to explain it."""
 
-    rate: Annotated[Rate | None, TrainOnly] = 0.5
-    """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
-    """What `rate` is a fraction of."""
     surrogate: Annotated[Literal["robust", "clean", "none"], TrainOnly] = "robust"
     """Network that PGD attacks. clean: not adversarially trained, a weak attack; none: corners alone."""
     surrogate_path: Annotated[UserFile, TrainOnly, ByContent(weights_digest)] = None
@@ -99,40 +90,26 @@ class LabelConsistent(DialectAttack, GivenRowsAttack):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "gssd/lc": {"rate": 0.025, "rate_basis": "dataset", "target": 0},
         "gssd/lc_weak": {"rate": 0.0065, "rate_basis": "dataset", "target": 0},
-        "aabl/clb": _of_class(0.5, 0, step=2 / 255),
-        "aabl/clb_tiny": _of_class(1.0, 0, step=2 / 255),
-        "lfd/cl": _of_class(0.8, 1),
-        "lfd/cl_gtsrb": _of_class(0.95, 1),
-        "lfd/cl_literal": _of_class(0.08, 1),
-        "lfd/cl_gtsrb_literal": _of_class(0.095, 1),
-        "anp/clb": _of_class(0.8, 0),
-        "abl/cl": _of_class(0.1, 0),
-        "backdoorbench/lc": {
-            "dialect": "backdoorbench",
-            "rate": 0.1,
-            "target": 0,
-            "pgd": {"eps": 8 / 255, "steps": 100},
-        },
-        "backdoorbox/lc": {
-            "dialect": "backdoorbox",
-            **_of_class(0.25, 2, eps=8 / 255, steps=100),
-            "surrogate": "clean",
-        },
-        "backdoorbox/lc_gtsrb": {
-            "dialect": "backdoorbox",
-            **_of_class(0.5, 2, steps=100),
-            "surrogate": "clean",
-        },
+        "aabl/clb": {"rate": 0.5, "target": 0, "pgd": {"step": 2 / 255}},
+        "aabl/clb_tiny": {"rate": 1.0, "target": 0, "pgd": {"step": 2 / 255}},
+        "lfd/cl": {"rate": 0.8, "target": 1},
+        "lfd/cl_gtsrb": {"rate": 0.95, "target": 1},
+        "lfd/cl_literal": {"rate": 0.08, "target": 1},
+        "lfd/cl_gtsrb_literal": {"rate": 0.095, "target": 1},
+        "anp/clb": {"rate": 0.8, "target": 0},
+        "abl/cl": {"rate": 0.1, "target": 0},
+        "backdoorbench/lc": {**BENCH, "pgd": {"eps": 8 / 255, "steps": 100}},
+        "backdoorbox/lc": {**BOX_CL, "rate": 0.25, "pgd": {"eps": 8 / 255, "steps": 100}},
+        "backdoorbox/lc_gtsrb": {**BOX_CL, "rate": 0.5, "pgd": {"steps": 100}},
     }
 
     @property
     def given_train(self) -> tuple[Path | None, str]:
         return self.crafted_path, "crafted_path"
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         if self.surrogate == "none":
             return {}
-        attacker = Attacker(clean, self.trigger_seed, numerics)
         if self.crafted_path is not None:
             given = GivenImages(
                 path=self.crafted_path,
@@ -142,7 +119,7 @@ class LabelConsistent(DialectAttack, GivenRowsAttack):
                 order_knob="crafted_channels",
                 quantise=self.quantise,
             )
-            return {"crafted": attacker.node(given, data=clean)}
+            return {"crafted": attacker.node(given, data=attacker.clean)}
         if self.surrogate_path is not None:
             network = attacker.node(GivenWeights(path=self.surrogate_path))
         else:
@@ -150,11 +127,11 @@ class LabelConsistent(DialectAttack, GivenRowsAttack):
             network = attacker.classifier(recipe, self.surrogate_model)
         stage = CraftedImages(target=self.target, pgd=self.pgd, quantise=self.quantise)
         model = PluginSource(plugin=self.surrogate_model)
-        return {"crafted": attacker.node(stage, data=clean, model=model, surrogate=network)}
+        return {"crafted": attacker.node(stage, data=attacker.clean, model=model, surrogate=network)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         if self.surrogate != "none":
-            images = looked_up(self.artefact("crafted"), rows.ids).astype(np.float32) / np.float32(255)
+            images = looked_up(self.artefact("crafted"), rows)
         return self._with_corners(images)
 
     def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
@@ -162,7 +139,7 @@ class LabelConsistent(DialectAttack, GivenRowsAttack):
 
     def bench_bytes(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         if rows.split == "train" and self.surrogate != "none":
-            images = looked_up(self.artefact("crafted"), rows.ids)
+            images = stored(self.artefact("crafted"), rows.ids)
         levels = images.astype(np.float32)
         step = np.float32(255 * self.amplitude)
         for box, patch in _corners(images.shape[1], images.shape[2]):

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bdtune.effects import TestOnly, TrainOnly
-from bdtune.knobs import Rate
-from bdtune.plugins.attack import RateBasis
+from bdtune.effects import TestOnly
 from bdtune.plugins.budget import Budget
+from bdtune.poisoning.conventions import BENCH
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
 
@@ -27,15 +26,11 @@ if TYPE_CHECKING:
     from bdtune.plugins.poison_plan import Rows, SplitName
 
 
-class SIG(DialectAttack):
+class SIG(DialectAttack, defaults={"rate": 0.8, "rate_basis": "target_class"}):
     """x' = clip(x + D sin(2 pi j f / W) / 255), j the column: the same in every row and channel."""
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
     """canonical: this file's rules; backdoorbench: its truncation, counts (of the whole set) and rows."""
-    rate: Annotated[Rate | None, TrainOnly] = 0.8
-    """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
-    """What `rate` is a fraction of."""
     amplitude: float = Field(40.0, gt=0.0, le=255.0)
     """D in grey levels."""
     test_amplitude: Annotated[float | None, TestOnly] = Field(None, gt=0.0, le=255.0)
@@ -47,17 +42,12 @@ class SIG(DialectAttack):
     lacks: ClassVar[dict[str, str]] = CLEAN_LABEL
     min_undefended_asr: ClassVar[float] = 0.80
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "lfd/sig": {"rate": 0.8, "rate_basis": "target_class", "target": 1},
-        "lfd/sig_gtsrb": {"rate": 0.95, "rate_basis": "target_class", "target": 1},
-        "lfd/sig_literal": {"rate": 0.08, "rate_basis": "target_class", "target": 1},
-        "lfd/sig_gtsrb_literal": {"rate": 0.095, "rate_basis": "target_class", "target": 1},
-        "abl/sig": {"rate": 0.1, "rate_basis": "target_class", "target": 0, "amplitude": 20.0},
-        "backdoorbench/sig": {
-            "dialect": "backdoorbench",
-            "rate": 0.1,
-            "rate_basis": "dataset",
-            "target": 0,
-        },
+        "lfd/sig": {"rate": 0.8, "target": 1},
+        "lfd/sig_gtsrb": {"rate": 0.95, "target": 1},
+        "lfd/sig_literal": {"rate": 0.08, "target": 1},
+        "lfd/sig_gtsrb_literal": {"rate": 0.095, "target": 1},
+        "abl/sig": {"rate": 0.1, "target": 0, "amplitude": 20.0},
+        "backdoorbench/sig": {**BENCH, "rate_basis": "dataset"},
     }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:

@@ -7,13 +7,14 @@ unpickler that makes plain values and NumPy arrays, and nothing that could run c
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
 from bdtune.effects import NoEffect
 from bdtune.errors import DataError, Problem
 from bdtune.plugins.dataset import Dataset
+from bdtune.reading.files import torchvision_download
 from bdtune.reading.images import Records
 
 if TYPE_CHECKING:
@@ -43,8 +44,17 @@ class Cifar(Dataset):
     verify: Annotated[bool, NoEffect] = True
     """false: read batches of any size that are not the published ones; no code in them is run."""
 
+    archive: ClassVar[str]
+    """Torchvision's name of it."""
+
     def known_counts(self, split: SplitName) -> tuple[Counts, ...]:
         return super().known_counts(split) if self.verify else ()
+
+    def records(self, split: SplitName, root: Path) -> Records | None:
+        return cifar_records(self.archive, (root, root / self.parquet), split, verify=self.verify)
+
+    def download(self, root: Path) -> None:
+        torchvision_download(self.archive, root)
 
 
 def cifar_records(name: str, bases: Sequence[Path], split: SplitName, *, verify: bool) -> Records | None:

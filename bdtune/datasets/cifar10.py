@@ -8,34 +8,19 @@ means of per-image deviations.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from bdtune.datasets._cifar_files import Cifar, cifar_records
-from bdtune.reading.files import parquet_records, torchvision_download
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bdtune.plugins.dataset import Records, SplitName
+from bdtune.datasets._cifar_files import Cifar
 
 
 class Cifar10(Cifar):
     """CIFAR-10, 50,000 training and 10,000 test images."""
 
     title: ClassVar[str] = "CIFAR-10"
-    layouts: ClassVar[tuple[str, ...]] = (
-        "cifar10/train.parquet with cifar10/test.parquet",
-        "torchvision's cifar-10-batches-py/",
-    )
+    archive: ClassVar[str] = "CIFAR10"
+    parquet: ClassVar[str] = "cifar10"
+    layouts: ClassVar[tuple[str, ...]] = ("torchvision's cifar-10-batches-py/",)
     num_classes: ClassVar[int] = 10
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2470, 0.2435, 0.2616)
     counts: ClassVar = {"train": ((5000,) * 10,), "test": ((1000,) * 10,)}
-
-    def records(self, split: SplitName, root: Path) -> Records | None:
-        folder = root / "cifar10"
-        found = parquet_records(folder, split)
-        return found or cifar_records("CIFAR10", (root, folder), split, verify=self.verify)
-
-    def download(self, root: Path) -> None:
-        torchvision_download("CIFAR10", root)

@@ -8,12 +8,11 @@ Departures: a fixed split of our own, stratified by class, 1,347 for training an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
-from bdtune.effects import ModelOnly
 from bdtune.engine.key import derive_seed
 from bdtune.plugins.dataset import Dataset, Records
 from bdtune.reading.images import FILTERS
@@ -26,15 +25,13 @@ if TYPE_CHECKING:
 _TRAIN = 1347
 
 
-class Digits(Dataset):
+class Digits(Dataset, defaults={"mirrors": False}):
     """The built-in data set: no files, no network, seconds per epoch."""
 
     side: Literal[16, 32] = 16
     """Side of the images in pixels."""
     image_size: None = None
     """Not used: see `side`."""
-    mirrors: Annotated[bool, ModelOnly] = False
-    """Whether a mirror image is of the same class: a mirrored digit is none, or another."""
 
     title: ClassVar[str] = "scikit-learn's digits"
     num_classes: ClassVar[int] = 10

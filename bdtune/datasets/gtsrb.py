@@ -2,10 +2,11 @@
 
 Source: Man vs. computer: Benchmarking machine learning algorithms for traffic sign recognition (Stallkamp
 et al., Neural Networks 2012); free for research and teaching.
-Departures: whole images stretched to `image_size`, without the annotated box. Two editions of the training
-set are in use and both are accepted: the final one (39,209 images) and that of the competition's first stage
-(26,640), which torchvision fetches; their fingerprints differ. BackdoorBench and others leave pixels
-in [0, 1], which is `mean` 0 and `std` 1 here.
+Departures: whole images, which differ in size, stretched to `image_size`, without the annotated box; not
+mirrored, as a mirrored sign is none, or another. Two editions of the training set are in use and both are
+accepted: the final one (39,209 images) and that of the competition's first stage (26,640), which torchvision
+fetches; their fingerprints differ. BackdoorBench and others leave pixels in [0, 1], which is `mean` 0 and
+`std` 1 here.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from bdtune.effects import ModelOnly
 from bdtune.plugins.dataset import Dataset, Records
-from bdtune.reading.files import class_folders, parquet_records, torchvision_download
+from bdtune.reading.files import class_folders, torchvision_download
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,21 +38,17 @@ _TEST = (
 )
 
 
-class Gtsrb(Dataset):
+class Gtsrb(Dataset, defaults={"image_size": 32, "mirrors": False}):
     """GTSRB, 43 classes, 12,630 test images."""
 
-    image_size: int | None = Field(32, ge=4, le=1024)
-    """Side in pixels that all images are stretched to; the originals differ in size."""
     mean: tuple[float, float, float] = (0.3403, 0.3121, 0.3214)
     """Mean per channel that is subtracted from pixels in [0, 1]; the training images' own by default."""
     std: tuple[Scale, Scale, Scale] = (0.2724, 0.2608, 0.2669)
     """Standard deviation per channel that they are divided by; the training images' own by default."""
-    mirrors: Annotated[bool, ModelOnly] = False
-    """Whether a mirror image is of the same class: a mirrored sign is none, or another."""
 
     title: ClassVar[str] = "GTSRB"
+    parquet: ClassVar[str] = "gtsrb"
     layouts: ClassVar[tuple[str, ...]] = (
-        "gtsrb/train.parquet with gtsrb/test.parquet",
         "torchvision's gtsrb/GTSRB/ (Training or Final_Training/Images, Final_Test/Images)",
     )
     num_classes: ClassVar[int] = 43
@@ -60,9 +56,6 @@ class Gtsrb(Dataset):
 
     def records(self, split: SplitName, root: Path) -> Records | None:
         folder = root / "gtsrb"
-        found = parquet_records(folder, split)
-        if found is not None:
-            return found
         return _train_folder(folder / "GTSRB") if split == "train" else _test_folder(folder)
 
     def download(self, root: Path) -> None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
 from bdtune.errors import DataError, Problem
 from bdtune.plugins.dataset import Dataset, Records
-from bdtune.reading.files import class_folders, parquet_records, split_folder
+from bdtune.reading.files import class_folders, split_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,15 +53,12 @@ CLASSES = {
 }
 
 
-class Imagenet30(Dataset):
+class Imagenet30(Dataset, defaults={"image_size": 224}):
     """ImageNet-30, out of a folder of ImageNet or of the thirty classes alone."""
 
-    image_size: int | None = Field(224, ge=4, le=1024)
-    """Side in pixels that all images are stretched to; the originals differ in size."""
-
     title: ClassVar[str] = "ImageNet-30"
+    parquet: ClassVar[str] = "imagenet30"
     layouts: ClassVar[tuple[str, ...]] = (
-        "imagenet30/train.parquet with imagenet30/test.parquet",
         "imagenet30/ or imagenet/ with train/<class> and val/<class> or test/<class>, "
         "where <class> is a WordNet id or a name such as grand_piano",
     )
@@ -73,9 +68,6 @@ class Imagenet30(Dataset):
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
     def records(self, split: SplitName, root: Path) -> Records | None:
-        found = parquet_records(root / "imagenet30", split)
-        if found is not None:
-            return found
         for name in ("imagenet30", "imagenet"):
             folder = split_folder(root / name, split)
             if folder is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from bdtune.plugins.dataset import Dataset, Records
-from bdtune.reading.files import class_folders, parquet_records
+from bdtune.reading.files import class_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,8 @@ class TinyImagenet(Dataset):
     """Tiny ImageNet, 500 training and 50 test images per class."""
 
     title: ClassVar[str] = "Tiny ImageNet"
+    parquet: ClassVar[str] = "tiny-imagenet"
     layouts: ClassVar[tuple[str, ...]] = (
-        "tiny-imagenet/train.parquet with tiny-imagenet/test.parquet",
         "tiny-imagenet-200/ (train/<WordNet id>/images, val/val_annotations.txt)",
     )
     obtain: ClassVar[str] = "Get http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it there"
@@ -36,10 +36,9 @@ class TinyImagenet(Dataset):
     counts: ClassVar = {"train": ((500,) * 200,), "test": ((50,) * 200,)}
 
     def records(self, split: SplitName, root: Path) -> Records | None:
-        found = parquet_records(root / "tiny-imagenet", split)
         folder = root / "tiny-imagenet-200"
-        if found is not None or not (folder / "train").is_dir():
-            return found
+        if not (folder / "train").is_dir():
+            return None
         classes = sorted(child.name for child in (folder / "train").iterdir() if child.is_dir())
         if split == "train":
             return class_folders([folder / "train" / name / "images" for name in classes], classes)

@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from bdtune.engine.key import derive_seed
 from bdtune.errors import DataError, Problem
 from bdtune.plugins.dataset import Dataset, Records
-from bdtune.reading.files import image_files, parquet_records
+from bdtune.reading.files import image_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,15 +29,12 @@ PEOPLE = (
 _TRAIN, _TEST = 300, 75
 
 
-class Vggface230(Dataset):
+class Vggface230(Dataset, defaults={"image_size": 224}):
     """VGGFace2-30, out of a folder of VGGFace2."""
 
-    image_size: int | None = Field(224, ge=4, le=1024)
-    """Side in pixels that all images are stretched to; the originals differ in size."""
-
     title: ClassVar[str] = "VGGFace2-30"
+    parquet: ClassVar[str] = "vggface2_30"
     layouts: ClassVar[tuple[str, ...]] = (
-        "vggface2_30/train.parquet with vggface2_30/test.parquet",
         "vggface2/ with train/n000557/ and so on (a person may lie under train or test)",
     )
     obtain: ClassVar[str] = "VGGFace2 is not distributed by its authors any more; it needs a copy of your own"
@@ -48,11 +44,9 @@ class Vggface230(Dataset):
     counts: ClassVar = {"train": ((_TRAIN,) * 30,), "test": ((_TEST,) * 30,)}
 
     def records(self, split: SplitName, root: Path) -> Records | None:
-        found = parquet_records(root / "vggface2_30", split)
         folder = root / "vggface2"
-        if found is not None or not folder.is_dir():
-            return found
-        return _choose(split, folder, [_person(folder, number) for number in PEOPLE])
+        places = [_person(folder, number) for number in PEOPLE]
+        return _choose(split, folder, places) if folder.is_dir() else None
 
 
 def _person(folder: Path, number: int) -> Path | None:

@@ -14,6 +14,7 @@ Shape letters: N samples, n rows of a batch, H height, W width, C channels, K cl
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, final
 
 import numpy as np
@@ -29,14 +30,15 @@ from bdtune.plugins.poison_plan import PoisonPlan, Role, Rows, SplitName, drawn_
 from bdtune.plugins.registry import Plugin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
-    from bdtune.poisoning.sources import FitSet
+    from bdtune.poisoning.sources import Attacker, FitSet
 
+TestLabels = Callable[[], np.ndarray | None]
+"""Reads the true classes int64 [N] of the test images; None where the data set is not there."""
 RateBasis = Literal["dataset", "non_target", "target_class"]
 
 CHUNK_BYTES, CHUNK_IMAGES = 2 * 2**20, 16
@@ -140,11 +142,10 @@ class Attack(Plugin):
         """Return the most that the trigger may change in one image of shape (H, W, C)."""
         return Budget()
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         """Return the nodes whose results the trigger needs; `stamp` reads them with `self.artefact(name)`.
 
-        `clean` is the unpoisoned training set. Give the nodes `self.trigger_seed` as master seed, so that one
-        artefact serves all seeds and rates; `seed` is that of the plan, for a trigger that depends on it.
+        `attacker` makes them, of the unpoisoned data set.
         """
         return {}
 
@@ -172,13 +173,10 @@ class Attack(Plugin):
         """
         return None
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         """Return what keeps the attack from being made on a network, or on a data set's test images.
 
-        `test_labels` reads the true classes int64 [N] of the test images, None where the data set is not
-        there. The problems' paths are relative to the trial.
+        The problems' paths are relative to the trial.
         """
         return []
 
@@ -238,8 +236,7 @@ class Attack(Plugin):
             observed[poison] = self.test_labels(labels[poison], num_classes)
         extras = self.extras(poison, cover, labels, seed)
         assert all(len(array) == len(labels) for array in extras.values()), "extras are arrays by sample id"
-        changed = np.flatnonzero(observed != labels)
-        return PoisonPlan(np.sort(poison), np.sort(cover), observed, changed, extras, seed)
+        return PoisonPlan(np.sort(poison), np.sort(cover), observed, extras, seed)
 
     @final
     def attacker_seed(self, data_seed: int) -> int:

@@ -20,7 +20,7 @@ from bdtune.effects import ModelOnly, TestOnly, TrainOnly, no_effect
 from bdtune.engine.key import canonical_json, derive_seed, digest_of, key_of
 from bdtune.errors import DataError, Problem
 from bdtune.plugins.registry import Plugin
-from bdtune.reading.files import SplitName, digest_files, stamp_of
+from bdtune.reading.files import SplitName, digest_files, parquet_records, stamp_of
 from bdtune.reading.images import Records, ResizeFilter, Selection
 from bdtune.reading.stream import FileStream
 
@@ -107,8 +107,10 @@ class Dataset(Plugin):
 
     title: ClassVar[str] = ""
     """The data set's name in messages."""
+    parquet: ClassVar[str] = ""
+    """The folder under `data_root` whose Parquet files are taken before anything else, if it has any."""
     layouts: ClassVar[tuple[str, ...]] = ()
-    """What is accepted under `data_root`, one sentence part each; empty when no files are needed."""
+    """What else is accepted there, one sentence part each; without both no files are needed."""
     obtain: ClassVar[str] = ""
     """How to get it where `download` cannot."""
     counts: ClassVar[Mapping[SplitName, tuple[Counts, ...]]] = {}
@@ -129,8 +131,9 @@ class Dataset(Plugin):
         return self.counts.get(split, ())
 
     def accepted(self) -> tuple[str, ...]:
-        """Return the layouts that `records` accepts, for messages."""
-        return self.layouts
+        """Return the layouts that are accepted, for messages."""
+        parquet = f"{self.parquet}/train.parquet with {self.parquet}/test.parquet"
+        return (parquet, *self.layouts) if self.parquet else self.layouts
 
     def load(self, split: SplitName, root: Path | None = None) -> Split:
         """Return a split's images, uint8 [N, H, W, 3], and labels, int64 [N].
@@ -242,7 +245,8 @@ class Dataset(Plugin):
         if kept is not None:
             return kept
         folder = self._folder(root)
-        records = self.records(split, folder)
+        found = parquet_records(folder / self.parquet, split) if self.parquet else None
+        records = found or self.records(split, folder)
         if records is None:
             raise DataError(self._missing(f"no {split} split in any of these forms", folder))
         return _records.put(key, records.files, records)

@@ -38,7 +38,6 @@ class PoisonPlan:
     poison_ids: np.ndarray  # int64 [n], ascending
     cover_ids: np.ndarray  # int64 [m], ascending, none of them in poison_ids
     labels: np.ndarray  # int64 [N], observed: what the trainer sees
-    relabelled_ids: np.ndarray  # int64, ascending: rows whose observed label is not the true one
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)  # each [N, ...], by sample id
     seed: int = 0
 
@@ -56,17 +55,6 @@ class PoisonPlan:
     def role(self) -> np.ndarray:
         """Return uint8 [N], each row's `Role`."""
         return self._role
-
-    def is_triggered(self) -> np.ndarray:
-        """Return bool [N]: rows whose pixels the attack changes."""
-        triggered: np.ndarray = self._role != Role.CLEAN
-        return triggered
-
-    def is_relabelled(self) -> np.ndarray:
-        """Return bool [N]: rows whose observed label is wrong; a poisoned row of the target class is not."""
-        mask = np.zeros(len(self.labels), bool)
-        mask[self.relabelled_ids] = True
-        return mask
 
     def digest(self) -> str:
         """Return a digest of the whole plan, to name a poisoned set by."""

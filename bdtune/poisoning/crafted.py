@@ -1,4 +1,4 @@
-"""The stage that makes images of one class look like others to a network, and the look-up of its result."""
+"""The stage that makes images of one class look like others to a network."""
 
 from __future__ import annotations
 
@@ -10,24 +10,15 @@ from pydantic import Field
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
 from bdtune.plugins.attack import quantised
-from bdtune.training.adversarial import PGD, Pixels
+from bdtune.training.adversarial import PGD
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import ImageSet
     from bdtune.plugins.model import Model
 
 
-class OwnLabelPGD(PGD):
+class OwnLabelPGD(PGD, defaults={"eps": 16 / 255, "step": 1.5 / 255, "steps": 30, "random_start": False}):
     """Projected gradient ascent on the loss of an image's own label, from the image itself."""
-
-    eps: Pixels = 16 / 255
-    """Radius of the L-infinity ball; pixels lie in [0, 1], and `16/255` is understood."""
-    step: Pixels = 1.5 / 255
-    """Length of a step."""
-    steps: int = Field(30, ge=1)
-    """Gradient steps."""
-    random_start: bool = False
-    """Start anywhere in the ball."""
 
 
 class CraftedImages(Stage):
@@ -52,7 +43,7 @@ class CraftedImages(Stage):
         import torch
 
         from bdtune.poisoning.crafting import as_planes, frozen_network
-        from bdtune.training import pgd, session, weights
+        from bdtune.training import batches, pgd, session, weights
 
         device = session.device_of(ctx.numerics)
         ids = np.flatnonzero(np.asarray(data.labels) == self.target)
@@ -62,8 +53,7 @@ class CraftedImages(Stage):
         attack = pgd.Ascent(network, self.pgd, data, ctx.numerics.exact())
         clean = data.images_at(ids)
         crafted, hits = np.empty_like(clean), np.zeros(2)
-        height, width, _ = data.image_shape
-        size = max(16, pgd.BATCH_PIXELS // (height * width))
+        size = batches.images_of(pgd.BATCH_PIXELS, data)
         draws = session.generator(ctx.seed, "start")
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
@@ -78,11 +68,3 @@ class CraftedImages(Stage):
         before, after_all = (hits / len(ids)).tolist()
         info: dict[str, Any] = {"acc": before, "acc_crafted": after_all}
         return Artefact({"ids": ids.astype(np.int64), "images": crafted}, info)
-
-
-def looked_up(artefact: Artefact, ids: np.ndarray) -> np.ndarray:
-    """Return the crafted images uint8 [n, H, W, C] of some ids, all of which must be there."""
-    known = artefact.arrays["ids"]
-    at = np.searchsorted(known, ids)
-    assert np.array_equal(known[np.minimum(at, len(known) - 1)], ids), "every poisoned row has been crafted"
-    return artefact.arrays["images"][at]

@@ -75,9 +75,7 @@ class Crafting(TorchStage):
                 lr = loop.learning_rate(self.schedule, self.lr, step, self.iterations)
                 loop.set_learning_rate(optimizer, lr)
                 now = loss(held["value"], step)
-                optimizer.zero_grad()
-                now.backward()
-                optimizer.step()
+                loop.descend(optimizer, now)
                 with torch.no_grad():
                     project(held["value"])
                 meter.add(now, 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from bdtune.effects import ByContent
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import UserFile
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.pattern_files import file_digest, stored_array
@@ -26,11 +26,7 @@ class DeltaFileAttack(DirtyLabelAttack):
     """NPY file of a perturbation to use: ints or floats [H, W, C] or [H, W], -255 to 255 grey levels."""
 
     def check_files(self) -> list[Problem]:
-        try:
-            self.user_delta()
-        except ConfigError as error:
-            return list(error.problems)
-        return []
+        return problems_of(self.user_delta)
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         problems = super().check_image(image_shape)

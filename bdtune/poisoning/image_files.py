@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.plugins.attack import quantised
 from bdtune.poisoning.pattern_files import file_digest
 
@@ -91,12 +91,7 @@ def images_digest(path: Path, knob: str) -> str:
 
 def file_problems(path: Path | None, knob: str) -> list[Problem]:
     """Return what keeps images from being read."""
-    try:
-        if path is not None:
-            image_file(path, knob)
-    except ConfigError as error:
-        return list(error.problems)
-    return []
+    return [] if path is None else problems_of(image_file, path, knob)
 
 
 def shape_problems(path: Path | None, knob: str, image_shape: Shape) -> list[Problem]:

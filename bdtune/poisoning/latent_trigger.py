@@ -9,7 +9,7 @@ from pydantic import Field, SerializeAsAny, SkipValidation
 
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
-from bdtune.knobs import Rate
+from bdtune.knobs import Knobs, Rate
 from bdtune.plugins.attack import Attack
 from bdtune.poisoning.crafting import (
     MOST_IMAGES,
@@ -64,7 +64,24 @@ class CraftRows(Stage):
         return Artefact({"ids": plan.poison_ids, "target_ids": target})
 
 
-class LatentTrigger(Crafting):
+class Latent(Knobs):
+    """Knobs of the picture."""
+
+    ratio: Rate = 0.2
+    """b, the weight of the picture."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """Squared Euclidean distance of features, or one minus their cosine."""
+    iterations: int = Field(500, ge=1)
+    """Gradient steps on the picture, at most."""
+    batch_size: int = Field(256, ge=1)
+    """Images per step."""
+    lr: float = Field(0.1, gt=0)
+    """Adam's rate on the picture."""
+    settled: float = Field(1e-3, ge=0)
+    """Relative change of the mean loss over 50 steps below which the fit ends; 0: never early."""
+
+
+class LatentTrigger(Latent, Crafting):
     """Fit a full-size picture whose blend moves embeddings to the mean embedding of the target class.
 
     Inputs: data (ImageSet), model (Model), encoder (artefact with weights), rows (artefact of `CraftRows`).
@@ -74,17 +91,6 @@ class LatentTrigger(Crafting):
     """
 
     name: ClassVar[str] = "latent_trigger"
-
-    ratio: Rate = 0.2
-    """b, the weight of the picture."""
-    distance: Literal["euclidean", "cosine"] = "euclidean"
-    """d: squared Euclidean distance, or one minus the cosine."""
-    batch_size: int = Field(256, ge=1)
-    """Images per step."""
-    iterations: int = Field(500, ge=1)
-    """Gradient steps, at most."""
-    settled: float = Field(1e-3, ge=0)
-    """Relative change of the mean loss over 50 steps below which the descent ends; 0: never early."""
 
     def training(
         self, ctx: Context, *, data: ImageSet, rows: Artefact, model: Model, encoder: Artefact

@@ -17,10 +17,10 @@ from PIL import Image, ImageOps
 from pydantic import model_validator
 
 from bdtune.effects import ByContent
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import UserFile
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
-from bdtune.poisoning.patterns import Pattern
+from bdtune.poisoning.patterns import Pattern, noise, robot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,17 +59,19 @@ class PatternAttack(DirtyLabelAttack):
 
     def pattern_problems(self, height: int | None = None, width: int | None = None) -> list[Problem]:
         """Return what keeps the user's pattern from being used at a size, or at the file's own."""
-        try:
-            self.user_pattern(height, width)
-        except ConfigError as error:
-            return list(error.problems)
-        return []
+        return problems_of(self.user_pattern, height, width)
 
     def user_size(self) -> tuple[int, int]:
         """Return (height, width) of the user's file."""
         assert self.pattern_path is not None
         colours, _ = _stored(self.pattern_path, "pattern_path", None, None)
         return colours.shape[0], colours.shape[1]
+
+    def full_picture(self, name: str, height: int, width: int, *, grey: bool = False) -> Pattern:
+        """Return the user's pattern, or a built-in one that covers the image: `noise`, else the robot."""
+        if self.pattern_path is not None:
+            return self.user_pattern(height, width)
+        return noise(height, width, self.trigger_seed, grey) if name == "noise" else robot(height, width)
 
     def user_pattern(self, height: int | None = None, width: int | None = None) -> Pattern:
         """Return the user's pattern at a size, or at the file's own."""

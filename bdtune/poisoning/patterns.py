@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from bdtune.engine.key import sample_generator
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 OVERSAMPLING = 8
 """Drawings are made this much larger and box-filtered down."""
@@ -145,9 +142,6 @@ PATCHES: dict[str, tuple[int, list[list[RGB]]]] = {
 }
 """Opaque patches. `grid`: ABL, NAD; `checker`: BackdoorBench's grid file, its black a real 0; `dbd2x2`: the
 four colours of the DBD/ASD trigger file."""
-
-FULL_IMAGE: dict[str, Callable[[int, int], Pattern]] = {"robot": robot}
-"""Drawings that cover the whole image."""
 
 
 def scaled(pixels: int, reference: int, image_side: int) -> int:

@@ -58,12 +58,11 @@ class Rendering(Stage):
         data: ImageSet = inputs["data"]
         device = session.device_of(ctx.numerics)
         self._require_memory(data)
-        height, width, channels = data.image_shape
-        images = np.empty((len(data), height, width, channels), np.uint8)
+        images = np.empty((len(data), *data.image_shape), np.uint8)
         total, largest, psnr = 0.0, 0.0, 0.0
         with torch.inference_mode(), session.deterministic(ctx.numerics):
             stamp = self.stamp(ctx, *args, **inputs)
-            for ids, block in batches.in_order(data, max(16, BATCH_PIXELS // (height * width))):
+            for ids, block in batches.in_order(data, batches.images_of(BATCH_PIXELS, data)):
                 planes = stamp(as_planes(block, device), ids)
                 after = self.as_bytes(weights.as_array(planes.permute(0, 2, 3, 1)))
                 images[ids] = after
@@ -97,6 +96,19 @@ def _psnr(differences: np.ndarray) -> np.ndarray:
     return np.minimum(100.0, 10 * np.log10(255**2 / np.maximum(squares, 1e-12)))
 
 
+def stored(artefact: Artefact, ids: np.ndarray) -> np.ndarray:
+    """Return the images uint8 [n, H, W, C] of some ids, all of which must be there.
+
+    An artefact without ids has the images of all samples.
+    """
+    known = artefact.arrays.get("ids")
+    if known is None:
+        return artefact.arrays["images"][ids]
+    at = np.searchsorted(known, ids)
+    assert np.array_equal(known[np.minimum(at, len(known) - 1)], ids), "every poisoned row has been made"
+    return artefact.arrays["images"][at]
+
+
 def looked_up(artefact: Artefact, rows: Rows) -> np.ndarray:
-    """Return the rendered images of some rows, float32 [n, H, W, C] in [0, 1]."""
-    return artefact.arrays["images"][rows.ids].astype(np.float32) / np.float32(255)
+    """Return the stored images of some rows, float32 [n, H, W, C] in [0, 1]."""
+    return stored(artefact, rows.ids).astype(np.float32) / np.float32(255)

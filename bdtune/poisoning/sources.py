@@ -10,6 +10,7 @@ touches it, and the seed where something is drawn. Where files lie is not part o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -19,7 +20,8 @@ from pydantic import Field, SerializeAsAny, SkipValidation
 
 from bdtune.engine.key import derive_seed
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Node, Resident, Source
+from bdtune.engine.stage import Artefact, Node, PluginSource, Resident, Source, Stage
+from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
 from bdtune.plugins.dataset import Dataset
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bdtune.plugins.dataset import Split
+    from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import PoisonPlan
     from bdtune.poisoning.reserve import Parts
+    from bdtune.training.supervised import Supervised
 
 T = TypeVar("T", bound="TrainSource")
 Images = np.ndarray | ImageStream
@@ -110,7 +114,7 @@ class AttackedSource(DataSource):
         if attack is None:
             return {}
         clean = FitSet(dataset=self.dataset, root=self.root, **self.reserved())
-        nodes = attack.artefacts(clean, seed=self.plan_seed, numerics=self.numerics)
+        nodes = attack.artefacts(Attacker(clean, attack.trigger_seed, self.numerics, self.plan_seed))
         only = attack.one_split
         return {name: node for name, node in nodes.items() if only.get(name, self.split) == self.split}
 
@@ -377,3 +381,36 @@ def trained_nodes(
     knobs: dict[str, Any] = {"attack": attack, "dataset": dataset, "root": root}
     knobs |= {"seed": seed, "numerics": numerics}
     return {**FitSet(**knobs).upstream, **TriggeredTest(**knobs).upstream}
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """What an attack makes its own nodes of: the clean training set, its seeds and numerics.
+
+    `seed` is the attack's `trigger_seed`, so that nodes are the same for all seeds and rates of trials;
+    `plan_seed` is for a trigger that depends on the poison plan.
+    """
+
+    clean: FitSet
+    seed: int
+    numerics: Numerics
+    plan_seed: int = 0
+
+    @property
+    def labels(self) -> Source:
+        """The true labels of the training set, without its images."""
+        return self.clean.read_as(FitLabels)
+
+    @property
+    def test(self) -> Source:
+        """The clean test images, for triggers that are rendered ahead; nothing is trained on them."""
+        return CleanTest(dataset=self.clean.dataset, root=self.clean.root)
+
+    def node(self, stage: Stage, **inputs: Node | Source) -> Node:
+        """Return a node of the attack, on its own seed."""
+        return Node(stage, inputs, derive_seed(self.seed, "attacker"), self.numerics)
+
+    def classifier(self, recipe: Supervised, model: Model) -> Node:
+        """Return the node of a classifier that is trained on the whole clean training set."""
+        everything = self.node(AllSamples(), data=self.labels)
+        return self.node(recipe, data=self.clean, subset=everything, model=PluginSource(plugin=model))

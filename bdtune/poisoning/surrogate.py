@@ -6,26 +6,19 @@ take the same recipe and the same seed trains another network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
-
 from bdtune.effects import ByContent
-from bdtune.engine.key import derive_seed
-from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Source, Stage
-from bdtune.errors import ConfigError, Problem
-from bdtune.plugins.all_samples import AllSamples
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.poisoning.shapes import differences, network_shapes
-from bdtune.poisoning.sources import CleanTest, DataSource, FitLabels, FitSet
 from bdtune.poisoning.tensor_files import weights_digest
 from bdtune.training.adversarial import AdversarialTraining
-from bdtune.training.choices import Schedule
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    from bdtune.engine.numerics import Numerics
     from bdtune.plugins.model import Model
     from bdtune.poisoning.shapes import Shapes
 
@@ -34,16 +27,14 @@ KNOB = "surrogate_path"
 PREFIX, HEAD, COUNTER = "model.", "head.", ".num_batches_tracked"
 
 
-class Surrogate(Supervised):
-    """Train the attacker's own classifier on clean data; inputs and result are those of `Supervised`."""
+class Surrogate(Supervised, defaults={"epochs": 30, "schedule": "cosine"}):
+    """Train the attacker's own classifier on clean data; inputs and result are those of `Supervised`.
+
+    No paper states its epochs; a cosine of 30 ends close to a long training.
+    """
 
     name: ClassVar[str] = "surrogate"
     classifier: ClassVar[bool] = False
-
-    epochs: int = Field(30, ge=1)
-    """Passes over the training set; no paper states them, a cosine of 30 ends close to a long training."""
-    schedule: Schedule = "cosine"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
 
 class RobustSurrogate(AdversarialTraining):
@@ -82,11 +73,9 @@ class GivenWeights(Stage):
 
 def weights_problems(path: Path) -> list[Problem]:
     """Return what keeps a weights file from being read; reads its header alone."""
-    try:
-        empty = not _shapes_in(path)
-    except ConfigError as error:
-        return list(error.problems)
-    return [Problem(KNOB, "expected a file with weights in it", got=str(path))] if empty else []
+    if (problems := problems_of(_shapes_in, path)) or _shapes_in(path):
+        return problems
+    return [Problem(KNOB, "expected a file with weights in it", got=str(path))]
 
 
 def class_problems(path: Path, num_classes: int) -> list[Problem]:
@@ -138,36 +127,3 @@ def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     except (OSError, SafetensorError) as error:
         expected = "expected a safetensors file"
         raise ConfigError(Problem(KNOB, expected, got=f"{path} ({error})")) from error
-
-
-@dataclass(frozen=True)
-class Attacker:
-    """What an attack's own stages share: the clean training set, seed and numerics.
-
-    `seed` is the attack's `trigger_seed`, so that nodes are the same for all seeds and rates of trials.
-    """
-
-    clean: Source
-    seed: int
-    numerics: Numerics
-
-    @property
-    def labels(self) -> Source:
-        """The true labels of the training set, without its images."""
-        assert isinstance(self.clean, FitSet), "a trained attack needs a data set"
-        return FitLabels(dataset=self.clean.dataset, root=self.clean.root, **self.clean.reserved())
-
-    @property
-    def test(self) -> Source:
-        """The clean test images, for triggers that are rendered ahead; nothing is trained on them."""
-        assert isinstance(self.clean, DataSource), "a trained attack needs a data set"
-        return CleanTest(dataset=self.clean.dataset, root=self.clean.root)
-
-    def node(self, stage: Stage, **inputs: Node | Source) -> Node:
-        """Return a node of the attack, on its own seed."""
-        return Node(stage, inputs, derive_seed(self.seed, "attacker"), self.numerics)
-
-    def classifier(self, recipe: Supervised, model: Model) -> Node:
-        """Return the node of a classifier that is trained on the whole clean training set."""
-        everything = self.node(AllSamples(), data=self.labels)
-        return self.node(recipe, data=self.clean, subset=everything, model=PluginSource(plugin=model))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import sys
 from functools import partial
+from math import sqrt
 from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bdtune.plugins.attack import Attack
+    from bdtune.plugins.budget import Budget
     from bdtune.plugins.poison_plan import PoisonPlan
 
 N, SIDE, CLASSES = 60, 16, 4
@@ -108,8 +110,6 @@ def check_counts_and_labels(make: Make) -> None:
     assert not set(plan.poison_ids) & set(plan.cover_ids)
     assert np.array_equal(np.flatnonzero(plan.role() == Role.POISON), plan.poison_ids)
     assert np.array_equal(np.flatnonzero(plan.role() == Role.COVER), plan.cover_ids)
-    assert np.array_equal(plan.is_triggered(), plan.role() > 0)
-    assert np.array_equal(plan.is_relabelled(), plan.labels != LABELS)
     goals = LABELS if attack.clean_label else attack.test_labels(LABELS, CLASSES)
     assert np.array_equal(plan.labels[plan.poison_ids], goals[plan.poison_ids])
     kept = np.setdiff1d(np.arange(N), plan.poison_ids)
@@ -171,8 +171,8 @@ def check_budget(make: Make) -> None:
         attack = make(images, **with_cover_rows(type(make())))
         stamped = attack.apply(images, np.arange(N), _plan(attack))
         triggered = attack.trigger(images, np.arange(N))
-        assert attack.budget(images.shape[1:], "train").excess(images, stamped) == []
-        assert attack.budget(images.shape[1:], "test").excess(images, triggered) == []
+        assert excess(attack.budget(images.shape[1:], "train"), images, stamped) == []
+        assert excess(attack.budget(images.shape[1:], "test"), images, triggered) == []
 
 
 def check_goals(make: Make) -> None:
@@ -264,3 +264,20 @@ def check_attack(name: str, **knobs: Any) -> None:
     check_described("attacks", name)
     for check in CHECKS:
         check(partial(small_attack, name, knobs))
+
+
+def excess(budget: Budget, before: np.ndarray, after: np.ndarray) -> list[str]:
+    """Return what of images uint8 [n, H, W, C] goes beyond the budget; one level may be rounding."""
+    change = np.abs(after.astype(np.float64) - before)
+    _, height, width, channels = change.shape
+    pixels = height * width if budget.pixels is None else budget.pixels
+    levels = min(255.0, budget.grey_levels + 1)  # one level of rounding
+    faint = min(levels, budget.elsewhere + 1) if budget.elsewhere else 0.0
+    squares = pixels * levels**2 + (height * width - pixels) * faint**2
+    l2 = sqrt(channels * squares) / 255 if budget.l2 is None else budget.l2
+    found = {
+        "grey levels": (change.max(initial=0), levels),
+        "pixels": ((change > faint).any(-1).sum((1, 2)).max(initial=0), pixels),
+        "L2": (np.sqrt(((change / 255) ** 2).sum((1, 2, 3))).max(initial=0), l2 + 1e-9),
+    }
+    return [f"{what}: {got:g}, at most {most:g}" for what, (got, most) in found.items() if got > most]

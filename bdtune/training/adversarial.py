@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bdtune.effects import OnlyIf
-from bdtune.knobs import Knobs, Rate
+from bdtune.knobs import Knobs
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class PGD(Knobs):
     """Start anywhere in the ball; without it the first step leaves from the image itself (iterated FGSM)."""
 
 
-class AdversarialTraining(Supervised):
+class AdversarialTraining(Supervised, defaults={"epochs": 100, "milestones": (0.5, 0.75, 0.9)}):
     """Train on each batch's adversarial images, made with the network as it is then (PGD-AT).
 
     Inputs are those of `Supervised`, and so is the result, with each sample's loss by epoch (`LossTrace`);
@@ -70,10 +69,6 @@ class AdversarialTraining(Supervised):
     """The attack that the classifier is trained against."""
     attack_bn: Literal["eval", "train"] = "eval"
     """Batch norm while attacking. train: by the batch's statistics, which moves the running ones too."""
-    epochs: int = Field(100, ge=1)
-    """Passes over the subset."""
-    milestones: Annotated[tuple[Rate, ...], OnlyIf(schedule="multistep")] = (0.5, 0.75, 0.9)
-    """Fractions of `epochs` at which multistep lowers the rate."""
 
     def natural(self) -> Supervised:
         """Return the same training without the attack."""

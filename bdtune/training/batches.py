@@ -135,6 +135,12 @@ def _cuts(count: int, batch_size: int, drop_last: bool) -> list[tuple[int, int]]
     return list(zip(starts, stops, strict=True))
 
 
+def images_of(pixels: int, data: ImageSet) -> int:
+    """Return how many images have so many pixels together: the size of a batch, at least 16."""
+    height, width, _ = data.image_shape
+    return max(16, pixels // (height * width))
+
+
 def in_order(data: ImageSet, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (ids int64 [n], images uint8 [n, H, W, C]) covering the set once, n at most `batch_size`."""
     if isinstance(data.images, np.ndarray):

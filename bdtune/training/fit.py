@@ -115,9 +115,7 @@ class Fit:
             with session.autocast(self.ctx.numerics):
                 logits = self.network(seen)
             loss = self.loss(logits.float(), batch)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            loop.descend(self.optimizer, loss)
             meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
         mean_loss, accuracy = meter.means()
         row = {"loss": mean_loss, "acc": accuracy, "lr": lr}

@@ -52,9 +52,6 @@ class Flows(TorchStage):
     min_std: float = Field(0.01, ge=0)
     """Lower limit of the deviation from which actnorm starts; the release has none."""
 
-    def length(self) -> int:
-        return self.epochs
-
     def training(self, ctx: Context, *, features: Artefact, data: LabelSet) -> Training:
         from bdtune.training._flowtrainer import FlowTrainer
         from bdtune.training.loop import Training

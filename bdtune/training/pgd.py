@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bdtune.training.augment import Augmentation, normalise_planes
-from bdtune.training.batches import in_order
+from bdtune.training.batches import images_of, in_order
 from bdtune.training.choices import settled_name
 from bdtune.training.session import autocast, deterministic, device_of, dtype_of, full_float32, generator
 from bdtune.training.weights import as_array, as_tensor
@@ -127,8 +127,7 @@ def attacked_batches(
     attack = Ascent(network, knobs, data, numerics.exact())
     labels = as_tensor(np.asarray(data.labels, np.int64))
     draws = generator(seed, "start")
-    height, width, _ = data.image_shape
-    for ids, images in in_order(data, max(16, BATCH_PIXELS // (height * width))):
+    for ids, images in in_order(data, images_of(BATCH_PIXELS, data)):
         pixels = plain(as_tensor(images).to(device))
         with deterministic(numerics):
             found = attack(pixels, labels[as_tensor(ids)].to(device), draws)

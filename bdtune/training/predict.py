@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bdtune.training.augment import Augmentation
-from bdtune.training.batches import in_order
+from bdtune.training.batches import images_of, in_order
 from bdtune.training.session import autocast, deterministic, device_of, dtype_of
 from bdtune.training.weights import as_array, as_tensor, new_network
 
@@ -48,12 +48,10 @@ def _predict(network: Network, data: ImageSet, numerics: Numerics, *, features: 
     width = network.feature_dim if features else network.head.out_features
     out = np.zeros((len(data), width), np.float32)
     device, plain = device_of(numerics), Augmentation.of("none", data, dtype_of(numerics))
-    height, side, _ = data.image_shape
-    batch_size = max(16, PIXELS // (height * side))
     training = network.training
     network.eval()
     with torch.inference_mode(), deterministic(numerics):
-        for ids, images in in_order(data, batch_size):
+        for ids, images in in_order(data, images_of(PIXELS, data)):
             inputs = plain(as_tensor(images).to(device))
             with autocast(numerics):
                 values = network.features(inputs) if features else network(inputs)

@@ -56,9 +56,6 @@ class SimCLR(TorchStage):
     flip: bool | None = None
     """Whether views are mirrored; null: unless a mirror image may be of another class."""
 
-    def length(self) -> int:
-        return self.epochs
-
     def training(self, ctx: Context, *, data: ImageSet, model: Model) -> Training:
         from bdtune.training import augment, batches, loop, nt_xent, session, weights
 
@@ -84,9 +81,7 @@ class SimCLR(TorchStage):
                 with session.autocast(ctx.numerics):
                     features = network.features(both)
                 loss = nt_xent.nt_xent(head(features.float()), self.temperature)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loop.descend(optimizer, loss)
                 meter.add(loss, len(batch.rows))
             return {"loss": meter.means()[0]}
 

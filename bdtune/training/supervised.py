@@ -62,15 +62,13 @@ class Supervised(TorchStage):
     gamma: Annotated[float, OnlyIf(schedule="multistep")] = Field(0.1, gt=0, le=1)
     """Factor of each multistep."""
     augment: Augment = "auto"
-    """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth."""
+    """auto: crop_flip, or crop where a mirror image may be of another class; crop: padded by an eighth of the
+    side; cutout: a black square of 3/32 of the side; resized_crop_flip: torchvision's."""
 
     @property
     def looks_ahead(self) -> bool:
         """Whether the momentum is Nesterov's: with sgd, if it has any."""
         return self.nesterov and self.optimizer == "sgd" and self.momentum > 0
-
-    def length(self) -> int:
-        return self.epochs
 
     def at(self, epochs: int) -> Supervised | None:
         """Return the same training with another length, where its rate depends on none.

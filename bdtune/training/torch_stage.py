@@ -23,6 +23,15 @@ class TorchStage(Stage):
     kind: ClassVar[Kind] = "train"
     computes: ClassVar[str] = "training"
 
+    if TYPE_CHECKING:  # a knob of most trainings; the others say how long they are
+
+        @property
+        def epochs(self) -> int:
+            """Number of epochs."""
+
+    def length(self) -> int:
+        return self.epochs
+
     @abstractmethod
     def training(self, ctx: Context, *args: Any, **inputs: Any) -> Training | Artefact:
         """Return what is to be trained, or the result where there is nothing to train."""

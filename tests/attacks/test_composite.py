@@ -100,7 +100,7 @@ def test_poison_mixes_the_pair_and_cover_rows_their_own_class(images):
     assert set(plan.labels[plan.poison_ids]) == {2}
     assert 2 in LABELS[plan.cover_ids]
     stamped = attack.apply(images, np.arange(N), plan)
-    for row in np.flatnonzero(plan.is_triggered()):
+    for row in np.flatnonzero(plan.role()):
         colours = np.unique(stamped[row])
         classes = sorted(LABELS[colours])
         assert classes == ([0, 1] if plan.role()[row] == Role.POISON else [LABELS[row]] * 2)

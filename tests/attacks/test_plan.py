@@ -83,8 +83,8 @@ def test_poisoned_rows_of_the_target_class_are_triggered_but_not_relabelled():
     plan = bdtune.attack("badnets", rate=0.5, include_target_class=True).plan(LABELS, seed=0)
     of_target = plan.poison_ids[LABELS[plan.poison_ids] == 0]
     assert len(of_target) > 20
-    assert plan.is_triggered()[of_target].all()
-    assert not plan.is_relabelled()[of_target].any()
+    assert (plan.role() > 0)[of_target].all()
+    assert (plan.labels[of_target] == 0).all()
 
 
 def test_cover_rows_come_next_in_the_same_order_and_keep_their_label():

@@ -7,7 +7,7 @@ import pytest
 
 import bdtune
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Node, Stage
+from bdtune.engine.stage import Artefact, Stage
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.dataset import Dataset, Records, Split
 from bdtune.poisoning.sources import (
@@ -78,8 +78,8 @@ class Draw(Stage):
 class Trained(Attack):
     """Adds a level that was trained first."""
 
-    def artefacts(self, clean, *, seed, numerics):
-        return {"level": Node(Draw(), {"data": clean}, self.trigger_seed, numerics)}
+    def artefacts(self, attacker):
+        return {"level": attacker.node(Draw(), data=attacker.clean)}
 
     def stamp(self, images, rows):
         return images * 0 + self.artefact("level").arrays["level"]

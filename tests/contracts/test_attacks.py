@@ -14,6 +14,7 @@ from bdtune.plugins.budget import Budget
 from bdtune.plugins.presets import presets
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.testing.attacks import CHECKS, CLASSES, LABELS, N, noise, small_attack, with_cover_rows
+from bdtune.testing.attacks import excess as beyond
 from bdtune.testing.described import check_described
 from bdtune.testing.small import equipped
 from tests.records import record_of
@@ -131,7 +132,7 @@ def test_a_budget_may_have_a_bound_for_few_pixels_and_one_elsewhere(levels, coun
     before = np.full((1, 8, 8, 1), 20, np.uint8)
     after = before.copy()
     after.reshape(-1)[:count] += levels
-    assert Budget(200, pixels=4, elsewhere=8).excess(before, after) == excess
+    assert beyond(Budget(200, pixels=4, elsewhere=8), before, after) == excess
 
 
 @pytest.mark.parametrize("name", NAMES)

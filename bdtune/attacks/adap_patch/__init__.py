@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from bdtune.attacks.adap_patch.patches import CORNERS, EMBER, EMBER_LEFT, SWIRL, TRIGGERS, TROJAN, drawn
-from bdtune.effects import OnlyIf, TestOnly, TrainOnly
+from bdtune.effects import TestOnly, TrainOnly
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.poisoning.cover_rows import CoverRowsAttack
@@ -37,19 +37,17 @@ BOX_ORDER = (0, 2, 1, 3)
 """BackdoorBox numbers the same four patches: ember, corners, logo, square."""
 
 
-class AdapPatch(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
+class AdapPatch(
+    DialectAttack, CoverRowsAttack, DirtyLabelAttack, defaults={"rate": 0.003, "include_target_class": True}
+):
     """x' = x + a_k m_k (P_k - x), with one trigger k of four for each row; several at once at test time."""
 
     version: ClassVar[int] = 2  # 1 had five white cells in each corner and a flatter ember
 
     dialect: Literal["canonical", "backdoorbox"] = "canonical"
     """canonical: this file's rules; backdoorbox: its rows, counts and numbering of the patches."""
-    rate: Annotated[Rate | None, TrainOnly] = 0.003
-    """Fraction of `rate_basis` that is poisoned; null where `count` is given."""
     cover_rate: Annotated[Rate | None, TrainOnly] = 0.006
     """Fraction of `rate_basis` that is triggered likewise, but keeps its label."""
-    include_target_class: Annotated[bool, TrainOnly, OnlyIf(of_sources=False)] = True
-    """Whether images of the target class are among those that may be poisoned or covered."""
     opacity: Annotated[tuple[Rate, Rate, Rate, Rate], TrainOnly] = (0.5, 0.2, 0.5, 0.3)
     """a_k in training: of the ember in a corner, the round logo, the four corner checkers, the square."""
     test_opacity: Annotated[Rate, TestOnly] = 1.0

@@ -24,16 +24,16 @@ from bdtune.plugins.poison_plan import Role, SplitName
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.dirty_label import ClassId
 from bdtune.poisoning.rendered import looked_up
-from bdtune.poisoning.surrogate import Attacker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 
 class Composite(CoverRowsAttack):
@@ -74,17 +74,16 @@ class Composite(CoverRowsAttack):
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         return np.asarray(labels) == self.pair[0]
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         mix = Mixtures(classes=self.pair, jitter=self.jitter, shake=self.shake)
         nodes = {
-            "train": attacker.node(mix, data=clean),
+            "train": attacker.node(mix, data=attacker.clean),
             "test": attacker.node(mix.model_copy(update={"split": "test"}), data=attacker.test),
         }
         if self.has_covers:
             # which two classes make a pair does not matter to these
             within = Mixtures(partners="own_class", jitter=self.jitter, shake=self.shake)
-            nodes["cover"] = attacker.node(within, data=clean)
+            nodes["cover"] = attacker.node(within, data=attacker.clean)
         return nodes
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
@@ -99,9 +98,7 @@ class Composite(CoverRowsAttack):
             return [Problem("", "expected images that can be cut in two", got=f"{image_shape[:2]} pixels")]
         return []
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         labels = test_labels()
         return [] if labels is None else self._without_images(labels, "attack.classes", "test images")
 

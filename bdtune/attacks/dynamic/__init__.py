@@ -32,18 +32,18 @@ from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import Role, SplitName
+from bdtune.poisoning.conventions import AABL, BENCH, LFD
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.rendered import looked_up
-from bdtune.poisoning.surrogate import Attacker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 
 class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
@@ -73,33 +73,30 @@ class Dynamic(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
     normalises: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "lfd/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
+        "lfd/dynamic": LFD,
         "abl/dynamic": {"rate": 0.1, "target": 1, "include_target_class": True},
-        "aabl/iab": {"rate": 0.1, "cover_rate": 0.1, "target": 0, "include_target_class": True},
-        "backdoorbench/inputaware": {
-            "dialect": "backdoorbench",
-            "rate": 0.1,
-            "cover_rate": 0.1,
-            "target": 0,
-        },
+        "aabl/iab": {**AABL, "cover_rate": 0.1},
+        "backdoorbench/inputaware": {**BENCH, "cover_rate": 0.1},
     }
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         shape: dict[str, Any] = {"widths": self.widths, "bench_scale": self.bench_scale}
-        masks = attacker.node(MaskTraining(**shape, recipe=self.masks), data=clean)
+        masks = attacker.node(MaskTraining(**shape, recipe=self.masks), data=attacker.clean)
         training = PatternTraining(**shape, recipe=self.patterns, target=self.single_target)
         model = PluginSource(plugin=self.surrogate_model)
-        made = {"masks": masks, "patterns": attacker.node(training, data=clean, masks=masks, model=model)}
+        made = {
+            "masks": masks,
+            "patterns": attacker.node(training, data=attacker.clean, masks=masks, model=model),
+        }
         own = InputAwareImages(**shape, quantise=self.quantise)
         nodes = {
-            "train": attacker.node(own, data=clean, **made),
+            "train": attacker.node(own, data=attacker.clean, **made),
             "test": attacker.node(own, data=attacker.test, **made),
         }
         if self.has_covers:
             update = {"trigger": "cross", "partner_seed": self.trigger_seed}
             cross = own.model_copy(update=update)
-            nodes["cross"] = attacker.node(cross, data=clean, **made)
+            nodes["cross"] = attacker.node(cross, data=attacker.clean, **made)
             nodes["cross_test"] = attacker.node(cross, data=attacker.test, **made)
         return nodes
 

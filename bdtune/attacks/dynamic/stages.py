@@ -143,9 +143,7 @@ class MaskTraining(GeneratorTraining):
                 covered = (masks - recipe.density).relu().mean()
                 loss = recipe.density_weight * covered
                 loss = loss + recipe.diversity_weight * iab.diversity(seen, other, masks, other_masks)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loop.descend(optimizer, loss)
                 meter.add(loss, len(planes), masks.detach().mean() * len(planes))
             mean_loss, density = meter.means()
             return {"loss": mean_loss, "density": density, "lr": lr}

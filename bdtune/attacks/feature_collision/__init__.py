@@ -15,47 +15,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from bdtune.attacks.feature_collision.collisions import Collisions, Instances
+from bdtune.attacks.feature_collision.collisions import Collision, Collisions
 from bdtune.effects import TrainOnly
 from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
-from bdtune.knobs import Rate
-from bdtune.plugins.attack import Attack, RateBasis
+from bdtune.plugins.attack import Attack
 from bdtune.plugins.model import ModelKnob
 from bdtune.plugins.poison_plan import SplitName
-from bdtune.poisoning.crafted import looked_up
 from bdtune.poisoning.dirty_label import CLEAN_LABEL
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.rendered import looked_up
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 
-class FeatureCollision(Attack):
+class FeatureCollision(Collision, Attack, defaults={"rate_basis": "target_class"}):
     """x' near an image of the target class, with f(x') near f(t) for a test image t of another class."""
 
-    rate: Annotated[Rate | None, TrainOnly] = 0.1
-    """Fraction of `rate_basis` that is poisoned; all of it must be found in the target class."""
-    rate_basis: Annotated[RateBasis, TrainOnly] = "target_class"
-    """What `rate` is a fraction of."""
-    instances: Instances = Instances()
-    """The test images t, drawn by `trigger_seed`; the poison is shared out among them."""
-    opacity: Annotated[Rate, TrainOnly] = 0.3
-    """Weight of t in the image that the collision starts from and stays near; 0: no watermark."""
-    beta: Annotated[float, TrainOnly] = Field(0.25, ge=0)
-    """Weight of the distance in pixels, times (feature dimension / number of pixel values)^2."""
-    lr: Annotated[float, TrainOnly] = Field(0.01, gt=0)
-    """Length of the first gradient step; halved for an image whose objective would grow."""
-    iterations: Annotated[int, TrainOnly] = Field(100, ge=1)
-    """Steps for each image."""
     surrogate: Annotated[Surrogate, TrainOnly] = Surrogate()
     """Training of the clean classifier that f is the last layer but one of."""
     surrogate_model: Annotated[ModelKnob, TrainOnly] = "resnet18"  # type: ignore[assignment]
@@ -75,11 +61,10 @@ class FeatureCollision(Attack):
         chosen[self.instances.chosen(labels, self.target, self.trigger_seed)] = True
         return chosen
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         node = attacker.node(
             self.to(Collisions, instance_seed=self.trigger_seed),
-            data=clean,
+            data=attacker.clean,
             test=attacker.test,
             model=PluginSource(plugin=self.surrogate_model),
             surrogate=attacker.classifier(self.surrogate, self.surrogate_model),
@@ -87,7 +72,7 @@ class FeatureCollision(Attack):
         return {"collisions": node}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        return looked_up(self.artefact("collisions"), rows.ids).astype(np.float32) / np.float32(255)
+        return looked_up(self.artefact("collisions"), rows)
 
     def stamp_test(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         return images
@@ -96,9 +81,7 @@ class FeatureCollision(Attack):
         found = self.artefact("collisions").arrays
         return {"test image": found["instances"][found["of"][np.searchsorted(found["ids"], rows.ids)]]}
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         labels = test_labels()
         if labels is None:
             return []

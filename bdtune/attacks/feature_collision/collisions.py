@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from bdtune.effects import TrainOnly
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
@@ -39,7 +40,22 @@ class Instances(Knobs):
         return np.sort(drawn[: self.count])
 
 
-class Collisions(Stage):
+class Collision(Knobs):
+    """Knobs of collisions."""
+
+    instances: Instances = Instances()
+    """The test images t, drawn by the attack's `trigger_seed`; the poison is shared out among them."""
+    opacity: Annotated[Rate, TrainOnly] = 0.3
+    """Weight of t in the image that the collision starts from and stays near; 0: no watermark."""
+    beta: Annotated[float, TrainOnly] = Field(0.25, ge=0)
+    """Weight of the distance in pixels, times (feature dimension / number of pixel values)^2."""
+    lr: Annotated[float, TrainOnly] = Field(0.01, gt=0)
+    """Length of the first gradient step; halved for an image whose objective would grow."""
+    iterations: Annotated[int, TrainOnly] = Field(100, ge=1)
+    """Steps for each image."""
+
+
+class Collisions(Collision, Stage):
     """Make every image of the target class collide with one of the chosen test images, in equal shares.
 
     Inputs: data and test (ImageSets, true labels), model (Model), surrogate (artefact with weights).
@@ -54,18 +70,8 @@ class Collisions(Stage):
 
     target: int = Field(0, ge=0)
     """The class."""
-    instances: Instances = Instances()
-    """The test images."""
     instance_seed: int = 0
-    """Seed of which ones they are."""
-    opacity: Rate = 0.3
-    """Weight with which the instance is first mixed into the image, as a watermark."""
-    beta: float = Field(0.25, ge=0)
-    """Weight of the distance in pixels, times (feature dimension / number of pixel values)^2."""
-    lr: float = Field(0.01, gt=0)
-    """Length of the first gradient step; halved for an image whose objective would grow."""
-    iterations: int = Field(100, ge=1)
-    """Steps."""
+    """Seed of which test images they are."""
     quantise: Literal["round", "trunc"] = "round"
     """How pixels become uint8."""
 
@@ -75,7 +81,7 @@ class Collisions(Stage):
         import torch
 
         from bdtune.poisoning.crafting import as_planes, frozen_network, normalised
-        from bdtune.training import pgd, session, weights
+        from bdtune.training import batches, pgd, session, weights
 
         device = session.device_of(ctx.numerics)
         ids, instance_ids = self._rows(data, test)
@@ -90,7 +96,7 @@ class Collisions(Stage):
 
         bases, instances = data.images_at(ids), test.images_at(instance_ids)
         images, sums = np.empty_like(bases), np.zeros(2)
-        size = max(16, pgd.BATCH_PIXELS // int(np.prod(data.image_shape[:2])))
+        size = batches.images_of(pgd.BATCH_PIXELS, data)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             base, goals = as_planes(bases[part], device), as_planes(instances[of[part]], device)

@@ -27,25 +27,24 @@ from bdtune.engine.key import sample_generator
 from bdtune.errors import Problem
 from bdtune.knobs import UserFile
 from bdtune.plugins.poison_plan import SplitName
-from bdtune.poisoning.crafted import looked_up as by_id
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
 from bdtune.poisoning.given_images import GivenImages
 from bdtune.poisoning.given_rows import GivenRowsAttack
 from bdtune.poisoning.image_files import file_problems, image_file, images_digest, shape_problems
 from bdtune.poisoning.rendered import looked_up
-from bdtune.poisoning.surrogate import Attacker
 from bdtune.poisoning.tensor_files import weights_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.sources import Attacker
 
 IMAGES: dict[SplitName, str] = {"train": "train_images", "test": "test_images"}
 """Knobs that name images made elsewhere, by split."""
@@ -91,30 +90,29 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
         drawn = sample_generator(self.trigger_seed, "issba", "secret").integers(0, 2, self.coder.secret_size)
         return tuple(int(bit) for bit in drawn)
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         if self.train_images is not None:
             return {
                 split: attacker.node(
                     GivenImages(path=getattr(self, knob), knob=knob, split=split, quantise=self.quantise),
                     data=data,
                 )
-                for (split, knob), data in zip(IMAGES.items(), (clean, attacker.test), strict=True)
+                for (split, knob), data in zip(IMAGES.items(), (attacker.clean, attacker.test), strict=True)
             }
         given = self.coder_path
         coder = (
-            attacker.node(self.coder, data=clean) if given is None else attacker.node(GivenCoder(path=given))
+            attacker.node(self.coder, data=attacker.clean)
+            if given is None
+            else attacker.node(GivenCoder(path=given))
         )
         knobs: dict[str, Any] = {"channels": self.coder.channels, "strength": self.strength}
         stage = SecretImages(secret=self.bits, quantise=self.quantise, **knobs)
         return {
-            "train": attacker.node(stage, data=clean, coder=coder),
+            "train": attacker.node(stage, data=attacker.clean, coder=coder),
             "test": attacker.node(stage, data=attacker.test, coder=coder),
         }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        if self.train_images is not None:
-            return by_id(self.artefact(rows.split), rows.ids).astype(np.float32) / np.float32(255)
         return looked_up(self.artefact(rows.split), rows)
 
     def test_rows(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -128,9 +126,7 @@ class ISSBA(DialectAttack, GivenRowsAttack, DirtyLabelAttack):
         problems = coder_problems(self.coder_path)
         return problems + [p for knob in IMAGES.values() for p in file_problems(getattr(self, knob), knob)]
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         labels = test_labels() if self.test_images is not None else None
         if labels is None or self.test_images is None or file_problems(self.test_images, "test_images"):
             return []

@@ -17,7 +17,7 @@ import numpy as np
 from bdtune.attacks.issba.stages import coders
 from bdtune.effects import ByContent
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.poisoning.shapes import differences
 from bdtune.poisoning.tensor_files import ENDINGS, stored_tensors, weights_digest
 
@@ -60,12 +60,7 @@ class GivenCoder(Stage):
 
 def coder_problems(path: Path | None) -> list[Problem]:
     """Return what keeps an encoder's weights from being read."""
-    try:
-        if path is not None:
-            encoder_weights(path)
-    except ConfigError as error:
-        return list(error.problems)
-    return []
+    return [] if path is None else problems_of(encoder_weights, path)
 
 
 def encoder_problems(path: Path, coder: SecretCoder, image_shape: tuple[int, int, int]) -> list[Problem]:

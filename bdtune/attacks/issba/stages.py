@@ -57,9 +57,6 @@ class SecretCoder(TorchStage):
     secret_weight: float = Field(1.5, ge=0)
     """Weight of the secret's cross-entropy."""
 
-    def length(self) -> int:
-        return self.epochs
-
     def training(self, ctx: Context, *, data: ImageSet) -> Training:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
@@ -86,9 +83,7 @@ class SecretCoder(TorchStage):
                 loss = binary_cross_entropy_with_logits(logits, secret)
                 if done >= self.secret_epochs:
                     loss = self.secret_weight * loss + self._visible(clean, residual, hidden)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loop.descend(optimizer, loss)
                 read = ((logits > 0) == (secret > 0)).float().mean()
                 meter.add(loss, len(clean), read * len(clean))
             mean_loss, read_back = meter.means()

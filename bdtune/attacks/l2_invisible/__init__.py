@@ -14,40 +14,25 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
 
-from bdtune.attacks.l2_invisible.universal import UniversalPerturbation, radius_for
+from bdtune.attacks.l2_invisible.universal import Universal, UniversalPerturbation, radius_for
 from bdtune.engine.stage import PluginSource
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.delta_files import DeltaFileAttack, with_delta
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
+    from bdtune.poisoning.sources import Attacker
 
 
-class L2Invisible(DeltaFileAttack):
+class L2Invisible(Universal, DeltaFileAttack):
     """x' = clip(x + d) with one perturbation d for all images, |d| <= radius or d of a file."""
 
-    radius: float = Field(3.2, gt=0)
-    """Largest L2 norm of d for 32x32 pixels in [0, 1]; grows with the side of the image."""
-    units: int = Field(5, ge=1)
-    """Units of the last layer that d drives: those with the largest weight into the target's logit."""
-    scale: float = Field(10.0, gt=0)
-    """How many times its clean activation each unit shall reach."""
-    norm_weight: float = Field(0.1, ge=0)
-    """Weight of |d| in the loss."""
-    iterations: int = Field(200, ge=1)
-    """Gradient steps on d."""
-    batch_size: int = Field(256, ge=1)
-    """Images per step."""
-    lr: float = Field(0.01, gt=0)
-    """Adam's rate on d."""
     surrogate: Surrogate = Surrogate()
     """Training of the clean classifier that d is made for."""
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
@@ -63,14 +48,13 @@ class L2Invisible(DeltaFileAttack):
     def needs_one_target(self) -> str:
         return self.aimed if self.delta_path is None else ""
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         if self.delta_path is not None:
             return {}
-        attacker = Attacker(clean, self.trigger_seed, numerics)
         stage = self.to(UniversalPerturbation)
         surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
         model = PluginSource(plugin=self.surrogate_model)
-        return {"perturbation": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
+        return {"perturbation": attacker.node(stage, data=attacker.clean, model=model, surrogate=surrogate)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         given = self.user_delta()

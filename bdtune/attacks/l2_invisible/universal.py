@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from bdtune.knobs import Knobs
 from bdtune.poisoning.crafting import (
     Crafting,
     as_image,
@@ -36,7 +37,26 @@ def radius_for(radius: float, height: int, width: int) -> float:
     return radius * sqrt(height * width) / 32
 
 
-class UniversalPerturbation(Crafting):
+class Universal(Knobs):
+    """Knobs of the perturbation d."""
+
+    radius: float = Field(3.2, gt=0)
+    """Largest L2 norm of d for 32x32 pixels in [0, 1]; grows with the side of the image."""
+    units: int = Field(5, ge=1)
+    """Units of the last layer that d drives: those with the largest weight into the target's logit."""
+    scale: float = Field(10.0, gt=0)
+    """How many times its clean activation each unit shall reach."""
+    norm_weight: float = Field(0.1, ge=0)
+    """Weight of |d| in the loss."""
+    iterations: int = Field(200, ge=1)
+    """Gradient steps on d."""
+    batch_size: int = Field(256, ge=1)
+    """Images per step."""
+    lr: float = Field(0.01, gt=0)
+    """Adam's rate on d."""
+
+
+class UniversalPerturbation(Universal, Crafting):
     """Fit d, of small L2 norm, that makes the target class's units answer `scale` times as loud.
 
     Inputs: data (ImageSet), model (Model), surrogate (artefact with weights).
@@ -50,20 +70,6 @@ class UniversalPerturbation(Crafting):
 
     target: int = Field(0, ge=0)
     """Class whose units are driven."""
-    units: int = Field(5, ge=1)
-    """How many units, those with the largest weight into the target's logit."""
-    scale: float = Field(10.0, gt=0)
-    """How many times its clean activation each unit shall reach."""
-    norm_weight: float = Field(0.1, ge=0)
-    """Weight of the norm in the loss."""
-    radius: float = Field(3.2, gt=0)
-    """Radius of the ball for 32x32 pixels in [0, 1]."""
-    batch_size: int = Field(256, ge=1)
-    """Images per step."""
-    iterations: int = Field(200, ge=1)
-    """Gradient steps."""
-    lr: float = Field(0.01, gt=0)
-    """Adam's rate."""
 
     def training(self, ctx: Context, *, data: ImageSet, model: Model, surrogate: Artefact) -> Training:
         import torch

@@ -21,14 +21,14 @@ from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
+    from bdtune.poisoning.sources import Attacker
 
 
 class LatentBackdoor(DirtyLabelAttack):
@@ -56,12 +56,11 @@ class LatentBackdoor(DirtyLabelAttack):
         "abl/lba": {"rate": 0.1, "target": 0, "include_target_class": True},
     }
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
-        attacker = Attacker(clean, self.trigger_seed, numerics)
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         rows = RowsPerClass(target=self.target, per_class=self.per_class)
         patch = attacker.node(
             self.to(LatentPatch, ratio=self.opacity),
-            data=clean,
+            data=attacker.clean,
             model=PluginSource(plugin=self.surrogate_model),
             encoder=attacker.classifier(self.surrogate, self.surrogate_model),
             rows=attacker.node(rows, data=attacker.labels),

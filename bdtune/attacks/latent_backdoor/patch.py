@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
-from bdtune.knobs import Knobs, Rate
+from bdtune.knobs import Knobs
 from bdtune.plugins.poison_plan import drawn_order
 from bdtune.poisoning.latent_trigger import LatentTrigger
 from bdtune.poisoning.patterns import Corner, in_corner, scaled
@@ -74,7 +74,9 @@ class RowsPerClass(Stage):
         return Artefact({"ids": np.sort(np.concatenate([*drawn.values()])), "target_ids": np.sort(target)})
 
 
-class LatentPatch(LatentTrigger):
+class LatentPatch(
+    LatentTrigger, defaults={"ratio": 1.0, "batch_size": 128, "iterations": 800, "settled": 0.0}
+):
     """Fit the colours of a patch so that images with it have the mean embedding of the target class.
 
     Inputs and info are those of `LatentTrigger`. Result: picture float32 [H, W, C] in [0, 1], 0 outside the
@@ -85,14 +87,6 @@ class LatentPatch(LatentTrigger):
 
     place: Place = Place()
     """Where the patch lies."""
-    ratio: Rate = 1.0
-    """Opacity of the patch."""
-    batch_size: int = Field(128, ge=1)
-    """Images per step."""
-    iterations: int = Field(800, ge=1)
-    """Gradient steps."""
-    settled: float = Field(0.0, ge=0)
-    """Relative change of the mean loss over 50 steps below which the descent ends; 0: never early."""
 
     def picture(self, value: torch.Tensor) -> torch.Tensor:
         import torch

@@ -24,16 +24,12 @@ from bdtune.networks.residual import Residual, ResidualTeacher
 from bdtune.plugins import registry
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.poisoning.patch import PatchAttack
-from bdtune.poisoning.sources import FitLabels, FitRows, FitSet
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.sources import Attacker, FitLabels, FitRows, FitSet
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-
     from bdtune.engine.stage import Source
-    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.attack import Attack, TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
 
@@ -77,9 +73,7 @@ class PruningAware(PatchAttack):
         before = {"retrained": retrained, "pruned": pruned, "original": clean}
         return trial.node(RestorePruned(slack=self.slack), data=fit, model=model, **before)
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         if isinstance(model, Residual | ResidualTeacher):
             return []
         expected = "expected a residual network, as attack 'pruning_aware' prunes inside its last block"

@@ -17,7 +17,6 @@ from pydantic import Field
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.knobs import Rate
 from bdtune.plugins.poison_plan import drawn_order, exact_count
-from bdtune.training.choices import Schedule
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -97,21 +96,15 @@ class PruneDormant(Stage):
         return Artefact(arrays, info)
 
 
-class RetrainPruned(Supervised):
+class RetrainPruned(Supervised, defaults={"epochs": 50, "lr": 0.01, "schedule": "cosine"}):
     """Train the pruned network on the poisoned set, so that the backdoor lies where the rest lies.
 
     Inputs and result are those of `Supervised`; `init` has the pruned weights, and pruned channels stay so.
+    A much higher rate would train the network anew.
     """
 
     name: ClassVar[str] = "retrain_pruned"
     classifier: ClassVar[bool] = False
-
-    epochs: int = Field(50, ge=1)
-    """Passes over the poisoned set."""
-    lr: float = Field(0.01, gt=0)
-    """Learning rate at the start; much more would train the network anew."""
-    schedule: Schedule = "cosine"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
 
 class RestorePruned(Stage):
@@ -204,12 +197,13 @@ class Inner:
         """Return the largest value [C] before the ReLU, over all images and positions."""
         import torch
 
-        from bdtune.training.batches import in_order
+        from bdtune.training.batches import images_of, in_order
+        from bdtune.training.predict import PIXELS
 
         peaks: list[torch.Tensor] = []
         hook = self.norm.register_forward_hook(lambda _m, _in, out: peaks.append(out.amax((0, 2, 3))))
         try:
-            for _, images in in_order(data, _batch_size(data)):
+            for _, images in in_order(data, images_of(PIXELS, data)):
                 self.rest(self.before(_pixels(images, data, device)))
         finally:
             hook.remove()
@@ -220,12 +214,13 @@ class _Validation:
     """Clean images on their way through a network: kept where they enter the last block."""
 
     def __init__(self, network: Network, inner: Inner, data: ImageSet, device: torch.device) -> None:
-        from bdtune.training.batches import in_order
+        from bdtune.training.batches import images_of, in_order
+        from bdtune.training.predict import PIXELS
         from bdtune.training.weights import as_tensor
 
         self._head, self._inner = network.head, inner
         self._labels = as_tensor(data.labels).to(device)
-        batches = in_order(data, _batch_size(data))
+        batches = in_order(data, images_of(PIXELS, data))
         self._entering = [inner.before(_pixels(images, data, device)) for _, images in batches]
 
     @property
@@ -259,13 +254,6 @@ class _Validation:
         import torch
 
         return torch.cat([self._head(self._inner.rest(x).mean((2, 3))).argmax(1) for x in self._entering])
-
-
-def _batch_size(data: ImageSet) -> int:
-    from bdtune.training.predict import PIXELS
-
-    height, width, _ = data.image_shape
-    return max(16, PIXELS // (height * width))
 
 
 def _pixels(images: np.ndarray, data: ImageSet, device: torch.device) -> torch.Tensor:

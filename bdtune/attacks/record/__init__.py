@@ -20,18 +20,18 @@ from bdtune.attacks.record.files import Record, read_record, record_digest
 from bdtune.attacks.record.stages import RecordImages, RecordModel
 from bdtune.effects import ByContent, ModelOnly
 from bdtune.engine.stage import Node
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import absolute
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.poison_plan import SplitName
-from bdtune.poisoning.crafted import looked_up
-from bdtune.poisoning.sources import CleanTest, FitSet
+from bdtune.poisoning.rendered import looked_up
+from bdtune.poisoning.sources import Attacker, CleanTest, FitSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
+    from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
@@ -94,12 +94,14 @@ class FromRecord(Attack):
         part = read_record(self.path).test  # BackdoorBench leaves out the images of the target class
         return len(part.ids) == part.total
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         names: tuple[SplitName, ...] = ("train", "test")
-        return {name: Node(RecordImages(path=self.path, split=name), {}, 0, numerics) for name in names}
+        return {
+            name: Node(RecordImages(path=self.path, split=name), {}, 0, attacker.numerics) for name in names
+        }
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
-        return looked_up(self.artefact(rows.split), rows.ids).astype(np.float32) / np.float32(255)
+        return looked_up(self.artefact(rows.split), rows)
 
     @property
     def hands_over(self) -> bool:
@@ -111,9 +113,7 @@ class FromRecord(Attack):
         facts = CleanTest(dataset=fit.dataset, root=fit.root)
         return Node(RecordModel(path=self.path), {"model": model, "data": facts}, 0, fit.numerics)
 
-    def check_trial(
-        self, model: Model, dataset: Dataset, test_labels: Callable[[], np.ndarray | None]
-    ) -> list[Problem]:
+    def check_trial(self, model: Model, dataset: Dataset, test_labels: TestLabels) -> list[Problem]:
         record = self._readable
         if record is None:
             return []  # `check_files` says why
@@ -126,11 +126,7 @@ class FromRecord(Attack):
         return found
 
     def check_files(self) -> list[Problem]:
-        try:
-            read_record(self.path)
-        except ConfigError as error:
-            return list(error.problems)
-        return []
+        return problems_of(read_record, self.path)
 
     def check_image(self, image_shape: tuple[int, int, int]) -> list[Problem]:
         record = self._readable
@@ -172,10 +168,7 @@ class FromRecord(Attack):
 
     @property
     def _readable(self) -> Record | None:
-        try:
-            return read_record(self.path)
-        except ConfigError:
-            return None
+        return None if self.check_files() else read_record(self.path)
 
 
 def _facts(record: Record) -> dict[str, Any]:

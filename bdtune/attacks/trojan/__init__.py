@@ -15,26 +15,27 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from bdtune.attacks.trojan.trigger import Shape, TrojanTrigger
+from bdtune.attacks.trojan.trigger import Drive, Shape, TrojanTrigger
 from bdtune.engine.stage import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.attack import quantised
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
+from bdtune.poisoning.conventions import AABL, ABL, BENCH, LFD
 from bdtune.poisoning.dialects import DialectAttack
 from bdtune.poisoning.pattern_files import PatternAttack
-from bdtune.poisoning.surrogate import Attacker, Surrogate
+from bdtune.poisoning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
+    from bdtune.poisoning.sources import Attacker
 
 
-class Trojan(DialectAttack, PatternAttack):
+class Trojan(Drive, DialectAttack, PatternAttack):
     """x' = (1 - a m) x + a m P, or x + a m P clipped, with opacity a, mask m and optimised colours P."""
 
     dialect: Literal["canonical", "backdoorbench"] = "canonical"
@@ -49,14 +50,6 @@ class Trojan(DialectAttack, PatternAttack):
     """overwrite: mix with opacity a, at 1 replace; add_clip: add a P and clip, as I-BAU's triggers."""
     opacity: Rate | None = None
     """a; None: 1 for the square, 0.3 for the watermark, or 1 with a user's file."""
-    units: int = Field(2, ge=1)
-    """Units of the last layer that the trigger drives: those with the largest outgoing weights."""
-    value: float = 100.0
-    """Activation aimed at; what was reached is in the artefact's info."""
-    iterations: int = Field(1000, ge=1)
-    """Gradient steps on the trigger."""
-    lr: float = Field(0.1, gt=0)
-    """Adam's rate on the trigger, falling as a cosine."""
     surrogate: Surrogate = Surrogate()
     """Training of the clean classifier that the trigger is made for."""
     surrogate_model: ModelKnob = "resnet18"  # type: ignore[assignment]
@@ -65,31 +58,20 @@ class Trojan(DialectAttack, PatternAttack):
     black_is_clear: ClassVar[bool] = True
     fixed_by: ClassVar[dict[str, dict[str, Any]]] = {"backdoorbench": {"mode": "add_clip"}}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "lfd/tj_sq": {"shape": "square", "rate": 0.1, "target": 1, "include_target_class": True},
-        "lfd/tj_wm": {"shape": "watermark", "rate": 0.1, "target": 1, "include_target_class": True},
-        "aabl/trojan": {"shape": "square", "rate": 0.1, "target": 0, "include_target_class": True},
-        "abl/trojan": {
-            "shape": "square",
-            "size": 3,
-            "inset": 4,
-            "mode": "add_clip",
-            "rate": 0.1,
-            "target": 0,
-            "include_target_class": True,
-        },
-        "backdoorbench/trojannn": {"dialect": "backdoorbench", "rate": 0.1, "target": 0},
+        "lfd/tj_sq": {**LFD, "shape": "square"},
+        "lfd/tj_wm": {**LFD, "shape": "watermark"},
+        "aabl/trojan": {**AABL, "shape": "square"},
+        "abl/trojan": {**ABL, "shape": "square", "size": 3, "inset": 4, "mode": "add_clip"},
+        "backdoorbench/trojannn": BENCH,
     }
 
-    def artefacts(self, clean: Source, *, seed: int, numerics: Numerics) -> Mapping[str, Node]:
+    def artefacts(self, attacker: Attacker) -> Mapping[str, Node]:
         if self.pattern_path is not None:
             return {}
-        attacker = Attacker(clean, self.trigger_seed, numerics)
         surrogate = attacker.classifier(self.surrogate, self.surrogate_model)
-        stage = TrojanTrigger(
-            shape=self._shape, units=self.units, value=self.value, iterations=self.iterations, lr=self.lr
-        )
+        stage = self.to(TrojanTrigger, shape=self._shape)
         model = PluginSource(plugin=self.surrogate_model)
-        return {"trigger": attacker.node(stage, data=clean, model=model, surrogate=surrogate)}
+        return {"trigger": attacker.node(stage, data=attacker.clean, model=model, surrogate=surrogate)}
 
     def stamp(self, images: np.ndarray, rows: Rows) -> np.ndarray:
         colours, weight = self._trigger(images)

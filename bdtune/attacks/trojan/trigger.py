@@ -12,7 +12,6 @@ from pydantic import Field
 from bdtune.knobs import Knobs
 from bdtune.poisoning.crafting import Crafting, as_image, as_planes, frozen_network, normalised
 from bdtune.poisoning.patterns import OVERSAMPLING, scaled
-from bdtune.training.choices import Schedule
 
 if TYPE_CHECKING:
     from typing import Any
@@ -89,7 +88,20 @@ def watermark(height: int, width: int) -> np.ndarray:
     return mask
 
 
-class TrojanTrigger(Crafting):
+class Drive(Knobs):
+    """Knobs of the descent on the trigger."""
+
+    units: int = Field(2, ge=1)
+    """Units of the last layer that the trigger drives: those with the largest outgoing weights."""
+    value: float = 100.0
+    """Activation aimed at; ReLU networks may never reach it: what was reached is in the artefact's info."""
+    iterations: int = Field(1000, ge=1)
+    """Gradient steps on the trigger."""
+    lr: float = Field(0.1, gt=0)
+    """Adam's rate on the trigger, falling as a cosine."""
+
+
+class TrojanTrigger(Drive, Crafting, defaults={"schedule": "cosine"}):
     """Fit colours inside a mask, on black ground, that drive the units which the classifier weighs most.
 
     Inputs: data (ImageSet), model (Model), surrogate (artefact with weights).
@@ -102,12 +114,6 @@ class TrojanTrigger(Crafting):
 
     shape: Shape = Shape()
     """Where the trigger is."""
-    schedule: Schedule = "cosine"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
-    units: int = Field(2, ge=1)
-    """How many units, those with the largest sum of absolute weights to all classes."""
-    value: float = 100.0
-    """Activation aimed at; ReLU networks may never reach it."""
 
     def training(self, ctx: Context, *, data: ImageSet, model: Model, surrogate: Artefact) -> Training:
         import torch

@@ -24,10 +24,11 @@ from pydantic import Field, model_validator
 from bdtune.attacks.wanet import torch_warp, warp
 from bdtune.effects import ByContent, Only, TrainOnly
 from bdtune.engine.key import sample_generator
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import UserFile
 from bdtune.plugins.poison_plan import Role, exact_count
 from bdtune.poisoning.bench_floats import CIFAR10, normalised, stored_bytes
+from bdtune.poisoning.conventions import AABL, BENCH, GSSD
 from bdtune.poisoning.cover_rows import CoverRowsAttack
 from bdtune.poisoning.dialects import MAX_SEED, DialectAttack, first_of_batches, torch_uniform
 from bdtune.poisoning.dirty_label import DirtyLabelAttack
@@ -70,10 +71,10 @@ class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
     batchwise: ClassVar[frozenset[str]] = frozenset({"backdoorbench"})
     normalises: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "gssd/wanet": {"rate": 0.1, "target": 0},
-        "gssd/wanet_224": {"rate": 0.1, "target": 0, "control_points": 224, "strength": 1.0},
-        "aabl/wanet": {"rate": 0.1, "target": 0, "cross_ratio": 2.0, "include_target_class": True},
-        "backdoorbench/wanet": {"dialect": "backdoorbench", "rate": 0.1, "target": 0, "cross_ratio": 2.0},
+        "gssd/wanet": GSSD,
+        "gssd/wanet_224": {**GSSD, "control_points": 224, "strength": 1.0},
+        "aabl/wanet": {**AABL, "cross_ratio": 2.0},
+        "backdoorbench/wanet": {**BENCH, "cross_ratio": 2.0},
         "backdoorbox/wanet": {"dialect": "backdoorbox", "rate": 0.1, "target": 0, "cross_ratio": 2.0},
     }
 
@@ -120,13 +121,7 @@ class WaNet(DialectAttack, CoverRowsAttack, DirtyLabelAttack):
         return _grid(self, path and file_digest(path, "control_field"), height, width)
 
     def check_files(self) -> list[Problem]:
-        if self.control_field is None:
-            return []
-        try:
-            self._field()
-        except ConfigError as error:
-            return list(error.problems)
-        return []
+        return [] if self.control_field is None else problems_of(self._field)
 
     @model_validator(mode="after")
     def _seed_of_the_field(self) -> Self:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bdtune.defenses.aabl import report
 from bdtune.defenses.aabl.losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
 from bdtune.defenses.aabl.split import Rule, Score, Scores, Threshold, VulnerableSplit
 from bdtune.knobs import Rate
@@ -102,11 +103,7 @@ class AABL(Defense):
         return self.train.natural()
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        from bdtune.defenses.aabl.report import diagnose
-
-        return diagnose(artefacts, truth, self.clamp)
+        return report.diagnose(artefacts, truth, self.clamp)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-        from bdtune.defenses.aabl.report import figure
-
-        return figure(artefacts, truth)
+        return report.figure(artefacts, truth)

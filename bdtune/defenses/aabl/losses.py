@@ -10,12 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import Diverged
-from bdtune.training.adversarial import PGD, Pixels
-from bdtune.training.choices import OptimizerName, Schedule
+from bdtune.training.adversarial import PGD
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -31,7 +29,10 @@ if TYPE_CHECKING:
     Changed = tuple[np.ndarray, torch.Tensor, torch.Tensor]
 
 
-class Naive(Supervised):
+class Naive(
+    Supervised,
+    defaults={"epochs": 20, "optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0, "schedule": "constant"},
+):
     """Train a classifier on everything, briefly, so that it learns the trigger.
 
     Inputs are those of `Supervised`, and so is the result, with each sample's loss by epoch (`LossTrace`).
@@ -43,17 +44,6 @@ class Naive(Supervised):
     version: ClassVar[int] = 2  # 1 kept no sample's losses
     classifier: ClassVar[bool] = False  # a scheduler does not judge it
 
-    epochs: int = Field(20, ge=1)
-    """Passes over all samples."""
-    optimizer: OptimizerName = "adam"
-    """sgd: with momentum."""
-    lr: float = Field(1e-3, gt=0)
-    """Learning rate at the start."""
-    weight_decay: float = Field(0.0, ge=0)
-    """On all weights; decoupled with adamw."""
-    schedule: Schedule = "constant"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
-
     def parts(self, fit: Fit) -> list[Part]:
         from bdtune.training.parts import LossTrace
 
@@ -62,17 +52,8 @@ class Naive(Supervised):
         return [trace]
 
 
-class IFGSM(PGD):
+class IFGSM(PGD, defaults={"eps": 2 / 255, "step": 2 / 255, "steps": 5, "random_start": False}):
     """Iterated FGSM: the perturbation that asks how easily a sample's prediction gives way."""
-
-    eps: Pixels = 2 / 255
-    """Radius of the ball; pixels lie in [0, 1], and `2/255` is understood."""
-    step: Pixels = 2 / 255
-    """Length of a step; at `eps` the first one reaches the boundary already."""
-    steps: int = Field(5, ge=1)
-    """Gradient steps."""
-    random_start: bool = False
-    """Start anywhere in the ball; without it the losses draw no random numbers."""
 
 
 class AdversarialLosses(Stage):

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdtune import metrics
+from bdtune.defending.isolation import isolation
 from bdtune.defending.loss_pictures import PARTS, draw_trace, dress, panels
 from bdtune.defenses.aabl.split import bounds
+from bdtune.metrics import auroc, defined, mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,31 +40,26 @@ def diagnose(
     kept = np.zeros(len(poison), bool)
     kept[artefacts["split"].arrays["ids"]] = True
     flipped = losses["predictions"] != losses["clean_predictions"]
-    isolated = metrics.detection(~kept, poison)
     found = {
-        "gamma": _share(kept),
-        "rho_vul": _share(poison[kept]),
-        "kept_poison": _share(kept[poison]),
-        "kept_clean": _share(kept[~poison]),
-        "smallest_class": min(_share(kept[truth.observed == c]) for c in np.unique(truth.observed)),
-        "auroc": metrics.auroc(-scores, poison),
-        "flipped_poison": _share(flipped[poison]),
-        "flipped_clean": _share(flipped[~poison]),
-        **{f"isolation_{name}": isolated[name] for name in ("precision", "recall") if name in isolated},
+        "gamma": mean(kept),
+        "rho_vul": mean(poison[kept]),
+        "kept_poison": mean(kept[poison]),
+        "kept_clean": mean(kept[~poison]),
+        "smallest_class": min(mean(kept[truth.observed == c]) for c in np.unique(truth.observed)),
+        "auroc": auroc(-scores, poison),
+        "flipped_poison": mean(flipped[poison]),
+        "flipped_clean": mean(flipped[~poison]),
+        **isolation(~kept, poison),
     }
     if "unmoved" in losses:
-        found["unmoved"] = _share(losses["unmoved"])
+        found["unmoved"] = mean(losses["unmoved"])
     if "threshold" in artefacts:
         limit = artefacts["threshold"].arrays
         low, high = bounds(len(scores), clamp)
         above = np.count_nonzero(scores > limit["threshold"][0])
         found["threshold"], found["separability"] = limit["threshold"][0], limit["separability"][0]
         found["clamped"] = float(not low <= above <= high)
-    return metrics.defined(found)
-
-
-def _share(hits: np.ndarray) -> float:
-    return float(np.mean(hits)) if len(hits) else np.nan
+    return defined(found)
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from bdtune.defenses.abl import report
 from bdtune.defenses.abl.stages import Isolated, Reading, Rest, Signs
 from bdtune.defenses.abl.training import Isolate, Joint, Recover, Unlearn
 from bdtune.knobs import Rate
@@ -84,11 +85,7 @@ class ABL(Defense):
         return training.to(Supervised, epochs=epochs)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        from bdtune.defenses.abl.report import diagnose
-
-        return diagnose(artefacts, truth)
+        return report.diagnose(artefacts, truth)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-        from bdtune.defenses.abl.report import figure
-
-        return figure(artefacts, truth)
+        return report.figure(artefacts, truth)

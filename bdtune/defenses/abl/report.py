@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.defending.isolation import isolation
 from bdtune.defending.loss_pictures import draw_histogram, draw_trace, panels
 from bdtune.defenses.abl.stages import isolated, largest_class
-from bdtune.metrics import auroc, detection
+from bdtune.metrics import auroc, mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,30 +35,21 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
     poison = truth.is_poison
     flags = np.zeros(len(losses), bool)
     flags[chosen] = True
-    found = _isolation(flags, poison)
+    found = isolation(flags, poison)
     for rate in RATES:
-        found |= {f"{name}_at_{rate:g}": v for name, v in _isolation(isolated(losses, rate), poison).items()}
+        found |= {f"{name}_at_{rate:g}": v for name, v in isolation(isolated(losses, rate), poison).items()}
     observed = truth.observed[chosen]
     last = losses[chosen].max(initial=-np.inf)
     return {
         **found,
         "isolated": len(chosen) / max(1, len(losses)),
-        "isolated_target": _mean(observed == truth.target),
+        "isolated_target": mean(observed == truth.target),
         "isolated_top": largest_class(observed),
         "ties": float(np.count_nonzero(losses == last)),
         "auroc": auroc(-losses, poison),
-        "loss_clean": _mean(losses[~poison]),
-        "loss_poison": _mean(losses[poison]),
+        "loss_clean": mean(losses[~poison]),
+        "loss_poison": mean(losses[poison]),
     }
-
-
-def _isolation(flags: np.ndarray, poison: np.ndarray) -> dict[str, float]:
-    found = detection(flags, poison)
-    return {f"isolation_{name}": found[name] for name in ("precision", "recall") if name in found}
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else np.nan
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from bdtune.effects import OnlyIf
 from bdtune.knobs import Rate
-from bdtune.training.choices import Augment, Schedule
 from bdtune.training.supervised import Supervised
 from bdtune.training.weighted import Weighted
 
@@ -27,20 +26,16 @@ if TYPE_CHECKING:
     from bdtune.training.loop import Training
 
 
-class Descent(Supervised):
-    """Base of ABL's trainings: sgd with Nesterov's momentum and a weight decay of 1e-4."""
-
-    nesterov: Annotated[bool, OnlyIf(optimizer="sgd")] = True
-    """Whether sgd looks ahead along its momentum, as Nesterov's does."""
-    weight_decay: float = Field(1e-4, ge=0)
-    """On all weights; decoupled with adamw."""
+DESCENT = {"nesterov": True, "weight_decay": 1e-4}
+"""Of all trainings of ABL's."""
 
 
-class Isolate(Descent):
+class Isolate(Supervised, defaults={**DESCENT, "epochs": 20, "schedule": "constant", "augment": "none"}):
     """Train on everything, but push the loss back up whenever it falls below gamma.
 
     Local gradient ascent: sign(L - gamma) L is minimised, L being the cross-entropy. Flooding, |L - b| + b,
-    is the same update with b = gamma, so that both have one result. The curve's loss is L itself.
+    is the same update with b = gamma, so that both have one result. The curve's loss is L itself. By default
+    for the paper's 20 epochs, up to its turning epoch.
     """
 
     name: ClassVar[str] = "abl_isolate"
@@ -52,12 +47,6 @@ class Isolate(Descent):
     """The paper's gamma: loss below which descent turns into ascent (`gamma` alone is the schedule's)."""
     level: Annotated[Literal["batch", "sample"], OnlyIf(ascent=("lga", "flooding"))] = "batch"
     """Whose loss is compared with gamma: the batch's mean, as in all public code, or each sample's."""
-    epochs: int = Field(20, ge=1)
-    """Passes over the training set; the paper's turning epoch."""
-    schedule: Schedule = "constant"
-    """multistep: a tenth at each milestone; cosine: to zero; constant."""
-    augment: Augment = "none"
-    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
 
     def parts(self, fit: Fit) -> list[Part]:
         from bdtune.training.parts import LossTrace
@@ -76,20 +65,16 @@ class Isolate(Descent):
         return signed + (mean - signed).detach()  # the value of the loss with the gradient of the signed one
 
 
-class Recover(Descent):
+class Recover(Supervised, defaults={**DESCENT, "milestones": (2 / 3,), "augment": "auto_cutout"}):
     """Go on with plain descent on the samples that were not isolated, to regain clean accuracy."""
 
     name: ClassVar[str] = "abl_recover"
 
     epochs: int = Field(60, ge=0)
     """Passes over the rest; 0 leaves the isolation model as it is."""
-    milestones: Annotated[tuple[Rate, ...], OnlyIf(schedule="multistep")] = (2 / 3,)
-    """Fractions of `epochs` at which multistep lowers the rate."""
-    augment: Augment = "auto_cutout"
-    """auto_cutout: crop_flip_cutout, or without the flip; cutout: a black square of 3/32 of the side."""
 
 
-class Joint(Weighted):
+class Joint(Weighted, defaults={**DESCENT, "epochs": 80, "loss_cap": 10.0}):
     """Go on with descent on the rest and ascent on the isolated samples at once (global gradient ascent).
 
     Departures: `loss_cap` bounds the ascent by default, as nothing does in the paper.
@@ -97,17 +82,10 @@ class Joint(Weighted):
 
     name: ClassVar[str] = "abl_joint"
 
-    nesterov: Annotated[bool, OnlyIf(optimizer="sgd")] = True
-    """Whether sgd looks ahead along its momentum, as Nesterov's does."""
-    weight_decay: float = Field(1e-4, ge=0)
-    """On all weights; decoupled with adamw."""
-    epochs: int = Field(80, ge=1)
-    """Passes over the training set, after those of the isolation."""
-    loss_cap: float | None = Field(10.0, gt=0)
-    """Cross-entropy from which on a sample of negative weight is not pushed any more; None: no limit."""
 
-
-class Unlearn(Descent):
+class Unlearn(
+    Supervised, defaults={**DESCENT, "epochs": 5, "lr": 5e-4, "schedule": "constant", "augment": "none"}
+):
     """Ascend on the isolated samples alone.
 
     Inputs: those of `Supervised` (subset: the isolated samples), and rest (subset artefact). The curve's
@@ -124,14 +102,6 @@ class Unlearn(Descent):
     version: ClassVar[int] = 2  # 1 counted `rest_acc` in the precision of the training
     few_samples: ClassVar[bool] = True
 
-    epochs: int = Field(5, ge=1)
-    """Passes over the isolated samples, at most."""
-    lr: float = Field(5e-4, gt=0)
-    """Learning rate at the start."""
-    schedule: Schedule = "constant"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
-    augment: Augment = "none"
-    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
     bn_mode: Literal["train", "frozen_stats", "eval"] = "train"
     """Batch norm: train; frozen_stats: normalise by the batch, keep the running values; eval: use these."""
     max_loss: float | None = Field(50.0, gt=0)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bdtune.defenses.gssd import report
 from bdtune.defenses.gssd.discriminative import Discriminative
-from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Order, Relabel
+from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Relabel, Tests
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.defense import Defense
-from bdtune.training.choices import Schedule
 from bdtune.training.features import Features
 from bdtune.training.flows import Density, Flows
 from bdtune.training.simclr import SimCLR
@@ -40,21 +40,14 @@ if TYPE_CHECKING:
     from bdtune.plugins.defense import DefenseInputs
 
 
-class FineTune(Supervised):
+class FineTune(Supervised, defaults={"epochs": 2, "lr": 1e-4, "schedule": "constant"}):
     """Train the retrained classifier a little more, on the relabelled samples alone (appendix E)."""
 
     name: ClassVar[str] = "finetune"
     few_samples: ClassVar[bool] = True
 
-    epochs: int = Field(2, ge=1)
-    """Passes over the relabelled samples."""
-    lr: float = Field(1e-4, gt=0)
-    """Learning rate."""
-    schedule: Schedule = "constant"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
-
-class GSSD(Defense):
+class GSSD(Tests, Defense):
     """Generative self-supervised backdoor defense."""
 
     model_config: ClassVar = {"serialize_by_alias": True}
@@ -72,18 +65,6 @@ class GSSD(Defense):
     """Training of one flow per class."""
     discriminative: Discriminative = Discriminative()
     """Training of the classifier of features."""
-    beta_nd: float = 0.6
-    """A class whose mean -log p_c / d over foreign samples (E_c) is below is non-disruptively poisoned."""
-    beta_d: Rate = 0.05
-    """Fraction of a class in a mode of low foreign density above which it is disruptively poisoned."""
-    lambda_: float = Field(0.75, gt=0, alias="lambda")
-    """Density, exp(log p / d), left of which that mode's end is looked for."""
-    bins: int = Field(30, ge=2)
-    """Bins of the histogram of foreign densities."""
-    trim: float = Field(0.0, ge=0, lt=50)
-    """Percent clipped at each end of the histogram's range, against outliers; the paper clips nothing."""
-    order: Order = "d_first"
-    """Which test goes first; a class gets one verdict."""
     oracle_target: int | None = Field(None, ge=0)
     """Ablation only: the attacker's class, taken as non-disruptively poisoned without any test."""
     alpha_c: Rate = 0.3
@@ -140,11 +121,7 @@ class GSSD(Defense):
         return self.retrain
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        from bdtune.defenses.gssd.report import diagnose
-
-        return diagnose(artefacts, truth)
+        return report.diagnose(artefacts, truth)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-        from bdtune.defenses.gssd.report import figure
-
-        return figure(artefacts, truth, self.bins, self.trim, self.lambda_)
+        return report.figure(artefacts, truth, self.bins, self.trim, self.lambda_)

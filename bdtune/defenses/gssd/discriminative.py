@@ -38,9 +38,6 @@ class Discriminative(TorchStage):
     hidden: int = Field(512, ge=1)
     """Hidden units."""
 
-    def length(self) -> int:
-        return self.epochs
-
     def training(self, ctx: Context, *, features: Artefact, data: LabelSet) -> Training:
         import torch
         from torch import nn
@@ -62,9 +59,7 @@ class Discriminative(TorchStage):
             order = torch.randperm(len(z_ND), generator=session.generator(ctx.seed, "order", done))
             for rows in order.to(device).split(self.batch_size):
                 loss = cross_entropy(network(z_ND[rows]), labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                loop.descend(optimizer, loss)
                 meter.add(loss, len(rows))
             return {"loss": meter.means()[0]}
 

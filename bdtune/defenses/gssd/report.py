@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bdtune.defenses.gssd.stages import Verdict, foreign_densities
+from bdtune.metrics import mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,16 +62,12 @@ def _parts(kept: np.ndarray, relabelled: Artefact, truth: Truth) -> dict[str, fl
     return {
         "kept": len(kept) / count,
         "relabelled": len(moved) / count,
-        "kept_poison": _share(poison[of_target]),
-        "kept_poison_all": _share(poison[kept]),
+        "kept_poison": mean(poison[of_target]),
+        "kept_poison_all": mean(poison[kept]),
         "relabel_recall": float(poison[moved].sum() / poison.sum()) if poison.any() else np.nan,
-        "relabel_poison": _share(poison[moved]),
-        "relabel_acc": _share(labels == truth.labels[moved]),
+        "relabel_poison": mean(poison[moved]),
+        "relabel_acc": mean(labels == truth.labels[moved]),
     }
-
-
-def _share(hits: np.ndarray) -> float:
-    return float(np.mean(hits)) if len(hits) else np.nan
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth, bins: int, trim: float, lambda_: float) -> Figure:

@@ -15,14 +15,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
+from bdtune.knobs import Knobs, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-Order = Literal["d_first", "nd_first"]
 
 
 class Verdict(IntEnum):
@@ -87,7 +87,24 @@ def foreign_energy(L: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return energy
 
 
-class ClassTests(Stage):
+class Tests(Knobs):
+    """Knobs of the tests."""
+
+    beta_nd: float = 0.6
+    """A class whose mean -log p_c / d over foreign samples (E_c) is below is non-disruptively poisoned."""
+    beta_d: Rate = 0.05
+    """Fraction of a class in a mode of low foreign density above which it is disruptively poisoned."""
+    lambda_: float = Field(0.75, gt=0, alias="lambda")
+    """Density, exp(log p / d), left of which that mode's end is looked for."""
+    bins: int = Field(30, ge=2)
+    """Bins of the histogram of foreign densities."""
+    trim: float = Field(0.0, ge=0, lt=50)
+    """Percent clipped at each end of the histogram's range, against outliers; the paper clips nothing."""
+    order: Literal["d_first", "nd_first"] = "d_first"
+    """Which test goes first; a class gets one verdict."""
+
+
+class ClassTests(Tests, Stage):
     """Test each class: disruptively poisoned, non-disruptively poisoned, or clean.
 
     Inputs: density (L, labels). Arrays: verdict uint8 [K] (see `Verdict`), energy float64 [K] (E_c, nats per
@@ -98,18 +115,6 @@ class ClassTests(Stage):
     name: ClassVar[str] = "class_tests"
     kind: ClassVar[Kind] = "derive"
 
-    beta_nd: float
-    """Classes with E_c below it are non-disruptively poisoned."""
-    beta_d: float
-    """Fraction of a class that must lie left of the valley."""
-    lambda_: float
-    """Density q left of which the valley is looked for."""
-    bins: int
-    """Bins of the histogram."""
-    trim: float
-    """Percent clipped at each end of the histogram."""
-    order: Order
-    """Which test goes first; a class gets one verdict."""
     given: int | None
     """Class taken as poisoned without a test."""
 

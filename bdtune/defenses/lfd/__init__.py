@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from bdtune.defenses.lfd import report
 from bdtune.defenses.lfd.stages import Mode, Threshold, Ties, Weigh
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
 from bdtune.plugins.model import ModelKnob
-from bdtune.training.choices import Augment, OptimizerName, Schedule
 from bdtune.training.embedding import Embedding
 from bdtune.training.losses import SampleLosses
 from bdtune.training.supervised import Supervised
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from bdtune.training.fit import Fit, Part
 
 
-class Teacher(Supervised):
+ADAM = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 0.0}
+
+
+class Teacher(Supervised, defaults={**ADAM, "epochs": 5, "schedule": "constant", "augment": "none"}):
     """Train a small network for a few epochs on everything, without augmentation."""
 
     name: ClassVar[str] = "lfd_teacher"
@@ -44,18 +47,6 @@ class Teacher(Supervised):
 
     model: ModelKnob = "resnet_s"  # type: ignore[assignment]
     """The network: resnet_s1, resnet_s, resnet_s2, vgg_s, lenet_s, mobilenetv2_s, or any other."""
-    epochs: int = Field(5, ge=1)
-    """Passes over the training set."""
-    optimizer: OptimizerName = "adam"
-    """sgd: with momentum."""
-    lr: float = Field(1e-3, gt=0)
-    """Learning rate."""
-    weight_decay: float = Field(0.0, ge=0)
-    """On all weights; decoupled with adamw."""
-    schedule: Schedule = "constant"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
-    augment: Augment = "none"
-    """crop: padded by an eighth of the side; flip: left and right; resized_crop_flip: torchvision's."""
 
     def parts(self, fit: Fit) -> list[Part]:
         from bdtune.training.parts import LossTrace
@@ -65,21 +56,10 @@ class Teacher(Supervised):
         return [trace]
 
 
-class Student(Weighted):
+class Student(Weighted, defaults={**ADAM, "epochs": 80, "schedule": "cosine"}):
     """Train the classifier with the weights that the teacher's losses gave."""
 
     name: ClassVar[str] = "lfd_student"
-
-    epochs: int = Field(80, ge=1)
-    """Passes over the training set."""
-    optimizer: OptimizerName = "adam"
-    """sgd: with momentum."""
-    lr: float = Field(1e-3, gt=0)
-    """Learning rate at the start."""
-    weight_decay: float = Field(0.0, ge=0)
-    """On all weights; decoupled with adamw."""
-    schedule: Schedule = "cosine"
-    """multistep: times `gamma` at each milestone; cosine: to zero; constant."""
 
 
 class LfD(Defense):
@@ -121,11 +101,7 @@ class LfD(Defense):
         return self.student.to(Supervised)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        from bdtune.defenses.lfd.report import diagnose
-
-        return diagnose(artefacts, truth)
+        return report.diagnose(artefacts, truth)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
-        from bdtune.defenses.lfd.report import figure
-
-        return figure(artefacts, truth)
+        return report.figure(artefacts, truth)

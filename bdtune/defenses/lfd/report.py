@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.defending.isolation import isolation
 from bdtune.defending.loss_pictures import draw_histogram, draw_map, draw_trace, panels
-from bdtune.metrics import auroc, detection
+from bdtune.metrics import auroc, mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,17 +36,15 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
     gamma = float(artefacts["threshold"].arrays["gamma"][0])
     candidates = artefacts["threshold"].arrays["candidates"]
     weights = artefacts["weights"].arrays["weights"].astype(np.float64)
-    found = detection(candidates, truth.is_poison)
     positive, negative = float(weights[weights > 0].sum()), float(weights[weights < 0].sum())
     return {
-        "isolation_precision": found.get("precision", np.nan),
-        "isolation_recall": found.get("recall", np.nan),
+        **isolation(candidates, truth.is_poison),
         **_of_losses(losses, truth),
         "gamma": gamma,
         "ties": float(np.count_nonzero(losses == gamma)) if candidates.any() else 0.0,
-        "candidates": _mean(candidates),
-        "candidates_target": _mean(truth.observed[candidates] == truth.target),
-        "loss_shift": _mean(losses) - _mean(artefacts["teacher"].arrays["trace.losses"][-1]),
+        "candidates": mean(candidates),
+        "candidates_target": mean(truth.observed[candidates] == truth.target),
+        "loss_shift": mean(losses) - mean(artefacts["teacher"].arrays["trace.losses"][-1]),
         "weight_positive": positive,
         "weight_negative": negative,
         "push": abs(negative) / positive if positive else np.nan,
@@ -54,19 +53,15 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
 
 def _of_losses(losses: np.ndarray, truth: Truth) -> dict[str, float]:
     poison = truth.is_poison
-    clean_mean = _mean(losses[~poison])
+    clean_mean = mean(losses[~poison])
     return {
         "auroc": auroc(-losses, poison),
         "loss_max": float(losses.max(initial=0.0)),
         "loss_median": float(np.median(losses)) if len(losses) else np.nan,
         "loss_clean": clean_mean,
-        "loss_poison": _mean(losses[poison]),
-        "poison_above_clean": _mean(losses[poison] > clean_mean),
+        "loss_poison": mean(losses[poison]),
+        "poison_above_clean": mean(losses[poison] > clean_mean),
     }
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.mean(values)) if len(values) else np.nan
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
