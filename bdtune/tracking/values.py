@@ -21,7 +21,7 @@ NAME_LENGTH = 250
 DIGEST_LENGTH = 36
 CURVE_POINTS = 100  # what a plot can show; 10,000 trials with three curves stay in a few hundred MB
 
-DATA_COUNTS = ("samples", "poisoned", "covered")
+DATA_COUNTS = ("samples", "poisoned", "covered", "clean")
 """Of the training set as it was poisoned: the rate that a knob asks for is rounded, or of another basis."""
 
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")

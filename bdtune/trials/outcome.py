@@ -123,10 +123,11 @@ def _data_use(entry: Entry) -> DataUse:
 def _counts(truth: TruthSource) -> dict[str, Any]:
     try:
         role = truth.load(InProcess(truth.root), {}).role
+        clean = truth.parts(truth.dataset.labels("train", truth.root)).clean
     except UserError:  # a report of results whose data set is not on this machine
         return {}
     poisoned, covered = (int(np.count_nonzero(role == kind)) for kind in (Role.POISON, Role.COVER))
-    return {"samples": len(role), "poisoned": poisoned, "covered": covered}
+    return {"samples": len(role), "poisoned": poisoned, "covered": covered, "clean": len(clean)}
 
 
 def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]:

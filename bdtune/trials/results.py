@@ -61,6 +61,8 @@ class DataUse:
     """Those that carry the trigger and the attacker's label."""
     covered: int | None = None
     """Those that carry a trigger and their own label."""
+    clean: int | None = None
+    """Further images, known to be clean, that the defense could ask for."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ def test_what_was_poisoned_is_counted_whatever_the_knob_asked_for(tmp_path: Any)
     data = told(tmp_path, attack=bench).data
     assert (data.samples, data.poisoned, data.covered) == (200, 5, 10)
     clean = told(tmp_path, attack=None, holdout=0.25).data
-    assert (clean.samples, clean.poisoned, clean.covered) == (150, 0, 0)
+    assert (clean.samples, clean.poisoned, clean.covered, clean.clean) == (150, 0, 0, 0)
+    reserved = told(tmp_path, attack={"name": "badnets", "rate": 0.1}, clean=20, holdout_clean=30).data
+    assert (reserved.samples, reserved.poisoned, reserved.clean) == (150, 15, 20)
 
 
 def test_the_band_is_lower_where_success_is_bounded_by_accuracy(tmp_path: Any) -> None:
