@@ -248,6 +248,38 @@ def show(
 
 
 @app.command()
+def check(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PATH]",
+            help="A plugin's file or folder, or a folder with attacks/, defenses/ and so on. Default: the "
+            "plugins of BDTUNE_PLUGINS and of installed packages.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check what every plugin promises, on your own plugins: tiny images, short trainings.
+
+    Exit status 3 when a promise is broken. Examples:
+
+    bdtune check mine/attacks/frame.py
+    bdtune check mine --json
+    """
+    from bdtune.verbs import check as verb
+    from bdtune.verbs import tables
+
+    with _interruptible():
+        found = verb.check(path, quiet=quiet)
+    if not as_json:
+        for line in verb.lines(found):
+            print(line)
+    show_result([vars(verdict) for verdict in found], tables.check_table(found), as_json)
+    raise typer.Exit(0 if all(verdict.kept for verdict in found) else 3)
+
+
+@app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, or its YAML file.")],
     out: Out = None,

@@ -87,9 +87,8 @@ def _plugins() -> list[Finding]:
     """Say of each folder of `BDTUNE_PLUGINS` whether it has anything for the registry."""
     found = []
     for root in filter(None, os.environ.get("BDTUNE_PLUGINS", "").split(os.pathsep)):
-        every = (*registry.KINDS, *registry.TABLES)
-        kinds = [kind for kind in every if (Path(root) / kind).is_dir()]
-        text = f"{root}: {', '.join(kinds) or 'none of ' + ', '.join(every)}"
+        kinds = [kind for kind in registry.EVERY if (Path(root) / kind).is_dir()]
+        text = f"{root}: {', '.join(kinds) or 'none of ' + ', '.join(registry.EVERY)}"
         found.append(Finding("plugins", "ok" if kinds else "info", text))
     return found
 
