@@ -64,9 +64,9 @@ def check(path: Path | None, *, quiet: bool = False) -> list[Verdict]:
 
 def _chosen(path: Path) -> list[tuple[str, str]]:
     """Return kind and name of the plugins that a path means, and have the registry look there."""
-    root, kinds, names = _meant(path)
+    root, kinds, only = _meant(path)
     found = [(kind, name) for kind in kinds for name, _ in registry.plugin_files(root / kind)]
-    found = [(kind, name) for kind, name in found if names in (None, name)]
+    found = [(kind, name) for kind, name in found if only in (None, name) and path.exists()]
     if not found:
         every = f"{', '.join(registry.EVERY[:-1])} or {registry.EVERY[-1]}"
         expected = (

@@ -22,7 +22,7 @@ from bdtune.config.trial import TrialSpec
 from bdtune.plugins import registry
 from bdtune.plugins.metric import METRICS
 from bdtune.source import is_own
-from bdtune.testing import test_plugins
+from bdtune.testing.cases import cases, plugins_outside
 from bdtune.tuning.samplers import SAMPLERS
 from bdtune.tuning.schedulers import SCHEDULERS
 from bdtune.verbs import run
@@ -139,8 +139,8 @@ def test_examples_keep_the_promises_of_their_kind(examples, check, name):
 
 
 def test_pytest_finds_the_promises_of_examples(examples):
-    found = {case.id.split("-")[0] for case in test_plugins.cases()}
-    assert found == {"frame", "loss_filter", "stripes", "linear"}
+    found = {f"{case.kind}/{case.name}" for case in cases(plugins_outside())}
+    assert found == set(EXAMPLES.values())
 
 
 def test_a_trial_runs_with_the_examples(examples, tmp_path):
