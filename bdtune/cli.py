@@ -341,18 +341,22 @@ def doctor(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets (default: BDTUNE_DATA).")
     ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose nodes are asked, as 'auto' or HOST:PORT.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is installed, which devices there are, and which data is found.
 
-    Exit status 1 when something that a sweep needs is missing. Example:
+    Exit status 1 when something that a sweep needs is missing. Examples:
 
     bdtune doctor --data-root /data
+    bdtune doctor --address auto --out /shared/bdtune-runs
     """
     from bdtune.verbs import tables
     from bdtune.verbs.doctor import examine
 
-    found = examine(run_directory(out), data_root)
+    found = examine(run_directory(out), data_root, address)
     show_result([vars(finding) for finding in found], tables.doctor_table(found), as_json)
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
 
