@@ -72,10 +72,10 @@ def probe(address: str, folders: list[Path]) -> Cluster:
 
 def _check_port(address: str) -> None:
     host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(Problem("--address", "expected auto or HOST:PORT", f"'{address}'"))
     try:
         socket.create_connection((host.strip("[]"), int(port)), PORT_S).close()
-    except (ValueError, OverflowError):
-        raise UserError(Problem("--address", "expected auto or HOST:PORT", f"'{address}'")) from None
     except OSError as error:
         raise _no_cluster(address, error.strerror or str(error)) from None
 

@@ -6,6 +6,8 @@ import contextlib
 import logging
 import math
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,9 +59,23 @@ def session(
     else:
         _start(cpus or len(os.sched_getaffinity(0)), gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
     try:
-        yield
+        with _sigterm_interrupts():  # Ray has set a handler of its own
+            yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: raise `KeyboardInterrupt`. Only a main thread has handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _join(address: str) -> None:
@@ -97,6 +113,7 @@ def _start(cpus: int, gpus: int | None, store_bytes: int) -> None:
 def _quiet_environment() -> None:
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # at SIGTERM it prints a stack and aborts after 3 s
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES of trials without a GPU
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
