@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,18 +81,3 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Return "Did you mean 'x'?" for the closest of `choices`, or "" when none is close."""
     close = get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'?" if close else ""
-
-
-def raised_at(error: BaseException, folder: Path) -> str:
-    """Return the last `file:line` of a folder that an error came through, "" if it came through none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
-    return f"{inside[-1].filename}:{inside[-1].lineno}" if inside else ""
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its text."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return ": ".join([type(error).__name__, *text.splitlines()[:1]])

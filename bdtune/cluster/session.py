@@ -6,12 +6,11 @@ import contextlib
 import logging
 import math
 import os
-import signal
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bdtune.cluster.signals import sigterm_interrupts
 from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -59,23 +58,10 @@ def session(
     else:
         _start(cpus or len(os.sched_getaffinity(0)), gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
     try:
-        with _sigterm_interrupts():  # Ray has set a handler of its own
+        with sigterm_interrupts():  # Ray has set a handler of its own
             yield
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: raise `KeyboardInterrupt`. Only a main thread has handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _join(address: str) -> None:

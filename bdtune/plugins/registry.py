@@ -23,9 +23,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
-from bdtune.errors import ConfigError, Problem, UserError, nearest, one_line, raised_at
+from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.knobs import Knobs
-from bdtune.source import code_identity, source_digest
+from bdtune.source import code_identity, one_line, raised_at, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

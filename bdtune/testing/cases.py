@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bdtune.errors import UserError, one_line, raised_at
+from bdtune.errors import UserError
 from bdtune.plugins import registry
-from bdtune.source import is_own
+from bdtune.source import is_own, one_line, raised_at
 from bdtune.testing import attacks, datasets, defenses, models, tables
 from bdtune.testing.described import check_described
 

@@ -254,9 +254,10 @@ def check_diagnosis_and_figure(name: str) -> None:
     assert found.info, "expected numbers of `diagnose`, as `evidence` names nodes, got none"
     wrong = [key for key, value in found.info.items() if not np.isfinite(value)]
     assert not wrong, f"expected finite numbers of `diagnose`; {', '.join(wrong)} are not"
+    assert all(key.startswith(f"{name}/") and np.isfinite(value) for key, value in found.info.items())
     evidence = {key: run(chain[key]) for key in (*defense.evidence, *defense.pictured)}
     picture = defense.figure(evidence, truth(0))
-    assert picture is None or picture.axes, "expected a figure with axes, or None"
+    assert picture is None or picture.axes
 
 
 def check_derived_stages(name: str) -> None:

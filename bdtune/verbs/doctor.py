@@ -41,9 +41,7 @@ def examine(run_dir: Path, data_root: Path | None = None, address: str | None = 
 
     Raises `UserError` when nobody answers at `address`.
     """
-    root = data_root or (Path(os.environ["BDTUNE_DATA"]) if os.environ.get("BDTUNE_DATA") else None)
-    root = root.expanduser().absolute() if root else None
-    cluster = _cluster(address, run_dir, root) if address else []  # first, as it may be no cluster's
+    cluster = _cluster(address, run_dir, data_root) if address else []  # first, as it may be no cluster's
     commit = git_commit()
     version = f"{__version__} at {commit}" if commit else __version__
     found = [
@@ -53,7 +51,7 @@ def examine(run_dir: Path, data_root: Path | None = None, address: str | None = 
     found += [_package(name) for name in (*PACKAGES, *FOR_SWEEPS)]
     found += [_jobs(), _devices(), _disk(run_dir)]
     found += [Finding("mlflow store", "ok" if good else "info", line) for good, line in doctor_lines(run_dir)]
-    return found + _plugins() + _data(root) + cluster
+    return found + _plugins() + _data(data_root) + cluster
 
 
 def _package(name: str) -> Finding:
@@ -102,7 +100,9 @@ def _plugins() -> list[Finding]:
     return found
 
 
-def _data(root: Path | None) -> list[Finding]:
+def _data(data_root: Path | None) -> list[Finding]:
+    root = data_root or (Path(os.environ["BDTUNE_DATA"]) if os.environ.get("BDTUNE_DATA") else None)
+    root = root.expanduser().absolute() if root else None
     if root is None:
         found = [Finding("data root", "info", "none; digits needs none; else set data_root or BDTUNE_DATA")]
     else:
@@ -118,12 +118,13 @@ def _data(root: Path | None) -> list[Finding]:
     return found
 
 
-def _cluster(address: str, run_dir: Path, root: Path | None) -> list[Finding]:
+def _cluster(address: str, run_dir: Path, data_root: Path | None) -> list[Finding]:
     """Say of a Ray cluster and its nodes what keeps trials from running there."""
     from bdtune.cluster.probe import probe
 
     run_folder = next(parent for parent in (run_dir, *run_dir.parents) if parent.exists())
-    cluster = probe(address, [run_folder, *([root] if root and root.is_dir() else [])])
+    data = Path(data_root or os.environ.get("BDTUNE_DATA") or run_folder).expanduser().absolute()
+    cluster = probe(address, [run_folder, *([data] if data.is_dir() and data != run_folder else [])])
     cpus, gpus = sum(node.cpus for node in cluster.nodes), sum(node.gpus for node in cluster.nodes)
     nodes = f"{len(cluster.nodes)} node{'' if len(cluster.nodes) == 1 else 's'}"
     text = f"{cluster.address}: {nodes}, {cpus:g} CPUs, {gpus:g} GPUs"

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 import sys
 
 import pytest
@@ -73,24 +71,3 @@ def test_hyperband_opens_a_band_of_trials_the_others_as_many_as_fit():
     assert SCHEDULERS.find("asha").most_open(Rungs(), 81, 2) == 2
     assert SCHEDULERS.find("hyperband").most_open(Reduction(), 81, 2) == 5 + 8 + 15 + 34 + 81
     assert SCHEDULERS.find("hyperband").most_open(Reduction(), 1, 4) == 4
-
-
-class TakesSigterm(Starting):
-    """A Ray that sets a handler of its own, as Ray does."""
-
-    def init(self, **options):
-        super().init(**options)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def test_sigterm_in_a_session_does_what_ctrl_c_does(monkeypatch):
-    ray = TakesSigterm(failures=0)
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(KeyboardInterrupt), session(cpus=2):
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ray.stops == 1
-    assert os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] == "1"
