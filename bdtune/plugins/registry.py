@@ -11,6 +11,7 @@ A plugin is `NAME.py`, or a folder `NAME/` whose `__init__.py` defines the plugi
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import itertools
@@ -280,3 +281,12 @@ def describe(kind: str, name: str) -> Description:
     summary = " ".join(text.partition("\n\n")[0].split())
     source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\s+Departures?:|\Z)", text, re.MULTILINE | re.DOTALL)
     return Description(name, summary, " ".join(source[1].split()) if source else "")
+
+
+def loadable(kind: str) -> dict[str, type[Plugin]]:
+    """Return the plugins of a kind by name, but for those that cannot be loaded: they stop no other."""
+    found = {}
+    for name in names(kind):
+        with contextlib.suppress(ConfigError):
+            found[name] = load(kind, name)
+    return found

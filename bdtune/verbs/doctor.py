@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bdtune import __version__
 from bdtune.engine.manifest import git_commit
+from bdtune.errors import ConfigError
 from bdtune.plugins import registry
 from bdtune.tracking.commands import doctor_lines
 
@@ -111,6 +112,9 @@ def _data(data_root: Path | None) -> list[Finding]:
     for name in registry.names("datasets"):
         try:
             problems = registry.load("datasets", name)().check(root)
+        except ConfigError as error:
+            found.append(Finding(f"data set {name}", "problem", str(error)))
+            continue
         except ValueError:  # needs a knob to say which data it is
             continue
         text = "found" if not problems else f"not found: {problems[0].expected.removeprefix('expected ')}"

@@ -6,9 +6,12 @@ from itertools import count
 
 import pytest
 
+from bdtune.config.load import load_trial
 from bdtune.errors import ConfigError
 from bdtune.plugins import registry
+from bdtune.plugins.presets import preset
 from bdtune.testing.cases import cases, explained
+from bdtune.verbs.doctor import examine
 from tests.contracts.test_readme import EXAMPLES, blocks
 
 SOURCES = {
@@ -296,3 +299,16 @@ def test_a_metric_that_gives_no_number_is_refused(tmp_path, monkeypatch):
     assert "expected a finite number of (predicted, labels, goals), got [0.5]" in reason(
         ("metrics", "listed"), "metric"
     )
+
+
+def test_a_plugin_that_cannot_be_loaded_stops_no_other(broken, tmp_path):
+    _, attack = broken(FRAME, "import numpy as np", "import numpy as np\nimport nosuch")
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "gone.py").write_text("import nosuch")
+    assert preset("gssd/badnets")[0] == "badnets"
+    with pytest.raises(ConfigError, match="It is a knob of sig"):
+        load_trial(None, ["dataset=digits", "attack={name: badnets, frequency: 3}"])
+    [finding] = [each for each in examine(tmp_path) if each.about == "data set gone"]
+    assert finding.severity == "problem"
+    assert "gone.py:1: " in finding.text
+    assert attack not in registry.loadable("attacks")

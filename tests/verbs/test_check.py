@@ -25,7 +25,7 @@ def mine(tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.delenv("BDTUNE_PLUGINS", raising=False)
+    monkeypatch.setenv("BDTUNE_PLUGINS", "")  # which the command sets, so that it is as before afterwards
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     return tmp_path
