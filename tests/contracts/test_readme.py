@@ -49,6 +49,7 @@ HEADINGS = {"attacks": "attack", "defenses": "defense", "datasets": "data set", 
 EXAMPLES = {
     "class Frame(": "attacks/frame",
     "class LossFilter(": "defenses/loss_filter",
+    "class LastLayer(": "defenses/last_layer",
     "class Stripes(": "datasets/stripes",
     "class Linear(": "models/linear",
     "WORST_CLASS =": "metrics/worst_class",
@@ -128,6 +129,7 @@ def test_every_example_is_on_a_page(examples):
     [
         (testing.check_attack, "frame"),
         (testing.check_defense, "loss_filter"),
+        (testing.check_defense, "last_layer"),
         (testing.check_dataset, "stripes"),
         (testing.check_model, "linear"),
         (METRICS.find, "worst_class"),
