@@ -252,7 +252,7 @@ def check(
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[PATH]",
+            metavar="PATH",
             help="A plugin's file or folder, or a folder with attacks/, defenses/ and so on. Default: the "
             "plugins of BDTUNE_PLUGINS and of installed packages.",
         ),

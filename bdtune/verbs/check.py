@@ -97,7 +97,7 @@ def _verdict(case: Case, progress: Status | None) -> Verdict:
 
     plugin = f"{case.kind}/{case.name}"
     if progress is not None:
-        progress.update(f"{plugin}: {case.promise}")
+        progress.update(f"{plugin}: {case.check.replace('_', ' ')}")
     try:
         remark = case.run()
     except Exception as error:  # a plugin may raise anything
