@@ -248,6 +248,38 @@ def show(
 
 
 @app.command()
+def check(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PATH",
+            help="A plugin's file or folder, or a folder with attacks/, defenses/ and so on. Default: the "
+            "plugins of BDTUNE_PLUGINS and of installed packages.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check what every plugin promises, on your own plugins: tiny images, short trainings.
+
+    Exit status 3 when a promise is broken. Examples:
+
+    bdtune check mine/attacks/frame.py
+    bdtune check mine --json
+    """
+    from bdtune.verbs import check as verb
+    from bdtune.verbs import tables
+
+    with _interruptible():
+        found = verb.check(path, quiet=quiet)
+    if not as_json:
+        for line in verb.lines(found):
+            print(line)
+    show_result([vars(verdict) for verdict in found], tables.check_table(found), as_json)
+    raise typer.Exit(0 if all(verdict.kept for verdict in found) else 3)
+
+
+@app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, or its YAML file.")],
     out: Out = None,
@@ -309,18 +341,22 @@ def doctor(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets (default: BDTUNE_DATA).")
     ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose nodes are asked, as 'auto' or HOST:PORT.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is installed, which devices there are, and which data is found.
 
-    Exit status 1 when something that a sweep needs is missing. Example:
+    Exit status 1 when something that a sweep needs is missing. Examples:
 
     bdtune doctor --data-root /data
+    bdtune doctor --address auto --out /shared/bdtune-runs
     """
     from bdtune.verbs import tables
     from bdtune.verbs.doctor import examine
 
-    found = examine(run_directory(out), data_root)
+    found = examine(run_directory(out), data_root, address)
     show_result([vars(finding) for finding in found], tables.doctor_table(found), as_json)
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
 

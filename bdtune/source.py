@@ -1,7 +1,7 @@
 """Who owns a class and what its code is: keys hold both, so that no result of other or older code is used.
 
 Inside the package an explicit `version` says when code changed. Plugins from elsewhere are edited while they
-are tried out: their source is hashed.
+are tried out: their source is hashed. Of an error it says which line of such code raised it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
+import traceback
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,3 +158,18 @@ def _origin(name: str, root: Path) -> Path | None:
         return None
     origin = Path(found.origin).resolve() if found and found.origin else None
     return origin if origin and origin.suffix == ".py" and origin.is_relative_to(root) else None
+
+
+def raised_at(error: BaseException, folder: Path) -> str:
+    """Return the last `file:line` of a folder that an error came through, "" if it came through none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
+    return f"{inside[-1].filename}:{inside[-1].lineno}" if inside else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its text."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return ": ".join([type(error).__name__, *text.splitlines()[:1]])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
+import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -73,6 +77,76 @@ def test_slurm_runs_one_task_per_node_and_queues_again():
     assert text.rstrip().endswith("& wait")
     [run] = [line for line in lines_of(ROOT / "jobs/slurm.sbatch") if "symmetric-run" in line]
     assert all(word in run for word in ("--min-nodes", "--num-cpus", "--num-gpus", " -- "))
+
+
+def test_slurm_takes_the_nodes_memory_and_leaves_account_and_partition_to_be_named():
+    lines = (ROOT / "jobs/slurm.sbatch").read_text().splitlines()
+    assert "#SBATCH --mem=0" in lines
+    assert {"##SBATCH --account=ACCOUNT", "##SBATCH --partition=PARTITION"} <= set(lines)
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """The Slurm file with stand-ins for Slurm's commands, which note their words; returns (file, notes)."""
+    notes, commands, shared = tmp_path / "notes", tmp_path / "bin", tmp_path / "shared"
+    (shared / "bdtune/.venv/bin").mkdir(parents=True)
+    (shared / "bdtune/.venv/bin/activate").write_text("")
+    commands.mkdir()
+    for name, last in (
+        ("scontrol", '[ "$1" = requeue ] || printf "one\\ntwo\\n"'),
+        ("srun", "exec sleep 20"),
+    ):
+        file = commands / name
+        file.write_text(f'#!/bin/bash\necho "{name} $*" >> {notes}\n{last}\n')
+        file.chmod(0o755)
+    file = tmp_path / "slurm.sbatch"
+    text = (ROOT / "jobs/slurm.sbatch").read_text()
+    file.write_text(text.replace("SHARED=/shared/$USER", f"SHARED={shared}\nPATH={commands}:$PATH"))
+    return file, notes
+
+
+def test_slurm_starts_ray_on_the_first_node_and_queues_again_when_time_is_up(slurm):
+    file, notes = slurm
+    names = {
+        "JOB_ID": 7,
+        "JOB_NODELIST": "n[1-2]",
+        "JOB_NUM_NODES": 2,
+        "CPUS_PER_TASK": 32,
+        "GPUS_ON_NODE": 4,
+    }
+    environment = {**os.environ, **{f"SLURM_{name}": str(value) for name, value in names.items()}}
+    with subprocess.Popen(["bash", str(file)], env=environment, start_new_session=True) as job:
+        deadline = time.monotonic() + 20
+        while "srun" not in (notes.read_text() if notes.exists() else ""):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        job.terminate()
+        job.wait(timeout=20)
+        os.killpg(job.pid, signal.SIGKILL)  # what Slurm would do to the step
+    asked, step, again = notes.read_text().splitlines()
+    assert asked == "scontrol show hostnames n[1-2]"
+    assert (
+        "ray symmetric-run --address one:6379 --min-nodes 2 --num-cpus 32 --num-gpus 4 -- bdtune sweep"
+        in step
+    )
+    assert again == "scontrol requeue 7"
+
+
+def test_the_image_holds_what_pip_needs_and_nothing_that_is_ignored():
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] != "#"]
+    untracked = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()}
+    assert {name.removeprefix("**/") for name in ignored} >= untracked | {".git"}
+    needed = ("bdtune", "search_spaces", "README.md", "LICENSE", "pyproject.toml", "constraints.txt")
+    assert not [name for name in needed if any(fnmatch(name, each) for each in ignored)]
+
+
+def test_kuberay_asks_for_no_pool_of_its_own_and_tolerates_gpu_nodes():
+    text = (ROOT / "jobs/kuberay.yaml").read_text()
+    spec = yaml.safe_load(text)["spec"]["rayClusterSpec"]
+    [worker] = [group["template"]["spec"] for group in spec["workerGroupSpecs"]]
+    assert "nodeSelector" not in worker
+    assert "nodeSelector" not in spec["headGroupSpec"]["template"]["spec"]
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in worker["tolerations"]
 
 
 def test_kuberay_frees_its_nodes_and_has_the_tested_ray():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bdtune.cluster.signals import sigterm_interrupts
 from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def session(
     else:
         _start(cpus or len(os.sched_getaffinity(0)), gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
     try:
-        yield
+        with sigterm_interrupts():  # Ray has set a handler of its own
+            yield
     finally:
         ray.shutdown()
 
@@ -97,6 +99,7 @@ def _start(cpus: int, gpus: int | None, store_bytes: int) -> None:
 def _quiet_environment() -> None:
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # at SIGTERM it prints a stack and aborts after 3 s
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES of trials without a GPU
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

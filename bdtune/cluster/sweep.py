@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import threading
 import time
 import uuid
@@ -232,19 +231,12 @@ def _unpickled(scheduler: Any) -> Any:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Note Ctrl-C and a scheduler's SIGTERM; Tune's own handler, set while it runs, ends the trials."""
+    """Note Ctrl-C, and SIGTERM that does the same; Tune's own handler, set while it runs, ends the trials."""
     seen = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         yield seen
     except KeyboardInterrupt:
         seen.set()
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

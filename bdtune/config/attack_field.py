@@ -64,9 +64,8 @@ class AttackField(PluginField):
             return problem
         if problem.path in lacks:
             return replace(problem, hint=lacks[problem.path])
-        names = [
-            n for n in registry.names("attacks") if problem.path in registry.load("attacks", n).model_fields
-        ]
+        attacks = registry.loadable("attacks").items()
+        names = [name for name, attack in attacks if problem.path in attack.model_fields]
         known = problem.hint or not 0 < len(names) <= 3
         return problem if known else replace(problem, hint=f"It is a knob of {' and '.join(names)}")
 

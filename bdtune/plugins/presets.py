@@ -11,8 +11,8 @@ from bdtune.plugins import registry
 def presets() -> dict[str, tuple[str, dict[str, Any]]]:
     """Return all presets: "paper/attack" -> (attack name, knobs). Imports every attack file."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for attack in registry.names("attacks"):
-        for name, knobs in registry.load("attacks", attack).presets.items():
+    for attack, cls in registry.loadable("attacks").items():
+        for name, knobs in getattr(cls, "presets", {}).items():
             if name in found:
                 raise ConfigError(f"two attacks have a preset '{name}': {found[name][0]} and {attack}")
             found[name] = (attack, dict(knobs))

@@ -11,6 +11,7 @@ A plugin is `NAME.py`, or a folder `NAME/` whose `__init__.py` defines the plugi
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import itertools
@@ -23,9 +24,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
-from bdtune.errors import ConfigError, Problem, nearest
+from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.knobs import Knobs
-from bdtune.source import code_identity, source_digest
+from bdtune.source import code_identity, one_line, raised_at, source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 KINDS = ("attacks", "defenses", "datasets", "models")
 TABLES = ("metrics", "samplers", "schedulers")
 """Kinds of which the package has a table, whose entries need no file each."""
+EVERY = (*KINDS, *TABLES)
 PACKAGE_FOLDER = Path(__file__).parents[1]
 OUTSIDE = "bdtune_plugins"
 """The package under whose name modules from `BDTUNE_PLUGINS` are imported."""
@@ -117,8 +119,8 @@ class Place:
 
 def places(kind: str) -> Mapping[str, Place]:
     """Return where the plugins of a kind are defined, by name."""
-    if kind not in (*KINDS, *TABLES):
-        raise ValueError(f"kind must be one of {(*KINDS, *TABLES)}, got {kind!r}")
+    if kind not in EVERY:
+        raise ValueError(f"kind must be one of {EVERY}, got {kind!r}")
     roots = [Path(root) for root in os.environ.get("BDTUNE_PLUGINS", "").split(os.pathsep) if root]
     folders = [folder for root in roots if (folder := root / kind).is_dir()]
     return _listing(kind, tuple((folder, folder.stat().st_mtime_ns) for folder in folders))
@@ -142,10 +144,14 @@ def _listing(kind: str, folders: tuple[tuple[Path, int], ...]) -> dict[str, Plac
 
 def _in_folder(folder: Path, package: str, *, installed: bool) -> list[tuple[str, Place]]:
     """Return the plugin files of a folder, and of its folders the `__init__.py`."""
+    return [(name, Place(f"{package}.{name}", file, installed)) for name, file in plugin_files(folder)]
+
+
+def plugin_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the plugins of a folder such as `attacks/`: their names and files, sorted."""
     files = {file.stem: file for file in folder.glob("*.py")}
     files |= {file.parent.name: file for file in folder.glob("*/__init__.py")}
-    named = sorted((name, file) for name, file in files.items() if not name.startswith("_"))
-    return [(name, Place(f"{package}.{name}", file, installed)) for name, file in named]
+    return sorted((name, file) for name, file in files.items() if not name.startswith("_"))
 
 
 @cache
@@ -199,23 +205,49 @@ def load(kind: str, name: str) -> type[Plugin]:
         raise ConfigError(Problem(path="", expected=expected, got=repr(name), hint=nearest(name, known)))
     if problem := known[name].problem:
         raise ConfigError(problem)
-    return _plugin_class(known[name])
+    return _plugin_class(kind, known[name])
 
 
 @cache
-def _plugin_class(place: Place) -> type[Plugin]:
-    module = importlib.import_module(place.module) if place.installed else imported(place)
+def _plugin_class(kind: str, place: Place) -> type[Plugin]:
+    module, base = imported(place), _base(kind)
     found = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Plugin) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise TypeError(f"{place.file} must define exactly one plugin class, found {len(found)}")
+    where = str(place.file)
+    if len(found) != 1 or not issubclass(found[0], base):
+        expected = f"expected one class based on {base.__name__} of {base.__module__}"
+        got = ", ".join(f"{cls.__name__}({cls.__bases__[0].__name__})" for cls in found) or "none"
+        raise ConfigError(Problem("", expected, got, where))
+    if lacking := sorted(getattr(found[0], "__abstractmethods__", ())):
+        expected = f"expected class {found[0].__name__} to define {' and '.join(lacking)}"
+        hint = nearest(lacking[0], vars(found[0]).keys() - vars(base).keys())
+        raise ConfigError(Problem("", expected, "a class without it", where, hint))
     return found[0]
 
 
+def _base(kind: str) -> type[Plugin]:
+    """Return the contract of a kind: `Attack` of `bdtune.plugins.attack` for "attacks"."""
+    contract = importlib.import_module(f"bdtune.plugins.{kind.removesuffix('s')}")
+    base: type[Plugin] = getattr(contract, kind.removesuffix("s").capitalize())
+    return base
+
+
 def imported(place: Place) -> ModuleType:
+    """Import a plugin's file; raises `ConfigError` with the line that keeps it from being imported."""
+    try:
+        return importlib.import_module(place.module) if place.installed else _executed(place)
+    except UserError as error:
+        raise ConfigError(
+            [replace(each, where=each.where or str(place.file)) for each in error.problems]
+        ) from error
+    except Exception as error:
+        raise ConfigError(_broken(place, error)) from error
+
+
+def _executed(place: Place) -> ModuleType:
     """Import a file that Python does not find by itself; a folder's other files are found as its modules."""
     inner = [str(place.file.parent)] if place.file.name == "__init__.py" else None
     spec = importlib.util.spec_from_file_location(place.module, place.file, submodule_search_locations=inner)
@@ -223,15 +255,38 @@ def imported(place: Place) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[place.module] = module  # pydantic looks annotations up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[place.module]
+        raise
     return module
+
+
+def _broken(place: Place, error: Exception) -> Problem:
+    """Return what keeps a plugin's file from being imported, with the line of the plugin that it is in."""
+    where = raised_at(error, place.file.parent) or str(place.file)
+    return Problem("", "expected a file that can be imported", one_line(error), where)
 
 
 def describe(kind: str, name: str) -> Description:
     """Read the first sentence and the `Source:` paragraph of a plugin file's docstring."""
     if problem := places(kind)[name].problem:
         return Description(name, str(problem), "")
-    text = ast.get_docstring(ast.parse(places(kind)[name].file.read_text(encoding="utf-8"))) or ""
+    file = places(kind)[name].file
+    try:
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"), str(file))) or ""
+    except (SyntaxError, ValueError) as error:  # ValueError: the file is no text
+        return Description(name, str(_broken(places(kind)[name], error)), "")
     summary = " ".join(text.partition("\n\n")[0].split())
     source = re.search(r"^Source:\s*(.+?)(?=\n\s*\n|\s+Departures?:|\Z)", text, re.MULTILINE | re.DOTALL)
     return Description(name, summary, " ".join(source[1].split()) if source else "")
+
+
+def loadable(kind: str) -> dict[str, type[Plugin]]:
+    """Return the plugins of a kind by name, but for those that cannot be loaded: they stop no other."""
+    found = {}
+    for name in names(kind):
+        with contextlib.suppress(ConfigError):
+            found[name] = load(kind, name)
+    return found

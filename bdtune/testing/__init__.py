@@ -1,13 +1,14 @@
-"""What every plugin promises, as checks: `check_attack("frame")`, or `pytest --pyargs bdtune.testing`.
+"""What every plugin promises, as checks: `bdtune check`, or `pytest --pyargs bdtune.testing`.
 
-The second finds the plugins of `BDTUNE_PLUGINS` and of installed packages. A check raises `AssertionError`.
+Both find the plugins of `BDTUNE_PLUGINS` and of installed packages. As functions, such as
+`check_attack("frame")`, they raise `AssertionError` for the first broken promise.
 """
 
 from __future__ import annotations
 
 import sys
 
-CHECKED = ("attacks", "datasets", "defenses", "described", "models")
+CHECKED = ("attacks", "datasets", "defenses", "described", "models", "tables")
 
 if "pytest" in sys.modules:  # so that it prints the values that an assertion compares
     sys.modules["pytest"].register_assert_rewrite(*(f"{__name__}.{part}" for part in CHECKED))

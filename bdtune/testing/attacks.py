@@ -17,7 +17,7 @@ import numpy as np
 
 from bdtune.errors import ConfigError
 from bdtune.plugins import registry
-from bdtune.plugins.poison_plan import Role
+from bdtune.plugins.poison_plan import Role, Rows
 from bdtune.source import is_own
 from bdtune.testing.described import check_described, refused
 from bdtune.testing.small import equipped, is_trained, merged, quick
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.budget import Budget
-    from bdtune.plugins.poison_plan import PoisonPlan
+    from bdtune.plugins.poison_plan import PoisonPlan, SplitName
 
 N, SIDE, CLASSES = 60, 16, 4
 LABELS = np.arange(N) % CLASSES
@@ -84,6 +84,47 @@ def _plan(attack: Attack, seed: int = 1) -> PoisonPlan:
     return attack.plan(LABELS, seed=seed, num_classes=CLASSES)
 
 
+def _ids(rows: np.ndarray, most: int = 5) -> str:
+    """Return the first of some sample ids, for messages."""
+    return ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")
+
+
+def check_stamp(make: Make) -> str | None:
+    """A stamp returns float images of the same shape, in [0, 1]; what a sum exceeds is clipped.
+
+    Returns a remark where values are clipped.
+    """
+    images, ids, remarks = noise_and_flat(), np.arange(N), []
+    attack = make(images, **with_cover_rows(type(make())))
+    plan = _plan(attack)
+    at = np.flatnonzero(plan.role() != Role.CLEAN)
+    extras = {name: array[at] for name, array in plan.extras.items()}
+    for stamp, rows in (
+        (attack.stamp, Rows("train", at, plan.role()[at], extras)),
+        (attack.stamp_test, Rows("test", ids, np.full(N, Role.POISON, np.uint8))),
+    ):
+        floats = images[rows.ids].astype(np.float32) / np.float32(255)
+        remarks.append(_stamped(rows.split, floats.shape, stamp(floats, rows)))
+    return " ".join(filter(None, remarks)) or None
+
+
+def _stamped(split: SplitName, shape: tuple[int, ...], after: object) -> str | None:
+    """Check what a stamp returned for images [n, H, W, C] of this shape; returns a remark or None."""
+    assert isinstance(after, np.ndarray), (
+        f"expected an array from the {split} stamp, got {type(after).__name__}"
+    )
+    assert after.shape == shape, f"expected {list(shape)} from the {split} stamp, got {list(after.shape)}"
+    assert after.dtype.kind == "f", f"expected floats in [0, 1] from the {split} stamp, got {after.dtype}"
+    assert np.isfinite(after).all(), f"expected finite values from the {split} stamp, got NaN or infinity"
+    low, high = float(after.min()), float(after.max())
+    span = f"values from {low:.3g} to {high:.3g}"
+    # An image and a change of at most the whole range: more comes from another scale.
+    in_scale = -1.01 <= low <= high <= 2.01
+    assert in_scale, f"expected values in [0, 1] from the {split} stamp (not 0 to 255), got {span}"
+    outside = ((after < 0) | (after > 1)).mean()
+    return f"{split}: {span}; {outside:.1%} lie outside [0, 1] and are clipped." if outside else None
+
+
 def check_rows_outside_the_plan(make: Make) -> None:
     """Rows that are not planned keep their bytes, and the input is left as it is."""
     images = noise_and_flat()
@@ -105,15 +146,22 @@ def check_counts_and_labels(make: Make) -> None:
     of_target = int(np.sum(attack.target == LABELS))
     basis = {"dataset": N, "non_target": N - of_target, "target_class": of_target}[attack.rate_basis]
     assert attack.rate is not None
-    assert len(plan.poison_ids) == int(attack.rate * basis + 1e-9)
-    assert len(plan.cover_ids) == int(attack.cover_fraction() * basis + 1e-9)
-    assert not set(plan.poison_ids) & set(plan.cover_ids)
+    expected = int(attack.rate * basis + 1e-9), int(attack.cover_fraction() * basis + 1e-9)
+    got = len(plan.poison_ids), len(plan.cover_ids)
+    assert got == expected, (
+        f"expected {expected[0]} poison and {expected[1]} cover rows, got {got[0]} and {got[1]}"
+    )
+    assert not set(plan.poison_ids) & set(plan.cover_ids), "expected no row to be both poison and cover"
     assert np.array_equal(np.flatnonzero(plan.role() == Role.POISON), plan.poison_ids)
     assert np.array_equal(np.flatnonzero(plan.role() == Role.COVER), plan.cover_ids)
     goals = LABELS if attack.clean_label else attack.test_labels(LABELS, CLASSES)
-    assert np.array_equal(plan.labels[plan.poison_ids], goals[plan.poison_ids])
+    wrong = plan.poison_ids[plan.labels[plan.poison_ids] != goals[plan.poison_ids]]
+    assert not len(wrong), f"expected poisoned rows to have the attacker's label; rows {_ids(wrong)} do not"
     kept = np.setdiff1d(np.arange(N), plan.poison_ids)
-    assert np.array_equal(plan.labels[kept], LABELS[kept])
+    wrong = kept[plan.labels[kept] != LABELS[kept]]
+    assert not len(wrong), (
+        f"expected rows that are not poisoned to keep their label; rows {_ids(wrong)} do not"
+    )
 
 
 def check_poisoned_classes(make: Make) -> None:
@@ -123,18 +171,20 @@ def check_poisoned_classes(make: Make) -> None:
     classes = set(LABELS[np.concatenate(poisoned)].tolist())
     others = set(range(CLASSES)) - {attack.target}
     if attack.clean_label:
-        assert classes == {attack.target}
+        expected = {attack.target}
     else:
-        assert classes == (others | {attack.target} if attack.include_target_class else others)
+        expected = others | {attack.target} if attack.include_target_class else others
+    assert classes == expected, f"expected poison in the classes {sorted(expected)}, got {sorted(classes)}"
 
 
 def check_seed(make: Make) -> None:
     """Equal seeds give equal plans, another seed another one."""
     attack = make()
     first, again, other = (_plan(attack, seed) for seed in (3, 3, 4))
-    assert first.digest() == again.digest()
+    assert first.digest() == again.digest(), "two plans of seed 3 differ: draw what is random from `seed`"
     by_position = getattr(attack, "dialect", None) in getattr(attack, "batchwise", ())
-    assert by_position or not np.array_equal(first.poison_ids, other.poison_ids)
+    same = not by_position and np.array_equal(first.poison_ids, other.poison_ids)
+    assert not same, "expected other rows to be poisoned by seed 4 than by seed 3"
 
 
 def check_any_order_and_batches(make: Make) -> None:
@@ -146,8 +196,13 @@ def check_any_order_and_batches(make: Make) -> None:
     for _ in range(4):
         cuts = np.sort(draws.choice(np.arange(1, N), draws.integers(1, 5), replace=False))
         for part in np.split(draws.permutation(N), cuts):
-            assert np.array_equal(attack.apply(images[part], part, plan), whole[0][part])
-            assert np.array_equal(attack.trigger(images[part], part), whole[1][part])
+            again = attack.apply(images[part], part, plan), attack.trigger(images[part], part)
+            for split, after, before in zip(("training", "test"), again, whole, strict=True):
+                changed = part[(after != before[part]).any((1, 2, 3))]
+                assert not len(changed), (
+                    f"{split} images {_ids(np.sort(changed))} are stamped otherwise in another batch "
+                    "or order; draw what is random in an image from `self.generators(rows)`"
+                )
 
 
 def check_trigger_shows(make: Make) -> None:
@@ -156,11 +211,12 @@ def check_trigger_shows(make: Make) -> None:
     attack = make(images)
     triggered = attack.trigger(images, np.arange(N))
     assert triggered.dtype == np.uint8
-    same = [i for i in range(N) if np.array_equal(triggered[i], images[i])]
+    same = np.array([i for i in range(N) if np.array_equal(triggered[i], images[i])], int)
     if attack.stamps_test:
-        assert not [i for i in same if len(np.unique(images[i])) > 1]
+        unchanged = np.array([i for i in same if len(np.unique(images[i])) > 1], int)
+        assert not len(unchanged), f"expected every test image to be changed; {_ids(unchanged)} are not"
     else:
-        assert same == list(range(N))
+        assert len(same) == N, "expected no test image to be changed, as `stamps_test` is false"
 
 
 def check_budget(make: Make) -> None:
@@ -169,34 +225,45 @@ def check_budget(make: Make) -> None:
         images = np.random.default_rng(1).integers(0, 256, (N, side, side, 3), dtype=np.uint8)
         images[0], images[1] = 0, 255
         attack = make(images, **with_cover_rows(type(make())))
-        stamped = attack.apply(images, np.arange(N), _plan(attack))
-        triggered = attack.trigger(images, np.arange(N))
-        assert excess(attack.budget(images.shape[1:], "train"), images, stamped) == []
-        assert excess(attack.budget(images.shape[1:], "test"), images, triggered) == []
+        changed: dict[SplitName, np.ndarray] = {
+            "train": attack.apply(images, np.arange(N), _plan(attack)),
+            "test": attack.trigger(images, np.arange(N)),
+        }
+        for split, after in changed.items():
+            beyond = excess(attack.budget(images.shape[1:], split), images, after)
+            assert not beyond, (
+                f"{split} images of {side} pixels change more than `budget` says: {'; '.join(beyond)}"
+            )
 
 
 def check_goals(make: Make) -> None:
     """The class that the attacker wants of each test image is a class."""
     attack = make()
     goals = attack.test_labels(LABELS, CLASSES)
-    assert goals.shape == LABELS.shape
-    assert goals.min() >= 0
-    assert goals.max() < CLASSES
-    if attack.single_target is not None:
-        assert set(goals) == {attack.single_target}
+    assert goals.shape == LABELS.shape, f"expected {N} classes of `test_labels`, got {list(goals.shape)}"
+    found = sorted(set(goals.tolist()))
+    assert 0 <= found[0] <= found[-1] < CLASSES, f"expected classes from 0 to {CLASSES - 1}, got {found}"
+    target = attack.single_target
+    assert target is None or found == [target], (
+        f"expected the one target {target} for all images, got {found}"
+    )
 
 
 def check_measured_rows(make: Make) -> None:
     """The attack is measured on some test images, which do not depend on the rate."""
     attack = make()
     measured = attack.test_rows(LABELS, CLASSES)
-    assert measured.shape == LABELS.shape
-    assert measured.dtype == bool
-    assert measured.any()
+    form = f"{measured.dtype} {list(measured.shape)}"
+    assert (measured.dtype, measured.shape) == (bool, LABELS.shape), (
+        f"expected bool [{N}] of `test_rows`, got {form}"
+    )
+    assert measured.any(), "expected the attack to be measured on some test image, got none"
     if attack.single_target is not None:
-        assert (attack.test_labels(LABELS, CLASSES)[measured] != LABELS[measured]).any()
+        moved = attack.test_labels(LABELS, CLASSES)[measured] != LABELS[measured]
+        assert moved.any(), "expected some measured test image of another class than the target"
     other = attack.model_copy(update={"rate": 0.123})
-    assert np.array_equal(other.test_rows(LABELS, CLASSES), measured)
+    same = np.array_equal(other.test_rows(LABELS, CLASSES), measured)
+    assert same, "expected `test_rows` to be the same whatever the rate"
 
 
 def check_sending(make: Make) -> None:
@@ -204,11 +271,13 @@ def check_sending(make: Make) -> None:
     images, ids = noise_and_flat(), np.arange(4)
     attack = make(images)
     if is_own(type(attack).__module__):
-        assert len(pickle.dumps(make())) < 4096  # what it trains is shared by all tasks
+        size = len(pickle.dumps(make()))
+        assert size < 4096, f"{size} bytes are sent"  # what it trains is shared by all tasks
         arrived = pickle.loads(pickle.dumps(attack))
     else:
         arrived = _sent_with_its_code(attack)
-    assert np.array_equal(arrived.trigger(images[:4], ids), attack.trigger(images[:4], ids))
+    same = np.array_equal(arrived.trigger(images[:4], ids), attack.trigger(images[:4], ids))
+    assert same, "expected the same stamp on a worker: keep no state outside the settings"
 
 
 def _sent_with_its_code(attack: Attack) -> Any:
@@ -228,9 +297,11 @@ def check_other_sizes(make: Make) -> None:
         images[:, :, ::2] += 20  # a warp leaves flat images as they are
         images += np.arange(N, dtype=np.uint8)[:, None, None, None]  # and a mixture equal ones
         attack = make(images)
-        assert attack.check(CLASSES, LABELS, (side, side, 3)) == []
+        problems = attack.check(CLASSES, LABELS, (side, side, 3))
+        assert not problems, f"images of {side} pixels are refused: {problems[0]}"
         changed = (attack.trigger(images[:2], np.arange(2)) != images[:2]).any((1, 2, 3))
-        assert changed.all() if attack.stamps_test else not changed.any()
+        as_promised = changed.all() if attack.stamps_test else not changed.any()
+        assert as_promised, f"expected the trigger to show on images of {side} pixels"
 
 
 def check_wrong_requests(make: Make) -> None:
@@ -243,7 +314,8 @@ def check_wrong_requests(make: Make) -> None:
     refused(partial(_plan, wrong), ConfigError, "target: expected a class from 0 to 3, got 4")
 
 
-CHECKS: tuple[Callable[[Make], None], ...] = (
+CHECKS: tuple[Callable[[Make], str | None], ...] = (
+    check_stamp,
     check_rows_outside_the_plan,
     check_counts_and_labels,
     check_poisoned_classes,

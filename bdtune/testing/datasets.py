@@ -9,14 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bdtune.errors import DataError
 from bdtune.plugins import registry
+from bdtune.plugins.dataset import Records
 from bdtune.testing.described import check_described, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bdtune.plugins.dataset import Dataset
+    from bdtune.reading.files import SplitName
 
 
 def sample_dataset(name: str, **knobs: Any) -> Dataset:
@@ -40,9 +44,13 @@ def _no_data_root() -> Iterator[None]:
 def check_public_facts(name: str) -> None:
     """Classes, mean, spread, title and counts are known without files."""
     dataset = sample_dataset(name)
-    assert dataset.num_classes >= 2
-    assert len(dataset.mean) == len(dataset.std) == 3
-    assert all(0 < value < 1 for value in (*dataset.mean, *dataset.std))
+    lacking = [fact for fact in ("num_classes", "mean", "std") if not hasattr(dataset, fact)]
+    assert not lacking, f"expected the class to have {', '.join(lacking)}"
+    assert dataset.num_classes >= 2, f"expected at least two classes, got num_classes = {dataset.num_classes}"
+    for fact in ("mean", "std"):
+        values = getattr(dataset, fact)
+        in_range = len(values) == 3 and all(0 < value < 1 for value in values)
+        assert in_range, f"expected `{fact}` to be three numbers between 0 and 1, one a channel, got {values}"
     assert dataset.title or not dataset.accepted(), "a data set with files needs a title"
     for editions in dataset.counts.values():
         assert all(isinstance(edition, int) or len(edition) == dataset.num_classes for edition in editions)
@@ -53,10 +61,11 @@ def check_missing_files(name: str) -> None:
     dataset = sample_dataset(name)
     with tempfile.TemporaryDirectory() as folder, _no_data_root():
         for place in (None, Path(folder) / "nowhere", Path(folder)):
+            problems = dataset.check(place)
             if not dataset.accepted():
-                assert dataset.check() == []
+                assert not problems, str(problems[0])
                 continue
-            (problem,) = dataset.check(place)
+            (problem,) = problems
             for action in (dataset.load, dataset.labels, dataset.stream):
                 refused(partial(action, "train", place), DataError, "data_root")
             refused(partial(dataset.fingerprint, place), DataError, "data_root")
@@ -65,6 +74,40 @@ def check_missing_files(name: str) -> None:
             assert all(layout in text for layout in dataset.accepted())
             assert ("--download" in text) == dataset.can_download()
             assert place is None or str(place) in text
+
+
+def check_records(name: str) -> None:
+    """Where the data are there, `records` gives labels and images of both splits that can be read."""
+    dataset = sample_dataset(name)
+    if dataset.accepted() and dataset.check():
+        return
+    root = Path(os.environ.get("BDTUNE_DATA", ""))
+    splits: tuple[SplitName, ...] = ("train", "test")
+    for split in splits:
+        one, two = (_formed(split, dataset.records(split, root)) for _ in range(2))
+        same = np.array_equal(one.labels, two.labels) and np.array_equal(one.arrays, two.arrays)  # type: ignore[arg-type]
+        assert same, f"expected the same {split} records each time: draw what is random with a fixed seed"
+        images = dataset.selection(split).read(np.arange(1))
+        assert images.dtype == np.uint8, f"expected {split} images uint8, got {images.dtype}"
+
+
+def _formed(split: str, records: object) -> Records:
+    """Return what `records` returned, its arrays checked."""
+    got = type(records).__name__
+    assert isinstance(records, Records), f"expected Records of the {split} split, got {got}"
+    count = len(records.labels)
+    assert _form(records.labels) == f"int64 [{count}]", (
+        f"expected {split} labels int64 [N], got {_form(records.labels)}"
+    )
+    if records.arrays is not None:
+        shape = records.arrays.shape
+        fits = len(shape) == 4 and (shape[0], shape[3]) == (count, 3) and records.arrays.dtype == np.uint8
+        assert fits, f"expected {split} images uint8 [{count}, H, W, 3], got {_form(records.arrays)}"
+    return records
+
+
+def _form(value: object) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def check_download(name: str) -> None:
@@ -85,6 +128,7 @@ def check_wrong_knobs(name: str) -> None:
 
 CHECKS: tuple[Callable[[str], None], ...] = (
     check_public_facts,
+    check_records,
     check_missing_files,
     check_download,
     check_wrong_knobs,

@@ -73,7 +73,7 @@ def given() -> DefenseInputs:
     data = observed_set()
     labels = LabelSet(data.labels, data.num_classes)
     model = bdtune.model("resnet18", width=2)
-    fit, names, network = (held(type(value).__name__, value) for value in (data, labels, model))
+    fit, names, network = held("fit", data), held("labels", labels), held("model", model)
     return DefenseInputs(fit, names, network, seed=SEED, numerics=NUMERICS)
 
 
@@ -90,6 +90,7 @@ class Run:
 
     def __init__(self) -> None:
         self.done: dict[Node, tuple[dict[str, Any], Artefact]] = {}
+        self.names: dict[Node, str] = {}
 
     def __call__(self, node: Node) -> Artefact:
         if node not in self.done:
@@ -97,12 +98,24 @@ class Run:
                 name: self(each) if isinstance(each, Node) else each.load(None, {})  # type: ignore[arg-type]
                 for name, each in node.inputs.items()
             }
-            self.done[node] = inputs, node.stage.run(Context(node.seed, node.numerics), **inputs)
+            try:
+                found = node.stage.run(Context(node.seed, node.numerics), **inputs)
+            except Exception as error:
+                error.add_note(f"in node '{self.name(node)}'")
+                raise
+            got = type(found).__name__
+            assert isinstance(found, Artefact), f"expected an Artefact of node '{self.name(node)}', got {got}"
+            self.done[node] = inputs, found
         return self.done[node][1]
+
+    def name(self, node: Node) -> str:
+        """Return how the chain calls a node; of one that it does not name, the stage's name."""
+        return self.names.get(node, node.name)
 
     def all(self, defense: Defense, source: DefenseInputs) -> tuple[dict[str, Node], Node | None]:
         """Compute a defense's chain and what judges it, the latter first, so that it could do its harm."""
         chain = defense.build(source)
+        self.names |= {node: name for name, node in chain.items()}
         judge = diagnosis(defense, chain, held("truth", truth(0)))
         for node in [*([judge] if judge else []), *chain.values()]:
             self(node)
@@ -127,36 +140,64 @@ def poisoned_set(pipeline: Pipeline, seed: int) -> ImageSet:
     return loaded
 
 
+SECRET = Truth | PoisonPlan | Attack | Dataset
+"""What leads to who is poisoned; no stage of a defense may reach it."""
+
+
 def check_chain(name: str) -> None:
     """The chain is named, ends in a classifier, and has the undefended training of the defense's budget."""
     defense = small_defense(name)
     chain = defense.build(given())
-    assert chain["classifier"].stage.classifier
-    assert set(defense.evidence) <= set(chain)
-    assert defense.judged[-1] == "classifier"
-    assert all(chain[name].stage.classifier for name in defense.judged)
+    has = ", ".join(chain) or "none"
+    assert "classifier" in chain, f"expected a node called 'classifier' in the chain, got {has}"
+    for key, node in chain.items():
+        assert isinstance(node, Node), (
+            f"expected '{key}' to be a node, given.node(...), got {type(node).__name__}"
+        )
+        assert isinstance(node.stage, Stage), f"expected node '{key}' to be of a Stage, got {node.stage!r}"
+        made = (node.master_seed, node.numerics) == (SEED, NUMERICS)
+        assert made, f"expected node '{key}' to be made by given.node(...), which sets seed and device"
+    unknown = {*defense.evidence, *defense.pictured, *defense.judged} - chain.keys()
+    assert not unknown, (
+        f"`evidence`, `pictured` or `judged` names what is no node: {', '.join(sorted(unknown))}; "
+        f"there are {has}"
+    )
+    assert defense.judged[-1] == "classifier", (
+        f"expected `judged` to end in 'classifier', got {defense.judged}"
+    )
+    others = [key for key in defense.judged if not chain[key].stage.classifier]
+    assert not others, f"expected trainings of a classifier (`classifier = True`) in `judged`, got {others}"
     undefended = defense.baseline_training()
-    assert isinstance(undefended, Supervised)
-    assert (undefended.name, undefended.classifier) == ("supervised", True)
+    plain = isinstance(undefended, Supervised) and undefended.name == "supervised" and undefended.classifier
+    assert plain, (
+        f"expected `baseline_training` to return a plain `Supervised`, got {type(undefended).__name__}"
+    )
     assert bdtune.defense("none", train=undefended).build(given())["classifier"].stage == undefended
-    assert {node.recipe for node in chain.values()} >= {node.recipe for node in chain["classifier"].walk()}
-    for node in chain.values():
-        assert isinstance(node.stage, Stage)
-        assert (node.master_seed, node.numerics) == (SEED, NUMERICS)
+    named = {node.recipe for node in chain.values()}
+    unnamed = [node.name for node in chain["classifier"].walk() if node.recipe not in named]
+    assert not unnamed, f"expected a name in the chain for each node; those of stages {unnamed} have none"
 
 
 def check_epochs(name: str, **knobs: Any) -> None:
     """The undefended model is trained for as many epochs as the defended one."""
     raw = {"dataset": "digits", "attack": "badnets", "defense": {"name": name, **knobs}}
     spec, wrong = parse_trial(raw)
-    assert spec is not None, wrong
-    assert trial_graph(spec).budget == spec.defense.baseline_training().epochs
+    assert spec is not None, "; ".join(map(str, wrong))
+    defended, undefended = trial_graph(spec).budget, spec.defense.baseline_training().epochs
+    assert defended == undefended, (
+        f"the classifier is trained for {defended} epochs on all or nearly all samples, "
+        f"`baseline_training` for {undefended}"
+    )
 
 
 def check_recipes(name: str) -> None:
     """Equal knobs give equal recipes."""
     first, second = (small_defense(name).build(given()) for _ in range(2))
-    assert [node.recipe for node in first.values()] == [node.recipe for node in second.values()]
+    assert list(first) == list(second), (
+        f"built twice, the chain is {', '.join(first)}, then {', '.join(second)}"
+    )
+    differ = [node for node in first if first[node].recipe != second[node].recipe]
+    assert not differ, f"built twice from equal settings, these nodes differ: {', '.join(differ)}"
 
 
 def check_reads_what_it_is_given(name: str) -> None:
@@ -171,7 +212,14 @@ def check_reads_what_it_is_given(name: str) -> None:
     sources = {
         id(value) for value in read if isinstance(value, Source) and not isinstance(value, PluginSource)
     }
-    assert sources <= {id(have.fit), id(have.labels)}
+    nodes = [
+        node.name
+        for last in chain.values()
+        for node in last.walk()
+        for value in node.inputs.values()
+        if id(value) in sources - {id(have.fit), id(have.labels)}
+    ]
+    assert not nodes, f"expected nodes to read given.fit and given.labels; {', '.join(nodes)} read other data"
 
 
 def check_truth_is_not_read(name: str, pipelines: tuple[Pipeline, ...] = ("resident", "stream")) -> None:
@@ -185,9 +233,14 @@ def check_truth_is_not_read(name: str, pipelines: tuple[Pipeline, ...] = ("resid
             for node, (inputs, _) in run.done.items():
                 if node is not judge:
                     found = [each for value in inputs.values() for each in reachable(value)]
-                    assert not any(isinstance(each, Truth | PoisonPlan | Attack | Dataset) for each in found)
+                    secret = [type(each).__name__ for each in found if isinstance(each, SECRET)]
+                    assert not secret, f"node '{run.name(node)}' can reach the truth: {', '.join(secret)}"
             digests.append({key: digest_of(run(node).arrays, run(node).info) for key, node in chain.items()})
-        assert digests[0] == digests[1]
+        differ = [key for key in digests[0] if digests[0][key] != digests[1][key]]
+        assert not differ, (
+            f"the result of {', '.join(differ)} differs between two runs on equal images and labels: "
+            "it reads the truth, or draws at random without `ctx.seed`"
+        )
 
 
 def check_diagnosis_and_figure(name: str) -> None:
@@ -197,10 +250,10 @@ def check_diagnosis_and_figure(name: str) -> None:
     assert (judge is None) == (not defense.evidence)
     if judge is None:
         return
-    assert judge.stage.kind == "derive"
     found = run(judge)
-    assert not found.arrays
-    assert found.info
+    assert found.info, "expected numbers of `diagnose`, as `evidence` names nodes, got none"
+    wrong = [key for key, value in found.info.items() if not np.isfinite(value)]
+    assert not wrong, f"expected finite numbers of `diagnose`; {', '.join(wrong)} are not"
     assert all(key.startswith(f"{name}/") and np.isfinite(value) for key, value in found.info.items())
     evidence = {key: run(chain[key]) for key in (*defense.evidence, *defense.pictured)}
     picture = defense.figure(evidence, truth(0))
@@ -215,10 +268,19 @@ def check_derived_stages(name: str) -> None:
     sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it fails
     try:
         for node, (inputs, before) in run.done.items():
-            if node.stage.kind == "derive":
-                assert not any(isinstance(value, ImageSet) for value in inputs.values())
+            if node.stage.kind != "derive":
+                continue
+            label = f"derived node '{run.name(node)}'"
+            images = [key for key, value in inputs.items() if isinstance(value, ImageSet)]
+            assert not images, f"{label} reads images ({', '.join(images)}): give it kind = 'train'"
+            try:
                 again = node.stage.run(Context(node.seed, node.numerics), **inputs)
-                assert digest_of(again.arrays, again.info) == digest_of(before.arrays, before.info)
+            except ImportError as error:
+                raise AssertionError(
+                    f"{label} imports torch: give it kind = 'train', or use numpy"
+                ) from error
+            same = digest_of(again.arrays, again.info) == digest_of(before.arrays, before.info)
+            assert same, f"{label} gives another result the second time: draw what is random from `ctx.seed`"
     finally:
         sys.modules["torch"] = torch
 
@@ -227,12 +289,15 @@ def check_subsets(name: str) -> None:
     """A subset holds ids and labels only: equal content must give an equal digest, whoever made it."""
     run = Run()
     run.all(small_defense(name), given())
-    for inputs, _ in run.done.values():
+    for node, (inputs, _) in run.done.items():
         if "subset" in inputs:
             subset = inputs["subset"]
-            types = {key: value.dtype for key, value in subset.arrays.items()}
-            assert types == {"ids": np.int64, "labels": np.int64}
-            assert not subset.info
+            types = {key: str(value.dtype) for key, value in subset.arrays.items()}
+            as_promised = types == {"ids": "int64", "labels": "int64"} and not subset.info
+            assert as_promised, (
+                f"expected node '{run.name(node.inputs['subset'])}', a subset, to give the arrays ids and "  # type: ignore[arg-type]
+                f"labels, int64, and no info, got {types} and info {dict(subset.info)}"
+            )
 
 
 CHECKS: tuple[Callable[[str], None], ...] = (

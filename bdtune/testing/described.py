@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def check_described(kind: str, name: str) -> None:
     """The plugin's file says what it is and where it comes from, and explains its own knobs."""
     about = registry.describe(kind, name)
-    assert about.summary, f"{name}: the file needs a docstring"
-    assert about.source, f"{name}: the file's docstring needs a paragraph 'Source: ...'"
+    assert about.summary, "expected a docstring at the top of the file"
+    assert about.source, "expected a paragraph 'Source: ...' in the docstring at the top of the file"
     cls: type[Plugin] = registry.load(kind, name)
     own = [knob for knob in cls.model_fields if knob in cls.__annotations__]
     unexplained = [knob for knob in own if knob not in field_docs(cls)]
-    assert not unexplained, f"{name}: write a docstring below each of {', '.join(unexplained)}"
+    assert not unexplained, f"expected a docstring below each setting; {', '.join(unexplained)} have none"
 
 
 def refused(action: Callable[[], object], error: type[Exception], pattern: str) -> None:

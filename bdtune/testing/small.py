@@ -14,11 +14,11 @@ from pydantic import PrivateAttr
 
 from bdtune.engine.execute import Executor
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Source
 from bdtune.engine.store import Store
 from bdtune.knobs import Knobs
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.dataset import Dataset, Records
+from bdtune.plugins.handles import Handle
 from bdtune.poisoning.sources import trained_nodes
 from bdtune.reading.resident import InProcess
 from bdtune.training.adversarial import PGD
@@ -61,10 +61,9 @@ def shown(images: np.ndarray, labels: np.ndarray, classes: int = 4) -> Shown:
     return Shown(which=name, classes=classes)
 
 
-class Held(Source):
-    """A source that is a value in memory, named by a word."""
+class Held(Handle):
+    """A source that is a value in memory, named by its role; a chain that looks into it is refused."""
 
-    word: str
     _value: Any = PrivateAttr(None)
 
     @property
@@ -72,15 +71,15 @@ class Held(Source):
         return type(self._value)
 
     def made_of(self) -> dict[str, Any]:
-        return {"held": self.word}
+        return {"held": self.role}
 
     def load(self, resident: object, artefacts: object) -> Any:
         return self._value
 
 
-def held(word: str, value: Any) -> Held:
-    """Return a source that loads `value`; its word alone enters keys."""
-    source = Held(word=word)
+def held(role: str, value: Any) -> Held:
+    """Return a source that loads `value`; its role alone enters keys."""
+    source = Held(role=role)
     source._value = value
     return source
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bdtune.plugins import registry
-from bdtune.source import is_own
-from bdtune.testing import attacks, datasets, defenses, models
-from bdtune.testing.described import check_described
+from bdtune.testing.cases import cases, plugins_outside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from bdtune.testing.cases import Case
 
-    from _pytest.mark import ParameterSet
-
-BY_NAME = {"datasets": datasets.CHECKS, "defenses": defenses.CHECKS, "models": models.CHECKS}
+CASES = {f"{case.name}-{case.check}": case for case in cases(plugins_outside())}
 
 
-def cases() -> list[ParameterSet]:
-    """Return one case for each promise of each plugin outside the package."""
-    found: list[tuple[str, str, Callable[[], None]]] = []
-    for kind in registry.KINDS:
-        for name, place in registry.places(kind).items():
-            if is_own(place.module):
-                continue
-            found.append((name, "described", partial(check_described, kind, name)))
-            for check in BY_NAME.get(kind, ()):
-                found.append((name, check.__name__, partial(check, name)))
-            if kind == "attacks":
-                make = partial(attacks.small_attack, name, {})
-                found += [(name, check.__name__, partial(check, make)) for check in attacks.CHECKS]
-    return [pytest.param(check, id=f"{name}-{what.removeprefix('check_')}") for name, what, check in found]
-
-
-@pytest.mark.parametrize("check", cases())
-def test_plugin(check: Callable[[], None]) -> None:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_plugin(case: Case) -> None:
     """Keep one promise of one plugin."""
-    check()
+    if remark := case.run():
+        print(remark)

@@ -8,12 +8,16 @@ import shutil
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bdtune import __version__
 from bdtune.engine.manifest import git_commit
+from bdtune.errors import ConfigError
 from bdtune.plugins import registry
 from bdtune.tracking.commands import doctor_lines
+
+if TYPE_CHECKING:
+    from bdtune.cluster.probe import NodeFacts
 
 PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "pydantic", "safetensors", "scikit-learn")
 FOR_SWEEPS = ("ray", "optuna", "mlflow")
@@ -33,8 +37,12 @@ class Finding:
     text: str
 
 
-def examine(run_dir: Path, data_root: Path | None = None) -> list[Finding]:
-    """Look at everything that a sweep needs; starts and writes nothing."""
+def examine(run_dir: Path, data_root: Path | None = None, address: str | None = None) -> list[Finding]:
+    """Look at everything that a sweep needs, on the nodes of a Ray cluster too; starts and writes nothing.
+
+    Raises `UserError` when nobody answers at `address`.
+    """
+    cluster = _cluster(address, run_dir, data_root) if address else []  # first, as it may be no cluster's
     commit = git_commit()
     version = f"{__version__} at {commit}" if commit else __version__
     found = [
@@ -44,7 +52,7 @@ def examine(run_dir: Path, data_root: Path | None = None) -> list[Finding]:
     found += [_package(name) for name in (*PACKAGES, *FOR_SWEEPS)]
     found += [_jobs(), _devices(), _disk(run_dir)]
     found += [Finding("mlflow store", "ok" if good else "info", line) for good, line in doctor_lines(run_dir)]
-    return found + _plugins() + _data(data_root)
+    return found + _plugins() + _data(data_root) + cluster
 
 
 def _package(name: str) -> Finding:
@@ -87,9 +95,8 @@ def _plugins() -> list[Finding]:
     """Say of each folder of `BDTUNE_PLUGINS` whether it has anything for the registry."""
     found = []
     for root in filter(None, os.environ.get("BDTUNE_PLUGINS", "").split(os.pathsep)):
-        every = (*registry.KINDS, *registry.TABLES)
-        kinds = [kind for kind in every if (Path(root) / kind).is_dir()]
-        text = f"{root}: {', '.join(kinds) or 'none of ' + ', '.join(every)}"
+        kinds = [kind for kind in registry.EVERY if (Path(root) / kind).is_dir()]
+        text = f"{root}: {', '.join(kinds) or 'none of ' + ', '.join(registry.EVERY)}"
         found.append(Finding("plugins", "ok" if kinds else "info", text))
     return found
 
@@ -105,8 +112,58 @@ def _data(data_root: Path | None) -> list[Finding]:
     for name in registry.names("datasets"):
         try:
             problems = registry.load("datasets", name)().check(root)
+        except ConfigError as error:
+            found.append(Finding(f"data set {name}", "problem", str(error)))
+            continue
         except ValueError:  # needs a knob to say which data it is
             continue
         text = "found" if not problems else f"not found: {problems[0].expected.removeprefix('expected ')}"
         found.append(Finding(f"data set {name}", "info" if problems else "ok", text))
     return found
+
+
+def _cluster(address: str, run_dir: Path, data_root: Path | None) -> list[Finding]:
+    """Say of a Ray cluster and its nodes what keeps trials from running there."""
+    from bdtune.cluster.probe import probe
+
+    run_folder = next(parent for parent in (run_dir, *run_dir.parents) if parent.exists())
+    data = Path(data_root or os.environ.get("BDTUNE_DATA") or run_folder).expanduser().absolute()
+    cluster = probe(address, [run_folder, *([data] if data.is_dir() and data != run_folder else [])])
+    cpus, gpus = sum(node.cpus for node in cluster.nodes), sum(node.gpus for node in cluster.nodes)
+    nodes = f"{len(cluster.nodes)} node{'' if len(cluster.nodes) == 1 else 's'}"
+    text = f"{cluster.address}: {nodes}, {cpus:g} CPUs, {gpus:g} GPUs"
+    found = [Finding("cluster", "ok", text), _token()]
+    return found + [_node(node) for node in cluster.nodes]
+
+
+def _token() -> Finding:
+    """Say whether Ray asks for a token; the token itself is in no message."""
+    mode = os.environ.get("RAY_AUTH_MODE", "unset")
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    there = named or (Path.home() / ".ray" / "auth_token").exists()
+    text = f"RAY_AUTH_MODE is {mode}, {'a token is there' if there else 'there is no token'}"
+    if mode == "token" and there:
+        return Finding("token", "ok", text)
+    return Finding("token", "info", f"{text}; whoever reaches a cluster without one runs code on it")
+
+
+def _node(node: NodeFacts) -> Finding:
+    """Say whether a node has what this machine has, and sees the same folders."""
+    if node.error:
+        return Finding(f"node {node.host}", "problem", node.error)
+    wrong = [
+        f"{name} {has or 'is missing'} where this machine has {ours}"
+        for name, ours in _versions().items()
+        if (has := node.versions.get(name)) != ours
+    ]
+    wrong += [
+        f"{path} is not the folder of this machine" for path, same in node.same_folders.items() if not same
+    ]
+    text = f"{node.cpus:g} CPUs, {node.gpus:g} GPUs; {'; '.join(wrong) or 'same versions, same folders'}"
+    return Finding(f"node {node.host}", "problem" if wrong else "ok", text)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that all nodes must have."""
+    installed = {name: metadata.version(name) for name in ("ray", "bdtune", "torch")}
+    return {"python": platform.python_version(), **installed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from bdtune.report.table import Column, Row, Table, duration
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from bdtune.engine.plan import Plan
     from bdtune.plugins.registry import Description
     from bdtune.trials.results import SweepResult
+    from bdtune.verbs.check import Verdict
     from bdtune.verbs.doctor import Finding
     from bdtune.verbs.show import PluginPage
 
@@ -129,3 +131,15 @@ def doctor_table(found: Iterable[Finding]) -> Table:
     problems = sum(f.severity == "problem" for f in found)
     note = f"{counted(problems, 'problem')} (!!)" if problems else "no problem; what is marked -- is optional"
     return plain_table("doctor", rows, [note])
+
+
+def check_table(found: Sequence[Verdict]) -> Table:
+    """Return how many promises each plugin keeps."""
+    rows = []
+    for plugin, group in groupby(found, lambda verdict: verdict.plugin):
+        kept = [verdict.kept for verdict in group]
+        mark = MARKS["ok" if all(kept) else "problem"]
+        rows.append({"": mark, "plugin": plugin, "promises": len(kept), "kept": sum(kept)})
+    broken = sum(not verdict.kept for verdict in found)
+    note = f"{counted(broken, 'promise')} broken (!!)" if broken else "all promises kept"
+    return plain_table("check", rows, [note])

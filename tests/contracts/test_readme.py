@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ from bdtune.config.search import preview
 from bdtune.config.sweep import SweepSpec
 from bdtune.config.trial import TrialSpec
 from bdtune.plugins import registry
+from bdtune.plugins.attack import Attack
 from bdtune.plugins.metric import METRICS
 from bdtune.source import is_own
-from bdtune.testing import test_plugins
+from bdtune.testing.cases import cases, plugins_outside
 from bdtune.tuning.samplers import SAMPLERS
 from bdtune.tuning.schedulers import SCHEDULERS
 from bdtune.verbs import run
@@ -47,6 +49,7 @@ HEADINGS = {"attacks": "attack", "defenses": "defense", "datasets": "data set", 
 EXAMPLES = {
     "class Frame(": "attacks/frame",
     "class LossFilter(": "defenses/loss_filter",
+    "class LastLayer(": "defenses/last_layer",
     "class Stripes(": "datasets/stripes",
     "class Linear(": "models/linear",
     "WORST_CLASS =": "metrics/worst_class",
@@ -126,6 +129,7 @@ def test_every_example_is_on_a_page(examples):
     [
         (testing.check_attack, "frame"),
         (testing.check_defense, "loss_filter"),
+        (testing.check_defense, "last_layer"),
         (testing.check_dataset, "stripes"),
         (testing.check_model, "linear"),
         (METRICS.find, "worst_class"),
@@ -139,8 +143,8 @@ def test_examples_keep_the_promises_of_their_kind(examples, check, name):
 
 
 def test_pytest_finds_the_promises_of_examples(examples):
-    found = {case.id.split("-")[0] for case in test_plugins.cases()}
-    assert found == {"frame", "loss_filter", "stripes", "linear"}
+    found = {f"{case.kind}/{case.name}" for case in cases(plugins_outside())}
+    assert found == set(EXAMPLES.values())
 
 
 def test_a_trial_runs_with_the_examples(examples, tmp_path):
@@ -213,6 +217,29 @@ def test_the_table_of_commands_is_complete():
 def test_sweeps_that_pages_name_exist():
     named = {name for text in PAGES.values() for name in re.findall(r"`bdtune sweep ([\w/]+)(?: |`)", text)}
     assert named - {"NAME"} <= {space.name for space in search_spaces()}
+
+
+def test_what_authors_are_told_to_import_is_there_and_has_what_they_read():
+    rows = re.findall(r"^\| `(\w+)` \| `(bdtune[\w.]+)` \| (.*) \|$", PAGES[AUTHORS], re.MULTILINE)
+    assert len(rows) >= 9
+    for name, module, has in rows:
+        found = getattr(importlib.import_module(module), name)
+        known = {*dir(found), *getattr(found, "__annotations__", {}), "diagnose", "figure", "check"}
+        named = set(re.findall(r"`([a-z]\w*)`", has))
+        assert named <= known, f"{name} has no {named - known}"
+
+
+def test_what_an_attack_may_override_is_in_its_contract():
+    section = PAGES[AUTHORS].partition("### An attack\n")[2].partition("\n### ")[0]
+    named = set(re.findall(r"`(?:self\.)?([a-z_]+)(?:\(\w+\))?`", section)) - {"name"}
+    assert len(named) >= 12
+    assert not [name for name in named if not hasattr(Attack, name)]
+
+
+def test_entry_points_on_the_page_are_those_that_are_read():
+    groups = [tomllib.loads(block.values[0])["project"]["entry-points"] for block in blocks("toml")]
+    assert groups
+    assert all(group.removeprefix("bdtune.") in registry.EVERY for each in groups for group in each)
 
 
 def slug(heading):

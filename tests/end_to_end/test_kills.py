@@ -62,15 +62,18 @@ def test_two_drivers_on_one_store_share_the_work(tmp_path, undisturbed):
     is_whole(runs, results[0], undisturbed)
 
 
-def test_ctrl_c_ends_a_sweep_and_the_same_command_goes_on(tmp_path, undisturbed):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_an_interrupt_ends_a_sweep_and_the_same_command_goes_on(tmp_path, undisturbed, sent):
     runs = Runs(tmp_path / "interrupted")
     process = runs.start()
     runs.wait_for("toy_tail", 2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert {trial["status"] for trial in json.loads(out)["trials"]} <= {"done"}
-    assert "the same command goes on" in (runs.folder / "stderr.txt").read_text()
+    errors = (runs.folder / "stderr.txt").read_text()
+    assert "the same command goes on" in errors
+    assert not [word for word in ("received", "logging.cc", "Traceback", "ray.") if word in errors]
     is_whole(runs, runs.finish(), undisturbed)
 
 
