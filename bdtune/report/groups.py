@@ -74,8 +74,9 @@ class Group:
 
     @property
     def undefended_asr(self) -> Stat | None:
-        """The attack success without a defense: the group's own for a baseline, else its baselines'."""
-        return self.stat("asr") if self.is_baseline else self.stat("undefended/asr")
+        """The attack success without a defense: the group's own if it has none, else its baselines'."""
+        own = self.is_baseline or self.params.get("defense") == "none"
+        return self.stat("asr") if own else self.stat("undefended/asr")
 
     @property
     def epochs(self) -> int | None:

@@ -19,7 +19,9 @@ from bdtune.engine.files import replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
+from bdtune.report.groups import grouped
 from bdtune.report.live import Progress
+from bdtune.report.order import blocks
 from bdtune.report.selection import selected
 from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
@@ -46,6 +48,8 @@ class SweepOutcome:
     result: SweepResult
     interrupted: bool
     tracking: str
+    written: Sequence[Path] = ()
+    """The files of its report."""
 
     @property
     def exit_code(self) -> int:
@@ -53,6 +57,21 @@ class SweepOutcome:
         if self.interrupted:
             return 130
         return 3 if any(trial.status in ("failed", "diverged") for trial in self.result.trials) else 0
+
+    def written_lines(self) -> list[str]:
+        """Return what a person finds where, in a line."""
+        if not self.written:
+            return []
+        return [f"written: {self.written[0].parent}: {', '.join(path.name for path in self.written)}"]
+
+    def next_lines(self, out: Path | None) -> list[str]:
+        """Return which command to run next; `out` is the run directory that this one was given."""
+        if self.interrupted:
+            return ["interrupted; the same command goes on from here"]
+        where = f" --out {out}" if out else ""
+        if self.exit_code:
+            return ["next: the same command with --retry-failed, once the failures' cause is mended"]
+        return [f"next: bdtune ui{where}, or: bdtune report {self.spec.name} --sort acc --top 10{where}"]
 
 
 class Recorder:
@@ -173,13 +192,13 @@ def sweep(
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
     note = table.markdown(table.build(result, paper=spec.published))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
-    return SweepOutcome(spec, result, outcome.interrupted, tracker.close().line())
+    return SweepOutcome(spec, result, outcome.interrupted, tracker.close().line(), written)
 
 
-def report(name: str, run_dir: Path) -> SweepOutcome:
+def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome:
     """Return a sweep's report as the store has it now: nothing is computed.
 
-    Raises `UserError` when no such sweep was run.
+    Raises `UserError` when no such sweep was run, or has nothing called like `sort`.
     """
     file = _resolved(name, run_dir)
     spec = load_sweep(file, check_data=False)
@@ -188,6 +207,7 @@ def report(name: str, run_dir: Path) -> SweepOutcome:
         return SweepOutcome(spec, _result(spec, files.read(file.parent).trials), False, "")
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
+    blocks(grouped(result.trials), result, sort)  # a wrong name is reported before anything is written
     folder = run_dir / "sweeps" / spec.name
     files.write(folder, result, paper=spec.published)
     _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
@@ -218,9 +238,11 @@ def _resolved(name: str, run_dir: Path) -> Path:
     return ran[name]
 
 
-def table_of(outcome: SweepOutcome) -> table.Table:
-    """Return the table that a person reads."""
-    return table.build(outcome.result, paper=outcome.spec.published, limit=files.TERMINAL_ROWS)
+def table_of(outcome: SweepOutcome, *, sort: str | None = None, top: int | None = None) -> table.Table:
+    """Return the table that a person reads; raises `UserError` where there is nothing called like `sort`."""
+    return table.build(
+        outcome.result, paper=outcome.spec.published, sort=sort, top=top, limit=files.TERMINAL_ROWS
+    )
 
 
 def _knobs(spec: SweepSpec) -> list[OracleRead]:
