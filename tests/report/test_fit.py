@@ -15,7 +15,8 @@ from bdtune.report.table import Column, Row, Table, build
 
 BASE = {"alpha_c": 0.3, "alpha_p": 0.15, "beta_d": 0.05, "beta_nd": 1.5, "lambda": 0.05}
 ONE_FACTOR = [
-    {}, {"alpha_c": 0.15}, {"alpha_p": 0.4}, {"beta_nd": 4.0}, {"lambda": 0.75}, {"lambda": 0.75, "beta_d": 0.01},
+    {}, {"alpha_c": 0.15}, {"alpha_p": 0.4}, {"beta_nd": 4.0}, {"lambda": 0.75},
+    {"lambda": 0.75, "beta_d": 0.01},
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.defending.loss_pictures import draw_stacked
 from bdtune.defenses.gssd.stages import Verdict, foreign_densities
 
 if TYPE_CHECKING:
@@ -91,18 +92,16 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth, bins: int, trim: flo
         ax.set_visible(False)
     for ax, label in zip(axes, shown.tolist(), strict=False):
         values = foreign_densities(L, labels, label, trim)
-        poison = truth.is_poison[labels == label]
-        ax.hist(
-            [values[~poison], values[poison]],
-            bins,
-            stacked=True,
-            color=["tab:blue", "tab:red"],
-            label=["clean", "poisoned"],
-        )
-        _dress(ax, f"class {label}: {WORDS[Verdict(verdict[label])]}, E = {energy[label]:.2f}", lambda_)
+        draw_stacked(ax, values, truth.is_poison[labels == label], np.histogram_bin_edges(values, bins))
+        _dress(ax, f"class {label}: {WORDS[Verdict(verdict[label])]}, E = {_short(energy[label])}", lambda_)
     axes[0].legend(fontsize="x-small")
     picture.supxlabel("best foreign density, exp(log p / d)", fontsize="small")
     return picture
+
+
+def _short(energy: float) -> str:
+    """Return an energy in three digits: 0.891, 12.2, 2.4e+05; inf for a class without other samples."""
+    return f"{energy:.3g}" if energy < 1e4 else f"{energy:.1e}"
 
 
 def _dress(ax: Axes, title: str, lambda_: float) -> None:
