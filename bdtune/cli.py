@@ -113,7 +113,7 @@ def sweep(
         swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet)
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
-    print("\n".join([*swept.written_lines(), swept.tracking, *swept.next_lines(out)]), file=sys.stderr)
+    print("\n".join(swept.ending(out)), file=sys.stderr)
     raise typer.Exit(swept.exit_code)
 
 

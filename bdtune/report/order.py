@@ -74,7 +74,7 @@ def _sorted(settings: Sequence[Group], sort: str) -> list[Group]:
     metrics = dict.fromkeys(name for group in settings for trial in group.done for name in trial.metrics)
     if metric not in metrics:
         names = [*(name for name in metrics if "/" not in name), *short_names(varying(settings)).values()]
-        expected = f"expected a metric or a setting that varies: {', '.join(names)}"
+        expected = f"expected a metric or a setting that varies: {', '.join(names) or 'there is none yet'}"
         raise UserError(Problem("--sort", expected, f"'{sort}'", hint=nearest(sort, names)))
     sign = -1.0 if better(metric) == "max" else 1.0
 

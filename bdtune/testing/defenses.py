@@ -202,8 +202,8 @@ def check_diagnosis_and_figure(name: str) -> None:
     assert not found.arrays
     assert found.info
     assert all(key.startswith(f"{name}/") and np.isfinite(value) for key, value in found.info.items())
-    evidence = {key: run(chain[key]) for key in (*defense.evidence, *defense.pictured)}
-    picture = defense.figure(evidence, truth(0))
+    seen = {key: run(chain[key]) for key in defense.pictured_nodes() if key in chain}
+    picture = defense.figure(seen, truth(0))
     assert picture is None or picture.axes
 
 

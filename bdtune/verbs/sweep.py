@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
+import shlex
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +23,7 @@ from bdtune.report import files, table
 from bdtune.report.groups import grouped
 from bdtune.report.live import Progress
 from bdtune.report.order import blocks
-from bdtune.report.selection import selected
+from bdtune.report.selection import cases, selected
 from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
+MOST_NAMED = 4
+"""Pictures that the end of a sweep names one by one."""
 PREVIEWED = 50
 """Trials drawn from a search's space to say what it may cost."""
 
@@ -49,7 +52,7 @@ class SweepOutcome:
     interrupted: bool
     tracking: str
     written: Sequence[Path] = ()
-    """The files of its report."""
+    """The files of its report, in its folder."""
 
     @property
     def exit_code(self) -> int:
@@ -58,27 +61,31 @@ class SweepOutcome:
             return 130
         return 3 if any(trial.status in ("failed", "diverged") for trial in self.result.trials) else 0
 
-    def written_lines(self) -> list[str]:
-        """Return what a person finds where, in a line."""
-        if not self.written:
-            return []
-        return [f"written: {self.written[0].parent}: {', '.join(path.name for path in self.written)}"]
+    def ending(self, out: Path | None) -> list[str]:
+        """Return the lines that end a run: what was written where, and which command is next.
 
-    def next_lines(self, out: Path | None) -> list[str]:
-        """Return which command to run next; `out` is the run directory that this one was given."""
+        `out` is the run directory that the command line gave.
+        """
+        names = [path.name for path in self.written]
+        pictures = [name for name in names if name.endswith(".png")]
+        if len(pictures) > MOST_NAMED:  # one or two for each attack
+            names = [name for name in names if name not in pictures] + [f"{len(pictures)} pictures (*.png)"]
+        where = f" --out {shlex.quote(str(out))}" if out else ""
         if self.interrupted:
-            return ["interrupted; the same command goes on from here"]
-        where = f" --out {out}" if out else ""
-        if self.exit_code:
-            return ["next: the same command with --retry-failed, once the failures' cause is mended"]
-        return [f"next: bdtune ui{where}, or: bdtune report {self.spec.name} --sort acc --top 10{where}"]
+            after = "interrupted; the same command goes on from here"
+        elif self.exit_code:
+            after = "next: mend what failed, then run the same command with --retry-failed"
+        else:
+            after = f"next: bdtune ui{where}, or bdtune report {self.spec.name} --sort asr --top 10{where}"
+        folder = [f"written to {self.written[0].parent}: {', '.join(names)}"] if names else []
+        return [*folder, self.tracking, after]
 
 
 class Recorder:
-    """Draws a finished trial's pictures and reports it to the tracker, in a thread of its own."""
+    """Reports finished trials to the tracker, in a thread of its own."""
 
-    def __init__(self, tracker: Tracker, gallery: Gallery, ledger: Ledger) -> None:
-        self.tracker, self.gallery, self.ledger = tracker, gallery, ledger
+    def __init__(self, tracker: Tracker, ledger: Ledger) -> None:
+        self.tracker, self.ledger = tracker, ledger
         self._queue: queue.SimpleQueue[TrialResult | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
         self._thread.start()
@@ -94,8 +101,7 @@ class Recorder:
 
     def _work(self) -> None:
         while (result := self._queue.get()) is not None:
-            pictures = self.gallery.of_trial(self.ledger.entries[result.id])
-            self.tracker.finished(result, pictures)
+            self.tracker.finished(result)
 
 
 class SweepScreen:
@@ -174,7 +180,7 @@ def sweep(
         )
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
-        recorder = Recorder(tracker, gallery, ledger)
+        recorder = Recorder(tracker, ledger)
         try:
             outcome = run_sweep(
                 spec,
@@ -215,13 +221,19 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
-    """Leave the best trials' pictures beside the table; older ones are not about these."""
-    for old in folder.glob("best-*.png"):
+    """Leave the best trials' pictures beside the table; older ones are not about these.
+
+    Where no setting is best, as in a sweep of attacks without a defense, there are pictures of the attacks.
+    """
+    for old in (*folder.glob("best-*.png"), *folder.glob("case-*.png")):
         old.unlink(missing_ok=True)
     found = []
-    for name, trial in result.choices.items():
-        place = f"best-{re.sub(r'[^A-Za-z0-9.]+', '-', name)}" if len(result.by_group) > 1 else "best"
-        if trial in ledger.entries:
+    for case in cases(grouped(result.trials)):
+        best = result.choices.get(case.name)
+        first = next((trial.id for group in case.groups for trial in group.done), None)
+        kind = "best" if best else "case"
+        place = f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', case.name)}" if len(result.by_group) > 1 else kind
+        if (trial := best or first) in ledger.entries:
             found += gallery.placed(ledger.entries[trial], folder, place)
     return found
 
