@@ -100,7 +100,7 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth, bins: int, trim: flo
         _dress(ax, f"class {label}: {WORDS[Verdict(verdict[label])]}, E = {_short(energy[label])}", lambda_)
     axes[0].legend(fontsize="x-small")
     picture.supxlabel(
-        "best foreign density, exp(log p / d); E: mean -log p / d of the other classes' samples under a class",
+        "best foreign density, exp(log p / d); E: mean -log p / d of other classes' samples under a class",
         fontsize="small",
     )
     return picture
