@@ -32,7 +32,7 @@ def draw_histogram(ax: Axes, losses: np.ndarray, poison: np.ndarray, line: float
     draw_stacked(ax, values, poison, edges)
     if line is not None:
         place = float(np.log10(max(line, FLOOR)))
-        ax.axvline(place, color="black", linestyle="--", linewidth=0.8, label=f"{name} = {line:.3g}")
+        ax.axvline(place, color="black", linestyle="--", linewidth=0.8, label=f"{name} {line:.3g}")
     ax.set_xlabel("log10 of the loss", fontsize="small")
     ax.set_ylabel("samples", fontsize="small")
     dress(ax)

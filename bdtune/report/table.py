@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdtune.knobs import short_names
 from bdtune.plugins.metric import columns
+from bdtune.report.baselines import together, value_of, whose
 from bdtune.report.best import best_notes, marked
 from bdtune.report.fit import EMPTY, GAP, fitted, total, widths
 from bdtune.report.groups import Group, grouped, rank, varying
@@ -93,10 +94,11 @@ def build(
     """
     groups = grouped(result.trials)
     best = marked(groups, result)
-    rows = shown(blocks(groups, result, sort), top=top, limit=limit)
+    found = [together(block) for block in blocks(groups, result, sort)]
+    rows = shown(found, top=top, limit=limit)
     metric = sort_metric(groups, sort)
     layout = _layout(groups, paper, [*([metric] if metric else []), *diagnostics], result.metric)
-    left_out = len(groups) - len(rows)
+    left_out = sum(map(len, found)) - len(rows)
     dropped = [f"not shown: {left_out} settings; the report's files have them all"] if left_out else []
     notes = (*dropped, *best_notes(result, groups), *_notes(result, groups, layout))
     lines = tuple(_row(group, layout, groups, best=group in best) for group in rows)
@@ -183,10 +185,7 @@ def _columns(layout: _Layout, groups: list[Group], sorted_by: str | None) -> tup
 
 
 def _row(group: Group, layout: _Layout, groups: list[Group], *, best: bool) -> Row:
-    axes = [
-        layout.texts.get((axis, group.params[axis]), EMPTY) if axis in group.params else EMPTY
-        for axis in layout.axes
-    ]
+    axes = [_knob(axis, group, layout, groups) for axis in layout.axes]
     stats = [group.stat(name) for name in (*layout.metrics, *layout.diagnostics)]
     published = next((number.metrics for number in layout.numbers if _fits(number, group)), {})
     paper = [f"{published[name]:.3f}" if name in published else EMPTY for name in layout.paper]
@@ -197,24 +196,22 @@ def _row(group: Group, layout: _Layout, groups: list[Group], *, best: bool) -> R
     return Row(cells, _kind(group, best))
 
 
+def _knob(axis: str, group: Group, layout: _Layout, groups: Sequence[Group]) -> str:
+    """Return a knob's cell; of a baseline that of its settings, where it tells them from those of others."""
+    value = group.params.get(axis)
+    if group.is_baseline and axis not in group.params:
+        value = value_of(axis, group, groups)
+    elif axis in group.params:
+        return layout.texts.get((axis, value), EMPTY)
+    return EMPTY if value is None else layout.texts.get((axis, value), EMPTY)
+
+
 def _status(group: Group, groups: Sequence[Group], *, best: bool) -> str:
     """Say what the row is and what is wrong with it; plain "done" is said only of ordinary rows."""
-    role = f"undefended{_whose(group, groups)}" if group.is_baseline else "best" if best else ""
+    role = whose(group, groups) if group.is_baseline else "best" if best else ""
     state = "" if role and group.status == "done" else group.status
     oracle = "oracle" if group.oracle else ""
     return ", ".join(part for part in (role, state, oracle, "" if group.attack_took else NOT_TAKEN) if part)
-
-
-def _whose(baseline: Group, groups: Sequence[Group]) -> str:
-    """Name the defenses that are compared with a baseline, unless all of the sweep are."""
-    ids = {trial.id for trial in baseline.trials}
-    compared = [g for g in groups if any(trial.baseline_id in ids for trial in g.trials)]
-    every, own = ({_defense(g) for g in some if not g.is_baseline} for some in (groups, compared))
-    return f", for {', '.join(sorted(own))}" if own and own != every else ""
-
-
-def _defense(group: Group) -> str:
-    return str(group.params.get("defense", group.params.get("defense.name")))
 
 
 def _kind(group: Group, best: bool) -> str:

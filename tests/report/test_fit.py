@@ -142,6 +142,32 @@ def test_baselines_of_several_defenses_say_whose_they_are(make_trial, make_basel
     assert one.rows[0].cells[heads(one).index("status")] == "undefended"
 
 
+def learning_rates(make_trial, make_baseline, count):
+    """Settings that differ in the learning rate of the classifier, so that each has its own baseline."""
+    trials = []
+    for i in range(count):
+        made = make_baseline(f"r{i}", asr=1.0 if i else 0.3)
+        trials.append(replace(made, params={**made.params, "defense.train.lr": 0.1 / (i + 1)}))
+        knobs = {"defense.retrain.lr": 0.1 / (i + 1)}
+        trials.append(make_trial(str(i), knobs=knobs, baseline_id=f"r{i}", asr=i / 10))
+    return build(selected("s", trials, "oracle_der"))
+
+
+def test_a_baseline_shows_the_knob_that_tells_its_settings_from_others(make_trial, make_baseline):
+    assert [row.cells[:2] for row in learning_rates(make_trial, make_baseline, 2).rows] == [
+        ("0.05", "undefended"), ("0.1", "undefended, attack did not take"), ("0.1", "best"), ("0.05", "done"),
+    ]  # fmt: skip
+
+
+def test_many_baselines_share_a_row(make_trial, make_baseline):
+    shown = learning_rates(make_trial, make_baseline, 6)
+    assert [row.kind for row in shown.rows].count("undefended") == 1
+    assert shown.rows[0].cells[:2] == ("-", "undefended, 6 trainings")
+    assert shown.rows[0].cells[heads(shown).index("asr")] == "0.883"
+    assert len(shown.rows) == 7
+    assert not any(note.startswith("not shown") for note in shown.notes)
+
+
 def test_an_undefended_trial_under_its_attacks_band_says_so(make_trial):
     """A sweep of attacks without a defense has no baselines: each trial is its own."""
     trial = make_trial("a", asr=0.2, knobs={"defense": "none"})
