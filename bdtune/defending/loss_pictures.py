@@ -44,7 +44,7 @@ def draw_stacked(ax: Axes, values: np.ndarray, poison: np.ndarray, edges: np.nda
     One outline for each part: bars, one patch for each bin, take several times as long.
     """
     clean, poisoned = (np.histogram(values[rows], edges)[0] for rows in (~poison, poison))
-    for (name, colour), low, high in zip(PARTS, (0, clean), (clean, clean + poisoned), strict=True):
+    for (name, colour), low, high in zip(PARTS, (0 * clean, clean), (clean, clean + poisoned), strict=True):
         ax.stairs(high, edges, baseline=low, fill=True, color=colour, label=name)
 
 

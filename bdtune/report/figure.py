@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bdtune.knobs import short_names
 from bdtune.report.best import marked
 from bdtune.report.groups import Group, grouped, label, rank, varying
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 LEAST_SPAN = 0.05  # of the accuracy axis
 SCATTER, COLUMN, HEIGHT = 6.0, 3.6, 5.6  # inches
 LEGEND = 1.9  # inches of one of its columns
+Point = tuple[float, float]
 STYLES: dict[str, dict[str, Any]] = {
     "undefended": {"marker": "D", "color": "black", "ms": 7, "zorder": 3},
     "best": {"marker": "*", "color": BEST, "ms": 14, "zorder": 4},
@@ -87,14 +90,15 @@ def _title(
 
 
 def _scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group]) -> None:
-    for group in sorted(groups, key=lambda group: _role(group, best)):
-        style = STYLES[_role(group, best)]
-        (asr, mean_asr), (acc, mean_acc) = (_points(group, metric) for metric in ("asr", "acc"))
-        if len(asr) > 1 and len(asr) == len(acc):
-            for x, y in zip(asr, acc, strict=True):
-                seed = {"marker": "o", "ms": 2.5, "linewidth": 0.8, "alpha": 0.5, "color": style["color"]}
-                ax.plot([mean_asr, x], [mean_acc, y], markevery=[1], **seed)
-        ax.plot([mean_asr], [mean_acc], linestyle="none", **style)
+    for role in sorted({_role(group, best) for group in groups}):
+        style = STYLES[role]
+        points = [_points(group) for group in groups if _role(group, best) == role]
+        seeds = [(mean, seed) for mean, *own in points for seed in own if len(own) > 1]
+        joined = [at for mean, seed in seeds for at in (mean, seed, (np.nan, np.nan))]
+        faint = {"color": style["color"], "alpha": 0.5}
+        ax.plot(*_split(joined), linewidth=0.8, **faint)
+        ax.plot(*_split([seed for _, seed in seeds]), linestyle="none", marker="o", ms=2.5, **faint)
+        ax.plot(*_split([mean for mean, *_ in points]), linestyle="none", **style)
     reached = [value for group in groups for value in group.values("acc")]
     span = max(max(reached) - min(reached), LEAST_SPAN)  # else noise of a thousandth would fill the picture
     top = min((max(reached) + min(reached) + span) / 2, 1.0)
@@ -105,11 +109,15 @@ def _scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group]) -> None:
     ax.grid(alpha=0.25)
 
 
-def _points(group: Group, metric: str) -> tuple[list[float], float]:
-    """Return a metric of each seed, and its mean; every group drawn has the metric."""
-    stat = group.stat(metric)
-    assert stat is not None
-    return group.values(metric), stat.mean
+def _points(group: Group) -> list[Point]:
+    """Return the mean of asr and acc, then those of each seed; every group drawn has both."""
+    means = [stat.mean for metric in ("asr", "acc") if (stat := group.stat(metric))]
+    both = [t.metrics for t in group.done if {"asr", "acc"} <= t.metrics.keys()]
+    return [(means[0], means[1]), *((metrics["asr"], metrics["acc"]) for metrics in both)]
+
+
+def _split(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _legend(groups: Sequence[Group], best: Sequence[Group], shown: Sequence[Panel]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,8 @@ def draw(
 
     for metric, color in (("acc", ACC), ("asr", ASR)):
         means = [stat.mean for group in panel.groups if (stat := group.stat(metric))]
-        for place, group in zip(places, panel.groups, strict=True):
-            if len(seeds := group.values(metric)) > 1:  # their range as a line, which ends at the seeds
-                plot([place] * len(seeds), seeds, marker="o", ms=2.5, linewidth=1, color=color, alpha=0.6)
+        at, seeds = _seeds(panel.groups, places, metric)
+        plot(at, seeds, marker="o", ms=2.5, linewidth=1, color=color, alpha=0.6)
         plot(places, means, marker="o", ms=4.5, linestyle=joined, color=color)
         if level := undefended(panel, groups, metric):
             line = ax.axhline if upright else ax.axvline
@@ -89,6 +89,13 @@ def draw(
             plot([places[index]], [means[index]], marker="*", color=BEST, mec=color, ms=9, zorder=5)
     (ax.set_ylim if upright else ax.set_xlim)(-0.06, 1.06)
     _label(ax, panel, names, upright=upright)
+
+
+def _seeds(groups: Sequence[Group], places: Sequence[float], metric: str) -> tuple[list[float], list[float]]:
+    """Return places and values of all seeds; a gap ends the line that is the range of one setting's."""
+    found = [(place, group.values(metric)) for place, group in zip(places, groups, strict=True)]
+    several = [(place, [*values, math.nan]) for place, values in found if len(values) > 1]
+    return [place for place, values in several for _ in values], [v for _, values in several for v in values]
 
 
 def _label(ax: Axes, panel: Panel, names: Mapping[str, str], *, upright: bool) -> None:

@@ -49,6 +49,7 @@ def test_seeds_are_dots_and_nothing_lies_beyond_0_and_1(make_trial, tmp_path, mo
     for ax in figure_.axes:
         lines = [line for line in ax.get_lines() if line.get_color() == figure.ASR or ax is figure_.axes[0]]
         asr = [v for line in lines for v in (line.get_xdata() if ax is figure_.axes[0] else line.get_ydata())]
+        asr = [v for v in asr if v == v]  # nan: gaps between the settings' lines
         assert {0.0, 0.97, 0.485} <= set(asr)
         assert min(asr) >= 0
         assert max(asr) <= 1
@@ -56,7 +57,7 @@ def test_seeds_are_dots_and_nothing_lies_beyond_0_and_1(make_trial, tmp_path, mo
 
 def test_names_are_not_joined_by_lines_and_stand_below_each_other(make_trial):
     ax = drawn_panel([make_trial(name, knobs={"attack": name}) for name in ("badnets", "blend", "wanet")])
-    assert {line.get_linestyle() for line in ax.get_lines()} == {"None"}
+    assert {line.get_linestyle() for line in ax.get_lines() if len(line.get_xdata())} == {"None"}
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["badnets", "blend", "wanet"]
     joined = drawn_panel([make_trial(str(k), knobs={"k": k}) for k in (1.0, 2.0, 3.0)])
     assert {line.get_linestyle() for line in joined.get_lines()} == {"-"}
@@ -73,8 +74,8 @@ def test_a_search_has_a_panel_of_each_knob_with_all_settings(make_trial, tmp_pat
     figure_ = pictured(result, tmp_path, monkeypatch)
     assert len(figure_.axes) == 4
     for ax in figure_.axes[1:]:
-        assert len(ax.get_lines()[0].get_xdata()) == 12
-        assert ax.get_lines()[0].get_linestyle() == "None"
+        [acc, asr] = [line for line in ax.get_lines() if len(line.get_xdata()) == 12]
+        assert acc.get_linestyle() == asr.get_linestyle() == "None"
 
 
 def test_the_title_counts_the_seeds_and_nothing_is_cut(make_trial, tmp_path, monkeypatch):
