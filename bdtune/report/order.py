@@ -31,7 +31,8 @@ def blocks(groups: Sequence[Group], result: SweepResult, sort: str | None = None
     for case in cases(groups):
         first = [group for group in baselines if given(group.params) == given(case.groups[0].params)]
         ranked = ranking(case.groups, result.metric, result.mode)
-        found.append([*first, *ranked, *(group for group in case.groups if group not in ranked)])
+        known = {id(group) for group in ranked}
+        found.append([*first, *ranked, *(group for group in case.groups if id(group) not in known)])
     used = {id(group) for block in found for group in block}
     others = [group for group in baselines if id(group) not in used]
     return [others, *found] if others else found

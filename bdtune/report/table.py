@@ -127,7 +127,8 @@ def _layout(
     diagnostics = [name for name in wanted if name in present and name not in metrics]
     paper_metrics = [name for name in (*metrics, *diagnostics) if name in published]
     epochs = len({group.epochs for group in groups}) > 1
-    counts = any(len(group.done) < len(_seeds(groups)) for group in groups)
+    seeds = len(_seeds(groups))
+    counts = any(len(group.done) < seeds for group in groups)
     texts = {key: text for axis in axes for key, text in _texts(axis, groups).items()}
     return _Layout(
         axes, short_names(axes), metrics, diagnostics, paper_metrics, fitting, epochs, counts, texts
