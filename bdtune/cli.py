@@ -113,9 +113,7 @@ def sweep(
         swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet)
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
-    print(swept.tracking, file=sys.stderr)
-    if swept.interrupted:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+    print("\n".join(swept.ending(out)), file=sys.stderr)
     raise typer.Exit(swept.exit_code)
 
 
@@ -283,20 +281,32 @@ def check(
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, or its YAML file.")],
     out: Out = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Sort by a metric (best first) or a setting (default: by the rule)."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Only the first N settings; unsorted: on each data set and attack."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
 
     The pictures of the best trial's attack and defense are best-attack.png and best-defense.png.
-
-    Examples:
+    --json holds all trials, whatever --sort and --top say. Examples:
 
     bdtune report gssd
+    bdtune report gssd --sort asr --top 5
     bdtune report gssd --json > gssd.json
     """
     from bdtune.verbs import sweep as verb
 
-    _print_sweep(verb.report(name, run_directory(out)), as_json)
+    _print_sweep(verb.report(name, run_directory(out), sort=sort), as_json, sort=sort, top=top)
 
 
 @app.command()
@@ -361,10 +371,11 @@ def doctor(
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
 
 
-def _print_sweep(swept: Any, as_json: bool) -> None:
+def _print_sweep(swept: Any, as_json: bool, **rows: Any) -> None:
     from bdtune.verbs import sweep as verb
 
-    show_result(swept.result.to_json(), None if as_json else verb.table_of(swept), as_json)
+    table = verb.table_of(swept, **rows)  # with --json too: a wrong --sort is an error
+    show_result(swept.result.to_json(), table, as_json)
 
 
 if __name__ == "__main__":

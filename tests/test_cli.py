@@ -373,6 +373,13 @@ def test_report_prints_the_table_and_leaves_files(bdtune, swept):
     assert {"id", "status", "params", "metrics", "stages", "error"} <= set(found["trials"][0])
 
 
+def test_report_sorts_and_shortens_the_table(bdtune, swept):
+    code, out, _ = bdtune("report", "small", "--sort", "acc", "--top", "1")
+    assert (code, "not shown" in out) == (0, False)
+    code, _, err = bdtune("report", "small", "--sort", "nonsense", "--json")
+    assert (code, "--sort: expected a metric or a setting" in err) == (2, True)
+
+
 def test_report_says_which_sweeps_there_are(bdtune, swept):
     code, _, err = bdtune("report", "smal")
     assert code == 2

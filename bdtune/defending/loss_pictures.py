@@ -29,14 +29,23 @@ def draw_histogram(ax: Axes, losses: np.ndarray, poison: np.ndarray, line: float
     values = np.log10(np.maximum(losses, FLOOR))
     ends = (values.min(initial=0.0), values.max(initial=0.0))
     edges = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), BINS + 1)
-    names, colours = zip(*PARTS, strict=True)
-    ax.hist([values[~poison], values[poison]], list(edges), stacked=True, color=colours, label=names)
+    draw_stacked(ax, values, poison, edges)
     if line is not None:
         place = float(np.log10(max(line, FLOOR)))
-        ax.axvline(place, color="black", linestyle="--", linewidth=0.8, label=f"{name} = {line:.3g}")
+        ax.axvline(place, color="black", linestyle="--", linewidth=0.8, label=f"{name} {line:.3g}")
     ax.set_xlabel("log10 of the loss", fontsize="small")
     ax.set_ylabel("samples", fontsize="small")
     dress(ax)
+
+
+def draw_stacked(ax: Axes, values: np.ndarray, poison: np.ndarray, edges: np.ndarray) -> None:
+    """Draw a histogram of values [n] with poisoned ones on top of clean ones; `edges` are its bins' ends.
+
+    One outline for each part: bars, one patch for each bin, take several times as long.
+    """
+    clean, poisoned = (np.histogram(values[rows], edges)[0] for rows in (~poison, poison))
+    for (name, colour), low, high in zip(PARTS, (0 * clean, clean), (clean, clean + poisoned), strict=True):
+        ax.stairs(high, edges, baseline=low, fill=True, color=colour, label=name)
 
 
 def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray, *, share_above: bool = False) -> None:

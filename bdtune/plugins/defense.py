@@ -79,9 +79,9 @@ class Defense(Plugin):
     """A defense by name, with its knobs. Constructing one and building its chain load no torch."""
 
     evidence: ClassVar[tuple[str, ...]] = ()
-    """Names of the chain's nodes that `diagnose` and `figure` read, beside the truth."""
-    pictured: ClassVar[tuple[str, ...]] = ()
-    """Names of those that `figure` alone reads: each trial computes them, or they stand in its evidence."""
+    """Names of the chain's nodes that `diagnose` reads, beside the truth."""
+    pictured: ClassVar[tuple[str, ...] | None] = None
+    """Names of those that `figure` reads, where they are others: equal ones have one picture."""
     judged: ClassVar[tuple[str, ...]] = ("classifier",)
     """Names of the chain's nodes whose epochs a scheduler may judge, in the order in which they run.
 
@@ -118,8 +118,13 @@ class Defense(Plugin):
         return {}
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure | None:
-        """Return a picture of what the defense saw, or None; `artefacts` also holds what is `pictured`."""
+        """Return a picture of what the defense saw, or None; `artefacts` holds what is `pictured`."""
         return None
+
+    @classmethod
+    def pictured_nodes(cls) -> tuple[str, ...]:
+        """Return the names of the chain's nodes that `figure` reads."""
+        return cls.evidence if cls.pictured is None else cls.pictured
 
 
 class Diagnose(Stage):

@@ -68,7 +68,7 @@ def show(shown: Table, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     if not stream.isatty():
         width = shutil.get_terminal_size((PLAIN_WIDTH, 0)).columns  # obeys COLUMNS
-        print(table.plain(shown.wrapped(width)), file=stream)
+        print(table.plain(shown, width), file=stream)
         return
     from rich.console import Console
 

@@ -50,10 +50,14 @@ class Group:
         """Whether every trial ended well."""
         return len(self.done) == len(self.trials)
 
+    def values(self, metric: str) -> list[float]:
+        """Return a metric of each finished trial that has it finite, in the order of the seeds."""
+        values = (trial.metrics.get(metric, math.nan) for trial in self.done)
+        return [value for value in values if math.isfinite(value)]
+
     def stat(self, metric: str) -> Stat | None:
         """Return mean and spread of a metric over finished trials that have it finite, None without any."""
-        values = [trial.metrics[metric] for trial in self.done if metric in trial.metrics]
-        values = [value for value in values if math.isfinite(value)]
+        values = self.values(metric)
         if not values:
             return None
         return Stat(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
@@ -74,8 +78,9 @@ class Group:
 
     @property
     def undefended_asr(self) -> Stat | None:
-        """The attack success without a defense: the group's own for a baseline, else its baselines'."""
-        return self.stat("asr") if self.is_baseline else self.stat("undefended/asr")
+        """The attack success without a defense: the group's own if it has none, else its baselines'."""
+        own = self.is_baseline or self.params.get("defense") == "none"
+        return self.stat("asr") if own else self.stat("undefended/asr")
 
     @property
     def epochs(self) -> int | None:

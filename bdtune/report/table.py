@@ -1,4 +1,4 @@
-"""The table of a sweep: one row per setting, means over seeds, undefended models first.
+"""The table of a sweep: one row per setting, means over seeds, the best first below undefended models.
 
 `build` makes a neutral table; `plain`, `rich_table`, `markdown` and `csv_text` write it.
 """
@@ -8,28 +8,29 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import textwrap
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bdtune.knobs import short_names
 from bdtune.plugins.metric import columns
+from bdtune.report.baselines import together, value_of, whose
 from bdtune.report.best import best_notes, marked
-from bdtune.report.groups import Group, grouped, order_of, rank, varying
-from bdtune.report.selection import by_rank
+from bdtune.report.fit import EMPTY, GAP, fitted, total, widths
+from bdtune.report.groups import Group, grouped, rank, varying
+from bdtune.report.order import blocks, shown, sort_metric
 from bdtune.trials.results import DATA_SEED, SEED, Scalar, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from rich.table import Table as RichTable
+    from rich.console import Group as Lines
 
     from bdtune.config.sweep import Published
     from bdtune.trials.results import SweepResult
 
 NOT_TAKEN = "attack did not take"
-EMPTY = "-"
-LONGEST_WORD = 30  # longer words are broken when their column is wrapped
+SHORT = 6  # characters that a knob's value may have before it is rounded
+PLUGINS = ("dataset", "attack", "defense", "model")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Column:
     name: str
     numeric: bool = True
     spare: int = 0  # 0: never left out
+    knob: bool = False  # whether it may share one column with the other knobs
 
 
 @dataclass(frozen=True)
@@ -58,60 +60,6 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
-    def widths(self) -> list[int]:
-        """Return each column's width in characters."""
-        cells = [[column.name, *(row.cells[i] for row in self.rows)] for i, column in enumerate(self.columns)]
-        lines = [[line for text in texts for line in text.split("\n")] for texts in cells]
-        return [max(map(len, texts)) for texts in lines]
-
-    def wrapped(self, width: int, gap: int = 2) -> Table:
-        """Return the table with its widest columns of text wrapped, as far as it takes to fit `width`."""
-        widths, least = self.widths(), self._least_widths()
-        while sum(widths) + gap * (len(widths) - 1) > width:
-            wide = [i for i in range(len(widths)) if widths[i] > least[i]]
-            if not wide:
-                break
-            widths[max(wide, key=lambda i: widths[i])] -= 1
-        rows = tuple(replace(row, cells=_wrapped(row.cells, widths)) for row in self.rows)
-        notes = tuple("\n".join(textwrap.wrap(note, width)) for note in self.notes)
-        return replace(self, rows=rows, notes=notes)
-
-    def _least_widths(self) -> list[int]:
-        """Return how narrow each column may become: numbers keep theirs, texts that of their longest word."""
-        widths = self.widths()
-        for i, column in enumerate(self.columns):
-            if not column.numeric:
-                longest = max((len(word) for row in self.rows for word in row.cells[i].split()), default=0)
-                widths[i] = max(len(column.name), min(longest, LONGEST_WORD))
-        return widths
-
-    def narrowed(self, width: int, gap: int = 3) -> Table:
-        """Return the table with as many columns left out as it takes to fit `width` characters."""
-        table = self
-        missing: list[str] = []
-        while sum(table.widths()) + gap * len(table.columns) > width:
-            spare = max(range(len(table.columns)), key=lambda i: (table.columns[i].spare, i))
-            if not table.columns[spare].spare:
-                break
-            missing.append(table.columns[spare].name)
-            columns = _without(table.columns, spare)
-            table = replace(
-                table, columns=columns, rows=tuple(Row(_without(r.cells, spare), r.kind) for r in table.rows)
-            )
-        note = (f"no room for: {', '.join(reversed(missing))}",) if missing else ()
-        return replace(table, notes=(*table.notes, *note))
-
-
-def _without(values: tuple[Any, ...], index: int) -> tuple[Any, ...]:
-    return values[:index] + values[index + 1 :]
-
-
-def _wrapped(cells: Sequence[str], widths: Sequence[int]) -> tuple[str, ...]:
-    return tuple(
-        cell if len(cell) <= width else "\n".join(textwrap.wrap(cell, width, break_on_hyphens=False))
-        for cell, width in zip(cells, widths, strict=True)
-    )
-
 
 @dataclass(frozen=True)
 class _Layout:
@@ -125,6 +73,8 @@ class _Layout:
     paper: list[str]
     numbers: Sequence[Published] = field(default_factory=list)
     epochs: bool = False  # whether the classifiers' budgets differ, so that they have a column
+    counts: bool = False  # whether settings lack results of some seeds, so that counts have a column
+    texts: Mapping[tuple[str, Scalar], str] = field(default_factory=dict)  # of the knobs' values
 
 
 def build(
@@ -132,21 +82,27 @@ def build(
     *,
     paper: Sequence[Published] = (),
     diagnostics: Sequence[str] = (),
+    sort: str | None = None,
+    top: int | None = None,
     limit: int | None = None,
 ) -> Table:
     """Return the table of a sweep.
 
-    `diagnostics` names further metrics to show; `limit` keeps the undefended rows and the best so many.
+    `diagnostics` names further metrics to show; `sort` a metric or a setting to sort by; see `order.blocks`.
+    Of each block the undefended rows and the first `top` settings are kept, else `limit` settings in all.
+    Raises `UserError` where there is nothing called like `sort`.
     """
     groups = grouped(result.trials)
     best = marked(groups, result)
-    layout = _layout(groups, paper, diagnostics, result.metric)
-    shown = _limited(groups, by_rank(groups, result.metric, result.mode), layout.axes, limit)
-    rows = tuple(_row(group, layout, group in best) for group in shown)
-    left_out = len(groups) - len(shown)
+    found = [together(block) for block in blocks(groups, result, sort)]
+    rows = shown(found, top=top, limit=limit)
+    metric = sort_metric(groups, sort)
+    layout = _layout(groups, paper, [*([metric] if metric else []), *diagnostics], result.metric)
+    left_out = sum(map(len, found)) - len(rows)
     dropped = [f"not shown: {left_out} settings; the report's files have them all"] if left_out else []
     notes = (*dropped, *best_notes(result, groups), *_notes(result, groups, layout))
-    return Table(_title(result, groups, layout), _columns(layout, groups), rows, notes)
+    lines = tuple(_row(group, layout, groups, best=group in best) for group in rows)
+    return Table(_title(result, groups, layout), _columns(layout, groups, metric), lines, notes)
 
 
 def _fits(number: Published, group: Group) -> bool:
@@ -171,45 +127,89 @@ def _layout(
     diagnostics = [name for name in wanted if name in present and name not in metrics]
     paper_metrics = [name for name in (*metrics, *diagnostics) if name in published]
     epochs = len({group.epochs for group in groups}) > 1
-    return _Layout(axes, short_names(axes), metrics, diagnostics, paper_metrics, fitting, epochs)
+    seeds = len(_seeds(groups))
+    counts = any(len(group.done) < seeds for group in groups)
+    texts = {key: text for axis in axes for key, text in _texts(axis, groups).items()}
+    return _Layout(
+        axes, short_names(axes), metrics, diagnostics, paper_metrics, fitting, epochs, counts, texts
+    )
+
+
+def _seeds(groups: Sequence[Group]) -> list[Scalar]:
+    return sorted({trial.params.get(SEED) for group in groups for trial in group.trials}, key=rank)
+
+
+def _texts(axis: str, groups: Sequence[Group]) -> dict[tuple[str, Scalar], str]:
+    """Return a knob's values as cells: long numbers with as few digits as tell them apart."""
+    values = list(dict.fromkeys(group.params[axis] for group in groups if axis in group.params))
+
+    def text(value: Scalar, digits: int) -> str:
+        exact = show(value)
+        return f"{value:.{digits}g}" if isinstance(value, float) and len(exact) > SHORT else exact
+
+    rounded = [[text(value, digits) for value in values] for digits in (3, 4, 5)]
+    clear = (texts for texts in rounded if len(set(texts)) == len(values) and "e+" not in "".join(texts))
+    texts = next(clear, [show(value) for value in values])
+    return {(axis, value): text for value, text in zip(values, texts, strict=True)}
 
 
 def _title(result: SweepResult, groups: list[Group], layout: _Layout) -> str:
-    """Name the sweep and the plugins that all its trials share."""
+    """Name the sweep and all that is equal in its rows: plugins, and the seeds where none lacks a result."""
     params = next((group.params for group in groups if not group.is_baseline), {})
-    plugins = ((kind, f"{kind}.name") for kind in ("dataset", "attack", "defense", "model"))
-    fixed = [params[name] for names in plugins for name in names if isinstance(params.get(name), str)]
+    paths = ((kind, f"{kind}.name") for kind in PLUGINS)
+    fixed = [(kind, params[name]) for kind, *more in paths for name in (kind, *more) if name in params]
     varied = [params[axis] for axis in layout.axes if axis in params]
-    return f"sweep {result.sweep}: " + ", ".join(str(value) for value in fixed if value not in varied)
+    words = [f"no {kind}" if name == "none" else str(name) for kind, name in fixed if name not in varied]
+    seeds = [show(seed) for seed in _seeds(groups)]
+    counted = f"; seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds and not layout.counts else ""
+    return f"sweep {result.sweep}: {', '.join(words)}{counted}"
 
 
-def _columns(layout: _Layout, groups: list[Group]) -> tuple[Column, ...]:
+def _columns(layout: _Layout, groups: list[Group], sorted_by: str | None) -> tuple[Column, ...]:
     texts = {axis for axis in layout.axes for g in groups if isinstance(g.params.get(axis), str)}
+
+    def spare(name: str, rank_: int) -> int:
+        return 0 if name == sorted_by else rank_
+
     return (
-        *(Column(layout.names[axis], axis not in texts) for axis in layout.axes),
+        *(
+            Column(layout.names[axis], axis not in texts, knob=axis.removesuffix(".name") not in PLUGINS)
+            for axis in layout.axes
+        ),
         Column("status", numeric=False),
-        Column("n"),
+        *([Column("n")] if layout.counts else []),
         *([Column("epochs", spare=2)] if layout.epochs else []),
-        *(Column(name, spare=0 if vital else 2) for name, vital in layout.metrics.items()),
-        *(Column(name, spare=3) for name in layout.diagnostics),
+        *(Column(name, spare=spare(name, 0 if vital else 2)) for name, vital in layout.metrics.items()),
+        *(Column(name, spare=spare(name, 3)) for name in layout.diagnostics),
         *(Column(f"paper {name}", spare=1) for name in layout.paper),
     )
 
 
-def _row(group: Group, layout: _Layout, best: bool) -> Row:
-    axes = [show(group.params[axis]) if axis in group.params else EMPTY for axis in layout.axes]
+def _row(group: Group, layout: _Layout, groups: list[Group], *, best: bool) -> Row:
+    axes = [_knob(axis, group, layout, groups) for axis in layout.axes]
     stats = [group.stat(name) for name in (*layout.metrics, *layout.diagnostics)]
     published = next((number.metrics for number in layout.numbers if _fits(number, group)), {})
     paper = [f"{published[name]:.3f}" if name in published else EMPTY for name in layout.paper]
     numbers = [stat.text() if stat else EMPTY for stat in stats]
+    counts = [str(len(group.done))] if layout.counts else []
     epochs = [EMPTY if group.epochs is None else str(group.epochs)] if layout.epochs else []
-    cells = (*axes, _status(group, best), str(len(group.done)), *epochs, *numbers, *paper)
+    cells = (*axes, _status(group, groups, best=best), *counts, *epochs, *numbers, *paper)
     return Row(cells, _kind(group, best))
 
 
-def _status(group: Group, best: bool) -> str:
+def _knob(axis: str, group: Group, layout: _Layout, groups: Sequence[Group]) -> str:
+    """Return a knob's cell; of a baseline that of its settings, where it tells them from those of others."""
+    value = group.params.get(axis)
+    if group.is_baseline and axis not in group.params:
+        value = value_of(axis, group, groups)
+    elif axis in group.params:
+        return layout.texts.get((axis, value), EMPTY)
+    return EMPTY if value is None else layout.texts.get((axis, value), EMPTY)
+
+
+def _status(group: Group, groups: Sequence[Group], *, best: bool) -> str:
     """Say what the row is and what is wrong with it; plain "done" is said only of ordinary rows."""
-    role = "undefended" if group.is_baseline else "best" if best else ""
+    role = whose(group, groups) if group.is_baseline else "best" if best else ""
     state = "" if role and group.status == "done" else group.status
     oracle = "oracle" if group.oracle else ""
     return ", ".join(part for part in (role, state, oracle, "" if group.attack_took else NOT_TAKEN) if part)
@@ -225,29 +225,20 @@ def _kind(group: Group, best: bool) -> str:
     return "" if group.complete else "failed"
 
 
-def _limited(groups: list[Group], ranked: list[Group], axes: list[str], limit: int | None) -> list[Group]:
-    defended = [group for group in groups if not group.is_baseline]
-    if limit is None or len(defended) <= limit:
-        return groups
-    chosen = {id(group) for group in ranked}
-    rest = [group for group in defended if id(group) not in chosen]
-    kept = sorted([*ranked, *rest][:limit], key=lambda group: order_of(group, axes))
-    return [group for group in groups if group.is_baseline] + kept
-
-
 def _notes(result: SweepResult, groups: list[Group], layout: _Layout) -> list[str]:
     summary = result.summary()
-    seeds = [show(seed) for seed in sorted({trial.params.get(SEED) for trial in result.trials}, key=rank)]
+    seeds = [show(seed) for seed in _seeds(groups)]
     notes = [
         f"stages: {summary['stages_computed']} computed, {summary['stages_shared']} shared; "
         f"{duration(summary['seconds_computed'])} spent, {duration(summary['seconds_saved'])} saved"
     ]
     if len(seeds) > 1:
-        notes.append(f"n: how many of the seeds {', '.join(seeds)} have a result; mean ± standard deviation")
+        counts = [f"n: how many of the seeds {', '.join(seeds)} have a result"] if layout.counts else []
+        notes.append("; ".join([*counts, "mean ± standard deviation over seeds"]))
         if all(trial.params.get(DATA_SEED) is not None for trial in result.trials):
             notes.append("data_seed is set: the seeds of a row differ in training, on the same poisoned set")
     elif seeds:
-        notes.append(f"one seed, {seeds[0]}: no spread is known; n: trials with a result")
+        notes.append("one seed: no spread is known")
     notes.extend(f"paper: {source}" for source in dict.fromkeys(n.source for n in layout.numbers) if source)
     notes.extend(_budgets(groups))
     notes.extend(_failures(groups))
@@ -284,9 +275,10 @@ def duration(seconds: float) -> str:
 # ------------------------------------------------------------------------------------------------ writers
 
 
-def plain(table: Table) -> str:
-    """Return a table as aligned text; a cell may have several lines."""
-    widths = table.widths()
+def plain(table: Table, width: int | None = None) -> str:
+    """Return a table as aligned text, fitted to `width` if given; a cell may have several lines."""
+    table = table if width is None else fitted(table, width)
+    each = widths(table)
 
     def aligned(cells: Sequence[str]) -> str:
         lines = itertools.zip_longest(*(cell.split("\n") for cell in cells), fillvalue="")
@@ -295,11 +287,11 @@ def plain(table: Table) -> str:
     def aligned_line(cells: Sequence[str]) -> str:
         padded = [
             cell.rjust(width) if column.numeric else cell.ljust(width)
-            for cell, width, column in zip(cells, widths, table.columns, strict=True)
+            for cell, width, column in zip(cells, each, table.columns, strict=True)
         ]
-        return "  ".join(padded).rstrip()
+        return (" " * GAP).join(padded).rstrip()
 
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    rule = "-" * total(each)
     head = aligned([column.name for column in table.columns])
     body = [aligned(row.cells) for row in table.rows]
     return "\n".join([table.title, rule, head, rule, *body, rule, *table.notes])
@@ -308,24 +300,20 @@ def plain(table: Table) -> str:
 STYLES = {"best": "bold green", "failed": "red", "not_taken": "yellow", "undefended": "dim"}
 
 
-def rich_table(table: Table, width: int) -> RichTable:
+def rich_table(table: Table, width: int) -> Lines:
     """Return a table for a terminal of `width` characters; colours: best row, failures, attacks not taken."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
+    from rich.console import Group as Lines
     from rich.table import Table as RichTable
+    from rich.text import Text
 
-    table = table.narrowed(width).wrapped(width - 2, gap=3)
-    caption = escape("\n".join(table.notes))
-    style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "caption_justify": "left"}
-    shown = RichTable(title=escape(table.title), caption=caption, caption_style="", box=SIMPLE_HEAD, **style)
-    shown.padding, shown.pad_edge = (0, 1), False
+    table = fitted(table, width)
+    shown = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in table.columns:
-        shown.add_column(
-            escape(column.name), justify="right" if column.numeric else "left", no_wrap=column.numeric
-        )
+        shown.add_column(Text(column.name), justify="right" if column.numeric else "left", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*map(escape, row.cells), style=STYLES.get(row.kind))
-    return shown
+        shown.add_row(*map(Text, row.cells), style=STYLES.get(row.kind))
+    return Lines(Text(table.title, style="bold"), Text(), shown, Text(), Text("\n".join(table.notes)))
 
 
 def markdown(table: Table) -> str:

@@ -157,7 +157,7 @@ def check_chain(name: str) -> None:
         assert isinstance(node.stage, Stage), f"expected node '{key}' to be of a Stage, got {node.stage!r}"
         made = (node.master_seed, node.numerics) == (SEED, NUMERICS)
         assert made, f"expected node '{key}' to be made by given.node(...), which sets seed and device"
-    unknown = {*defense.evidence, *defense.pictured, *defense.judged} - chain.keys()
+    unknown = {*defense.evidence, *defense.pictured_nodes(), *defense.judged} - chain.keys()
     assert not unknown, (
         f"`evidence`, `pictured` or `judged` names what is no node: {', '.join(sorted(unknown))}; "
         f"there are {has}"
@@ -255,8 +255,8 @@ def check_diagnosis_and_figure(name: str) -> None:
     wrong = [key for key, value in found.info.items() if not np.isfinite(value)]
     assert not wrong, f"expected finite numbers of `diagnose`; {', '.join(wrong)} are not"
     assert all(key.startswith(f"{name}/") and np.isfinite(value) for key, value in found.info.items())
-    evidence = {key: run(chain[key]) for key in (*defense.evidence, *defense.pictured)}
-    picture = defense.figure(evidence, truth(0))
+    seen = {key: run(chain[key]) for key in defense.pictured_nodes() if key in chain}
+    picture = defense.figure(seen, truth(0))
     assert picture is None or picture.axes
 
 

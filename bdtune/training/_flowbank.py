@@ -107,6 +107,10 @@ class FlowBank:
         """Return the first `count` flows; they share memory with these."""
         return FlowBank(self.shape, {name: value[:count] for name, value in self.weights.items()})
 
+    def only(self, place: int) -> FlowBank:
+        """Return one flow; it shares memory with this one."""
+        return FlowBank(self.shape, {name: value[place : place + 1] for name, value in self.weights.items()})
+
     def initialise(self, x_KBD: Tensor, real_KB: Tensor, min_std: float) -> None:
         """Set every actnorm to give mean 0, deviation 1 on this batch; `real_KB` is 1 for rows that count."""
         rows = real_KB.sum(1)[:, None]

@@ -52,25 +52,38 @@ class FlowTrainer:
         weights = self.bank.weights
         self.moments = [{name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2)]
         self.gradient = {name: torch.empty_like(w) for name, w in weights.items()}
+        self._final: dict[int, float] = {}  # losses of flows that have done all their steps
 
     def epoch(self, epoch: int) -> float:
-        """Do as many steps as the largest class has batches; return the mean loss per step and flow."""
+        """Do as many steps as the largest class has batches; return the mean loss of all flows.
+
+        A flow that has left counts with its final loss: else the mean would drop or rise as flows leave.
+        """
         per_epoch = int(self.batches[0])
         begin = epoch * per_epoch
         rows, weights = self._batches_between(begin, begin + per_epoch)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        totals_K = torch.zeros(len(self.ids), dtype=torch.float64, device=self.device)
         # Adam counts on by itself, one counter per tensor
         counters = [torch.tensor(float(begin), device=self.device) for _ in self.bank.weights]
-        steps = 0
         for step in range(per_epoch):
             active = int(np.count_nonzero(self.batches * self.knobs.epochs > begin + step))
             x_KBD = self.z_ND[rows[step, :active]]
             if begin + step == 0:
                 real_KB = (weights[0, :active] > 0).float()
                 self.bank.first(active).initialise(x_KBD, real_KB, self.knobs.min_std)
-            total += self._adam_step(counters, active, x_KBD, weights[step, :active])
-            steps += active
-        return float(total) / max(1, steps)
+            totals_K[:active] += self._adam_step(counters, active, x_KBD, weights[step, :active])
+        steps_K = np.clip(self.batches * self.knobs.epochs - begin, 0, per_epoch)
+        trained = np.flatnonzero(self.batches)
+        own = totals_K.cpu().numpy()
+        losses = [own[k] / steps_K[k] if steps_K[k] else self._final_loss(int(k)) for k in trained]
+        return float(np.mean(losses)) if losses else 0.0
+
+    def _final_loss(self, place: int) -> float:
+        """Return the loss of a flow that has done its steps on all samples of its class."""
+        if place not in self._final:
+            own = self.z_ND[self.ids[list(self.ids)[place]]]
+            self._final[place] = -float(self.bank.only(place).log_density(own[None]).mean())
+        return self._final[place]
 
     def _adam_step(self, counters: list[Tensor], active: int, x_KBD: Tensor, weight_KB: Tensor) -> Tensor:
         bank = self.bank.first(active)
@@ -94,7 +107,7 @@ class FlowTrainer:
             eps=1e-8,
             maximize=False,
         )
-        return loss.sum()
+        return loss
 
     def _batches_between(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Rows int64 and weights float32 [steps, K, B] of the flows' own steps begin..end-1.

@@ -1,4 +1,4 @@
-"""The pictures that go with a trial: its attack, and what its defense saw. Each is drawn once."""
+"""The pictures of a sweep's best trials: the attack, and what the defense saw. Each is drawn once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Artefact, Node
     from bdtune.trials.ledger import Entry
 
-MOST_FIGURES = 200
-"""Defense figures of one sweep: more would cost more than they show."""
-
 log = logging.getLogger(__name__)
 
 
@@ -30,11 +27,6 @@ class Gallery:
 
     def __init__(self, folder: Path, resolver: Resolver) -> None:
         self.folder, self.resolver = folder, resolver
-
-    def of_trial(self, entry: Entry) -> list[tuple[Path, str]]:
-        """Return the trial's pictures with the folder they go to among its artifacts."""
-        found = [picture for draw in (self._attack, self._defense) if (picture := self._try(draw, entry))]
-        return [(path, "pictures") for path in found]
 
     def placed(self, entry: Entry, folder: Path, name: str = "best") -> list[Path]:
         """Copy a trial's pictures to where its sweep's report lies, as best-attack.png, best-defense.png."""
@@ -73,7 +65,7 @@ class Gallery:
         if entry.graph.diagnose is None or entry.graph.truth is None:
             return None
         defense, chain = entry.spec.defense, entry.graph.chain
-        nodes = {name: chain[name] for name in (*defense.evidence, *defense.pictured) if name in chain}
+        nodes = {name: chain[name] for name in defense.pictured_nodes() if name in chain}
         keys = {name: self.resolver.key(node) for name, node in nodes.items()}
         if None in keys.values():  # the trial failed before
             return None
@@ -81,8 +73,6 @@ class Gallery:
         path = self.folder / f"{name}-{key_of(keys)}.png"
         if path.exists():
             return path
-        if len(list(self.folder.glob(f"{name}-*.png"))) >= MOST_FIGURES:
-            return None
         truth = entry.graph.truth.load(InProcess(entry.spec.data_root), {})
         figure = defense.figure(self._open(nodes), truth)
         if figure is None:

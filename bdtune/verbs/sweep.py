@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
+import shlex
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,8 +20,10 @@ from bdtune.engine.files import replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
+from bdtune.report.groups import grouped
 from bdtune.report.live import Progress
-from bdtune.report.selection import selected
+from bdtune.report.order import blocks
+from bdtune.report.selection import cases, selected
 from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
+MOST_NAMED = 4
+"""Pictures that the end of a sweep names one by one."""
 PREVIEWED = 50
 """Trials drawn from a search's space to say what it may cost."""
 
@@ -46,6 +51,8 @@ class SweepOutcome:
     result: SweepResult
     interrupted: bool
     tracking: str
+    written: Sequence[Path] = ()
+    """The files of its report, in its folder."""
 
     @property
     def exit_code(self) -> int:
@@ -54,12 +61,31 @@ class SweepOutcome:
             return 130
         return 3 if any(trial.status in ("failed", "diverged") for trial in self.result.trials) else 0
 
+    def ending(self, out: Path | None) -> list[str]:
+        """Return the lines that end a run: what was written where, and which command is next.
+
+        `out` is the run directory that the command line gave.
+        """
+        names = [path.name for path in self.written]
+        pictures = [name for name in names if name.endswith(".png")]
+        if len(pictures) > MOST_NAMED:  # one or two for each attack
+            names = [name for name in names if name not in pictures] + [f"{len(pictures)} pictures (*.png)"]
+        where = f" --out {shlex.quote(str(out))}" if out else ""
+        if self.interrupted:
+            after = "interrupted; the same command goes on from here"
+        elif self.exit_code:
+            after = "next: mend what failed, then run the same command with --retry-failed"
+        else:
+            after = f"next: bdtune ui{where}, or bdtune report {self.spec.name} --sort asr --top 10{where}"
+        folder = [f"written to {self.written[0].parent}: {', '.join(names)}"] if names else []
+        return [*folder, self.tracking, after]
+
 
 class Recorder:
-    """Draws a finished trial's pictures and reports it to the tracker, in a thread of its own."""
+    """Reports finished trials to the tracker, in a thread of its own."""
 
-    def __init__(self, tracker: Tracker, gallery: Gallery, ledger: Ledger) -> None:
-        self.tracker, self.gallery, self.ledger = tracker, gallery, ledger
+    def __init__(self, tracker: Tracker, ledger: Ledger) -> None:
+        self.tracker, self.ledger = tracker, ledger
         self._queue: queue.SimpleQueue[TrialResult | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
         self._thread.start()
@@ -75,8 +101,7 @@ class Recorder:
 
     def _work(self) -> None:
         while (result := self._queue.get()) is not None:
-            pictures = self.gallery.of_trial(self.ledger.entries[result.id])
-            self.tracker.finished(result, pictures)
+            self.tracker.finished(result)
 
 
 class SweepScreen:
@@ -155,7 +180,7 @@ def sweep(
         )
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
-        recorder = Recorder(tracker, gallery, ledger)
+        recorder = Recorder(tracker, ledger)
         try:
             outcome = run_sweep(
                 spec,
@@ -173,13 +198,13 @@ def sweep(
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
     note = table.markdown(table.build(result, paper=spec.published))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
-    return SweepOutcome(spec, result, outcome.interrupted, tracker.close().line())
+    return SweepOutcome(spec, result, outcome.interrupted, tracker.close().line(), written)
 
 
-def report(name: str, run_dir: Path) -> SweepOutcome:
+def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome:
     """Return a sweep's report as the store has it now: nothing is computed.
 
-    Raises `UserError` when no such sweep was run.
+    Raises `UserError` when no such sweep was run, or has nothing called like `sort`.
     """
     file = _resolved(name, run_dir)
     spec = load_sweep(file, check_data=False)
@@ -188,6 +213,7 @@ def report(name: str, run_dir: Path) -> SweepOutcome:
         return SweepOutcome(spec, _result(spec, files.read(file.parent).trials), False, "")
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
+    blocks(grouped(result.trials), result, sort)  # a wrong name is reported before anything is written
     folder = run_dir / "sweeps" / spec.name
     files.write(folder, result, paper=spec.published)
     _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
@@ -195,13 +221,19 @@ def report(name: str, run_dir: Path) -> SweepOutcome:
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
-    """Leave the best trials' pictures beside the table; older ones are not about these."""
-    for old in folder.glob("best-*.png"):
+    """Leave the best trials' pictures beside the table; older ones are not about these.
+
+    Where no setting is best, as in a sweep of attacks without a defense, there are pictures of the attacks.
+    """
+    for old in (*folder.glob("best-*.png"), *folder.glob("case-*.png")):
         old.unlink(missing_ok=True)
     found = []
-    for name, trial in result.choices.items():
-        place = f"best-{re.sub(r'[^A-Za-z0-9.]+', '-', name)}" if len(result.by_group) > 1 else "best"
-        if trial in ledger.entries:
+    for case in cases(grouped(result.trials)):
+        best = result.choices.get(case.name)
+        first = next((trial.id for group in case.groups for trial in group.done), None)
+        kind = "best" if best else "case"
+        place = f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', case.name)}" if len(result.by_group) > 1 else kind
+        if (trial := best or first) in ledger.entries:
             found += gallery.placed(ledger.entries[trial], folder, place)
     return found
 
@@ -218,9 +250,11 @@ def _resolved(name: str, run_dir: Path) -> Path:
     return ran[name]
 
 
-def table_of(outcome: SweepOutcome) -> table.Table:
-    """Return the table that a person reads."""
-    return table.build(outcome.result, paper=outcome.spec.published, limit=files.TERMINAL_ROWS)
+def table_of(outcome: SweepOutcome, *, sort: str | None = None, top: int | None = None) -> table.Table:
+    """Return the table that a person reads; raises `UserError` where there is nothing called like `sort`."""
+    return table.build(
+        outcome.result, paper=outcome.spec.published, sort=sort, top=top, limit=files.TERMINAL_ROWS
+    )
 
 
 def _knobs(spec: SweepSpec) -> list[OracleRead]:

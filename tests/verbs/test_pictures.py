@@ -1,4 +1,4 @@
-"""The pictures that a trial leaves, and those of the best one beside the sweep's table."""
+"""The pictures of the best trials beside the sweep's table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,5 @@ def test_the_best_trials_pictures_are_placed_beside_the_table(tmp_path, name):
     placed = gallery.placed(entry, tmp_path)
     assert [path.name for path in placed] == ["best-attack.png", "best-defense.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in placed)
-    assert [path.parent.name for path, _ in gallery.of_trial(entry)] == ["pictures", "pictures"]
-    assert {path.read_bytes() for path in placed} == {
-        path.read_bytes() for path, _ in gallery.of_trial(entry)
-    }
+    drawn = {path.read_bytes() for path in gallery.folder.iterdir()}
+    assert {path.read_bytes() for path in placed} == drawn

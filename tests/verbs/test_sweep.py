@@ -10,11 +10,13 @@ import pytest
 
 from bdtune.cluster.sweep import Options, Outcome
 from bdtune.config.expand import with_values
+from bdtune.errors import UserError
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.runs import SWEEP, Runs
 from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 from bdtune.verbs import sweep as verb
 from bdtune.verbs import tables
+from bdtune.verbs.pictures import Gallery
 
 SPACE = """
 name: hidden
@@ -85,6 +87,51 @@ def test_a_rule_over_the_attacks_is_read_and_kept(swept):
     assert "worst" in (folder / "sweep.yaml").read_text()
     placed = {path.name for path in folder.glob("best-*.png")}
     assert placed == {"best-badnets-attack.png", "best-blend-attack.png"}
+
+
+def test_only_the_best_trials_pictures_are_drawn(swept, monkeypatch):
+    """A default sweep drew 20 figures, for 35 s, of which two were looked at."""
+    drawn = []
+    monkeypatch.setattr(
+        Gallery, "placed", lambda self, entry, folder, name: drawn.append((entry.id, name)) or []
+    )
+    done, folder = swept(SPACE, [{"defense.beta": beta / 10} for beta in range(5)])
+    assert drawn == [(done.result.best, "best")]
+    assert not (folder / "pictures").exists()
+
+
+def test_a_sweep_without_a_best_setting_shows_its_attacks(swept):
+    attacks = [{"attack": {"name": name, "rate": 0.2}} for name in ("badnets", "blend")]
+    text = SPACE.replace("search:", "# search:").replace("scheduler:", "# scheduler:")
+    _, folder = swept(text.replace("select: select_acc", "select: oracle_robust_acc"), attacks)
+    assert {path.name for path in folder.glob("*.png")} == {
+        "report.png", "case-badnets-attack.png", "case-blend-attack.png",
+    }  # fmt: skip
+
+
+def test_the_end_of_a_sweep_names_what_it_wrote_and_the_next_command(swept, tmp_path):
+    done, folder = swept(SPACE, [{"defense.beta": 0.1}])
+    files, tracking, after = done.ending(None)
+    assert files.startswith(
+        f"written to {folder}: sweep.json, report.md, report.csv, report.png, best-attack"
+    )
+    assert all((folder / name).exists() for name in files.partition(": ")[2].split(", "))
+    assert tracking.startswith("MLflow")
+    assert after == "next: bdtune ui, or bdtune report hidden --sort asr --top 10"
+    away = tmp_path / "my runs"
+    assert f"bdtune ui --out '{away}'" in done.ending(away)[-1]
+    failed = replace(done.result, trials=(replace(done.result.trials[0], status="failed"),))
+    assert "--retry-failed" in replace(done, result=failed).ending(None)[-1]
+    assert "the same command goes on" in replace(done, interrupted=True).ending(None)[-1]
+
+
+def test_a_report_sorted_by_an_unknown_name_writes_nothing(swept):
+    text = SPACE.replace("search:", "# search:").replace("scheduler:", "# scheduler:")
+    _, folder = swept(text, [{"defense.beta": 0.1}])
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match="--sort: expected a metric or a setting"):
+        verb.report("hidden", folder.parent.parent, sort="ac")
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_a_single_trial_says_what_was_set_by_hand():

@@ -40,7 +40,7 @@ class AABL(Defense):
     """Adversarially robust anti-backdoor learning."""
 
     evidence: ClassVar[tuple[str, ...]] = ("naive", "losses", "scores", "threshold", "split")
-    pictured: ClassVar[tuple[str, ...]] = ("classifier",)
+    pictured: ClassVar[tuple[str, ...]] = ("naive", "scores", "split", "classifier")
 
     naive: Naive = Naive()
     """Training of the classifier that the split looks at."""

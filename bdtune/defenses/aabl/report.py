@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bdtune.defending.isolation import isolation
-from bdtune.defending.loss_pictures import PARTS, draw_trace, dress, panels
+from bdtune.defending.loss_pictures import draw_stacked, draw_trace, dress, panels
 from bdtune.defenses.aabl.split import bounds
 from bdtune.metrics import auroc, defined, mean
 
@@ -86,9 +86,8 @@ def _draw_scores(
     both = [scores["clean_scores"], scores["scores"]]
     edges = np.linspace(min(v.min(initial=0.0) for v in both), max(v.max(initial=1e-9) for v in both), BINS)
     titles = ("scores of images as they are", "scores of perturbed images")
-    names, colours = zip(*PARTS, strict=True)
     for ax, values, title in zip(axes, both, titles, strict=True):
-        ax.hist([values[~poison], values[poison]], list(edges), stacked=True, color=colours, label=names)
+        draw_stacked(ax, values, poison, edges)
         ax.set_yscale("symlog", linthresh=10)
         ax.set_title(title, fontsize="medium")
         ax.set_xlabel("score; low: the label is predicted firmly", fontsize="small")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.defending.loss_pictures import draw_stacked
 from bdtune.defenses.gssd.stages import Verdict, foreign_densities
 from bdtune.metrics import mean
 
@@ -73,7 +74,8 @@ def _parts(kept: np.ndarray, relabelled: Artefact, truth: Truth) -> dict[str, fl
 def figure(artefacts: Mapping[str, Artefact], truth: Truth, bins: int, trim: float, lambda_: float) -> Figure:
     """Draw, for the up to twelve classes of lowest E_c and all detected, the best foreign densities.
 
-    Clean and poisoned samples are stacked; the dashed line is lambda.
+    Clean and poisoned samples are stacked; the dashed line is lambda. Margins are set by hand: matplotlib's
+    own layout draws everything twice.
     """
     from matplotlib.figure import Figure
 
@@ -82,27 +84,33 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth, bins: int, trim: flo
     shown = np.lexsort((energy, verdict == Verdict.CLEAN))[:PANELS]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
-    picture = Figure(figsize=(2.9 * columns, 2.1 * rows + 0.4), layout="constrained")
-    axes = picture.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes[len(shown) :]:
-        ax.set_visible(False)
-    for ax, label in zip(axes, shown.tolist(), strict=False):
+    width, height = 2.9 * columns, 2.1 * rows + 0.4
+    picture = Figure(figsize=(width, height))
+    grid = picture.add_gridspec(
+        rows, columns, left=0.4 / width, right=1 - 0.1 / width, bottom=0.6 / height, top=1 - 0.3 / height,
+        wspace=0.18, hspace=0.38,
+    )  # fmt: skip
+    axes = [picture.add_subplot(grid[divmod(place, columns)]) for place in range(len(shown))]
+    for ax, label in zip(axes, shown.tolist(), strict=True):
         values = foreign_densities(L, labels, label, trim)
-        poison = truth.is_poison[labels == label]
-        ax.hist(
-            [values[~poison], values[poison]],
-            bins,
-            stacked=True,
-            color=["tab:blue", "tab:red"],
-            label=["clean", "poisoned"],
-        )
-        _dress(ax, f"class {label}: {WORDS[Verdict(verdict[label])]}, E = {energy[label]:.2f}", lambda_)
+        draw_stacked(ax, values, truth.is_poison[labels == label], np.histogram_bin_edges(values, bins))
+        _dress(ax, f"class {label}: {WORDS[Verdict(verdict[label])]}, E = {_short(energy[label])}", lambda_)
     axes[0].legend(fontsize="x-small")
-    picture.supxlabel("best foreign density, exp(log p / d)", fontsize="small")
+    picture.supxlabel(
+        "best foreign density, exp(log p / d); E: mean -log p / d of other classes' samples under a class",
+        fontsize="small",
+    )
     return picture
+
+
+def _short(energy: float) -> str:
+    """Return an energy in three digits: 0.891, 12.2, 2.4e+05; inf for a class without other samples."""
+    return f"{energy:.3g}" if energy < 1e4 else f"{energy:.1e}"
 
 
 def _dress(ax: Axes, title: str, lambda_: float) -> None:
     ax.axvline(lambda_, color="black", linestyle="--", linewidth=0.8)
     ax.set_title(title, fontsize="small")
     ax.tick_params(labelsize="x-small")
+    ax.locator_params(axis="x", nbins=5)
+    ax.locator_params(axis="y", nbins=4, integer=True)

@@ -66,6 +66,7 @@ class LfD(Defense):
     """Learning from Distinction."""
 
     evidence: ClassVar[tuple[str, ...]] = ("teacher", "losses", "threshold", "weights", "embedding")
+    pictured: ClassVar[tuple[str, ...]] = ("teacher", "losses", "threshold", "embedding")
 
     teacher: Teacher = Teacher()
     """Training of the low-capacity model."""
