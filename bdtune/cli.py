@@ -49,8 +49,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        for line in error.lines():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except BdtuneError as error:
         print(f"error: {error}", file=sys.stderr)

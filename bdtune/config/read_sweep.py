@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bdtune.checking import check, check_each, show
 from bdtune.config.document import mapping
 from bdtune.config.expand import Space, expand
+from bdtune.config.limits import too_many_axes
 from bdtune.config.search import check_search, distinct, known_path
 from bdtune.config.sweep import (
     Axes,
@@ -49,6 +50,9 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
     sections, problems = parse_sections(document.trial)
     for problem in problems:
         document.report(problem)
+    for problem in too_many_axes(document.sweep):
+        document.report(problem)
+        document.finish()  # before each of them is looked at
     values = _settings(document, name)
     _check_references(document)
     axes = _axis_values(document)

@@ -14,6 +14,7 @@ from bdtune import __version__
 from bdtune.engine.manifest import git_commit
 from bdtune.plugins import registry
 from bdtune.tracking.commands import doctor_lines
+from bdtune.verbs.place import folder
 
 PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "pydantic", "safetensors", "scikit-learn")
 FOR_SWEEPS = ("ray", "optuna", "mlflow")
@@ -96,7 +97,7 @@ def _plugins() -> list[Finding]:
 
 def _data(data_root: Path | None) -> list[Finding]:
     root = data_root or (Path(os.environ["BDTUNE_DATA"]) if os.environ.get("BDTUNE_DATA") else None)
-    root = root.expanduser().absolute() if root else None
+    root = folder("--data-root", root) if root else None
     if root is None:
         found = [Finding("data root", "info", "none; digits needs none; else set data_root or BDTUNE_DATA")]
     else:
