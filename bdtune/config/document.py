@@ -197,12 +197,16 @@ def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
     if not rest:
         if not isinstance(value, str):
             return value
-        return current if isinstance(current, dict) and current.get("name") == value else value
+        return current if isinstance(current, dict) and _same_name(current.get("name"), value) else value
     if rest in ("name", "preset"):
-        return mapping if mapping.get(rest) == value else {rest: value}
+        return mapping if _same_name(mapping.get(rest), value) else {rest: value}
     if rest in RIVALS:
         return with_knobs(mapping, {rest: value})
     return _assign_nested(mapping, rest.split("."), value)
+
+
+def _same_name(one: Any, other: Any) -> bool:
+    return str(one).casefold() == str(other).casefold()
 
 
 def _assign_nested(current: Any, parts: list[str], value: Any) -> Any:

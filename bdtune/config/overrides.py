@@ -56,7 +56,11 @@ def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = Tr
         document.finish()
     taken: set[str] = set()
     for index, word in enumerate(_whole(words)):
-        override = _parse(document, word, Origin((1, index), f"command line: {_short(word)}"))
+        origin = Origin((1, index), f"command line: {_short(word)}")
+        if word not in words:
+            _say_quote_it(document, word, origin)
+            continue
+        override = _parse(document, word, origin)
         if override is None:
             continue
         head = override.path.partition(".")[0]
@@ -114,6 +118,12 @@ def _whole(words: Sequence[str]) -> list[str]:
     return found
 
 
+def _say_quote_it(document: Document, word: str, origin: Origin) -> None:
+    path = word.partition("=")[0]
+    document.wrong(path, "expected one word", f"{word.count(' ') + 1} of them", f"Quote it: '{word}'", origin)
+    document.unread.add(path.partition(".")[0])
+
+
 def _open(word: str) -> bool:
     """Return whether brackets are opened in a word, outside quotes, that are not closed in it."""
     bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", word)
@@ -150,6 +160,8 @@ def _read(path: str, text: str) -> tuple[list[Any], Problem | None]:
         values = parse_value(call[2] if call else text)
         if call and call[1] == "range":
             values = range_of(values)
+        if not values:
+            raise ValueError("nothing to choose from")
     except ValueError as error:
         hint = f"Quote it: '{path}={{name: ...}}'" if text.startswith("{") else ""
         return [], Problem(path, "expected a value as in YAML", f"{show(text)} ({error})", hint=hint)

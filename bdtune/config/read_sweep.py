@@ -205,7 +205,7 @@ def _when(document: Document, raw: Any) -> tuple[When, ...]:
         if isinstance(entry, dict) and isinstance(entry.get("grid"), dict) and entry["grid"]:
             axes = _axes(document, f"{label}.grid", entry["grid"])
             if read is not None and len(axes) == len(read.grid):
-                entries.append(read)
+                entries.append(read.model_copy(update={"condition": _with_names(read.condition)}))
     return tuple(entries)
 
 
@@ -214,7 +214,18 @@ def _exclude(document: Document, raw: Any) -> tuple[dict[str, Any], ...]:
         expected = "expected a list of settings to leave out, such as [{defense.beta_nd: 0.6, seed: 1}]"
         document.wrong("exclude", expected, show(raw))
         return ()
-    return tuple(raw)
+    return tuple(map(_with_names, raw))
+
+
+def _with_names(condition: dict[str, Any]) -> dict[str, Any]:
+    """Return a condition with the plugins in it spelled as their files are."""
+
+    def spelled(path: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [spelled(path, each) for each in value]
+        return registry.canonical(PLUGIN_KINDS[path], value) if isinstance(value, str) else value
+
+    return {p: spelled(p, value) if p in PLUGIN_KINDS else value for p, value in condition.items()}
 
 
 def _raw(document: Document, sections: dict[str, Any]) -> dict[str, Any]:
@@ -224,8 +235,8 @@ def _raw(document: Document, sections: dict[str, Any]) -> dict[str, Any]:
         if key in PLUGIN_KINDS and key not in sections:
             written = document.trial.get(key)
             name = written.get("name") if isinstance(written, dict) else written
-            known = isinstance(name, str) and name in registry.names(PLUGIN_KINDS[key])
-            raw[key] = {"name": name} if known else None
+            name = registry.canonical(PLUGIN_KINDS[key], name) if isinstance(name, str) else name
+            raw[key] = {"name": name} if name in registry.names(PLUGIN_KINDS[key]) else None
         elif key in sections:
             raw[key] = plain(sections[key])
     return raw
@@ -268,8 +279,10 @@ def _check_objectives(
     varied = {path for axes in (space.grid, space.vary, *space.zip) for path in axes}
     held_out = "holdout" in varied or sections.get("holdout", 1) > 0
     fixed = not any(path.partition(".")[0] == "evaluation" for path in varied)
-    further = sections["evaluation"].metrics if fixed and "evaluation" in sections else METRICS.outside
-    check_metric = partial(_check_metric, document, further=further, held_out=held_out)
+    known = fixed and "evaluation" in sections
+    further = sections["evaluation"].metrics if known else METRICS.outside
+    robust = not known or sections["evaluation"].robust != "none"
+    check_metric = partial(_check_metric, document, further=further, held_out=held_out, robust=robust)
     if select is not None:
         check_metric("select.metric", select.metric)
     if search is None:
@@ -286,9 +299,12 @@ def _check_objectives(
 
 
 def _check_metric(
-    document: Document, path: str, rule: str, *, further: Collection[str], held_out: bool
+    document: Document, path: str, rule: str, *, further: Collection[str], held_out: bool, robust: bool
 ) -> None:
-    """Report a rule that reads no metric; `further` names those that trials measure besides the package's."""
+    """Report a rule that reads no metric, or one that trials do not measure.
+
+    `further` names metrics that they measure besides the package's; `robust` says that they attack the model.
+    """
     measured = [METRICS.find(name) for name in (*METRICS.own, *further)]
     rules = {metric.rule: metric for metric in measured if metric.role != "report"}
     by_name = {metric.name: metric.rule for metric in rules.values()}
@@ -296,6 +312,9 @@ def _check_metric(
         if rules[rule].role == "honest" and not held_out:
             expected = f"expected 'holdout' above 0 for {rule}, which is measured on the part held out"
             document.wrong(path, expected, "holdout: 0", "Set holdout: 0.1")
+        elif rules[rule].measured_on == "attacked" and not robust:
+            expected = f"expected 'evaluation.robust' to be pgd for {rule}, which is measured under an attack"
+            document.wrong(path, expected, "evaluation.robust: none", "Set evaluation.robust: pgd")
     elif rule in by_name:
         honest = ", ".join(name for name, metric in rules.items() if metric.role == "honest")
         expected = f"expected '{by_name[rule]}', as it reads the report data, or {honest}"

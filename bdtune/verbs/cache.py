@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bdtune.errors import Problem, UserError, nearest
+from bdtune.report import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bdtune.engine.manifest import Manifest
     from bdtune.engine.store import Store
+    from bdtune.trials.results import TrialResult
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
@@ -31,20 +36,85 @@ def listing(store: Store) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Difference:
-    """One place in which the recipes of two entries differ."""
+    """One place in which two recipes differ."""
 
+    stage: str
+    """Whose recipe it is; of two trials "trial"."""
     path: str
     first: Any
     second: Any
 
 
 def why(store: Store, first: str, second: str) -> list[Difference]:
-    """Return what differs between the recipes of two entries; raises `UserError` for unknown keys."""
-    one, two = (dict(_flat(_entry(store, key).preimage)) for key in (first, second))
-    paths = sorted(one.keys() | two.keys())
+    """Return what makes two entries, or two trials, differ; raises `UserError` for unknown keys and ids.
+
+    An input that differs is followed to the stage that made it: the knobs at the root are returned.
+    """
+    trials = [_trial(store, word) for word in (first, second)]
+    if trials[0] is None or trials[1] is None:
+        if any(trials):
+            expected = "expected two keys, or the ids of two trials"
+            raise UserError(Problem("", expected, f"'{first}' and '{second}'"))
+        return _Roots(store).of(_entry(store, first), _entry(store, second))
+    one, two = trials[0].params, trials[1].params
     return [
-        Difference(path, one.get(path), two.get(path)) for path in paths if one.get(path) != two.get(path)
+        Difference("trial", path, one.get(path), two.get(path))
+        for path in dict.fromkeys([*one, *two])
+        if one.get(path) != two.get(path)
     ]
+
+
+class _Roots:
+    """Follows the inputs of two entries to what differs first."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._seen: set[tuple[str, str]] = set()
+
+    def of(self, first: Manifest, second: Manifest) -> list[Difference]:
+        if (first.key, second.key) in self._seen:
+            return []
+        self._seen.add((first.key, second.key))
+        one, two = dict(_flat(first.preimage)), dict(_flat(second.preimage))
+        found: dict[Difference, None] = {}
+        for path in sorted(one.keys() | two.keys()):
+            if one.get(path) == two.get(path):
+                continue
+            parents = [self._made(path, side.get(path)) for side in (one, two)]
+            if parents[0] is not None and parents[1] is not None:
+                found |= dict.fromkeys(self.of(parents[0], parents[1]))
+            else:
+                stage = first.name if first.name == second.name else f"{first.name}, {second.name}"
+                values = (_text(one.get(path)), _text(two.get(path)))
+                found[Difference(stage, path, *values)] = None
+        return list(found)
+
+    def _made(self, path: str, value: Any) -> Manifest | None:
+        """Return the entry that an input names by its key, or by its digest."""
+        if not path.startswith("inputs.") or not isinstance(value, str):
+            return None
+        if path.endswith(".key"):
+            return self.store.manifest(value)
+        return self._by_digest.get(value) if path.endswith(".digest") else None
+
+    @cached_property
+    def _by_digest(self) -> dict[str, Manifest]:
+        return {manifest.digest: manifest for manifest in self.store.entries()}
+
+
+def _text(value: Any) -> Any:
+    """Return a value that can be compared and printed: a list as its text."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _trial(store: Store, word: str) -> TrialResult | None:
+    """Return the one trial whose id begins so, from the reports of all sweeps beside the store, or None."""
+    found: dict[str, TrialResult] = {}
+    for file in store.root.parent.glob("sweeps/*/sweep.json"):
+        with contextlib.suppress(UserError):
+            trials = files.read(file.parent).trials
+            found |= {trial.id: trial for trial in trials if trial.id.startswith(word)}
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def _entry(store: Store, key: str) -> Manifest:
@@ -52,8 +122,11 @@ def _entry(store: Store, key: str) -> Manifest:
     found = [name for name in known if name.startswith(key)]
     if len(found) != 1:
         got = f"'{key}'" if not found else f"'{key}', which begins {len(found)} keys"
-        expected = "expected the key of an entry, or its beginning; `bdtune cache ls` lists them"
-        raise UserError(Problem("key", expected, got, hint=nearest(key, known)))
+        expected = "expected the key of an entry or the id of a trial, or its beginning"
+        hint = (
+            f"{nearest(key, known)} 'bdtune cache ls' lists keys, 'bdtune report NAME --json' trials".strip()
+        )
+        raise UserError(Problem("key", expected, got, hint=hint))
     manifest = store.manifest(found[0])
     if manifest is None:
         raise UserError(f"entry {found[0]} was damaged and is in quarantine now")

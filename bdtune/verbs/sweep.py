@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import queue
 import re
 import threading
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
+
+log = logging.getLogger(__name__)
 
 PREVIEWED = 50
 """Trials drawn from a search's space to say what it may cost."""
@@ -189,8 +193,11 @@ def report(name: str, run_dir: Path) -> SweepOutcome:
     ledger.extend(planned_trials(spec, PREVIEWED))
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
     folder = run_dir / "sweeps" / spec.name
-    files.write(folder, result, paper=spec.published)
-    _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
+    if os.access(folder, os.W_OK):
+        files.write(folder, result, paper=spec.published)
+        _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
+    else:
+        log.warning("%s cannot be written: the report is printed only", folder)
     return SweepOutcome(spec, result, False, "")
 
 

@@ -165,6 +165,11 @@ SEARCH = [
         "s.yaml:2: select.metric: expected 'holdout' above 0 for select_acc, which is measured on the part held out, got holdout: 0. Set holdout: 0.1",
     ),
     wrong(
+        "accuracy under an attack that nobody makes",
+        HEAD + "select: {metric: oracle_robust_acc}\n",
+        "s.yaml:2: select.metric: expected 'evaluation.robust' to be pgd for oracle_robust_acc, which is measured under an attack, got evaluation.robust: none. Set evaluation.robust: pgd",
+    ),
+    wrong(
         "unknown metric",
         HEAD + "select: {metric: oracle_dre}\n",
         "s.yaml:2: select.metric: expected one of the metrics: oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_der, oracle_noise_acc, oracle_robust_acc, select_acc, got 'oracle_dre'. Did you mean 'oracle_der'?",
