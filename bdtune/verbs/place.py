@@ -18,8 +18,9 @@ def run_directory(out: Path | None = None, *, write: bool = True) -> Path:
     existing = next(each for each in (path, *path.parents) if each.exists())
     if not existing.is_dir() or (write and not os.access(existing, os.W_OK | os.X_OK)):
         what = "cannot be written" if existing.is_dir() else "is a file"
-        expected = "expected a folder that can be written" if write else "expected a folder"
-        raise UserError(Problem("--out", expected, f"{path}: {existing} {what}"))
+        raise UserError(
+            Problem("--out", "expected a folder that can be written", f"{path}: {existing} {what}")
+        )
     return path
 
 
