@@ -22,6 +22,7 @@ from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
 from bdtune.report.live import Progress
+from bdtune.report.names import setting_names
 from bdtune.report.selection import selected
 from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
@@ -104,6 +105,10 @@ class SweepScreen:
         """So many trials wait for others."""
         self.progress.held(count)
 
+    def message(self, text: str) -> None:
+        """What the sweep does beside its trials."""
+        self.progress.message(text)
+
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
         """A trial is in a stage."""
         self.progress.stage(trial, stage, epoch, epochs)
@@ -148,7 +153,7 @@ def sweep(
         tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
         artifacts=[(resolved, "")],
     )
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
         expected = _plan(spec, ledger)
         counts = expected.stages.values()
         progress.planned(
