@@ -182,7 +182,9 @@ def range_of(values: list[Any]) -> list[int | float]:
     Decimal steps are exact: 0.1, 0.2, 0.3. Raises `ValueError` for what is no range.
     """
     numbers = [Decimal(str(v)) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    start, stop, step = {1: [0, *numbers, 1], 2: [*numbers, 1], 3: numbers}.get(len(numbers), [0, 0, 0])
+    zero, one = Decimal(0), Decimal(1)
+    spelled = {1: [zero, *numbers, one], 2: [*numbers, one], 3: numbers}
+    start, stop, step = spelled.get(len(numbers), [zero] * 3)
     good = len(numbers) == len(values) and all(map(Decimal.is_finite, numbers)) and step
     count = math.ceil((stop - start) / step) if good else 0
     if not 1 <= count <= MAX_RANGE:

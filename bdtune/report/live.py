@@ -58,14 +58,11 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         name: Callable[[str], str] = str,
-        estimate: Callable[[Container[str], Mapping[str, Running]], float | None] | None = None,
     ) -> None:
-        """`name` says what people call a trial; `estimate` the seconds that the rest takes.
-
-        It is given the ids of the trials that ended, and what the others are doing.
-        """
+        """`name` says what people call a trial."""
         self.name = name
-        self._estimate = estimate
+        self.estimate: Callable[[Container[str], Mapping[str, Running], float], float | None] | None = None
+        """Of the ids of trials that ended, what others are doing, and the time: the seconds that are left."""
         self._ended: set[str] = set()
         self._estimated: tuple[float, float | None] = (float("-inf"), None)  # when, and the seconds left then
         self._look_again = 0.0
@@ -175,7 +172,7 @@ class Progress:
 
         Without an `estimate`: by the part of the predicted stage-seconds, or of the trials, that is done.
         """
-        if self._estimate is not None and (left := self._looked()) is not None:
+        if self.estimate is not None and (left := self._looked()) is not None:
             return left
         elapsed = self._clock() - self._started
         if self.predicted:
@@ -189,10 +186,10 @@ class Progress:
     def _looked(self) -> float | None:
         """Return the last estimate less the time since; it is made anew every now and then."""
         now = self._clock()
-        if now >= self._look_again and self._estimate is not None:
+        if now >= self._look_again and self.estimate is not None:
             with self._lock:
                 ended, running = frozenset(self._ended), dict(self.running)
-            self._estimated = (now, self._estimate(ended, running))
+            self._estimated = (now, self.estimate(ended, running, now))
             took = self._clock() - now
             self._look_again = now + max(ESTIMATE_EVERY_S, 20 * took)
         at, left = self._estimated

@@ -75,6 +75,9 @@ class AdversarialTraining(Supervised):
     milestones: Annotated[tuple[Rate, ...], OnlyIf(schedule="multistep")] = (0.5, 0.75, 0.9)
     """Fractions of `epochs` at which multistep lowers the rate."""
 
+    def passes_per_epoch(self) -> float:
+        return self.pgd.steps + 1.0
+
     def natural(self) -> Supervised:
         """Return the same training without the attack."""
         return self.to(Supervised)

@@ -59,6 +59,9 @@ class SimCLR(TorchStage):
     def length(self) -> int:
         return self.epochs
 
+    def passes_per_epoch(self) -> float:
+        return 2.0  # two views
+
     def training(self, ctx: Context, *, data: ImageSet, model: Model) -> Training:
         from bdtune.training import augment, batches, loop, nt_xent, session, weights
 

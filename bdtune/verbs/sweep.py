@@ -21,6 +21,7 @@ from bdtune.engine.files import replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
+from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
 from bdtune.report.names import setting_names
 from bdtune.report.selection import selected
@@ -28,6 +29,7 @@ from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.oracle import oracle_knobs, oracle_reads
+from bdtune.trials.speed import Speed
 from bdtune.verbs.pictures import Gallery
 
 if TYPE_CHECKING:
@@ -126,7 +128,21 @@ def _plan(spec: SweepSpec, ledger: Ledger) -> Plan:
     if spec.search is not None:
         ledger = Ledger(ledger.sweep, ledger.resolver, ledger.device)  # a search enters what it asks for
     ledger.extend(planned_trials(spec, PREVIEWED))
-    return ledger.plan()
+    return ledger.plan(_speed(spec))
+
+
+def _speed(spec: SweepSpec) -> Speed:
+    return Speed(max(1, int(spec.resources.cpu)))
+
+
+def _estimate(spec: SweepSpec, ledger: Ledger, expected: Plan, options: Options) -> Estimate:
+    """Return what says how long the rest of a sweep takes; of a search, trials like those of its plan."""
+    cpus = options.cpus or len(os.sched_getaffinity(0))
+    slots = max(1, int(cpus / spec.resources.cpu)) if options.address is None else 1
+    count = spec.search.trials if spec.search is not None else 0
+    each = expected.seconds_shared / max(1, expected.trials)
+    slots = min(slots, options.concurrency or slots)
+    return Estimate(ledger, slots, guess=_speed(spec), unasked=lambda asked: each * max(0, count - asked))
 
 
 def sweep(
@@ -155,6 +171,7 @@ def sweep(
     )
     with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
         expected = _plan(spec, ledger)
+        progress.estimate = _estimate(spec, ledger, expected, options)
         counts = expected.stages.values()
         progress.planned(
             expected.trials + expected.baselines,
