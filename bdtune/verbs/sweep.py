@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import yaml
 
+from bdtune.cluster.session import check_answers
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
 from bdtune.config.sweep import SweepSpec, sweep_to_dict
@@ -155,6 +156,8 @@ def sweep(
 ) -> SweepOutcome:
     """Run a sweep to its end, or go on with it; leaves its report beside it."""
     spec = load_sweep(file, overrides)
+    if options.address is not None:
+        check_answers(options.address)  # before anything is written
     folder = run_dir / "sweeps" / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     resolved = folder / "sweep.yaml"
