@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bdtune import __version__
-from bdtune.errors import BdtuneError, Problem, UserError
+from bdtune.errors import BdtuneError, UserError
 from bdtune.verbs.cache_commands import app as cache_app
 from bdtune.verbs.console import AsJson, Out, show_json, show_result, show_table
 from bdtune.verbs.place import run_directory
@@ -43,7 +43,7 @@ class Verbs(TyperGroup):
         except Exception as error:
             option = getattr(error, "option_name", "")
             if type(error).__name__ == "NoSuchOption" and (meant := _meant(option)):
-                raise UserError(Problem(option, "expected an option", hint=f"Instead: {meant}")) from None
+                raise UserError(f"there is no option {option}: {meant}") from None
             raise
 
 

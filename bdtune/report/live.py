@@ -238,16 +238,15 @@ class Progress:
         with self._lock:
             running = list(self.running.items())
         head = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(1, self.trials), completed=self.ended, width=30)
+        bar = ProgressBar(total=max(1, self.trials), completed=self.ended, width=20)
         head.add_row(bar, Text(self.summary(), style="red" if any(self.counts[s] for s in BAD) else ""))
         rows = Table.grid(padding=(0, 2))
-        rows.add_column(no_wrap=True, overflow="ellipsis")
-        for _ in range(3):
-            rows.add_column(no_wrap=True)
+        for _ in range(4):
+            rows.add_column(no_wrap=True, overflow="ellipsis")
         for trial, state in running[:MOST_RUNNING]:
             epochs = f"epoch {state.epoch}/{state.epochs}" if state.epochs else ""
             length = duration(self._clock() - state.since)
-            rows.add_row(Text(self.name(trial)), Text(state.stage), Text(epochs), Text(length, style="dim"))
+            rows.add_row(Text(state.stage), Text(epochs), Text(length, style="dim"), Text(self.name(trial)))
         more = len(running) - MOST_RUNNING
         return Group(head, rows, *([Text(f"and {more} more", style="dim")] if more > 0 else []))
 

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,9 @@ from bdtune.plugins.model import Model, networks_of
 from bdtune.poisoning.sources import DataSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node
+    from bdtune.plugins.dataset import Dataset, SplitName
 
 BATCH = 64
 """Images of a step that is timed."""
@@ -52,11 +52,13 @@ class Speed:
         """Return the seconds that a stage may take; None where nothing can be said."""
         if node.stage.kind == "derive":
             return DERIVED_S
-        data = [source for step in (node, *reversed(node.walk())) for source in _data_of(step)]
+        own = _data_of(node)
+        data = own or [source for step in reversed(node.walk()) for source in _data_of(step)]
         if not data:
             return None
         trains, network = node.stage.length() > 0, _network_of(node)
-        rows = _rows(data[0]) * (node.stage.length() if trains else max(1, len(list(_data_of(node)))))
+        rows = _rows(data[0].dataset, data[0].split, data[0].root)
+        rows *= node.stage.length() if trains else max(1, len(own))
         if network is None:
             return rows * WITHOUT_NETWORK_S
         each = self._per_sample(network, data[0], node.numerics)
@@ -85,12 +87,13 @@ class Speed:
         return {}
 
 
-def _data_of(node: Node) -> Iterator[DataSource]:
-    return (source for source in node.inputs.values() if isinstance(source, DataSource))
+def _data_of(node: Node) -> list[DataSource]:
+    return [source for source in node.inputs.values() if isinstance(source, DataSource)]
 
 
-def _rows(source: DataSource) -> int:
-    return len(source.dataset.labels(source.split, source.root))
+@lru_cache(maxsize=64)
+def _rows(dataset: Dataset, split: SplitName, root: Path | None) -> int:
+    return len(dataset.labels(split, root))
 
 
 def _network_of(node: Node) -> Model | None:

@@ -57,7 +57,7 @@ LARGE = {
     "wrong values": HEAD + f"grid: {{defense.alpha_c: {[2 + i for i in MANY[:20_000]]}}}\n",
     "exclude": HEAD + f"exclude: {[{f'defense.k{i}': 1} for i in MANY[:15_000]]}\n",
     "some conditions and many points": HEAD
-    + f"grid: {{seed: {[*MANY[:40_000]]}}}\nexclude: {[{'defense.steps': i} for i in MANY[:900]]}\n",
+    + f"grid: {{seed: {[*MANY[:15_000]]}}}\nexclude: {[{'defense.steps': i} for i in MANY[:900]]}\n",
     "when that multiplies": HEAD
     + "grid: {defense.beta: [1, 2]}\nwhen:\n"
     + f"- {{if: {{defense: tiny}}, grid: {{seed: {[*MANY[:400]]}, defense.steps: {[*MANY[:400]]}}}}}\n",
