@@ -62,6 +62,7 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
         values["search"] = search = _with_objective(search, values.get("select", Select()))
     _check_clashes(document, space, search)
     _check_objectives(document, values, sections, space)
+    _check_attacked(document, values, sections, space)
     found: list[TrialSpec] = []
     if search is None:
         found = expand(space, document.report, check_data=check_data)
@@ -127,6 +128,24 @@ def _check_references(document: Document) -> None:
                 document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))
             elif metric in METRICS.own and isinstance(value, int | float) and not 0 <= value <= 1:
                 document.wrong(path, "expected a number from 0 to 1", show(value))
+
+
+def _check_attacked(
+    document: Document, values: dict[str, Any], sections: dict[str, Any], space: Space
+) -> None:
+    """Report rules that read the accuracy under an attack on the classifier, which no trial makes."""
+    varied = {path.partition(".")[0] for axes in (space.grid, space.vary, *space.zip) for path in axes}
+    if "evaluation" in varied or "evaluation" not in sections or sections["evaluation"].robust != "none":
+        return
+    select, search = values.get("select"), values.get("search")
+    rules = [("select.metric", select.metric)] if select is not None else []
+    if search is not None and "metric" in document.sweep["search"]:
+        rules += [("search.metric", metric) for metric in search.metric]
+    for path, rule in rules:
+        metric = METRICS.own.get(metric_of(rule))
+        if metric is not None and metric.rule == rule and metric.measured_on == "attacked":
+            expected = f"expected 'evaluation.robust' to be pgd for {rule}, which is measured under an attack"
+            document.wrong(path, expected, "evaluation.robust: none", "Set evaluation.robust: pgd")
 
 
 def _axis_values(document: Document) -> dict[str, Any]:
@@ -279,10 +298,8 @@ def _check_objectives(
     varied = {path for axes in (space.grid, space.vary, *space.zip) for path in axes}
     held_out = "holdout" in varied or sections.get("holdout", 1) > 0
     fixed = not any(path.partition(".")[0] == "evaluation" for path in varied)
-    known = fixed and "evaluation" in sections
-    further = sections["evaluation"].metrics if known else METRICS.outside
-    robust = not known or sections["evaluation"].robust != "none"
-    check_metric = partial(_check_metric, document, further=further, held_out=held_out, robust=robust)
+    further = sections["evaluation"].metrics if fixed and "evaluation" in sections else METRICS.outside
+    check_metric = partial(_check_metric, document, further=further, held_out=held_out)
     if select is not None:
         check_metric("select.metric", select.metric)
     if search is None:
@@ -299,12 +316,9 @@ def _check_objectives(
 
 
 def _check_metric(
-    document: Document, path: str, rule: str, *, further: Collection[str], held_out: bool, robust: bool
+    document: Document, path: str, rule: str, *, further: Collection[str], held_out: bool
 ) -> None:
-    """Report a rule that reads no metric, or one that trials do not measure.
-
-    `further` names metrics that they measure besides the package's; `robust` says that they attack the model.
-    """
+    """Report a rule that reads no metric; `further` names those that trials measure besides the package's."""
     measured = [METRICS.find(name) for name in (*METRICS.own, *further)]
     rules = {metric.rule: metric for metric in measured if metric.role != "report"}
     by_name = {metric.name: metric.rule for metric in rules.values()}
@@ -312,9 +326,6 @@ def _check_metric(
         if rules[rule].role == "honest" and not held_out:
             expected = f"expected 'holdout' above 0 for {rule}, which is measured on the part held out"
             document.wrong(path, expected, "holdout: 0", "Set holdout: 0.1")
-        elif rules[rule].measured_on == "attacked" and not robust:
-            expected = f"expected 'evaluation.robust' to be pgd for {rule}, which is measured under an attack"
-            document.wrong(path, expected, "evaluation.robust: none", "Set evaluation.robust: pgd")
     elif rule in by_name:
         honest = ", ".join(name for name, metric in rules.items() if metric.role == "honest")
         expected = f"expected '{by_name[rule]}', as it reads the report data, or {honest}"

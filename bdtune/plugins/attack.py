@@ -232,20 +232,20 @@ class Attack(Plugin):
         return self.drawn_plan(labels, self.plan_seed(self.attacker_seed(seed)), num_classes=num_classes)
 
     @final
-    def drawn_plan(self, labels: np.ndarray, plan_seed: int, *, num_classes: int | None = None) -> PoisonPlan:
+    def drawn_plan(self, labels: np.ndarray, seed: int, *, num_classes: int | None = None) -> PoisonPlan:
         """Return the plan of true classes int64 [N] that is drawn by a seed which `plan_seed` gave."""
         labels = np.asarray(labels, np.int64)
         num_classes = num_classes if num_classes is not None else int(labels.max(initial=0)) + 1
         if problems := self.check(num_classes, labels):
             raise ConfigError(problems)
-        poison, cover = self._drawn(labels, plan_seed)
+        poison, cover = self._drawn(labels, seed)
         observed = labels.copy()
         if not self.clean_label:
             observed[poison] = self.test_labels(labels[poison], num_classes)
-        extras = self.extras(poison, cover, labels, plan_seed)
+        extras = self.extras(poison, cover, labels, seed)
         assert all(len(array) == len(labels) for array in extras.values()), "extras are arrays by sample id"
         changed = np.flatnonzero(observed != labels)
-        return PoisonPlan(np.sort(poison), np.sort(cover), observed, changed, extras, plan_seed)
+        return PoisonPlan(np.sort(poison), np.sort(cover), observed, changed, extras, seed)
 
     @final
     def attacker_seed(self, data_seed: int) -> int:

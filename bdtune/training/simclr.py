@@ -59,9 +59,6 @@ class SimCLR(TorchStage):
     def length(self) -> int:
         return self.epochs
 
-    def passes_per_epoch(self) -> float:
-        return 2.0  # two views
-
     def training(self, ctx: Context, *, data: ImageSet, model: Model) -> Training:
         from bdtune.training import augment, batches, loop, nt_xent, session, weights
 
@@ -99,6 +96,9 @@ class SimCLR(TorchStage):
 
         modules = {"model": network, "projection": head}
         return loop.Training(self.name, self.epochs, modules, {"model": optimizer}, epoch, result)
+
+    def passes_per_epoch(self) -> float:
+        return 2.0  # two views
 
     def _batch_size(self, samples: int, ctx: Context) -> int:
         if samples < 2:
