@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from bdtune.engine.manifest import Manifest
     from bdtune.engine.store import Store
     from bdtune.trials.results import TrialResult
+
+
+MOST_ALIKE = 20
+"""Entries of one result that are compared."""
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
@@ -72,34 +77,58 @@ class _Roots:
         self._seen: set[tuple[str, str]] = set()
 
     def of(self, first: Manifest, second: Manifest) -> list[Difference]:
-        if (first.key, second.key) in self._seen:
-            return []
-        self._seen.add((first.key, second.key))
-        one, two = dict(_flat(first.preimage)), dict(_flat(second.preimage))
-        found: dict[Difference, None] = {}
-        for path in sorted(one.keys() | two.keys()):
-            if one.get(path) == two.get(path):
-                continue
-            parents = [self._made(path, side.get(path)) for side in (one, two)]
-            if parents[0] is not None and parents[1] is not None:
-                found |= dict.fromkeys(self.of(parents[0], parents[1]))
-            else:
-                stage = first.name if first.name == second.name else f"{first.name}, {second.name}"
-                values = (_text(one.get(path)), _text(two.get(path)))
-                found[Difference(stage, path, *values)] = None
-        return list(found)
+        """Return the differences of the earliest stages first; one that several stages have only once."""
+        found: dict[tuple[str, str, str], Difference] = {}
+        for each in self._walk(first, second):
+            found.setdefault((each.path, repr(each.first), repr(each.second)), each)
+        knobs = [
+            each for each in found.values() if each.path != "seed"
+        ]  # it follows from the seed of a trial
+        return knobs or list(found.values())
 
-    def _made(self, path: str, value: Any) -> Manifest | None:
-        """Return the entry that an input names by its key, or by its digest."""
-        if not path.startswith("inputs.") or not isinstance(value, str):
+    def _walk(self, first: Manifest, second: Manifest) -> Iterator[Difference]:
+        if (first.key, second.key) in self._seen:
+            return
+        self._seen.add((first.key, second.key))
+        if first.stage != second.stage:
+            yield Difference("", "stage", first.name, second.name)
+            return
+        own = []
+        for path, values in _differing(first, second):
+            parents = self._parents(path, *values)
+            if parents is None:
+                own.append(Difference(first.name, path, *map(_text, values)))
+            else:
+                yield from self._walk(*parents)
+        yield from own
+
+    def _parents(self, path: str, *values: Any) -> tuple[Manifest, Manifest] | None:
+        """Return the entries that an input names by keys or digests: of equal results the most alike ones."""
+        if not path.startswith("inputs.") or not all(isinstance(value, str) for value in values):
             return None
         if path.endswith(".key"):
-            return self.store.manifest(value)
-        return self._by_digest.get(value) if path.endswith(".digest") else None
+            made = [[found] if (found := self.store.manifest(value)) else [] for value in values]
+        else:
+            made = [self._by_digest.get(value, []) if path.endswith(".digest") else [] for value in values]
+        pairs = [(one, two) for one in made[0][:MOST_ALIKE] for two in made[1][:MOST_ALIKE]]
+        return min(pairs, key=_distance, default=None)
 
     @cached_property
-    def _by_digest(self) -> dict[str, Manifest]:
-        return {manifest.digest: manifest for manifest in self.store.entries()}
+    def _by_digest(self) -> dict[str, list[Manifest]]:
+        found: dict[str, list[Manifest]] = defaultdict(list)
+        for manifest in self.store.entries():
+            found[manifest.digest].append(manifest)
+        return found
+
+
+def _differing(first: Manifest, second: Manifest) -> list[tuple[str, tuple[Any, Any]]]:
+    one, two = dict(_flat(first.preimage)), dict(_flat(second.preimage))
+    paths = sorted(one.keys() | two.keys())
+    return [(path, (one.get(path), two.get(path))) for path in paths if one.get(path) != two.get(path)]
+
+
+def _distance(pair: tuple[Manifest, Manifest]) -> tuple[bool, int]:
+    return pair[0].stage != pair[1].stage, len(_differing(*pair))
 
 
 def _text(value: Any) -> Any:

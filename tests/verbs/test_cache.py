@@ -103,6 +103,27 @@ def test_why_follows_inputs_to_the_knob_at_the_root(store):
     assert cache.why(store, first.key, second.key) == [cache.Difference("detect", "knobs.beta", 0.6, 1.5)]
 
 
+def test_why_compares_the_most_alike_of_entries_with_equal_results(store):
+    """Settings that come to one result are not told apart by its digest."""
+    same = [chained(store, key, "split", {}, beta=beta) for key, beta in (("a", 0.6), ("b", 0.7), ("c", 1.5))]
+    assert same[0].digest != same[2].digest
+    preimage = {"stage": "d.all", "version": 1, "knobs": {}, "inputs": {}}
+    artefact = Artefact({"a": np.full(4, len(str({"beta": 0.6})), np.uint8)}, {"knobs": str({"beta": 0.6})})
+    assert store.publish("d" * 16, "derive", preimage, artefact, cost=Cost(1, 0)).digest == same[0].digest
+    first = chained(store, "e", "retrain", {"split": {"digest": same[0].digest}})
+    second = chained(store, "f", "retrain", {"split": {"digest": same[2].digest}})
+    assert cache.why(store, first.key, second.key) == [cache.Difference("split", "knobs.beta", 0.6, 1.5)]
+
+
+def test_why_says_a_seed_once_and_results_of_different_stages_in_one_line(store):
+    clean = chained(store, "a", "detect", {"data": {"seed": 0}})
+    other = chained(store, "b", "detect", {"data": {"seed": 1}})
+    first = chained(store, "c", "retrain", {"data": {"seed": 0}, "last": {"key": clean.key}})
+    second = chained(store, "d", "retrain", {"data": {"seed": 1}, "last": {"key": other.key}})
+    assert cache.why(store, first.key, second.key) == [cache.Difference("detect", "inputs.data.seed", 0, 1)]
+    assert cache.why(store, clean.key, second.key) == [cache.Difference("", "stage", "detect", "retrain")]
+
+
 def test_why_takes_the_ids_of_trials(store):
     publish(store, "a", seconds=1)
     params = {"defense": "gssd", "defense.beta_nd": 0.6, "seed": 0}
