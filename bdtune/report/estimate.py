@@ -1,7 +1,8 @@
-"""How long the rest of a sweep takes: what its plan still lacks, at the costs that were recorded."""
+"""How long the rest of a sweep takes: what its plan still lacks, at recorded costs and the pace of now."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bdtune.engine.plan import Costs, Guess, no_guess
@@ -11,6 +12,23 @@ if TYPE_CHECKING:
 
     from bdtune.report.live import Running
     from bdtune.trials.ledger import Entry, Ledger
+
+SLOWEST, FASTEST = 10.0, 0.1
+"""Bounds of the pace: one stage that is far off says little about the others."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A running stage: the seconds that it was to take, that it has had, and that it still takes."""
+
+    predicted: float
+    elapsed: float
+    left: float
+
+    @property
+    def pace(self) -> float:
+        """How many times longer than predicted it takes."""
+        return (self.elapsed + self.left) / self.predicted
 
 
 class Estimate:
@@ -30,6 +48,7 @@ class Estimate:
     ) -> None:
         self.ledger, self.slots = ledger, slots
         self._guess, self._unasked = guess, unasked
+        self._pace = 1.0
 
     def __call__(self, ended: Container[str], running: Mapping[str, Running], now: float) -> float | None:
         """Return the seconds that the trials take which have not ended; None where some stage is unknown.
@@ -41,17 +60,27 @@ class Estimate:
         if plan.unpredicted:
             return None
         costs = Costs(self.ledger.resolver.store, self._guess)
-        done = [self._done(costs, self.ledger.entries.get(trial), at, now) for trial, at in running.items()]
+        stages = [
+            self._stage(costs, self.ledger.entries.get(trial), at, now) for trial, at in running.items()
+        ]
         later = self._unasked(sum(not entry.is_baseline for entry in list(self.ledger.entries.values())))
-        rest = plan.seconds_shared + later - sum(done)
-        return max(rest / self.slots, plan.seconds_longest - max(done, default=0.0), 0.0)
+        waiting = plan.seconds_shared + later - sum(stage.predicted for stage in stages)
+        rest = self._pace * waiting + sum(stage.left for stage in stages)
+        longest = self._pace * plan.seconds_longest
+        longest -= max((self._pace * stage.predicted - stage.left for stage in stages), default=0.0)
+        return max(rest / self.slots, longest, 0.0)
 
-    def _done(self, costs: Costs, entry: Entry | None, at: Running, now: float) -> float:
-        """Return how many of a running stage's predicted seconds need not be waited for any more."""
+    def _stage(self, costs: Costs, entry: Entry | None, at: Running, now: float) -> _Stage:
+        """Return what a running stage takes: by its own pace once it has one, else as predicted.
+
+        The machine may be busier than when the costs were recorded: a stage's own pace is that of the others.
+        """
         nodes = [] if entry is None else [n for n in entry.graph.stages.values() if n.name == at.stage]
         predicted = (costs.seconds(nodes[0]) if nodes else None) or 0.0
         elapsed = now - at.since
-        left = max(predicted - elapsed, 0.05 * predicted)
-        if at.epochs and at.epoch:  # its own pace says more than what others took
-            left = elapsed / at.epoch * (at.epochs - at.epoch)
-        return predicted - left
+        if not at.epochs or not at.epoch:
+            return _Stage(predicted, elapsed, max(predicted - elapsed, 0.05 * predicted))
+        stage = _Stage(predicted, elapsed, elapsed / at.epoch * (at.epochs - at.epoch))
+        if predicted > 0:
+            self._pace = (self._pace + min(max(stage.pace, FASTEST), SLOWEST)) / 2
+        return stage

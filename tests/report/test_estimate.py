@@ -48,10 +48,20 @@ def test_what_ended_and_what_runs_is_not_waited_for_again(tmp_path):
     assert estimate({baseline}, {}, 0.0) == pytest.approx(60.0 + 2 * 30.0)
     by_clock = estimate({baseline}, {first: Running("simclr", since=0.0)}, 45.0)
     assert by_clock == pytest.approx(15.0 + 2 * 30.0)
-    by_epochs = estimate({baseline}, {first: Running("simclr", 1, 4, since=0.0)}, 45.0)
-    assert by_epochs == pytest.approx(3 * 45.0 + 2 * 30.0)  # it is slower than was thought
     late = estimate({baseline}, {first: Running("simclr", since=0.0)}, 600.0)
     assert late == pytest.approx(0.05 * 60.0 + 2 * 30.0)
+
+
+def test_the_pace_of_what_runs_is_that_of_the_rest(tmp_path):
+    """On a machine three times as busy as when costs were recorded."""
+    ledger, _ = sweep(tmp_path, "defense.beta_nd=0.5,1")
+    estimate = Estimate(ledger, 1, guess=guess)
+    baseline, first, _ = ledger.entries
+    for _ in range(10):  # it settles within a few looks
+        found = estimate({baseline}, {first: Running("simclr", 1, 4, since=0.0)}, 45.0)
+    assert found == pytest.approx(3 * 45.0 + 3 * 2 * 30.0, rel=0.01)
+    later = estimate({baseline}, {first: Running("simclr", 2, 4, since=0.0)}, 90.0)
+    assert later == pytest.approx(2 * 45.0 + 3 * 2 * 30.0, rel=0.01)  # and it does not climb
 
 
 def test_what_became_shared_while_it_ran_is_counted(tmp_path):
