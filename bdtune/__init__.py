@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 11):  # noqa: UP036 - the one sentence that an older Python reads
+    raise SystemExit(f"bdtune needs Python 3.11 or newer; this is {sys.version.split()[0]}")
 
 if TYPE_CHECKING:
     from bdtune.plugins.attack import Attack

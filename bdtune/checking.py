@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from bdtune.errors import Problem, join, nearest
+from bdtune.errors import MOST_PROBLEMS, Problem, join, nearest
 from bdtune.knobs import K, Knobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic_core import InitErrorDetails
+
+
+LARGEST_WHOLE = 2**53
+"""Above it a float does not say which integer it stands for."""
 
 
 def show(value: Any) -> str:
@@ -38,7 +42,7 @@ def check(cls: type[K], raw: Any, what: str) -> tuple[K | None, list[Problem]]:
     try:
         return cls.model_validate_json(json.dumps(raw), strict=True, by_alias=True, by_name=False), []
     except ValidationError as error:
-        errors = error.errors(include_url=False)
+        errors = error.errors(include_url=False)[:MOST_PROBLEMS]
     mended = _whole_floats_as_ints(raw, errors)
     if mended is not None:
         return check(cls, mended, what)
@@ -98,6 +102,8 @@ def _whole_floats_as_ints(raw: dict[str, Any], errors: list[Any]) -> dict[str, A
     for error in errors:
         value = error["input"]
         if error["type"] != "int_type" or type(value) is not float or not value.is_integer():
+            continue
+        if abs(value) > LARGEST_WHOLE:
             continue
         spot: Any = mended
         *parents, last = error["loc"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bdtune import __version__
 from bdtune.errors import BdtuneError, UserError
@@ -20,7 +21,47 @@ from bdtune.verbs.place import run_directory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+HABITS = {
+    "seeds": "seed=0,1,2 runs every setting with three seeds",
+    "dry_run": "'bdtune plan' prints what a sweep would compute, and computes nothing",
+    "config": "the file comes first: 'bdtune sweep FILE'",
+    "file": "the file comes first: 'bdtune sweep FILE'",
+    "data": "data_root=FOLDER is the folder of the data sets",
+    "output": "--out is the run directory",
+    "gpu": "--gpus is what a local session has, resources.gpu=1 what one trial occupies",
+    "jobs": "--concurrency is the number of trials at a time",
+}
+"""What people look for among the options, and where it is."""
+
+
+class Verbs(TyperGroup):
+    """The verbs; of an option that there is not, it says which setting or verb is meant."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            option = getattr(error, "option_name", "")
+            if type(error).__name__ == "NoSuchOption" and (meant := _meant(option)):
+                raise UserError(f"there is no option {option}: {meant}") from None
+            raise
+
+
+def _meant(option: str) -> str:
+    """Return which setting or verb is meant by an option that there is not, or nothing."""
+    from bdtune.config.document import SWEEP_KEYS
+    from bdtune.config.trial import TRIAL_KEYS
+
+    name = option.lstrip("-").replace("-", "_")
+    if name in HABITS:
+        return HABITS[name]
+    if name.partition(".")[0] in (*TRIAL_KEYS, *SWEEP_KEYS):
+        return f"a setting has no dashes: {name}=VALUE"
+    return ""
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="Sweeps and ablations of backdoor defenses: work that trials share runs once.",
     epilog="Start here: 'bdtune sweep gssd.yaml' (minutes on two cores, no download), then 'bdtune ui'.",
     no_args_is_help=True,
@@ -49,8 +90,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        for line in error.lines():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except BdtuneError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -80,7 +121,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def sweep(
     words: Words = None,
     out: Out = None,
@@ -117,7 +158,7 @@ def sweep(
     raise typer.Exit(swept.exit_code)
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     """Print what a sweep would compute, what the store has of it, and what sharing saves.
 
@@ -130,11 +171,11 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     from bdtune.verbs import tables
     from bdtune.verbs.words import split
 
-    spec, made = verb.plan(*split(words), run_directory(out))
+    spec, made = verb.plan(*split(words), run_directory(out, write=False))
     show_result(made.to_json(), tables.plan_table(spec.name, made), as_json)
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 def run(
     words: Words = None,
     out: Out = None,
@@ -238,7 +279,8 @@ def show(
         show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
         print(f"no picture: it needs {', '.join(needed)}", file=sys.stderr)
         return
-    request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), run_directory(out))
+    folder = run_directory(out, write=train)
+    request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), folder)
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
     sys.stdout.flush()  # before a training that may take long
     with _interruptible():
@@ -306,7 +348,8 @@ def report(
     """
     from bdtune.verbs import sweep as verb
 
-    _print_sweep(verb.report(name, run_directory(out), sort=sort), as_json, sort=sort, top=top)
+    outcome = verb.report(name, run_directory(out, write=False), sort=sort)
+    _print_sweep(outcome, as_json, sort=sort, top=top)
 
 
 @app.command()

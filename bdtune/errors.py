@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+
+SHOWN = 50
+"""Problems that are printed at once."""
+MOST_PROBLEMS = 200
+"""Problems after which a reader stops to look for more."""
+LONGEST_NAME = 200
+"""Characters of a name; no longer one has a nearest name."""
 
 
 class BdtuneError(Exception):
@@ -58,7 +67,14 @@ class UserError(BdtuneError):
         if isinstance(problems, Problem):
             problems = [problems]
         self.problems: tuple[Problem, ...] = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__("\n".join(self.lines()))
+
+    def lines(self) -> list[str]:
+        """Return one line per problem: the first fifty, then how many more there are."""
+        rest = len(self.problems) - SHOWN
+        least = "at least " if len(self.problems) >= MOST_PROBLEMS else ""
+        more = [f"and {least}{rest} more problem{'' if rest == 1 else 's'}"] if rest > 0 else []
+        return [*(str(problem) for problem in self.problems[:SHOWN]), *more]
 
 
 class ConfigError(UserError):
@@ -88,5 +104,10 @@ class Diverged(BdtuneError):  # noqa: N818 - a state that a trial ends in
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return "Did you mean 'x'?" for the closest of `choices`, or "" when none is close."""
-    close = get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
+    return _nearest(str(name), tuple(choices)) if len(str(name)) <= LONGEST_NAME else ""
+
+
+@lru_cache(maxsize=4096)
+def _nearest(name: str, choices: tuple[str, ...]) -> str:
+    close = get_close_matches(name, choices, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'?" if close else ""

@@ -25,9 +25,25 @@ Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 """A fraction in [0, 1]."""
 
 
+LONGEST_PATH, LONGEST_PART = 4095, 255
+"""Bytes of a path, and of a name in it, that Linux's file systems take."""
+
+
 def absolute(path: Path | None) -> Path | None:
-    """Return a path from the root, links kept; one that starts with ~ from the user's home."""
-    return None if path is None else Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  keeps links
+    """Return a path from the root, links kept; one that starts with ~ from the user's home.
+
+    Raises `ValueError` for a path that no file can have, or the home of a user that there is not.
+    """
+    if path is None:
+        return None
+    try:
+        whole = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  keeps links
+    except RuntimeError:
+        raise ValueError(f"expected a path, or the home of a user that exists, got '{path}'") from None
+    if max(map(len, map(os.fsencode, whole.parts))) > LONGEST_PART or len(os.fsencode(whole)) > LONGEST_PATH:
+        expected = f"expected a path of names of at most {LONGEST_PART} bytes"
+        raise ValueError(f"{expected}, got '{str(path)[:60]}...'")
+    return whole
 
 
 UserFile = Annotated[Path | None, AfterValidator(absolute)]

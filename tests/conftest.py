@@ -16,6 +16,14 @@ for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME"):  # the user's own; plugins are li
     os.environ.pop(name, None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep measurements of the machine's speed out of the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads only get in each other's way on networks and batches as small as those of tests."""

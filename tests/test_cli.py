@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from bdtune import cli
+from bdtune.config.load import load_sweep
+from bdtune.config.sweep import sweep_to_dict
 from bdtune.plugins import registry
 from bdtune.verbs import show
 
@@ -322,6 +325,17 @@ WRONG = [
     (["ui"], "no MLflow store"),
     (["ui", "--port", "0"], "--port"),
     (["frobnicate"], "frobnicate"),
+    (["sweep", "gssd.yaml", "--seeds", "3"], "seed=0,1,2"),
+    (["sweep", "gssd.yaml", "--dry-run"], "bdtune plan"),
+    (["plan", "gssd.yaml", "--attack", "blend"], "attack=VALUE"),
+    (["plan", "gssd.yaml", "--attack=blend"], "attack=VALUE"),
+    (["run", "--defense.beta_nd=2"], "defense.beta_nd=VALUE"),
+    (["plan", "gssd.yaml", "--nonsense"], "No such option"),
+    (["sweep", "--json"], "expected a YAML file"),
+    (["plan", "runs/mine.yaml"], "no file 'runs/mine.yaml'"),
+    (["plan", *TRIAL, "--out", "~nobody-here/x"], "the home of a user that exists"),
+    (["doctor", "--data-root", "~nobody-here/x"], "the home of a user that exists"),
+    (["sweep", *TRIAL, "--address", "127.0.0.1:1"], "expected a running Ray cluster"),
 ]
 
 
@@ -336,6 +350,54 @@ def test_wrong_input_ends_with_2_plain_words_and_nothing_written(bdtune, own_fol
     assert "Traceback" not in err
     assert out == ""
     assert written(own_folder) == ["file"]
+
+
+@pytest.mark.parametrize("verb", ["sweep", "plan", "run"])
+def test_a_verb_alone_prints_its_help(bdtune, own_folder, verb):
+    _, out, err = bdtune(verb)
+    assert f"bdtune {verb}" in out + err
+    assert "FILE|KEY=VALUE" in out + err
+    assert written(own_folder) == []
+
+
+def test_names_of_kinds_and_plugins_match_without_case(bdtune):
+    assert bdtune("show", "Defense", "GSSD", "--json") == bdtune("show", "defense", "gssd", "--json")
+    assert bdtune("list", "Attacks", "--json") == bdtune("list", "attacks", "--json")
+    assert bdtune("plan", "GSSD.yaml", "--json")[0] == 0
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """Make every folder one that cannot be written, for root too."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != mode | os.W_OK and real(path, mode))
+
+
+def test_what_only_reads_works_where_nothing_can_be_written(bdtune, own_folder, monkeypatch, request):
+    assert bdtune("run", *TRIAL, "--quiet", "--json")[0] == 0
+    folder = own_folder / "bdtune-runs" / "sweeps" / "s"
+    folder.mkdir(parents=True)
+    base = load_sweep(None, [*TRIAL, "name=s"])
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep_to_dict(base)))
+    before = written(own_folder)
+    request.getfixturevalue("read_only")
+    code, out, _ = bdtune("plan", *TRIAL, "--json")
+    assert code == 0
+    assert json.loads(out)["stages"]["evaluate"]["cached"] == 2
+    assert bdtune("show", "defense", "toy")[0] == 0
+    assert bdtune("cache", "ls")[0] == 0
+    code, out, _ = bdtune("report", "s", "--json")
+    assert code == 0
+    assert [trial["status"] for trial in json.loads(out)["trials"]] == ["done", "done"]
+    assert bdtune("run", *TRIAL)[0] == 2  # which writes
+    assert written(own_folder) == before
+
+
+def test_an_older_python_is_told_one_sentence(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
+    source = (ROOT / "bdtune" / "__init__.py").read_text()
+    with pytest.raises(SystemExit, match=r"^bdtune needs Python 3\.11 or newer"):
+        exec(compile(source, "bdtune/__init__.py", "exec"), {"__name__": "bdtune"})
 
 
 def test_all_problems_are_told_at_once(bdtune):

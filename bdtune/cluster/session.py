@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,12 @@ from bdtune.cluster.signals import sigterm_interrupts
 from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
+ANSWER_S = 3.0
+"""After so long without an answer nobody listens at an address; a name may stand for two or three."""
 STARTS = 3
 """Attempts to start a session."""
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -41,11 +44,19 @@ class Needs:
 
 @contextlib.contextmanager
 def session(
-    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, data_bytes: int = 0
+    address: str | None = None,
+    *,
+    cpus: int | None = None,
+    gpus: int | None = None,
+    data_bytes: int = 0,
+    needs: Needs | None = None,
+    say: Callable[[str], None] = log.info,
 ) -> Iterator[None]:
     """Start a local Ray session, or join the cluster at `address`; a session that is on already is used.
 
-    `cpus` and `gpus` of a local session are those of the machine unless given (fake GPUs are accepted).
+    `cpus` and `gpus` of a local session are those of the machine unless given (fake GPUs are accepted). `say`
+    is told what takes time, and which cluster was joined. Raises `UserError`, before anything is started,
+    where nobody answers at the address, or where no trial of these `needs` would ever fit on this machine.
     """
     _quiet_environment()
     import ray
@@ -54,14 +65,44 @@ def session(
         yield
         return
     if address is not None:
+        check_answers(address)
+        say(f"joining the Ray cluster at {address} ...")
         _join(address)
+        say(f"joined {_described()}")
     else:
-        _start(cpus or len(os.sched_getaffinity(0)), gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
+        cpus = cpus or len(os.sched_getaffinity(0))
+        if needs is not None:
+            gpus_here = {} if gpus is None and not needs.gpu else {"GPU": _gpus() if gpus is None else gpus}
+            fitting([{"CPU": cpus, **gpus_here}], needs)
+        say("starting Ray on this machine, which takes some seconds ...")
+        _start(cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
     try:
         with sigterm_interrupts():  # Ray has set a handler of its own
             yield
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raise `UserError` where nobody listens at HOST:PORT: Ray itself would try for minutes.
+
+    "auto" stands for RAY_ADDRESS where that is set; else Ray looks on this machine, which takes no time.
+    """
+    meant = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if meant == "auto":
+        return
+    host, _, port = meant.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise UserError(Problem("--address", "expected 'auto' or HOST:PORT, such as 10.0.0.1:6379", meant))
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        raise _no_cluster(f"{meant}: {error.strerror or error}") from error
+
+
+def _no_cluster(got: str) -> UserError:
+    hint = "Start one with `ray start --head`, or leave the address out for a session of this machine"
+    return UserError(Problem("--address", "expected a running Ray cluster", got, hint=hint))
 
 
 def _join(address: str) -> None:
@@ -70,8 +111,24 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
-        hint = "Start one with `ray start --head`, or leave the address out for a session of this machine"
-        raise UserError(Problem("--address", "expected a running Ray cluster", address, hint=hint)) from error
+        raise _no_cluster(address) from error
+
+
+def _described() -> str:
+    """Return which cluster this is: "the Ray cluster at 10.0.0.1:6379: 3 nodes, 24 CPUs, 2 GPUs"."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    size = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {cpus:g} CPUs, {gpus:g} GPUs"
+    return f"the Ray cluster at {ray.get_runtime_context().gcs_address}: {size}"
+
+
+def _gpus() -> int:
+    """Return how many GPUs this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _start(cpus: int, gpus: int | None, store_bytes: int) -> None:
@@ -116,10 +173,14 @@ def slots(needs: Needs) -> int:
     """Return how many trials fit at once; raises `UserError` when not even one ever will."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return fitting([node["Resources"] for node in ray.nodes() if node["Alive"]], needs)
+
+
+def fitting(nodes: Sequence[dict[str, float]], needs: Needs) -> int:
+    """Return how many trials fit on nodes of such resources; raises `UserError` when not even one does."""
     total = sum(_fit(node, needs) for node in nodes)
     if total == 0:
-        largest: dict[str, float] = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
+        largest = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
         has = f"{largest.get('CPU', 0):g} CPUs and {largest.get('GPU', 0):g} GPUs on the largest node"
         helper = f" and {needs.helper_cpu:g} more CPUs for the streaming pipeline" if needs.helper_cpu else ""
         expected = f"expected a node with {needs.cpu:g} CPUs and {needs.gpu:g} GPUs{helper} for one trial"

@@ -49,6 +49,9 @@ class SweepListener(Listener, Protocol):
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
         """A trial is in a stage, after so many of its epochs."""
 
+    def message(self, text: str) -> None:
+        """What the sweep does beside its trials: it starts Ray, joins a cluster."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -126,7 +129,14 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> boo
     data_bytes = sharing.resident_bytes(specs)
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            session(options.address, cpus=options.cpus, gpus=options.gpus, data_bytes=data_bytes)
+            session(
+                options.address,
+                cpus=options.cpus,
+                gpus=options.gpus,
+                data_bytes=data_bytes,
+                needs=needs,
+                say=watcher.message,
+            )
         )
         fitting = min(slots(needs), options.concurrency or 10_000)
         scratch = stack.enter_context(_scratch(folder))

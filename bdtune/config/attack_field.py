@@ -28,7 +28,8 @@ class AttackField(PluginField):
     """Marks a field as an attack or none; reading one looks at the files that it names."""
 
     def read(self, raw: Any) -> Plugin | None:
-        if raw in (None, "none", {"name": "none"}):
+        named = raw.get("name") if isinstance(raw, dict) and len(raw) == 1 else raw
+        if raw is None or (isinstance(named, str) and named.casefold() == "none"):
             return None
         try:
             attack: Any = super().read(raw)

@@ -11,7 +11,7 @@ from bdtune.config.attack_field import RIVALS, with_knobs
 from bdtune.config.sweep import SweepSpec
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec
 from bdtune.config.yaml_file import read_yaml
-from bdtune.errors import ConfigError, Problem
+from bdtune.errors import MOST_PROBLEMS, ConfigError, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,8 @@ class Document:
     found: list[tuple[Origin, Problem]] = field(default_factory=list)
     overridden: set[str] = field(default_factory=set)
     """The trial's settings that the command line fixes or sweeps in place of the file."""
+    unread: set[str] = field(default_factory=set)
+    """Settings to which a word of the command line gave no value: what lacks it is not wrong too."""
 
     def origin(self, path: str) -> Origin:
         """Return where a path, or the nearest part of a document that it lies in, was written."""
@@ -51,11 +53,19 @@ class Document:
         return self.origins.get("", Origin((0, 0), self.name))
 
     def report(self, problem: Problem, at: Origin | None = None) -> None:
-        """Add a problem, with the place where its path was written; the same one is added once."""
+        """Add a problem, with the place where its path was written; the same one is added once.
+
+        Raises `ConfigError` when there are so many that looking for more helps nobody.
+        """
         origin = at or self.origin(problem.path)
         problem = problem.at(origin.where)
-        if not any(origin == other and _alike(problem, known) for other, known in self.found):
-            self.found.append((origin, problem))
+        if at is None and _setting_of(problem.path) in self.unread:
+            return
+        if any(origin == other and _alike(problem, known) for other, known in self.found):
+            return
+        self.found.append((origin, problem))
+        if len(self.found) >= MOST_PROBLEMS:
+            self.finish()
 
     def wrong(
         self, path: str, expected: str, got: str = "", hint: str = "", at: Origin | None = None
@@ -75,6 +85,12 @@ class Document:
         self.origins[path] = origin
 
 
+def _setting_of(path: str) -> str:
+    """Return the setting that a problem's path is about: "attack" of "grid.attack.rate[1]"."""
+    inner = re.sub(r"^(grid|vary|zip(\[\d+\])?|search\.space|when\[\d+\]\.grid)\.", "", path)
+    return re.split(r"[.[]", inner)[0]
+
+
 def _alike(one: Problem, other: Problem) -> bool:
     """Whether two problems of one place are one to the user: a word of the command line may set two paths."""
     from_word = one.where.startswith("command line")
@@ -92,7 +108,7 @@ def read_document(file: Path, shown_as: str) -> Document:
         place = Origin((0, line), f"{shown_as}:{line}")
         short = _today(path).removeprefix("trial.")
         document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
-    for problem in text.problems:
+    for problem in text.problems[:MOST_PROBLEMS]:
         line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0
         document.found.append((Origin((0, line), problem.where), problem))
     if not isinstance(text.data, dict):
@@ -181,12 +197,16 @@ def _assign_plugin(current: Any, rest: str, value: Any) -> Any:
     if not rest:
         if not isinstance(value, str):
             return value
-        return current if isinstance(current, dict) and current.get("name") == value else value
+        return current if isinstance(current, dict) and _same_name(current.get("name"), value) else value
     if rest in ("name", "preset"):
-        return mapping if mapping.get(rest) == value else {rest: value}
+        return mapping if _same_name(mapping.get(rest), value) else {rest: value}
     if rest in RIVALS:
         return with_knobs(mapping, {rest: value})
     return _assign_nested(mapping, rest.split("."), value)
+
+
+def _same_name(one: Any, other: Any) -> bool:
+    return str(one).casefold() == str(other).casefold()
 
 
 def _assign_nested(current: Any, parts: list[str], value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bdtune.checking import show
 from bdtune.config.document import assign
+from bdtune.config.limits import MAX_COMPARISONS, too_many_trials
 from bdtune.config.trial import (
     PLUGIN_KINDS,
     TRIAL_KEYS,
@@ -26,11 +27,10 @@ from bdtune.effects import no_effect
 from bdtune.errors import ConfigError, Problem, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from bdtune.config.sweep import Axes, SweepSpec, When
 
-MAX_TRIALS = 100_000
 _SHOWN = 3  # alike problems that are shown one by one
 
 
@@ -113,14 +113,19 @@ def expand(space: Space, report: Callable[[Problem], None], *, check_data: bool 
     reader = PointReader(space, report, check_data=check_data)
     factors = list(_factors(space, reader))
     count = math.prod(len(factor) for factor in factors)
-    if count > MAX_TRIALS:
-        report(Problem("grid" if space.grid else "", f"expected at most {MAX_TRIALS:,} trials", f"{count:,}"))
-        return []
     conditions = _Conditions(space, reader)
+    if problems := too_many_trials(count, "grid" if space.grid else "") or conditions.too_many(count):
+        report(problems[0])
+        return []
     found: dict[tuple[str, ...], tuple[Point, TrialSpec]] = {}
-    twice = 0
+    twice = count = 0
     for parts in itertools.product(*factors):
-        for point in conditions.extended(tuple(itertools.chain.from_iterable(parts))):
+        extended = conditions.extended(tuple(itertools.chain.from_iterable(parts)))
+        count += math.prod(map(len, extended))
+        if problems := too_many_trials(count, "when"):
+            report(problems[0])
+            return []
+        for point in _combined(extended):
             if conditions.excluded(point):
                 continue
             trial = reader.trial(point)
@@ -153,6 +158,12 @@ def _factors(space: Space, reader: PointReader) -> Iterator[list[Point]]:
         yield [(), *(point for point in varied if not reader.is_base(point))]
     if space.seeds:
         yield [(Assignment("seed", seed, f"seeds[{i}]"),) for i, seed in enumerate(space.seeds)]
+
+
+def _combined(factors: Sequence[Sequence[Point]]) -> Iterator[Point]:
+    """Yield every combination of points, each as one."""
+    for parts in itertools.product(*factors):
+        yield tuple(itertools.chain.from_iterable(parts))
 
 
 def _as_param(path: str, value: Any) -> Any:
@@ -356,16 +367,22 @@ class _Conditions:
         self.seen: set[str] = set()  # settings that some point has
         self._factors = [_crossed(f"when[{i}].grid", entry.grid) for i, entry in enumerate(space.when)]
 
-    def extended(self, point: Point) -> Iterable[Point]:
-        """Return the point with the axes of all `when` entries that it meets."""
-        factors: list[Sequence[Point]] = []
+    def too_many(self, count: int) -> list[Problem]:
+        """Return what is wrong with comparing so many points with all entries."""
+        entries = len(self.space.when) + len(self.space.exclude)
+        if count * entries <= MAX_COMPARISONS:
+            return []
+        expected = f"expected at most {MAX_COMPARISONS:,} comparisons of trials with 'when' and 'exclude'"
+        got = f"{count:,} trials and {entries:,} entries"
+        return [Problem("exclude" if self.space.exclude else "when", expected, got)]
+
+    def extended(self, point: Point) -> list[Sequence[Point]]:
+        """Return the point and the axes of all `when` entries that it meets, to be combined."""
+        factors: list[Sequence[Point]] = [(point,)]
         for i, entry in enumerate(self.space.when):
             if self._meets(point, entry.condition, f"when[{i}].if"):
                 factors += self._factors[i]
-        if not factors:
-            return (point,)
-        combined = itertools.product(*factors)
-        return [(*point, *itertools.chain.from_iterable(parts)) for parts in combined]
+        return factors
 
     def excluded(self, point: Point) -> bool:
         """Return whether an `exclude` entry leaves the point out."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bdtune
+from bdtune.checking import show
 from bdtune.config.document import Document, read_document
 from bdtune.config.overrides import apply_overrides
 from bdtune.config.read_sweep import read_sweep
@@ -65,17 +66,34 @@ def find(path_or_name: str | Path) -> Path:
     """Return the file that is meant; raises `ConfigError` with the nearest name when there is none."""
     for suffix in _SUFFIXES:
         file = Path(f"{path_or_name}{suffix}")
-        if file.is_file():
+        if _is_file(file):
             return file
     shipped = _shipped()
     name = str(path_or_name).removesuffix(".yaml").removesuffix(".yml")
-    by_stem = [file for key, file in shipped.items() if key.rpartition("/")[2] == name]
-    if name in shipped or len(by_stem) == 1:
-        return shipped.get(name) or by_stem[0]
+    alike = {key: file for key, file in shipped.items() if key.casefold() == name.casefold()}
+    alike = alike or {key: file for key, file in shipped.items() if _stem(key) == name.casefold()}
+    if len(alike) == 1:
+        return next(iter(alike.values()))
+    raise ConfigError(_no_file(path_or_name, name, shipped))
+
+
+def _stem(key: str) -> str:
+    return key.rpartition("/")[2].casefold()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no file can have such a name
+        return False
+
+
+def _no_file(path_or_name: str | Path, name: str, shipped: dict[str, Path]) -> Problem:
+    """Return the problem of a file that does not exist, and of a name that no search space has."""
     here = {file.stem: file.name for file in Path().glob("*.y*ml")}
-    hint = nearest(name, {**here, **shipped, **{key.rpartition("/")[2]: key for key in shipped}})
+    hint = nearest(name, {**here, **shipped, **{_stem(key): key for key in shipped}})
     expected = f"expected a YAML file or one of the search spaces: {', '.join(sorted(shipped))}"
-    raise ConfigError(Problem("", expected, f"'{path_or_name}'", hint=hint))
+    return Problem("", expected, show(str(path_or_name)), f"no file {show(str(path_or_name))}", hint)
 
 
 def _open(path_or_name: str | Path | None) -> tuple[Document, str]:

@@ -1,20 +1,28 @@
 """Settings on the command line: `key=value` sets one, `key=a,b,c` sweeps it.
 
 A key is a dotted path as in the file, without `trial.`; values are read like values in YAML, so
-`milestones=[0.5,0.75]` is one value and `beta_nd=0.6,1.5` are two. What the command line says holds for the
-whole sweep: it takes the place of an axis of the file, and of that part of the space of a search.
+`milestones=[0.5,0.75]` is one value and `beta_nd=0.6,1.5` are two. As in Hydra, `beta_nd=range(0.5,3,0.5)`
+and `attack=choice(badnets,blend)` are axes; the stop of a range is not in it. What the command line says
+holds for the whole sweep: it takes the place of an axis of the file, and of that part of the space of a
+search.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from bdtune.checking import show, unknown
 from bdtune.config.attack_field import RIVALS
 from bdtune.config.document import SWEEP_KEYS, Origin, assign, mapping
-from bdtune.config.trial import TRIAL_KEYS
+from bdtune.config.limits import MAX_RANGE, MAX_WORDS
+from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS
 from bdtune.config.yaml_file import parse_value
+from bdtune.errors import LONGEST_NAME, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +30,13 @@ if TYPE_CHECKING:
     from bdtune.config.document import Document
 
 _BY_PATH = ("grid", "vary", "zip", "search.space")  # sections whose keys are dotted paths themselves
+
+
+_CALL = re.compile(r"(range|choice)\((.*)\)", re.DOTALL)
+LONGEST_SHOWN = 120
+"""Characters of a word in a message."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,9 +51,16 @@ class Override:
 
 def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = True) -> None:
     """Write the words into the document; without `axes`, as for one trial, a comma is a problem."""
+    if len(words) > MAX_WORDS:
+        document.wrong("", f"expected at most {MAX_WORDS:,} settings on the command line", f"{len(words):,}")
+        document.finish()
     taken: set[str] = set()
-    for index, word in enumerate(words):
-        override = _parse(document, word, Origin((1, index), f"command line: {word}"))
+    for index, word in enumerate(_whole(words)):
+        origin = Origin((1, index), f"command line: {_short(word)}")
+        if word not in words:
+            _say_quote_it(document, word, origin)
+            continue
+        override = _parse(document, word, origin)
         if override is None:
             continue
         head = override.path.partition(".")[0]
@@ -85,21 +107,90 @@ def _apply_to_one(document: Document, override: Override) -> None:
         document.moved(override.path, override.origin)
 
 
+def _whole(words: Sequence[str]) -> list[str]:
+    """Return the words; those that the shell made of one mapping (`attack={name:`, `blend}`) as one again."""
+    found: list[str] = []
+    for word in words:
+        if found and "=" not in word and _open(found[-1]):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
+
+
+def _say_quote_it(document: Document, word: str, origin: Origin) -> None:
+    path = word.partition("=")[0]
+    document.wrong(path, "expected one word", f"{word.count(' ') + 1} of them", f"Quote it: '{word}'", origin)
+    document.unread.add(path.partition(".")[0])
+
+
+def _open(word: str) -> bool:
+    """Return whether brackets are opened in a word, outside quotes, that are not closed in it."""
+    bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", word)
+    return sum(bare.count(bracket) for bracket in "{[(") > sum(bare.count(bracket) for bracket in "}])")
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}..."
+
+
 def _parse(document: Document, word: str, origin: Origin) -> Override | None:
     key, equals, text = word.partition("=")
     path = key.strip().removeprefix("trial.")
     if not equals or not path:
         document.wrong("", "expected key=value, as in 'dataset=cifar10'", show(word), at=origin)
         return None
+    if len(path) > LONGEST_NAME:
+        document.wrong("", f"expected a name of at most {LONGEST_NAME} characters", show(path), at=origin)
+        return None
+    values, problem = _read(path, text)
+    if problem is not None:
+        document.report(problem, origin)
+        document.unread.add(path.partition(".")[0])
+        return None
+    return Override(path, values, len(values) > 1 or _CALL.fullmatch(text.strip()) is not None, origin)
+
+
+def _read(path: str, text: str) -> tuple[list[Any], Problem | None]:
+    """Return the values of a setting's text, or what is wrong with it."""
     if not text.strip() or text.rstrip().endswith(","):
-        document.wrong(path, "expected a value after '=' and each comma", show(text), at=origin)
-        return None
+        return [], Problem(path, "expected a value after '=' and each comma", show(text))
     try:
-        values = parse_value(text)
+        call = _CALL.fullmatch(text.strip())
+        values = parse_value(call[2] if call else text)
+        if call and call[1] == "range":
+            values = range_of(values)
+        if not values:
+            raise ValueError("nothing to choose from")
     except ValueError as error:
-        document.wrong(path, "expected a value as in YAML", f"{show(text)} ({error})", at=origin)
-        return None
-    return Override(path, values, len(values) > 1, origin)
+        hint = f"Quote it: '{path}={{name: ...}}'" if text.startswith("{") else ""
+        return [], Problem(path, "expected a value as in YAML", f"{show(text)} ({error})", hint=hint)
+    if path in PLUGIN_KINDS and (word := _unquoted(values)):
+        got, hint = show(word), f"Quote it, as the shell takes braces apart: '{path}={{{word}, ...}}'"
+        return [], Problem(path, "expected a name, or a mapping such as {name: ...}", got, hint=hint)
+    return values, None
+
+
+def _unquoted(values: list[Any]) -> str:
+    """Return a part of a mapping whose braces the shell expanded: `attack=name:badnets`."""
+    return next((v for v in values if isinstance(v, str) and re.match(r"(name|preset):", v)), "")
+
+
+def range_of(values: list[Any]) -> list[int | float]:
+    """Return the numbers from a start (0 unless given) up to a stop, which is not among them, by a step (1).
+
+    Decimal steps are exact: 0.1, 0.2, 0.3. Raises `ValueError` for what is no range.
+    """
+    numbers = [Decimal(str(v)) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    zero, one = Decimal(0), Decimal(1)
+    spelled = {1: [zero, *numbers, one], 2: [*numbers, one], 3: numbers}
+    start, stop, step = spelled.get(len(numbers), [zero] * 3)
+    good = len(numbers) == len(values) and all(map(Decimal.is_finite, numbers)) and step
+    count = math.ceil((stop - start) / step) if good else 0
+    if not 1 <= count <= MAX_RANGE:
+        raise ValueError(f"expected range(start, stop, step) with 1 to {MAX_RANGE:,} numbers")
+    number = int if all(isinstance(value, int) for value in values) else float
+    return [number(start + i * step) for i in range(count)]
 
 
 def _set_value(document: Document, override: Override) -> None:
@@ -116,8 +207,10 @@ def _set_value(document: Document, override: Override) -> None:
 
 
 def _set_axis(document: Document, section: str, path: str, override: Override) -> None:
-    values = override.values
-    if len(values) == 1 and isinstance(values[0], list) and section != "search.space":
+    values: Any = override.values
+    if section == "search.space":
+        values = {"choice": values} if override.many else values[0]
+    elif len(values) == 1 and isinstance(values[0], list) and not override.many:
         values = values[0]
     document.overridden.add(path)
     if _drop_axis(document, path, override.origin):
@@ -126,7 +219,7 @@ def _set_axis(document: Document, section: str, path: str, override: Override) -
     for part in section.split("."):
         parent[part] = dict(mapping(parent.get(part)))
         parent = parent[part]
-    parent[path] = override.values[0] if section == "search.space" else values
+    parent[path] = values
     document.moved(f"{section}.{path}", override.origin)
 
 
@@ -165,9 +258,17 @@ def _set_sweep(document: Document, override: Override) -> None:
     if path == "seeds":
         _drop_axis(document, "seed", override.origin)
         values = values[0] if isinstance(values[0], list) and not override.many else values
+        if not override.many and not isinstance(override.values[0], list):
+            _say_one_seed(values[0])
     value = values if override.many or path == "seeds" else values[0]
     document.sweep = assign(document.sweep, path, value)
     document.moved(path, override.origin)
+
+
+def _say_one_seed(seed: Any) -> None:
+    if isinstance(seed, int) and seed > 1:
+        several = ",".join(map(str, range(min(seed, 5)))) + (",..." if seed > 5 else "")
+        log.warning("seeds=%s is the one seed %s; %s seeds are seed=%s", seed, seed, seed, several)
 
 
 def _swept(document: Document, section: str) -> set[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bdtune.checking import check, check_each, show
 from bdtune.config.document import mapping
 from bdtune.config.expand import Space, expand
+from bdtune.config.limits import too_many_axes
 from bdtune.config.search import check_search, distinct, known_path
 from bdtune.config.sweep import (
     Axes,
@@ -49,6 +50,9 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
     sections, problems = parse_sections(document.trial)
     for problem in problems:
         document.report(problem)
+    for problem in too_many_axes(document.sweep):
+        document.report(problem)
+        document.finish()  # before each of them is looked at
     values = _settings(document, name)
     _check_references(document)
     axes = _axis_values(document)
@@ -58,6 +62,7 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
         values["search"] = search = _with_objective(search, values.get("select", Select()))
     _check_clashes(document, space, search)
     _check_objectives(document, values, sections, space)
+    _check_attacked(document, values, sections, space)
     found: list[TrialSpec] = []
     if search is None:
         found = expand(space, document.report, check_data=check_data)
@@ -123,6 +128,24 @@ def _check_references(document: Document) -> None:
                 document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))
             elif metric in METRICS.own and isinstance(value, int | float) and not 0 <= value <= 1:
                 document.wrong(path, "expected a number from 0 to 1", show(value))
+
+
+def _check_attacked(
+    document: Document, values: dict[str, Any], sections: dict[str, Any], space: Space
+) -> None:
+    """Report rules that read the accuracy under an attack on the classifier, which no trial makes."""
+    varied = {path.partition(".")[0] for axes in (space.grid, space.vary, *space.zip) for path in axes}
+    if "evaluation" in varied or "evaluation" not in sections or sections["evaluation"].robust != "none":
+        return
+    select, search = values.get("select"), values.get("search")
+    rules = [("select.metric", select.metric)] if select is not None else []
+    if search is not None and "metric" in document.sweep["search"]:
+        rules += [("search.metric", metric) for metric in search.metric]
+    for path, rule in rules:
+        metric = METRICS.own.get(metric_of(rule))
+        if metric is not None and metric.rule == rule and metric.measured_on == "attacked":
+            expected = f"expected 'evaluation.robust' to be pgd for {rule}, which is measured under an attack"
+            document.wrong(path, expected, "evaluation.robust: none", "Set evaluation.robust: pgd")
 
 
 def _axis_values(document: Document) -> dict[str, Any]:
@@ -201,7 +224,7 @@ def _when(document: Document, raw: Any) -> tuple[When, ...]:
         if isinstance(entry, dict) and isinstance(entry.get("grid"), dict) and entry["grid"]:
             axes = _axes(document, f"{label}.grid", entry["grid"])
             if read is not None and len(axes) == len(read.grid):
-                entries.append(read)
+                entries.append(read.model_copy(update={"condition": _with_names(read.condition)}))
     return tuple(entries)
 
 
@@ -210,7 +233,18 @@ def _exclude(document: Document, raw: Any) -> tuple[dict[str, Any], ...]:
         expected = "expected a list of settings to leave out, such as [{defense.beta_nd: 0.6, seed: 1}]"
         document.wrong("exclude", expected, show(raw))
         return ()
-    return tuple(raw)
+    return tuple(map(_with_names, raw))
+
+
+def _with_names(condition: dict[str, Any]) -> dict[str, Any]:
+    """Return a condition with the plugins in it spelled as their files are."""
+
+    def spelled(path: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [spelled(path, each) for each in value]
+        return registry.canonical(PLUGIN_KINDS[path], value) if isinstance(value, str) else value
+
+    return {p: spelled(p, value) if p in PLUGIN_KINDS else value for p, value in condition.items()}
 
 
 def _raw(document: Document, sections: dict[str, Any]) -> dict[str, Any]:
@@ -220,8 +254,8 @@ def _raw(document: Document, sections: dict[str, Any]) -> dict[str, Any]:
         if key in PLUGIN_KINDS and key not in sections:
             written = document.trial.get(key)
             name = written.get("name") if isinstance(written, dict) else written
-            known = isinstance(name, str) and name in registry.names(PLUGIN_KINDS[key])
-            raw[key] = {"name": name} if known else None
+            name = registry.canonical(PLUGIN_KINDS[key], name) if isinstance(name, str) else name
+            raw[key] = {"name": name} if name in registry.names(PLUGIN_KINDS[key]) else None
         elif key in sections:
             raw[key] = plain(sections[key])
     return raw

@@ -10,6 +10,7 @@ import numpy as np
 
 from bdtune.checking import show, unknown
 from bdtune.config.expand import Assignment, PointReader, Space, with_values
+from bdtune.config.limits import MAX_CHOICES
 from bdtune.config.trial import TRIAL_KEYS, TrialSpec
 from bdtune.effects import no_effect
 from bdtune.engine.key import derive_seed
@@ -70,6 +71,9 @@ def _is_domain(document: Document, label: str, domain: Domain) -> bool:
     if domain.kind == "choice":
         if not values:
             document.wrong(at, "expected at least one value", "[]")
+        if len(values) > MAX_CHOICES:
+            document.wrong(at, f"expected at most {MAX_CHOICES:,} values", f"{len(values):,}")
+            return False
         return bool(values) and distinct(document, at, list(values))
     whole = domain.kind == "int"
     good = len(values) == 2 and all(_number(v) and (not whole or isinstance(v, int)) for v in values)

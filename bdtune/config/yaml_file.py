@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bdtune.errors import Problem
+from bdtune.errors import LONGEST_NAME, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,11 @@ MAX_BYTES = 4_000_000
 MAX_VALUES = 50_000
 """Values in one file after its aliases are written out: a real sweep has a few thousand at most."""
 MAX_DEPTH = 40
+MAX_CHARACTERS = 16_000_000
+"""Of all values and their dotted paths, after aliases are written out."""
+MAX_TEXT = 10_000
+"""Characters of one value."""
+LARGEST_INTEGER = 2**63 - 1
 
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
@@ -29,10 +34,25 @@ _FLOAT = re.compile(
     r"[-+]?(?:(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))\Z|\.(?:nan|NaN|NAN)\Z"
 )
 _TAG = "tag:yaml.org,2002:"
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""Characters that no file, path or JSON can hold; YAML writes them as "\\0" and "\\ud800"."""
+
+
+class _TooMuch(Exception):  # noqa: N818 (ends the walk; never leaves this module)
+    """The document is larger than any real one."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's scalars; `compose` is all that is used of it."""
+    """SafeLoader with YAML 1.2's scalars and a bound; `compose` is all that is used of it."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > 2 * MAX_VALUES:  # a key is a node too
+            raise _TooMuch(f"expected at most {MAX_VALUES:,} values")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
 
@@ -81,6 +101,8 @@ def parse_yaml(text: str, name: str) -> YamlText:
         character = error.character if isinstance(error.character, str) else chr(error.character)
         line = text.count("\n", 0, error.position) + 1
         return _failed(f"{name}:{line}", "expected printable text", f"the character {character!r}")
+    except _TooMuch as error:
+        return _failed(name, str(error), "more")
     except RecursionError:
         return _failed(name, f"expected at most {MAX_DEPTH} levels of nesting", "more")
     result = YamlText()
@@ -110,15 +132,11 @@ _BAD = object()
 """Stands for a value that was reported, so that nothing else is said about it."""
 
 
-class _TooMuch(Exception):  # noqa: N818 (ends the walk; never leaves this module)
-    """The document is larger than any real one."""
-
-
 class _Builder:
     """Turns composed nodes into plain values and notes their lines."""
 
     def __init__(self, name: str, result: YamlText) -> None:
-        self.name, self.result, self.count = name, result, 0
+        self.name, self.result, self.count, self.characters = name, result, 0, 0
 
     def start(self, node: yaml.Node) -> None:
         try:
@@ -138,6 +156,9 @@ class _Builder:
             raise _TooMuch(f"expected at most {MAX_VALUES:,} values")
         if depth > MAX_DEPTH:
             raise _TooMuch(f"expected at most {MAX_DEPTH} levels of nesting")
+        self.characters += len(path) + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if self.characters > MAX_CHARACTERS:
+            raise _TooMuch(f"expected at most {MAX_CHARACTERS:,} characters")
         self.result.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self.mapping(node, path, depth)
@@ -153,6 +174,10 @@ class _Builder:
             if not key:
                 self.problem(key_node, path, "expected a name before ':'")
                 continue
+            if len(key) > LONGEST_NAME or _NO_TEXT.search(key):
+                expected = f"expected a printable name of at most {LONGEST_NAME} characters"
+                self.problem(key_node, path, expected, repr(key[:20] + "..."))
+                continue
             inner = f"{path}.{key}" if path else key
             if key in found:
                 first = self.result.lines[inner]
@@ -166,19 +191,38 @@ class _Builder:
 
     def scalar(self, node: yaml.Node, path: str) -> Any:
         kind, text = node.tag.removeprefix(_TAG), str(node.value)
+        if isinstance(node, yaml.ScalarNode) and (wrong := _wrong_text(kind, text)):
+            self.problem(node, path, *wrong)
+            return _BAD
         try:
             if kind in _READERS and isinstance(node, yaml.ScalarNode):
                 return _READERS[kind](text)
         except ValueError:
             pass  # `!!int abc`
-        self.problem(node, path, "expected a plain value", f"the tag {node.tag.replace(_TAG, '!!')}")
+        self.problem(node, path, "expected a plain value", f"the tag {node.tag.replace(_TAG, '!!')}"[:60])
         return _BAD
+
+
+def _wrong_text(kind: str, text: str) -> tuple[str, str] | None:
+    """Return what is expected of a value's text and what it is instead, None if it is right."""
+    if len(text) > MAX_TEXT:
+        return f"expected a value of at most {MAX_TEXT:,} characters", f"{len(text):,}"
+    if found := _NO_TEXT.search(text):
+        return "expected printable text", f"the character {found[0]!r}"
+    if kind == "int" and _INT.match(text) and (len(text) > 100 or abs(_integer(text)) > LARGEST_INTEGER):
+        return "expected an integer of at most 64 bits", f"{text[:20]}..."
+    return None
+
+
+def _integer(text: str) -> int:
+    """Return the integer that YAML writes as 12, 1_000, 0x1f or 0o17."""
+    return int(text.replace("_", ""), 0 if re.match(r"[-+]?0[xo]", text) else 10)
 
 
 _READERS: dict[str, Any] = {
     "null": lambda text: None,
     "bool": lambda text: text.lower() == "true",
-    "int": lambda text: int(text.replace("_", ""), 0 if re.match(r"[-+]?0[xo]", text) else 10),
+    "int": _integer,
     "float": lambda text: float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")),
     "str": str,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +21,53 @@ if TYPE_CHECKING:
     from bdtune.engine.store import Store
 
 
-class Costs:
-    """Predicts the seconds of a stage from those recorded in the store."""
+RECENT = 5
+"""Runs of a stage by which the next one is judged: a machine's load changes."""
 
-    def __init__(self, store: Store) -> None:
-        same: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-        alike: dict[str, list[float]] = defaultdict(list)
+Guess = Callable[["Node"], "float | None"]
+"""The seconds of a stage that was never run; None where nothing can be said."""
+
+
+def no_guess(_: Node) -> None:
+    """Guess nothing."""
+
+
+class Costs:
+    """Predicts the seconds of a stage from those recorded in the store, else by a guess."""
+
+    def __init__(self, store: Store, guess: Guess = no_guess) -> None:
+        self._guess = guess
+        seconds: dict[tuple[str | None, ...], deque[float]] = defaultdict(partial(deque, maxlen=RECENT))
         file = store.root / "costs.jsonl"
         for line in file.read_text().splitlines() if file.exists() else []:
             row = json.loads(line)
-            same[row["stage"], row.get("config_hash")].append(row["seconds"])
+            stage, knobs, scale = row["stage"], row.get("config_hash"), row.get("scale")
+            for key in ((stage, knobs, scale), (stage, knobs)):
+                seconds[key].append(row["seconds"])
             if "epochs" in row:  # stores of early versions do not say
-                alike[row["stage"]].append(row["seconds"] / (row["epochs"] or 1))
-        self._same = {config_hash: fmean(seconds) for config_hash, seconds in same.items()}
-        self._per_epoch = {stage: fmean(seconds) for stage, seconds in alike.items()}
+                for key in ((stage, None, scale), (stage, None)):
+                    seconds[key].append(row["seconds"] / (row["epochs"] or 1))
+        self._known = {key: fmean(values) for key, values in seconds.items()}
 
     def seconds(self, node: Node) -> float | None:
-        """Return the mean over past runs of the stage with these knobs; None if the stage is new.
+        """Return the mean over the last runs with these knobs, data and network; None if nothing is known.
 
-        Without such a run: the stage's mean seconds per epoch times its epochs.
+        Without such a run: its mean seconds per epoch on this data and network times its epochs, then the
+        guess, then the same of other data and networks.
         """
-        if (known := self._same.get((node.stage.full_name(), node.stage.config_hash))) is not None:
-            return known
-        per_epoch = self._per_epoch.get(node.stage.full_name())
-        return None if per_epoch is None else per_epoch * (node.stage.length() or 1)
+        stage, knobs = node.stage.full_name(), node.stage.config_hash
+        epochs = node.stage.length() or 1
+        known = self._at((stage, knobs, node.scale)), self._at((stage, None, node.scale), epochs)
+        if (found := next((each for each in known if each is not None), None)) is not None:
+            return found
+        if (guessed := self._guess(node)) is not None:
+            return guessed
+        elsewhere = self._at((stage, knobs))
+        return self._at((stage, None), epochs) if elsewhere is None else elsewhere
+
+    def _at(self, key: tuple[str | None, ...], times: int = 1) -> float | None:
+        known = self._known.get(key)
+        return None if known is None else known * times
 
 
 @dataclass
@@ -67,6 +92,8 @@ class Plan:
     stages: dict[str, StageCount] = field(default_factory=dict)
     seconds_shared: float = 0.0
     seconds_unshared: float = 0.0
+    seconds_longest: float = 0.0
+    """Of the trial that takes longest, whose stages must come one after the other."""
     unpredicted: tuple[str, ...] = ()  # stages that were never run, so not in the seconds
 
     def to_json(self) -> dict[str, Any]:
@@ -80,15 +107,22 @@ class Plan:
         }
 
 
-def make_plan(trials: Iterable[Sequence[Node]], baselines: int, resolver: Resolver) -> Plan:
-    """Count the stages that `trials` (the nodes each must compute, baselines among them) need."""
-    costs = Costs(resolver.store)
+def make_plan(
+    trials: Iterable[Sequence[Node]], baselines: int, resolver: Resolver, guess: Guess = no_guess
+) -> Plan:
+    """Count the stages that `trials` (the nodes each must compute, baselines among them) need.
+
+    `guess` gives the seconds of stages that were never run.
+    """
+    costs = Costs(resolver.store, guess)
+    sharing = _Sharing()
     plan = Plan(trials=-baselines, baselines=baselines)
     unique: dict[str, Node] = {}
     absent: list[Node] = []
     seconds: dict[str, float | None] = {}
     for nodes in trials:
         plan.trials += 1
+        longest = 0.0
         steps = {step.recipe: step for node in nodes for step in node.walk()}
         for recipe, step in steps.items():
             key = resolver.key(step)
@@ -98,7 +132,10 @@ def make_plan(trials: Iterable[Sequence[Node]], baselines: int, resolver: Resolv
             if recipe not in seconds:
                 seconds[recipe] = costs.seconds(step)
             plan.seconds_unshared += seconds[recipe] or 0.0
+            sharing.note(step, key)
             identity = key or recipe
+            if key is None or not resolver.store.has(key):
+                longest += seconds[recipe] or 0.0
             if identity in unique:
                 continue
             unique[identity] = step
@@ -107,12 +144,39 @@ def make_plan(trials: Iterable[Sequence[Node]], baselines: int, resolver: Resolv
                 count.cached += 1
             else:
                 absent.append(step)
-    _count_absent(plan, absent, seconds)
+        plan.seconds_longest = max(plan.seconds_longest, longest)
+    _count_absent(plan, absent, seconds, sharing)
     _shorten(plan)
     return plan
 
 
-def _count_absent(plan: Plan, absent: list[Node], seconds: dict[str, float | None]) -> None:
+class _Sharing:
+    """How many results the recipes of a stage come to, as far as their keys are known already."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, set[str]] = defaultdict(set)
+        self._recipes: dict[str, set[str]] = defaultdict(set)
+        self._unknown: set[str] = set()
+
+    def note(self, step: Node, key: str | None) -> None:
+        """Take in a recipe, with its key if that is known."""
+        if key is None:
+            self._unknown.add(step.recipe)
+        else:
+            self._keys[step.stage.full_name()].add(key)
+            self._recipes[step.stage.full_name()].add(step.recipe)
+
+    def share(self, step: Node) -> float:
+        """Return the part of a recipe's cost that is to be expected: less than 1 where others were equal."""
+        stage = step.stage.full_name()
+        if step.recipe not in self._unknown or stage not in self._keys:
+            return 1.0
+        return len(self._keys[stage]) / len(self._recipes[stage])
+
+
+def _count_absent(
+    plan: Plan, absent: list[Node], seconds: dict[str, float | None], sharing: _Sharing
+) -> None:
     """Add what must be computed, without what longer trainings save as by-products."""
     prefix_reuse = PrefixReuse()
     prefix_reuse.want(absent)
@@ -123,7 +187,7 @@ def _count_absent(plan: Plan, absent: list[Node], seconds: dict[str, float | Non
         elif (predicted := seconds[step.recipe]) is None:
             unknown.add(step.stage.full_name())
         else:
-            plan.seconds_shared += predicted
+            plan.seconds_shared += predicted * sharing.share(step)
     plan.unpredicted = tuple(sorted(unknown))
 
 

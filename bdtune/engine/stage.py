@@ -165,6 +165,10 @@ class Stage(Knobs):
         """Return the number of ticks the stage will yield, 0 if it yields none."""
         return 0
 
+    def passes_per_epoch(self) -> float:
+        """Return how often each sample passes a network, there and back, in an epoch: for estimates."""
+        return 1.0
+
     def at(self, epochs: int) -> Stage | None:
         """Return the same stage with another length, if the longer of the two saves the shorter's result.
 
@@ -176,6 +180,20 @@ class Stage(Knobs):
 def config_hash_of(preimage: Mapping[str, Any]) -> str:
     """Return the configuration hash of the stage whose node's key hashes this."""
     return key_of({name: value for name, value in preimage.items() if name not in NODE_PARTS})
+
+
+def scale_of(inputs: Mapping[str, Any]) -> str:
+    """Return a hash of what decides, beside knobs, how long a stage takes: its data and network.
+
+    `inputs` are those of a preimage, where the results of other stages say nothing of their size.
+    """
+    parts = ("source", "data", "given")
+    sized = {
+        name: {part: value[part] for part in parts if part in value}
+        for name, value in inputs.items()
+        if isinstance(value, dict)
+    }
+    return key_of({name: found for name, found in sized.items() if found})
 
 
 _classes: dict[str, type[Stage]] = {}
@@ -301,6 +319,12 @@ class Node:
         tag = self.numerics.tag() if self.stage.kind == "train" else None
         around = dict(zip(NODE_PARTS, (inputs, self.seed, tag), strict=True))
         return {**self.stage.identity(), **around}
+
+    @cached_property
+    def scale(self) -> str:
+        """A hash of the data and network that the stage reads: with the same knobs it takes about as long."""
+        sources = {name: value for name, value in self.inputs.items() if isinstance(value, Source)}
+        return scale_of({name: source.preimage for name, source in sources.items()})
 
     def at(self, epochs: int) -> Node | None:
         """Return the node of the same training with another length, where `Stage.at` has one."""

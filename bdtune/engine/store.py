@@ -32,7 +32,7 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
 from bdtune.engine.pins import Pins
-from bdtune.engine.stage import Artefact, config_hash_of
+from bdtune.engine.stage import Artefact, config_hash_of, scale_of
 from bdtune.errors import Diverged, StoreError
 
 if TYPE_CHECKING:
@@ -267,4 +267,6 @@ def _payload(artefact: Artefact) -> dict[str, bytes]:
 def _cost_row(manifest: Manifest, epochs: int) -> dict[str, Any]:
     config_hash = config_hash_of(manifest.preimage)
     seconds = round(manifest.cost.seconds, 4)
-    return {"stage": manifest.stage, "config_hash": config_hash, "epochs": epochs, "seconds": seconds}
+    scale = scale_of(manifest.preimage.get("inputs", {}))
+    row = {"stage": manifest.stage, "config_hash": config_hash, "scale": scale}
+    return {**row, "epochs": epochs, "seconds": seconds}

@@ -224,8 +224,14 @@ class Attack(Plugin):
     def plan(self, labels: np.ndarray, *, seed: int, num_classes: int | None = None) -> PoisonPlan:
         """Return which samples are poisoned or covered, and the labels everyone sees.
 
-        `labels`: true classes, int64 [N]. Raises `ConfigError` when the request cannot be met.
+        `labels`: true classes, int64 [N]; `seed`: that of the trial which has this plan. Raises `ConfigError`
+        when the request cannot be met.
         """
+        return self.drawn_plan(labels, self.plan_seed(self.attacker_seed(seed)), num_classes=num_classes)
+
+    @final
+    def drawn_plan(self, labels: np.ndarray, seed: int, *, num_classes: int | None = None) -> PoisonPlan:
+        """Return the plan of true classes int64 [N] that is drawn by a seed which `plan_seed` gave."""
         labels = np.asarray(labels, np.int64)
         num_classes = num_classes if num_classes is not None else int(labels.max(initial=0)) + 1
         if problems := self.check(num_classes, labels):

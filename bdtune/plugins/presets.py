@@ -22,6 +22,7 @@ def presets() -> dict[str, tuple[str, dict[str, Any]]]:
 def preset(name: str) -> tuple[str, dict[str, Any]]:
     """Return (attack name, knobs) of a preset; raises `ConfigError` with the nearest name for a wrong one."""
     found = presets()
+    name = next((each for each in found if each.casefold() == name.casefold()), name)
     if name not in found:
         for known in registry.not_offered("attacks").values():
             if name in known.presets:

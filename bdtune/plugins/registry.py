@@ -182,6 +182,13 @@ def names(kind: str) -> list[str]:
     return sorted(places(kind))
 
 
+def canonical(kind: str, name: str) -> str:
+    """Return a name as the plugin's file spells it where only the case differs; any other as it is."""
+    known = places(kind)
+    alike = [each for each in known if each.casefold() == name.casefold()]
+    return alike[0] if name not in known and len(alike) == 1 else name
+
+
 @overload
 def load(kind: Literal["attacks"], name: str) -> type[Attack]: ...
 @overload
@@ -197,7 +204,7 @@ def load(kind: str, name: str) -> type[Plugin]:
 
     Raises `ConfigError` if there is none: with the nearest name, or with what stands against a known method.
     """
-    known = places(kind)
+    known, name = places(kind), canonical(kind, name)
     if name not in known:
         if method := not_offered(kind).get(name):
             raise ConfigError(method.problem("", name))

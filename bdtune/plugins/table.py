@@ -55,11 +55,13 @@ class Table(Generic[E]):
         return [*self.own, *self.outside]
 
     def get(self, name: str) -> E | None:
-        """Return the entry called `name`, None if there is none."""
+        """Return the entry called `name`, in whatever case, None if there is none."""
+        name = self._spelled(name)
         return self.find(name) if name in self.own or name in registry.places(self.kind) else None
 
     def find(self, name: str) -> E:
         """Return the entry called `name`; raises `ConfigError` with the nearest name if there is none."""
+        name = self._spelled(name)
         if name in self.own:
             return self.own[name]
         places = registry.places(self.kind)
@@ -67,6 +69,9 @@ class Table(Generic[E]):
             expected = f"expected one of the {self.kind}: {', '.join(self.names)}"
             raise ConfigError(Problem("", expected, f"'{name}'", hint=nearest(name, self.names)))
         return self._read(places[name])
+
+    def _spelled(self, name: str) -> str:
+        return name.casefold() if name.casefold() in self.own else registry.canonical(self.kind, name)
 
     def check(self, name: str) -> str:
         """Return a name of an entry, as pydantic's validators do: raises `ValueError` with the problem."""

@@ -57,7 +57,7 @@ class CraftRows(Stage):
 
     def run(self, ctx: Context, *, data: LabelSet) -> Artefact:
         labels = np.asarray(data.labels)
-        plan = self.attack.plan(labels, seed=self.plan_seed, num_classes=data.num_classes)
+        plan = self.attack.drawn_plan(labels, self.plan_seed, num_classes=data.num_classes)
         target = np.setdiff1d(np.flatnonzero(labels == self.attack.target), plan.poison_ids)
         if not len(target):
             raise UserError(f"no clean image of class {self.attack.target} is left to fit a trigger to")

@@ -222,7 +222,7 @@ class TrainSource(AttackedSource):
         """Return the attack's plan for the training set of true labels int64 [N]."""
         if self.attack is None:
             return None
-        return self.attack.plan(labels, seed=self.plan_seed, num_classes=self.dataset.num_classes)
+        return self.attack.drawn_plan(labels, self.plan_seed, num_classes=self.dataset.num_classes)
 
     def kept(self, observed: np.ndarray) -> np.ndarray:
         """Return bool [N]: the rows of the fit part. The rest is held out, stratified by observed class."""

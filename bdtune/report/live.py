@@ -13,7 +13,7 @@ from bdtune.plugins.metric import HEADLINE
 from bdtune.report.table import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REFRESHES_PER_S = 4
 LINE_EVERY_S = 1.0  # plain lines: a log of 10,000 trials should stay readable; failures are always printed
 ALIVE_EVERY_S = 60.0  # after so long without a line, one says what runs
+ESTIMATE_EVERY_S = 2.0  # and at most a twentieth of the time
 MOST_RUNNING = 8
 BAD = ("failed", "diverged")
 
@@ -56,7 +57,15 @@ class Progress:
         quiet: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        name: Callable[[str], str] = str,
     ) -> None:
+        """`name` says what people call a trial."""
+        self.name = name
+        self.estimate: Callable[[Container[str], Mapping[str, Running], float], float | None] | None = None
+        """Of the ids of trials that ended, what others are doing, and the time: the seconds that are left."""
+        self._ended: set[str] = set()
+        self._estimated: tuple[float, float | None] = (float("-inf"), None)  # when, and the seconds left then
+        self._look_again = 0.0
         self.stream = stream or sys.stderr
         self.quiet = quiet
         self._clock = clock
@@ -93,7 +102,9 @@ class Progress:
             since = known.since if known and known.stage == stage else self._clock()
             self.running[trial] = Running(stage, epoch, epochs, since)
         if self._clock() - max(self._last_line, self._started) >= ALIVE_EVERY_S:
-            self._line("; ".join(f"{trial} {state}" for trial, state in list(self.running.items())))
+            self._line(
+                "; ".join(f"{self.name(trial)}: {state}" for trial, state in list(self.running.items()))
+            )
 
     def held(self, count: int) -> None:
         """Note how many trials wait for a stage that another one computes."""
@@ -105,10 +116,17 @@ class Progress:
             self._answered += result.id not in self.running
             self._leave(self.running.pop(result.id, None))
             self.counts[result.status] += 1
+            self._ended.add(result.id)
+            self._look_again = 0.0
         if result.status in BAD:
-            self.message(f"{result.status} {result.id}: {_last(result.error)}", always=True)
+            self.message(f"{result.status} {self._called(result.id)}: {_last(result.error)}", always=True)
         elif self._clock() - self._last_line >= LINE_EVERY_S:
-            self._line(f"{result.id} {_numbers(result)}")
+            self._line(f"{self.name(result.id)}: {_numbers(result)}")
+
+    def _called(self, trial: str) -> str:
+        """Return a trial's name with its id, by which its files go."""
+        name = self.name(trial)
+        return trial if name == trial else f"{name} ({trial})"
 
     def _leave(self, state: Running | None) -> None:
         self._spent += self._clock() - state.since if state else 0.0
@@ -152,8 +170,10 @@ class Progress:
     def remaining_s(self) -> float | None:
         """Return an estimate of the seconds that remain, None while there is nothing to judge by.
 
-        With predicted stage-seconds: by the part of them that is done; else by the part of the trials.
+        Without an `estimate`: by the part of the predicted stage-seconds, or of the trials, that is done.
         """
+        if self.estimate is not None and (left := self._looked()) is not None:
+            return left
         elapsed = self._clock() - self._started
         if self.predicted:
             part = (self._spent + self._in_progress()) / self.predicted
@@ -162,6 +182,18 @@ class Progress:
         if part < 0.02 or elapsed <= 0:  # the first few per cent say little
             return None
         return elapsed * (1.0 - min(part, 0.99)) / min(part, 0.99)
+
+    def _looked(self) -> float | None:
+        """Return the last estimate less the time since; it is made anew every now and then."""
+        now = self._clock()
+        if now >= self._look_again and self.estimate is not None:
+            with self._lock:
+                ended, running = frozenset(self._ended), dict(self.running)
+            self._estimated = (now, self.estimate(ended, running, now))
+            took = self._clock() - now
+            self._look_again = now + max(ESTIMATE_EVERY_S, 20 * took)
+        at, left = self._estimated
+        return None if left is None else max(1.0, left - (now - at))
 
     def _in_progress(self) -> float:
         now = self._clock()
@@ -206,13 +238,15 @@ class Progress:
         with self._lock:
             running = list(self.running.items())
         head = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(1, self.trials), completed=self.ended, width=30)
+        bar = ProgressBar(total=max(1, self.trials), completed=self.ended, width=20)
         head.add_row(bar, Text(self.summary(), style="red" if any(self.counts[s] for s in BAD) else ""))
         rows = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            rows.add_column(no_wrap=True, overflow="ellipsis")
         for trial, state in running[:MOST_RUNNING]:
             epochs = f"epoch {state.epoch}/{state.epochs}" if state.epochs else ""
             length = duration(self._clock() - state.since)
-            rows.add_row(Text(trial, style="dim"), Text(state.stage), Text(epochs), Text(length, style="dim"))
+            rows.add_row(Text(state.stage), Text(epochs), Text(length, style="dim"), Text(self.name(trial)))
         more = len(running) - MOST_RUNNING
         return Group(head, rows, *([Text(f"and {more} more", style="dim")] if more > 0 else []))
 

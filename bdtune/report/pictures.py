@@ -60,7 +60,7 @@ def dataset_picture(
         columns=columns,
     )
     attack = attack.for_dataset(dataset)
-    plan = _plan(attack, selection.labels, seed, dataset.num_classes)
+    plan = attack.plan(selection.labels, seed=seed, num_classes=dataset.num_classes)
     return _save(_picture(selection.read, selection.labels, attack, plan, look), path)
 
 
@@ -77,14 +77,8 @@ def attack_picture(
 ) -> Path:
     """Draw an attack on images (uint8 [N, H, W, C], true labels int64 [N]) to a PNG file; return `path`."""
     look = _Look(attack.plugin_name(), tuple(class_names), columns)
-    plan = _plan(attack, labels, seed, num_classes)
+    plan = attack.plan(labels, seed=seed, num_classes=num_classes)
     return _save(_picture(lambda ids: images[ids], labels, attack, plan, look), path)
-
-
-def _plan(attack: Attack, labels: np.ndarray, seed: int, num_classes: int | None) -> PoisonPlan:
-    """Return the plan that a trial of this data seed has."""
-    drawn = attack.plan_seed(attack.attacker_seed(seed))
-    return attack.plan(labels, seed=drawn, num_classes=num_classes)
 
 
 def chosen_ids(plan: PoisonPlan, labels: np.ndarray, columns: int) -> np.ndarray:

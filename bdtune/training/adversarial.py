@@ -70,6 +70,9 @@ class AdversarialTraining(Supervised, defaults={"epochs": 100, "milestones": (0.
     attack_bn: Literal["eval", "train"] = "eval"
     """Batch norm while attacking. train: by the batch's statistics, which moves the running ones too."""
 
+    def passes_per_epoch(self) -> float:
+        return self.pgd.steps + 1.0
+
     def natural(self) -> Supervised:
         """Return the same training without the attack."""
         return self.to(Supervised)

@@ -68,6 +68,9 @@ class Evaluate(Stage):
     metrics: Annotated[tuple[Annotated[str, AfterValidator(_further)], ...], ByContent(_entries)] = ()
     """Further metrics, from the folders metrics/ of BDTUNE_PLUGINS."""
 
+    def passes_per_epoch(self) -> float:
+        return 1.0 if self.robust == "none" else 1.0 + 3 * self.pgd.steps  # there and back takes three times
+
     @property
     def measured(self) -> list[Metric]:
         """What it can measure: the package's metrics, and those that it names."""

@@ -92,6 +92,9 @@ class SimCLR(TorchStage):
         modules = {"model": network, "projection": head}
         return loop.Training(self.name, self.epochs, modules, {"model": optimizer}, epoch, result)
 
+    def passes_per_epoch(self) -> float:
+        return 2.0  # two views
+
     def _batch_size(self, samples: int, ctx: Context) -> int:
         if samples < 2:
             raise UserError(

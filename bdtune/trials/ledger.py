@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from bdtune.config.trial import TrialSpec, trial_id
-from bdtune.engine.plan import Plan, make_plan
+from bdtune.engine.plan import Guess, Plan, make_plan, no_guess
 from bdtune.reading.resident import must_stream
 from bdtune.trials.graph import TrialGraph, trial_graph
 from bdtune.trials.outcome import result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from bdtune.engine.resolve import Resolver
     from bdtune.trials.results import Status, TrialResult
@@ -75,10 +75,14 @@ class Ledger:
         """Return the baseline of a trial."""
         return self.entries[entry.baseline_id] if entry.baseline_id else None
 
-    def plan(self) -> Plan:
-        """Return what the trials need, what exists, and what sharing saves."""
-        baselines = sum(entry.is_baseline for entry in self.entries.values())
-        return make_plan((entry.graph.goals for entry in self.entries.values()), baselines, self.resolver)
+    def plan(self, guess: Guess = no_guess, *, without: Container[str] = ()) -> Plan:
+        """Return what the trials need, what exists, and what sharing saves; `without` those of some ids.
+
+        `guess` gives the seconds of stages that the store knows nothing of.
+        """
+        entries = [entry for entry in list(self.entries.values()) if entry.id not in without]
+        baselines = sum(entry.is_baseline for entry in entries)
+        return make_plan((entry.graph.goals for entry in entries), baselines, self.resolver, guess)
 
     def result(
         self, entry: Entry, status: Status | None = None, error: str | None = None, **times: float | None

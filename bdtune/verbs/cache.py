@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bdtune.errors import Problem, UserError, nearest
+from bdtune.report import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bdtune.engine.manifest import Manifest
     from bdtune.engine.store import Store
+    from bdtune.trials.results import TrialResult
+
+
+MOST_ALIKE = 20
+"""Entries of one result that are compared."""
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
@@ -31,20 +41,109 @@ def listing(store: Store) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Difference:
-    """One place in which the recipes of two entries differ."""
+    """One place in which two recipes differ."""
 
+    stage: str
+    """Whose recipe it is; of two trials "trial"."""
     path: str
     first: Any
     second: Any
 
 
 def why(store: Store, first: str, second: str) -> list[Difference]:
-    """Return what differs between the recipes of two entries; raises `UserError` for unknown keys."""
-    one, two = (dict(_flat(_entry(store, key).preimage)) for key in (first, second))
-    paths = sorted(one.keys() | two.keys())
+    """Return what makes two entries, or two trials, differ; raises `UserError` for unknown keys and ids.
+
+    An input that differs is followed to the stage that made it: the knobs at the root are returned.
+    """
+    trials = [_trial(store, word) for word in (first, second)]
+    if trials[0] is None or trials[1] is None:
+        if any(trials):
+            expected = "expected two keys, or the ids of two trials"
+            raise UserError(Problem("", expected, f"'{first}' and '{second}'"))
+        return _Roots(store).of(_entry(store, first), _entry(store, second))
+    one, two = trials[0].params, trials[1].params
     return [
-        Difference(path, one.get(path), two.get(path)) for path in paths if one.get(path) != two.get(path)
+        Difference("trial", path, one.get(path), two.get(path))
+        for path in dict.fromkeys([*one, *two])
+        if one.get(path) != two.get(path)
     ]
+
+
+class _Roots:
+    """Follows the inputs of two entries to what differs first."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._seen: set[tuple[str, str]] = set()
+
+    def of(self, first: Manifest, second: Manifest) -> list[Difference]:
+        """Return the differences of the earliest stages first; one that several stages have only once."""
+        found: dict[tuple[str, str, str], Difference] = {}
+        for each in self._walk(first, second):
+            found.setdefault((each.path, repr(each.first), repr(each.second)), each)
+        knobs = [
+            each for each in found.values() if each.path != "seed"
+        ]  # it follows from the seed of a trial
+        return knobs or list(found.values())
+
+    def _walk(self, first: Manifest, second: Manifest) -> Iterator[Difference]:
+        if (first.key, second.key) in self._seen:
+            return
+        self._seen.add((first.key, second.key))
+        if first.stage != second.stage:
+            yield Difference("", "stage", first.name, second.name)
+            return
+        own = []
+        for path, values in _differing(first, second):
+            parents = self._parents(path, *values)
+            if parents is None:
+                own.append(Difference(first.name, path, *map(_text, values)))
+            else:
+                yield from self._walk(*parents)
+        yield from own
+
+    def _parents(self, path: str, *values: Any) -> tuple[Manifest, Manifest] | None:
+        """Return the entries that an input names by keys or digests: of equal results the most alike ones."""
+        if not path.startswith("inputs.") or not all(isinstance(value, str) for value in values):
+            return None
+        if path.endswith(".key"):
+            made = [[found] if (found := self.store.manifest(value)) else [] for value in values]
+        else:
+            made = [self._by_digest.get(value, []) if path.endswith(".digest") else [] for value in values]
+        pairs = [(one, two) for one in made[0][:MOST_ALIKE] for two in made[1][:MOST_ALIKE]]
+        return min(pairs, key=_distance, default=None)
+
+    @cached_property
+    def _by_digest(self) -> dict[str, list[Manifest]]:
+        found: dict[str, list[Manifest]] = defaultdict(list)
+        for manifest in self.store.entries():
+            found[manifest.digest].append(manifest)
+        return found
+
+
+def _differing(first: Manifest, second: Manifest) -> list[tuple[str, tuple[Any, Any]]]:
+    one, two = dict(_flat(first.preimage)), dict(_flat(second.preimage))
+    paths = sorted(one.keys() | two.keys())
+    return [(path, (one.get(path), two.get(path))) for path in paths if one.get(path) != two.get(path)]
+
+
+def _distance(pair: tuple[Manifest, Manifest]) -> tuple[bool, int]:
+    return pair[0].stage != pair[1].stage, len(_differing(*pair))
+
+
+def _text(value: Any) -> Any:
+    """Return a value that can be compared and printed: a list as its text."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _trial(store: Store, word: str) -> TrialResult | None:
+    """Return the one trial whose id begins so, from the reports of all sweeps beside the store, or None."""
+    found: dict[str, TrialResult] = {}
+    for file in store.root.parent.glob("sweeps/*/sweep.json"):
+        with contextlib.suppress(UserError):
+            trials = files.read(file.parent).trials
+            found |= {trial.id: trial for trial in trials if trial.id.startswith(word)}
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def _entry(store: Store, key: str) -> Manifest:
@@ -52,8 +151,11 @@ def _entry(store: Store, key: str) -> Manifest:
     found = [name for name in known if name.startswith(key)]
     if len(found) != 1:
         got = f"'{key}'" if not found else f"'{key}', which begins {len(found)} keys"
-        expected = "expected the key of an entry, or its beginning; `bdtune cache ls` lists them"
-        raise UserError(Problem("key", expected, got, hint=nearest(key, known)))
+        expected = "expected the key of an entry or the id of a trial, or its beginning"
+        hint = (
+            f"{nearest(key, known)} 'bdtune cache ls' lists keys, 'bdtune report NAME --json' trials".strip()
+        )
+        raise UserError(Problem("key", expected, got, hint=hint))
     manifest = store.manifest(found[0])
     if manifest is None:
         raise UserError(f"entry {found[0]} was damaged and is in quarantine now")

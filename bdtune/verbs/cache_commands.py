@@ -35,16 +35,20 @@ def ls(out: Out = None, as_json: AsJson = False) -> None:
 
 @app.command("why")
 def why(
-    first: Annotated[str, typer.Argument(metavar="KEY", help="A key as 'cache ls' prints it, or its start.")],
-    second: Annotated[str, typer.Argument(metavar="KEY", help="Another one.")],
+    first: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A key as 'cache ls' prints it, or a trial's id; or its beginning."),
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what differs between the recipes of two artefacts.
+    """Say which knobs make two artefacts, or two trials, differ.
 
-    Example:
+    Where an input differs, the knob of the earlier stage is named. Examples:
 
     bdtune cache why 3b53c605 b310f79c
+    bdtune cache why 0d12aa10 77c0b3f2 --json
     """
     from bdtune.verbs import cache as verb
     from bdtune.verbs import tables
@@ -64,7 +68,7 @@ def verify(out: Out = None, as_json: AsJson = False) -> None:
     from bdtune.verbs import cache as verb
     from bdtune.verbs import tables
 
-    whole, damaged = verb.verify(_store(out))
+    whole, damaged = verb.verify(_store(out, write=True))
     rows = [{"whole": whole, "damaged": len(damaged), "keys": " ".join(damaged)}]
     show_result({"whole": whole, "damaged": damaged}, tables.plain_table("store", rows), as_json)
     raise typer.Exit(3 if damaged else 0)
@@ -86,14 +90,14 @@ def gc(
     from bdtune.verbs import cache as verb
     from bdtune.verbs import tables
 
-    row = vars(verb.collect(_store(out), int(keep * 1e9), dry_run=dry_run))
+    row = vars(verb.collect(_store(out, write=not dry_run), int(keep * 1e9), dry_run=dry_run))
     show_result(row, tables.plain_table("would remove" if dry_run else "removed", [row]), as_json)
 
 
-def _store(out: Path | None) -> Store:
+def _store(out: Path | None, *, write: bool = False) -> Store:
     from bdtune.engine.store import Store
 
-    root = run_directory(out) / "store"
+    root = run_directory(out, write=write) / "store"
     if not root.exists():
         raise UserError(f"no store at {root}; run a sweep first, or give its --out")
     return Store(root, create=False)

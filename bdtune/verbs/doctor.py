@@ -15,6 +15,7 @@ from bdtune.engine.manifest import git_commit
 from bdtune.errors import ConfigError
 from bdtune.plugins import registry
 from bdtune.tracking.commands import doctor_lines
+from bdtune.verbs.place import folder
 
 if TYPE_CHECKING:
     from bdtune.cluster.probe import NodeFacts
@@ -103,7 +104,7 @@ def _plugins() -> list[Finding]:
 
 def _data(data_root: Path | None) -> list[Finding]:
     root = data_root or (Path(os.environ["BDTUNE_DATA"]) if os.environ.get("BDTUNE_DATA") else None)
-    root = root.expanduser().absolute() if root else None
+    root = folder("--data-root", root) if root else None
     if root is None:
         found = [Finding("data root", "info", "none; digits needs none; else set data_root or BDTUNE_DATA")]
     else:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from bdtune.config.load import load_trial
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
+from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
+from bdtune.report.names import setting_names
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.results import SweepResult
+from bdtune.trials.speed import Speed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +33,16 @@ def run(file: str | None, overrides: Sequence[str], run_dir: Path, *, quiet: boo
     executor = Executor(Store(run_dir / "store"), InProcess(spec.data_root, spec.pipeline))
     ledger = Ledger(NAME, executor.resolver)
     wanted = ledger.add(spec)
-    plan = ledger.plan()
-    with executor.store.pins.held(), Progress(quiet=quiet) as progress:
+    speed = Speed(len(os.sched_getaffinity(0)))
+    plan = ledger.plan(speed)
+    with executor.store.pins.held(), Progress(quiet=quiet, name=setting_names(ledger, [])) as progress:
         progress.planned(
             len(ledger.entries),
             unique=sum(count.unique for count in plan.stages.values()),
             cached=sum(count.cached for count in plan.stages.values()),
             seconds=None if plan.unpredicted else plan.seconds_shared,
         )
+        progress.estimate = Estimate(ledger, guess=speed)
         results = []
         for entry in ledger.entries.values():
             results.append(_walk(entry, ledger, executor, progress))

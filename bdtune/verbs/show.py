@@ -27,7 +27,7 @@ SINGULAR = {kind.removesuffix("s"): kind for kind in registry.KINDS}
 
 def kind_of(word: str) -> str:
     """Return the kind that a word means; raises `ConfigError` with the nearest one."""
-    kind = SINGULAR.get(word, word)
+    kind = SINGULAR.get(word.casefold(), word.casefold())
     if kind in KINDS:
         return kind
     expected = f"expected one of {', '.join(KINDS)}"
@@ -83,6 +83,7 @@ class PluginPage:
 
 def shown(kind: str, name: str) -> PluginPage:
     """Return all that is to be said of a plugin; raises `ConfigError` when there is none of that name."""
+    name = registry.canonical(kind, name)
     rows = tuple(knobs_of(kind, name))
     about = registry.describe(kind, name)
     presets = tuple(getattr(registry.load(kind, name), "presets", {}))

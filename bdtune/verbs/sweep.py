@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import queue
 import re
 import shlex
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import yaml
 
+from bdtune.cluster.session import check_answers
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
 from bdtune.config.sweep import SweepSpec, sweep_to_dict
@@ -20,14 +23,17 @@ from bdtune.engine.files import replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
+from bdtune.report.estimate import Estimate
 from bdtune.report.groups import grouped
 from bdtune.report.live import Progress
+from bdtune.report.names import setting_names
 from bdtune.report.order import blocks
 from bdtune.report.selection import cases, selected
 from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.oracle import oracle_knobs, oracle_reads
+from bdtune.trials.speed import Speed
 from bdtune.verbs.pictures import Gallery
 
 if TYPE_CHECKING:
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
 
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
+
+log = logging.getLogger(__name__)
 
 MOST_NAMED = 4
 """Pictures that the end of a sweep names one by one."""
@@ -125,6 +133,10 @@ class SweepScreen:
         """So many trials wait for others."""
         self.progress.held(count)
 
+    def message(self, text: str) -> None:
+        """What the sweep does beside its trials."""
+        self.progress.message(text)
+
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
         """A trial is in a stage."""
         self.progress.stage(trial, stage, epoch, epochs)
@@ -142,7 +154,21 @@ def _plan(spec: SweepSpec, ledger: Ledger) -> Plan:
     if spec.search is not None:
         ledger = Ledger(ledger.sweep, ledger.resolver, ledger.device)  # a search enters what it asks for
     ledger.extend(planned_trials(spec, PREVIEWED))
-    return ledger.plan()
+    return ledger.plan(_speed(spec))
+
+
+def _speed(spec: SweepSpec) -> Speed:
+    return Speed(max(1, int(spec.resources.cpu)))
+
+
+def _estimate(spec: SweepSpec, ledger: Ledger, expected: Plan, options: Options) -> Estimate:
+    """Return what says how long the rest of a sweep takes; of a search, trials like those of its plan."""
+    cpus = options.cpus or len(os.sched_getaffinity(0))
+    slots = max(1, int(cpus / spec.resources.cpu)) if options.address is None else 1
+    count = spec.search.trials if spec.search is not None else 0
+    each = expected.seconds_shared / max(1, expected.trials)
+    slots = min(slots, options.concurrency or slots)
+    return Estimate(ledger, slots, guess=_speed(spec), unasked=lambda asked: each * max(0, count - asked))
 
 
 def sweep(
@@ -155,6 +181,8 @@ def sweep(
 ) -> SweepOutcome:
     """Run a sweep to its end, or go on with it; leaves its report beside it."""
     spec = load_sweep(file, overrides)
+    if options.address is not None:
+        check_answers(options.address)  # before anything is written
     folder = run_dir / "sweeps" / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     resolved = folder / "sweep.yaml"
@@ -169,8 +197,9 @@ def sweep(
         tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
         artifacts=[(resolved, "")],
     )
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
         expected = _plan(spec, ledger)
+        progress.estimate = _estimate(spec, ledger, expected, options)
         counts = expected.stages.values()
         progress.planned(
             expected.trials + expected.baselines,
@@ -215,8 +244,11 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
     result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
     blocks(grouped(result.trials), result, sort)  # a wrong name is reported before anything is written
     folder = run_dir / "sweeps" / spec.name
-    files.write(folder, result, paper=spec.published)
-    _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
+    if os.access(folder, os.W_OK):
+        files.write(folder, result, paper=spec.published)
+        _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
+    else:
+        log.warning("%s cannot be written: the report is printed only", folder)
     return SweepOutcome(spec, result, False, "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bdtune.config.load import load_sweep, load_trial, split_words
+from bdtune.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """Return the file, if any, and the settings."""
-    return split_words(words or [])
+    """Return the file, if any, and the settings; raises `UserError` when there are neither."""
+    if not words:
+        raise UserError("expected a YAML file, a search space or settings, as in 'bdtune sweep gssd.yaml'")
+    return split_words(words)
 
 
 def fetch_for_sweep(file: str | None, overrides: Sequence[str]) -> None:

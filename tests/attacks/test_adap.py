@@ -186,7 +186,7 @@ def test_rows_and_numbers_of_backdoorbox():
     order = list(range(400))
     random.Random(6).shuffle(order)
     attack = patch(dialect="backdoorbox", rate=0.02, cover_rate=0.04)
-    plan = attack.plan(LABELS, seed=attack.plan_seed(6))
+    plan = attack.plan(LABELS, seed=6)
     assert plan.poison_ids.tolist() == sorted(order[:8])
     assert plan.cover_ids.tolist() == sorted(order[8:24])
     assert plan.extras["trigger"][order[:8]].tolist() == [0, 2, 1, 3] * 2

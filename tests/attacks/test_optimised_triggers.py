@@ -140,7 +140,7 @@ def test_the_latent_trigger_can_be_fitted_to_the_very_rows_of_a_trial(images):
         return attack, fit, chosen.stage.run(None, data=data_labels(data)).arrays
 
     attack, fit, own = rows(3, craft_on="plan", rate=0.2)
-    plan = attack.plan(np.arange(N) % 4, seed=fit.plan_seed)
+    plan = attack.drawn_plan(np.arange(N) % 4, fit.plan_seed)
     assert np.array_equal(own["ids"], plan.poison_ids)
     assert set(own["target_ids"]) == set(range(0, N, 4)) - set(plan.poison_ids)
     shared = rows(3, craft_rate=0.2)[2]

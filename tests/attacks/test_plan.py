@@ -12,6 +12,7 @@ from bdtune.effects import TrainOnly
 from bdtune.errors import BdtuneError, ConfigError
 from bdtune.plugins.attack import Attack, quantised
 from bdtune.plugins.poison_plan import Role, Rows, drawn_order, exact_count
+from bdtune.poisoning.sources import FitSet
 
 LABELS = np.arange(1000) % 10
 
@@ -87,8 +88,19 @@ def test_poisoned_rows_of_the_target_class_are_triggered_but_not_relabelled():
     assert (plan.labels[of_target] == 0).all()
 
 
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("name", ["badnets", "blend", "wanet", "adap_patch"])
+def test_one_seed_is_one_plan_in_python_and_in_a_trial(name, seed):
+    attack = bdtune.attack(name, rate=0.05, seed=seed)
+    fit = FitSet(dataset=bdtune.dataset("digits"), attack=attack, seed=0)
+    labels = fit.dataset.labels("train", None)
+    assert attack.plan(labels, seed=0).digest() == fit.plan(labels).digest()
+    same = attack.plan(labels, seed=1).digest() == fit.plan(labels).digest()
+    assert same == (seed is not None)  # a plan of the attack's own seed is the same in all trials
+
+
 def test_cover_rows_come_next_in_the_same_order_and_keep_their_label():
-    plan = Cover(rate=0.1).plan(LABELS, seed=0)
+    plan = Cover(rate=0.1).drawn_plan(LABELS, 0)
     order = drawn_order(np.flatnonzero(LABELS != 0), 1000, 0)
     assert set(plan.poison_ids) == set(order[:100])
     assert set(plan.cover_ids) == set(order[100:150])

@@ -97,7 +97,7 @@ def test_bytes_of_backdoorbench(side):
 
 def test_rows_of_backdoorbench():
     attack = bdtune.attack("sig", dialect="backdoorbench", rate=0.05, target=2)
-    plan = attack.plan(LABELS, seed=attack.plan_seed(4))
+    plan = attack.plan(LABELS, seed=4)
     np.random.seed(4)
     theirs = np.random.choice(np.flatnonzero(LABELS == 2), 50, replace=False)
     assert np.array_equal(plan.poison_ids, np.sort(theirs))

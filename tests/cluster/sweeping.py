@@ -29,10 +29,14 @@ class Silent:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.messages: list[str] = []
         self.most_held = 0
 
     def trial_done(self, result):
         self.done.append(result.id)
+
+    def message(self, text):
+        self.messages.append(text)
 
     def held(self, count):
         self.most_held = max(self.most_held, count)

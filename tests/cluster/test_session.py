@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import socket
 import sys
+import time
 
 import pytest
 
-from bdtune.cluster.session import Needs, _fit, session
-from bdtune.errors import BdtuneError
+from bdtune.cluster.session import Needs, _fit, check_answers, session
+from bdtune.errors import BdtuneError, UserError
 from bdtune.tuning.schedulers import SCHEDULERS, Reduction, Rungs
 
 
@@ -71,3 +73,61 @@ def test_hyperband_opens_a_band_of_trials_the_others_as_many_as_fit():
     assert SCHEDULERS.find("asha").most_open(Rungs(), 81, 2) == 2
     assert SCHEDULERS.find("hyperband").most_open(Reduction(), 81, 2) == 5 + 8 + 15 + 34 + 81
     assert SCHEDULERS.find("hyperband").most_open(Reduction(), 1, 4) == 4
+
+
+@pytest.fixture
+def closed_port():
+    """Return a port of this machine at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_nobody_at_the_address_is_told_at_once_and_before_ray_starts(monkeypatch, closed_port):
+    monkeypatch.setitem(sys.modules, "ray", Starting(9))
+    before = time.monotonic()
+    message = "--address: expected a running Ray cluster"
+    with pytest.raises(UserError, match=message) as caught, session(f"127.0.0.1:{closed_port}"):
+        pass
+    assert time.monotonic() - before < 10
+    assert "refused" in str(caught.value)
+    assert "ray start --head" in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["head", "head:", ":1", "head:0", "head:99999", "head:x"])
+def test_an_address_has_a_host_and_a_port(address):
+    with pytest.raises(UserError, match="expected 'auto' or HOST:PORT"):
+        check_answers(address)
+
+
+def test_auto_stands_for_the_address_that_the_environment_gives(monkeypatch, closed_port):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_answers("auto")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    with pytest.raises(UserError, match=str(closed_port)):
+        check_answers("auto")
+
+
+def test_an_address_at_which_somebody_listens_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_answers(f"127.0.0.1:{server.getsockname()[1]}")
+        check_answers(f"ray://127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_trials_that_no_machine_like_this_can_hold_are_told_before_ray_starts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ray := Starting(9))
+    monkeypatch.setattr("bdtune.cluster.session._gpus", lambda: 0)
+    for needs, said in ((Needs(1, 1), "1 GPUs"), (Needs(64), "64 CPUs")):
+        with pytest.raises(UserError, match=f"expected a node with .*{said}"), session(cpus=2, needs=needs):
+            pass
+    assert ray.left == 9
+    monkeypatch.setitem(sys.modules, "ray", Starting(0))
+    with session(cpus=2, gpus=1, needs=Needs(1, 1)):  # as somebody asks for it, with GPUs that are not there
+        pass
+
+
+def test_a_start_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", Starting(0))
+    said = []
+    with session(cpus=2, say=said.append):
+        pass
+    assert said == ["starting Ray on this machine, which takes some seconds ..."]

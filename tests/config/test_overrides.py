@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -170,3 +170,84 @@ def test_a_condition_that_the_command_line_leaves_alone_must_be_met(
 ) -> None:
     with pytest.raises(UserError, match=r"when\[0\]\.if: expected settings that some trial has"):
         load_sweep(write(CONDITIONS.replace("if: {attack: blend}", "if: {attack: wanet}")), [word])
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("defense.beta=range(0.5,3,0.5)", (0.5, 1.0, 1.5, 2.0, 2.5)),
+        ("defense.beta=range(0.1, 0.4, 0.1)", (0.1, 0.2, 0.3)),
+        ("defense.steps=range(1,4)", (1, 2, 3)),
+        ("defense.steps=range(4,1,-2)", (4, 2)),
+        ("seed=range(3)", (0, 1, 2)),
+        ("defense.beta=choice(0.1,0.2)", (0.1, 0.2)),
+        ("defense.mode=choice(slow)", ("slow",)),
+        ("grid.defense.beta=range(1,3)", (1, 2)),
+    ],
+)
+def test_ranges_and_choices(load: Callable[..., SweepSpec], word: str, values: tuple[object, ...]) -> None:
+    path = word.removeprefix("grid.").partition("=")[0]
+    axis = load(word).grid[path]
+    assert axis == values
+    assert [type(value) for value in axis] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    "text", ["range(1)(2)", "range(3,1)", "range(1,2,0)", "range(0,1e9)", "range(a)", "choice()"]
+)
+def test_what_is_no_range(load: Callable[..., SweepSpec], text: str) -> None:
+    with pytest.raises(UserError, match=r"defense\.beta"):
+        load(f"defense.beta={text}")
+
+
+def test_a_range_of_a_searched_setting_is_a_choice(write: Callable[[str], str]) -> None:
+    file = write("trial: {dataset: toy, defense: tiny}\nsearch: {trials: 3, space: {seed: {int: [0, 9]}}}\n")
+    spec = load_sweep(file, ["search.space.defense.beta=range(0,1,0.25)"])
+    assert spec.search is not None
+    assert spec.search.space["defense.beta"].values == (0.0, 0.25, 0.5, 0.75)
+
+
+def test_names_match_without_case(load: Callable[..., SweepSpec], write: Callable[..., str]) -> None:
+    assert load("attack=BadNets").trial.attack.rate == 0.2  # the same attack keeps its knobs
+    assert load("attack.name=BADNETS").trial.attack.rate == 0.2
+    assert load("attack=None").trial.attack is None
+    assert load("attack.preset=LfD/BN_G").trial.attack.pattern == "grid"
+    assert load("scheduler=ASHA").scheduler.name == "asha"
+    assert params(load("attack=Blend,BadNets", "seed=0", "defense.beta=1"), "attack") == ["blend", "badnets"]
+    conditions = """
+trial: {dataset: Toy, defense: TINY}
+grid: {attack: [BadNets, Blend]}
+when: [{if: {attack: BLEND}, grid: {attack.ratio: [0.1, 0.2]}}]
+exclude: [{attack: [badNETS]}]
+"""
+    spec = load_sweep(write(conditions, "a.yaml"))
+    assert params(spec, "attack.ratio") == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("attack={name:", "blend,", "rate:", "0.1}"),  # as the shell splits it
+        ("attack=name:blend", "attack=rate:0.1"),  # as the shell expands its braces
+    ],
+)
+def test_an_unquoted_mapping(load: Callable[..., SweepSpec], words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        load(*words)
+    assert "Quote it" in caught.value.problems[0].hint
+
+
+def test_a_missing_value_brings_no_second_error(write: Callable[[str], str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_sweep(write("trial: {dataset: toy, defense: tiny}"), ["attack=", "attack.rate=0.2", "sed=1"])
+    assert [problem.path for problem in caught.value.problems] == ["attack", "sed"]
+
+
+def test_one_seed_is_not_taken_for_a_number_of_seeds(load: Callable[..., SweepSpec], caplog: Any) -> None:
+    assert load("seeds=3").seeds == (3,)
+    assert "the one seed 3" in caplog.text
+    assert "seed=0,1,2" in caplog.text
+    caplog.clear()
+    load("seeds=3,4")
+    load("seeds=[3]")
+    assert not caplog.text

@@ -15,7 +15,6 @@ from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, to_pa
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
-from bdtune.report.pictures import _plan
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.ledger import Ledger
 
@@ -188,5 +187,5 @@ def test_a_plan_counts_what_training_seeds_share(tmp_path: Path) -> None:
 def test_a_picture_shows_the_poison_of_the_trial() -> None:
     trial = spec(data_seed=3, attack={"name": "badnets", "seed": 8})
     assert trial.attack is not None
-    drawn = _plan(trial.attack, np.arange(60) % 3, trial.seed_of_data, 3)
+    drawn = trial.attack.plan(np.arange(60) % 3, seed=trial.seed_of_data, num_classes=3)
     assert drawn.poison_ids.tolist() == poisoned(trial_graph(trial))

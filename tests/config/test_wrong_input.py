@@ -59,6 +59,12 @@ def test_a_file_that_is_not_there(write: Callable[[str], str]) -> None:
     with pytest.raises(UserError, match=r"got 'mien'\. Did you mean 'mine'\?$"):
         load_sweep("mien")
     with pytest.raises(
+        UserError, match=r"^no file 'runs/x\.yaml': expected a YAML file or one of the search spaces"
+    ):
+        load_sweep("runs/x.yaml")
+    with pytest.raises(UserError, match=r"^no file"):
+        load_sweep("x" * 5000)
+    with pytest.raises(
         UserError, match=r"one of the search spaces: .*gssd.*, got 'gsd'\. Did you mean 'gssd'\?$"
     ):
         load_sweep("gsd")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdtune.config.yaml_file import MAX_BYTES, parse_value, parse_yaml, read_yaml
+from bdtune.config.yaml_file import LARGEST_INTEGER, MAX_BYTES, parse_value, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,15 @@ def test_nan_is_a_number() -> None:
     assert math.isnan(parse_yaml("a: .nan", "f.yaml").data["a"])
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers())
+INTEGERS = st.integers(-LARGEST_INTEGER, LARGEST_INTEGER)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | INTEGERS)
 def test_what_python_prints_is_read_back(number: float) -> None:
     assert parse_value(repr(number)) == [number]
 
 
-@given(st.lists(st.integers() | st.booleans() | st.text("abcxyz", min_size=1, max_size=4), min_size=1))
+@given(st.lists(INTEGERS | st.booleans() | st.text("abcxyz", min_size=1, max_size=4), min_size=1))
 def test_commas_outside_brackets_separate(values: list[Any]) -> None:
     words = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
     assert parse_value(",".join(words)) == values

@@ -94,7 +94,7 @@ AXES = [
         HEAD
         + "grid:\n"
         + "".join(f"  defense.{k}: {list(range(1, 100))}\n" for k in ("beta", "steps", "limit")),
-        "s.yaml:2: grid: expected at most 100,000 trials, got 970,299",
+        "s.yaml:2: grid: expected at most 20,000 trials, got 970,299",
     ),
     wrong(
         "one of the seeds",
@@ -163,6 +163,11 @@ SEARCH = [
         "nothing held out to choose by",
         HEAD + "select: {metric: select_acc}\n",
         "s.yaml:2: select.metric: expected 'holdout' above 0 for select_acc, which is measured on the part held out, got holdout: 0. Set holdout: 0.1",
+    ),
+    wrong(
+        "accuracy under an attack that nobody makes",
+        HEAD + "select: {metric: oracle_robust_acc}\n",
+        "s.yaml:2: select.metric: expected 'evaluation.robust' to be pgd for oracle_robust_acc, which is measured under an attack, got evaluation.robust: none. Set evaluation.robust: pgd",
     ),
     wrong(
         "unknown metric",

@@ -18,6 +18,13 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
+class Network(Numbers):
+    """A source that says how large the work is."""
+
+    def made_of(self):
+        return {"given": {"name": "a network"}}
+
+
 def node(stage):
     return Node(stage, {"number": Numbers()})
 
@@ -54,3 +61,31 @@ def test_a_store_that_says_no_epochs_tells_of_the_same_stage_alone(store):
     file.write_text(json.dumps(row) + "\n")
     assert Costs(store).seconds(node(Pass(epochs=4))) == 8.0
     assert Costs(store).seconds(node(Pass(epochs=5))) is None
+
+
+def test_other_data_or_another_network_says_less_than_a_guess(store):
+    took(store, Pass(epochs=4), 8.0, 4)
+    other = Node(Pass(epochs=4), {"number": Network()})
+    assert other.scale != node(Pass(epochs=4)).scale
+    assert Costs(store, lambda _: 99.0).seconds(other) == 99.0
+    assert Costs(store, lambda _: 99.0).seconds(node(Pass(epochs=4))) == 8.0
+    assert Costs(store).seconds(other) == 8.0  # better than nothing
+
+
+def test_the_last_runs_count(store):
+    for _ in range(10):
+        took(store, Pass(epochs=4), 8.0, 4)
+    for _ in range(5):
+        took(store, Pass(epochs=4), 80.0, 4)
+    assert Costs(store).seconds(node(Pass(epochs=4))) == 80.0
+
+
+def test_a_recipe_whose_key_is_not_known_costs_what_others_of_its_stage_came_to(store):
+    from bdtune.engine.plan import _Sharing
+
+    sharing, four = _Sharing(), [node(Pass(epochs=epochs)) for epochs in (1, 2, 3, 4)]
+    for step in four[:3]:
+        sharing.note(step, "the same key")
+    sharing.note(four[3], None)
+    assert sharing.share(four[0]) == 1.0
+    assert sharing.share(four[3]) == pytest.approx(1 / 3)

@@ -69,7 +69,7 @@ def ready(attack: Attack, dataset: Dataset) -> Attack:
 def made(attack: Attack) -> dict[str, np.ndarray]:
     """Return an attack's rows and labels, and the training and test images that it stamps."""
     images = patterned()
-    plan = attack.plan(LABELS, seed=0, num_classes=CLASSES)
+    plan = attack.drawn_plan(LABELS, 0, num_classes=CLASSES)
     attack = ready(attack, shown(images, LABELS, CLASSES))
     return {
         "poison_ids": plan.poison_ids,

@@ -87,7 +87,7 @@ def test_a_log_tells_what_runs_while_no_trial_ends(make_trial, clock):
         clock.now += 5.0
         progress.stage("c", "supervised", epoch, 30)
     told = out.getvalue().splitlines()[2:]
-    assert told == [f"2/3 trials, 1 running; c supervised {epoch}/30" for epoch in (11, 23)]
+    assert told == [f"2/3 trials, 1 running; c: supervised {epoch}/30" for epoch in (11, 23)]
 
 
 def test_without_a_prediction_it_goes_by_trials(make_trial, clock):
@@ -130,3 +130,17 @@ def test_a_terminal_shows_stages_and_messages_and_is_left_clean(make_trial):
     assert "failed trial1: boom" in text
     assert text.rstrip().splitlines()[-1].endswith("s")
     progress.close()  # a second time does no harm
+
+
+def test_running_trials_are_called_by_their_settings(make_trial, clock):
+    out = io.StringIO()
+    names = {"c0ffee": "beta_nd=1.5 seed=0"}
+    progress = Progress(stream=out, clock=clock, name=lambda trial: names.get(trial, trial))
+    progress.planned(2)
+    progress.stage("c0ffee", "retrain", 1, 30)
+    clock.now += 61
+    progress.stage("c0ffee", "retrain", 2, 30)
+    progress.trial_done(make_trial("c0ffee", status="failed", error="boom"))
+    assert "beta_nd=1.5 seed=0: retrain 2/30" in out.getvalue()
+    assert "failed beta_nd=1.5 seed=0 (c0ffee): boom" in out.getvalue()  # its files go by the id
+    assert "c0ffee" not in out.getvalue().splitlines()[1]

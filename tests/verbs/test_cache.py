@@ -9,6 +9,8 @@ from bdtune.engine.manifest import Cost
 from bdtune.engine.stage import Artefact
 from bdtune.engine.store import ARRAYS, Store
 from bdtune.errors import UserError
+from bdtune.report import files
+from bdtune.trials.results import SweepResult, TrialResult
 from bdtune.verbs import cache
 
 
@@ -80,8 +82,60 @@ def test_a_dry_run_removes_nothing_and_says_the_same(store):
 def test_why_says_what_differs(store):
     publish(store, "a", seconds=1, lr=0.1)
     publish(store, "b", seconds=1, lr=0.2)
-    assert cache.why(store, "a", "b" * 16) == [cache.Difference("knobs.lr", 0.1, 0.2)]
+    assert cache.why(store, "a", "b" * 16) == [cache.Difference("toy", "knobs.lr", 0.1, 0.2)]
     assert cache.why(store, "a", "a") == []
+
+
+def chained(store, key, name, parents, **knobs):
+    """Publish an entry whose inputs are others."""
+    preimage = {"stage": f"d.{name}", "version": 1, "knobs": knobs, "inputs": parents}
+    artefact = Artefact({"a": np.full(4, len(str(knobs)), np.uint8)}, {"knobs": str(knobs)})
+    return store.publish(key * 16, "train", preimage, artefact, cost=Cost(1, 0))
+
+
+def test_why_follows_inputs_to_the_knob_at_the_root(store):
+    clean = chained(store, "a", "detect", {}, beta=0.6)
+    other = chained(store, "b", "detect", {}, beta=1.5)
+    left = chained(store, "c", "split", {"detect": {"key": clean.key}})
+    right = chained(store, "d", "split", {"detect": {"key": other.key}})
+    first = chained(store, "e", "retrain", {"split": {"digest": clean.digest}, "last": {"key": left.key}})
+    second = chained(store, "f", "retrain", {"split": {"digest": other.digest}, "last": {"key": right.key}})
+    assert cache.why(store, first.key, second.key) == [cache.Difference("detect", "knobs.beta", 0.6, 1.5)]
+
+
+def test_why_compares_the_most_alike_of_entries_with_equal_results(store):
+    """Settings that come to one result are not told apart by its digest."""
+    same = [chained(store, key, "split", {}, beta=beta) for key, beta in (("a", 0.6), ("b", 0.7), ("c", 1.5))]
+    assert same[0].digest != same[2].digest
+    preimage = {"stage": "d.all", "version": 1, "knobs": {}, "inputs": {}}
+    artefact = Artefact({"a": np.full(4, len(str({"beta": 0.6})), np.uint8)}, {"knobs": str({"beta": 0.6})})
+    assert store.publish("d" * 16, "derive", preimage, artefact, cost=Cost(1, 0)).digest == same[0].digest
+    first = chained(store, "e", "retrain", {"split": {"digest": same[0].digest}})
+    second = chained(store, "f", "retrain", {"split": {"digest": same[2].digest}})
+    assert cache.why(store, first.key, second.key) == [cache.Difference("split", "knobs.beta", 0.6, 1.5)]
+
+
+def test_why_says_a_seed_once_and_results_of_different_stages_in_one_line(store):
+    clean = chained(store, "a", "detect", {"data": {"seed": 0}})
+    other = chained(store, "b", "detect", {"data": {"seed": 1}})
+    first = chained(store, "c", "retrain", {"data": {"seed": 0}, "last": {"key": clean.key}})
+    second = chained(store, "d", "retrain", {"data": {"seed": 1}, "last": {"key": other.key}})
+    assert cache.why(store, first.key, second.key) == [cache.Difference("detect", "inputs.data.seed", 0, 1)]
+    assert cache.why(store, clean.key, second.key) == [cache.Difference("", "stage", "detect", "retrain")]
+
+
+def test_why_takes_the_ids_of_trials(store):
+    publish(store, "a", seconds=1)
+    params = {"defense": "gssd", "defense.beta_nd": 0.6, "seed": 0}
+    trials = (
+        TrialResult("3f" * 8, "done", params),
+        TrialResult("4e" * 8, "done", {**params, "defense.beta_nd": 1.5}),
+    )
+    files.write(store.root.parent / "sweeps" / "s", SweepResult("s", trials), figure=False)
+    found = cache.why(store, "3f", "4e4e")
+    assert found == [cache.Difference("trial", "defense.beta_nd", 0.6, 1.5)]
+    with pytest.raises(UserError, match="two keys, or the ids of two trials"):
+        cache.why(store, "3f", "a")
 
 
 def test_why_refuses_keys_that_are_unknown_or_stand_for_several(store):

@@ -1,0 +1,140 @@
+"""How fast this machine trains a network: measured once, in about a second, and kept for first estimates."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdtune.engine.files import replace_file
+from bdtune.engine.key import key_of
+from bdtune.plugins.model import Model, networks_of
+from bdtune.poisoning.sources import DataSource
+
+if TYPE_CHECKING:
+    from bdtune.engine.numerics import Numerics
+    from bdtune.engine.stage import Node
+    from bdtune.plugins.dataset import Dataset, SplitName
+
+BATCH = 64
+"""Images of a step that is timed."""
+LEAST_S, MOST_STEPS = 0.3, 5
+"""Steps are timed until so long has passed, or so many are done."""
+AROUND = 1.2
+"""What augmentation, optimiser and book-keeping add to the passes of a network."""
+FORWARD = 1 / 3
+"""Part of a training step that a pass without gradients takes."""
+WITHOUT_NETWORK_S = 3e-5
+"""Seconds per sample and epoch of what trains no network on images, such as flows on features."""
+DERIVED_S = 0.05
+"""Of a derived stage."""
+
+
+class Speed:
+    """Guesses the seconds of a stage that was never run: epochs, samples and passes at the measured speed.
+
+    `threads`: CPU threads of one trial. Measurements are kept in the user's cache folder where it can be
+    written. A GPU that this machine lacks is not guessed.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._file = Path(cache) / "bdtune" / "speed.json"
+        self._known: dict[str, float | None] = {}
+
+    def __call__(self, node: Node) -> float | None:
+        """Return the seconds that a stage may take; None where nothing can be said."""
+        if node.stage.kind == "derive":
+            return DERIVED_S
+        own = _data_of(node)
+        data = own or [source for step in reversed(node.walk()) for source in _data_of(step)]
+        if not data:
+            return None
+        trains, network = node.stage.length() > 0, _network_of(node)
+        rows = _rows(data[0].dataset, data[0].split, data[0].root)
+        rows *= node.stage.length() if trains else max(1, len(own))
+        if network is None:
+            return rows * WITHOUT_NETWORK_S
+        each = self._per_sample(network, data[0], node.numerics)
+        part = AROUND if trains else FORWARD
+        return None if each is None else rows * each * node.stage.passes_per_epoch() * part
+
+    def _per_sample(self, network: Model, data: DataSource, numerics: Numerics) -> float | None:
+        """Return the seconds of one sample in a training step, from the kept ones or measured now."""
+        resolved, dataset = numerics.resolved(), data.dataset
+        shape, classes = dataset.image_shape(data.root), dataset.num_classes
+        place = [socket.gethostname(), self.threads, resolved.device, resolved.precision]
+        key = key_of([*place, network.identity(), *shape, classes])
+        if key not in self._known:
+            kept = self._read()
+            if key not in kept:
+                kept[key] = _measured(network, shape, classes, numerics, self.threads)
+                with contextlib.suppress(OSError):
+                    replace_file(self._file, json.dumps(kept).encode())
+            self._known[key] = kept[key]
+        return self._known[key]
+
+    def _read(self) -> dict[str, float | None]:
+        with contextlib.suppress(OSError, ValueError):
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            return kept if isinstance(kept, dict) else {}
+        return {}
+
+
+def _data_of(node: Node) -> list[DataSource]:
+    return [source for source in node.inputs.values() if isinstance(source, DataSource)]
+
+
+@lru_cache(maxsize=64)
+def _rows(dataset: Dataset, split: SplitName, root: Path | None) -> int:
+    return len(dataset.labels(split, root))
+
+
+def _network_of(node: Node) -> Model | None:
+    """Return the network that a stage trains or applies: one that it was handed, or a knob of its own."""
+    handed = [getattr(source, "plugin", None) for source in node.inputs.values()]
+    own = [network for _, network in networks_of(node.stage, "")]
+    return next((each for each in [*own, *handed] if isinstance(each, Model)), None)
+
+
+def _clock(on_gpu: bool, threads: int) -> float:
+    """Return seconds that other processes do not lengthen: of the processor, where it does the work."""
+    return time.perf_counter() if on_gpu else time.process_time() / threads
+
+
+def _measured(
+    model: Model, shape: tuple[int, int, int], classes: int, numerics: Numerics, threads: int
+) -> float | None:
+    """Return the seconds that one image of shape (H, W, C) takes in a step, None without the device."""
+    import torch
+
+    from bdtune.training.session import autocast, device_of, seeded
+
+    device = device_of(numerics)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return None
+    on_gpu, before = device.type == "cuda", torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with seeded(0, "speed"):
+            network = model.build(classes, shape).to(device)
+            images = torch.rand(BATCH, shape[2], *shape[:2], device=device)
+        goals = torch.zeros(BATCH, dtype=torch.long, device=device)
+        times: list[float] = []
+        while len(times) < 2 or (sum(times) < LEAST_S and len(times) < MOST_STEPS):
+            started = _clock(on_gpu, threads)
+            with autocast(numerics):
+                logits = network(images)
+            torch.nn.functional.cross_entropy(logits.float(), goals).backward()
+            if on_gpu:
+                torch.cuda.synchronize()
+            times.append(_clock(on_gpu, threads) - started)
+    finally:
+        torch.set_num_threads(before)
+    return min(times[1:]) / BATCH  # the first step sets things up

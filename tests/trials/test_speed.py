@@ -1,0 +1,75 @@
+"""First estimates: the machine's speed, measured once and kept."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from bdtune.config.load import load_trial
+from bdtune.engine.execute import Executor
+from bdtune.engine.store import Store
+from bdtune.reading.resident import InProcess
+from bdtune.trials import speed
+from bdtune.trials.ledger import Ledger
+from bdtune.trials.speed import Speed
+
+WORDS = ["dataset=digits", "attack=badnets", "defense=gssd", "model.width=8", "model=resnet18"]
+SHORT = ["defense.simclr.epochs=3", "defense.retrain.epochs=3", "numerics.precision=fp32"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "bdtune" / "speed.json"
+
+
+def ledger_of(folder, *words):
+    executor = Executor(Store(folder), InProcess(None, "auto"))
+    ledger = Ledger("s", executor.resolver, "cpu")
+    return ledger, ledger.add(load_trial(None, [*WORDS, *words])), executor
+
+
+def test_a_plan_on_a_fresh_store_gives_a_time(tmp_path):
+    ledger, _, _ = ledger_of(tmp_path / "store")
+    assert ledger.plan().unpredicted
+    made = ledger.plan(Speed())
+    assert not made.unpredicted
+    assert made.seconds_shared > 1.0
+    longer, _, _ = ledger_of(tmp_path / "store", "defense.simclr.epochs=1000")
+    assert longer.plan(Speed()).seconds_shared > 3 * made.seconds_shared
+
+
+def test_the_speed_is_measured_once_and_kept(tmp_path, monkeypatch, own_cache):
+    ledger, _, _ = ledger_of(tmp_path / "store")
+    first = ledger.plan(Speed()).seconds_shared
+    assert all(each > 0 for each in json.loads(own_cache.read_text()).values())
+    monkeypatch.setattr(speed, "_measured", lambda *_: pytest.fail("measured again"))
+    assert ledger.plan(Speed()).seconds_shared == first
+
+
+def test_where_nothing_can_be_kept_it_is_measured_all_the_same(tmp_path, own_cache):
+    own_cache.parent.parent.mkdir()
+    own_cache.parent.write_text("a file in its way")
+    ledger, _, _ = ledger_of(tmp_path / "store")
+    assert ledger.plan(Speed()).seconds_shared > 0
+
+
+def test_of_a_gpu_that_is_not_here_nothing_is_guessed(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ledger, _, _ = ledger_of(tmp_path / "store", "numerics.device=cuda", "numerics.precision=fp32")
+    assert ledger.plan(Speed()).unpredicted
+
+
+@pytest.mark.slow
+def test_the_guess_is_of_the_right_size(tmp_path):
+    ledger, entry, executor = ledger_of(tmp_path / "store", *SHORT)
+    guessed = ledger.plan(Speed()).seconds_shared
+    before = time.process_time()
+    for each in ledger.entries.values():
+        for node in each.graph.goals:
+            executor.compute(node)
+    took = time.process_time() - before
+    assert entry.graph.goals
+    assert guessed / 3 < took < guessed * 3
