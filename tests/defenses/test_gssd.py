@@ -213,9 +213,43 @@ def test_the_picture_shows_each_class_with_its_verdict() -> None:
     defense = bdtune.defense("gssd", flows={"epochs": 3}, order="nd_first", beta_nd=1.5)
     z, observed, truth = mixture("nd")
     found = decide(defense, z, observed, truth)
-    picture = defense.figure({name: found[name] for name in defense.evidence}, truth)
+    picture = defense.figure({name: found[name] for name in defense.pictured_nodes()}, truth)
     assert picture is not None
     titles = [ax.get_title() for ax in picture.axes]
     assert len(titles) == 4
     assert titles[0].startswith("class 0")
     assert len(bdtune.defense("none").evidence) == 0
+
+
+def test_settings_with_equal_verdicts_have_one_picture() -> None:
+    """alpha_c decides what is kept of a class, which the picture does not show."""
+    defense = bdtune.defense("gssd")
+    assert set(defense.pictured_nodes()) == {"density", "class_tests"}
+
+
+def test_an_energy_of_a_flow_that_was_not_fitted_is_short() -> None:
+    defense = bdtune.defense("gssd", flows={"epochs": 1})
+    z, observed, truth = mixture("nd")
+    found = decide(defense, z, observed, truth)
+    tests = found["class_tests"]
+    energy = np.array([238154.3, 0.889, 12.19, np.inf])
+    found["class_tests"] = Artefact({**tests.arrays, "energy": energy})
+    picture = defense.figure({name: found[name] for name in defense.pictured_nodes()}, truth)
+    assert picture is not None
+    titles = " ".join(ax.get_title() for ax in picture.axes)
+    assert {"2.4e+05", "0.889", "12.2", "inf"} <= set(titles.split())
+
+
+def test_a_histogram_is_two_outlines_with_the_poison_on_top() -> None:
+    from matplotlib.figure import Figure
+
+    from bdtune.defending.loss_pictures import draw_stacked
+
+    rng = np.random.default_rng(0)
+    values, poison = rng.random(200), rng.random(200) < 0.3
+    ax, edges = Figure().add_subplot(), np.linspace(0, 1, 11)
+    draw_stacked(ax, values, poison, edges)
+    clean, both = (patch.get_data() for patch in ax.patches)
+    assert np.array_equal(clean.values, np.histogram(values[~poison], edges)[0])
+    assert np.array_equal(both.values, np.histogram(values, edges)[0])
+    assert np.array_equal(both.baseline, clean.values)
