@@ -124,7 +124,7 @@ def _operations(network: Model, dataset: Dataset, root: Path | None) -> float:
 
 
 def _measured(numerics: Numerics, threads: int) -> float | None:
-    """Return how many operations of a forward pass a small ResNet trains in a second; None: no such device."""
+    """Return how many operations of a forward pass a small ResNet trains in a second, None without device."""
     import torch
 
     from bdtune.training.session import autocast, device_of, seeded
@@ -133,7 +133,7 @@ def _measured(numerics: Numerics, threads: int) -> float | None:
     if device.type == "cuda" and not torch.cuda.is_available():
         return None
     on_gpu, before = device.type == "cuda", torch.get_num_threads()
-    dataset, model = load("datasets", "digits")(), load("models", "resnet18")(width=16)
+    dataset, model = load("datasets", "digits")(), load("models", "resnet18").model_validate({"width": 16})
     height, width, channels = dataset.image_shape(None)
     torch.set_num_threads(threads)
     try:
