@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
 from bdtune.plugins.model import Model, networks_of
+from bdtune.plugins.registry import load
 from bdtune.poisoning.sources import DataSource
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Images of a step that is timed."""
-LEAST_S, MOST_STEPS = 0.3, 5
+LEAST_S, MOST_STEPS = 1.0, 20
 """Steps are timed until so long has passed, or so many are done."""
 AROUND = 1.2
 """What augmentation, optimiser and book-keeping add to the passes of a network."""
@@ -66,15 +67,17 @@ class Speed:
         return None if each is None else rows * each * node.stage.passes_per_epoch() * part
 
     def _per_sample(self, network: Model, data: DataSource, numerics: Numerics) -> float | None:
-        """Return the seconds of one sample in a training step, from the kept ones or measured now."""
-        resolved, dataset = numerics.resolved(), data.dataset
-        shape, classes = dataset.image_shape(data.root), dataset.num_classes
-        place = [socket.gethostname(), self.threads, resolved.device, resolved.precision]
-        key = key_of([*place, network.identity(), *shape, classes])
+        """Return the seconds of one sample in a training step, None where the device is not here."""
+        pace = self._pace(numerics.resolved())
+        return None if pace is None else _operations(network, data.dataset, data.root) / pace
+
+    def _pace(self, numerics: Numerics) -> float | None:
+        """Return how many operations of a forward pass are trained in a second: kept, or measured."""
+        key = key_of([socket.gethostname(), self.threads, numerics.device, numerics.precision])
         if key not in self._known:
             kept = self._read()
             if key not in kept:
-                kept[key] = _measured(network, shape, classes, numerics, self.threads)
+                kept[key] = _measured(numerics, self.threads)
                 with contextlib.suppress(OSError):
                     replace_file(self._file, json.dumps(kept).encode())
             self._known[key] = kept[key]
@@ -108,10 +111,20 @@ def _clock(on_gpu: bool, threads: int) -> float:
     return time.perf_counter() if on_gpu else time.process_time() / threads
 
 
-def _measured(
-    model: Model, shape: tuple[int, int, int], classes: int, numerics: Numerics, threads: int
-) -> float | None:
-    """Return the seconds that one image of shape (H, W, C) takes in a step, None without the device."""
+@lru_cache(maxsize=256)
+def _operations(network: Model, dataset: Dataset, root: Path | None) -> float:
+    """Return the multiplications and additions of one image's forward pass; nothing is computed for it."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape = dataset.image_shape(root)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network.build(dataset.num_classes, shape).eval()(torch.empty(1, shape[2], *shape[:2]))
+    return float(counter.get_total_flops())
+
+
+def _measured(numerics: Numerics, threads: int) -> float | None:
+    """Return how many operations of a forward pass a small ResNet trains in a second, None without device."""
     import torch
 
     from bdtune.training.session import autocast, device_of, seeded
@@ -120,11 +133,13 @@ def _measured(
     if device.type == "cuda" and not torch.cuda.is_available():
         return None
     on_gpu, before = device.type == "cuda", torch.get_num_threads()
+    dataset, model = load("datasets", "digits")(), load("models", "resnet18").model_validate({"width": 16})
+    height, width, channels = dataset.image_shape(None)
     torch.set_num_threads(threads)
     try:
         with seeded(0, "speed"):
-            network = model.build(classes, shape).to(device)
-            images = torch.rand(BATCH, shape[2], *shape[:2], device=device)
+            network = model.build(dataset.num_classes, (height, width, channels)).to(device)
+            images = torch.rand(BATCH, channels, height, width, device=device)
         goals = torch.zeros(BATCH, dtype=torch.long, device=device)
         times: list[float] = []
         while len(times) < 2 or (sum(times) < LEAST_S and len(times) < MOST_STEPS):
@@ -137,4 +152,5 @@ def _measured(
             times.append(_clock(on_gpu, threads) - started)
     finally:
         torch.set_num_threads(before)
-    return min(times[1:]) / BATCH  # the first step sets things up
+    # the first step sets things up
+    return BATCH * _operations(model, dataset, None) / max(min(times[1:]), 1e-6)
