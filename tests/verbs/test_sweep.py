@@ -103,7 +103,7 @@ def test_only_the_best_trials_pictures_are_drawn(swept, monkeypatch):
 def test_a_sweep_without_a_best_setting_shows_its_attacks(swept):
     attacks = [{"attack": {"name": name, "rate": 0.2}} for name in ("badnets", "blend")]
     text = SPACE.replace("search:", "# search:").replace("scheduler:", "# scheduler:")
-    _, folder = swept(text.replace("select: select_acc", "select: oracle_robust_acc"), attacks)
+    _, folder = swept(text.replace("select: select_acc", "select: oracle_noise_acc"), attacks)
     assert {path.name for path in folder.glob("*.png")} == {
         "report.png", "case-badnets-attack.png", "case-blend-attack.png",
     }  # fmt: skip

@@ -73,7 +73,7 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
     picture, (left, middle, right) = panels(3)
     threshold = artefacts["threshold"].arrays
     gamma = float(threshold["gamma"][0]) if threshold["candidates"].any() else None
-    draw_histogram(left, artefacts["losses"].arrays["losses"], truth.is_poison, gamma, "gamma")
+    draw_histogram(left, artefacts["losses"].arrays["losses"], truth.is_poison, gamma, "gamma =")
     trace = artefacts["teacher"].arrays["trace.losses"]
     draw_trace(middle, trace, truth.is_poison, share_above=True)
     map_ = artefacts["embedding"].arrays
