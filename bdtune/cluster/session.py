@@ -66,7 +66,7 @@ def session(
         return
     if address is not None:
         check_answers(address)
-        say(f"joining the Ray cluster at {address} ...")
+        say(f"joining a Ray cluster ({address}) ...")
         _join(address)
         say(f"joined {_described()}")
     else:
