@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.session import Needs, session, slots
@@ -78,8 +78,7 @@ class Outcome:
 def make_ledger(spec: SweepSpec, store: Store) -> tuple[Ledger, Executor]:
     """Return the sweep's empty ledger and the executor of its derived stages in this process."""
     executor = Executor(store, InProcess(spec.trial.data_root, spec.trial.pipeline))
-    device: Literal["cpu", "cuda"] = "cuda" if spec.resources.gpu else "cpu"
-    return Ledger(spec.name, executor.resolver, device), executor
+    return Ledger(spec.name, executor.resolver, spec.device), executor
 
 
 def run_sweep(

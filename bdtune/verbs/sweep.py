@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
+import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import typer
 import yaml
 
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
-from bdtune.config.sweep import SweepSpec, sweep_to_dict
 from bdtune.config.trial import spec_to_dict, to_params
-from bdtune.engine.files import replace_file
+from bdtune.engine.files import file_lock, replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
@@ -25,12 +26,15 @@ from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.oracle import oracle_knobs, oracle_reads
+from bdtune.trials.sweep_folder import ASKED, SETTINGS, SWEEPS, NameTakenError, Place, claim, find_place
 from bdtune.verbs.pictures import Gallery
+from bdtune.verbs.whole_sweep import whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bdtune.config.sweep import SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
@@ -44,15 +48,17 @@ class SweepOutcome:
 
     spec: SweepSpec
     result: SweepResult
-    interrupted: bool
-    tracking: str
+    interrupted: bool = False
+    tracking: str = ""
+    latest: tuple[TrialResult, ...] = ()
+    """Results of this run's own trials; an earlier run may have left others."""
 
     @property
     def exit_code(self) -> int:
         """0 all done, 3 some failed, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 3 if any(trial.status in ("failed", "diverged") for trial in self.result.trials) else 0
+        return 3 if any(trial.status in ("failed", "diverged") for trial in self.latest) else 0
 
 
 class Recorder:
@@ -106,8 +112,12 @@ class SweepScreen:
 
 
 def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
-    """Load a sweep and count what it needs; writes nothing."""
+    """Load a sweep, under the name that it would get, and count what it needs; writes nothing."""
     spec = load_sweep(file, overrides)
+    place = find_place(run_dir, spec)
+    if place.line():
+        print(place.line(), file=sys.stderr)
+    spec = spec.model_copy(update={"name": place.name})
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     return spec, _plan(spec, ledger)
 
@@ -128,12 +138,14 @@ def sweep(
     *,
     quiet: bool = False,
 ) -> SweepOutcome:
-    """Run a sweep to its end, or go on with it; leaves its report beside it."""
+    """Run a sweep to its end, or go on with it, or extend it; leaves its report beside it.
+
+    Raises `NameTakenError` where the command line gives a name that another sweep has.
+    """
     spec = load_sweep(file, overrides)
-    folder = run_dir / "sweeps" / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
-    resolved = folder / "sweep.yaml"
-    replace_file(resolved, yaml.safe_dump(sweep_to_dict(spec), sort_keys=False).encode())
+    place = _claimed(run_dir, spec, overrides)
+    folder = place.folder
+    spec = spec.model_copy(update={"name": place.name})
     store = Store(run_dir / "store")
     ledger, executor = make_ledger(spec, store)
     tracker = Tracker(
@@ -142,9 +154,14 @@ def sweep(
         axes=spec.axis_paths(),
         params=to_params(spec.trial),
         tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
-        artifacts=[(resolved, "")],
+        artifacts=[
+            (folder / SETTINGS, ""),
+            *((file, ASKED) for file in sorted((folder / ASKED).glob("*.yaml"))),
+        ],
     )
     with Progress(quiet=quiet) as progress:
+        if place.line():
+            progress.message(place.line(), always=True)
         expected = _plan(spec, ledger)
         counts = expected.stages.values()
         progress.planned(
@@ -167,13 +184,27 @@ def sweep(
             )
         finally:
             recorder.close()
-    result = _result(spec, outcome.trials)
-    written = files.write(folder, result, paper=spec.published)
-    written += _pictures_of_best(result, ledger, gallery, folder)
+    result, written = _reported(folder, spec, ledger, gallery, outcome.trials)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
     note = table.markdown(table.build(result, paper=spec.published))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
-    return SweepOutcome(spec, result, outcome.interrupted, tracker.close().line())
+    return SweepOutcome(
+        spec, result, outcome.interrupted, tracker.close().line(), latest=tuple(outcome.trials)
+    )
+
+
+def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str]) -> Place:
+    """Take the sweep's folder; where the user gave a name that is taken, ask on a terminal."""
+    named = any(word.partition("=")[0].strip() == "name" for word in overrides)
+    try:
+        return claim(run_dir, spec, numbered=not named)
+    except NameTakenError as taken:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        print(f"{taken.place.line()}", file=sys.stderr)
+        if not typer.confirm("Run it?", default=True, err=True):
+            raise
+    return claim(run_dir, spec)
 
 
 def report(name: str, run_dir: Path) -> SweepOutcome:
@@ -184,14 +215,25 @@ def report(name: str, run_dir: Path) -> SweepOutcome:
     file = _resolved(name, run_dir)
     spec = load_sweep(file, check_data=False)
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
+    folder = file.parent
     if spec.search is not None:
-        return SweepOutcome(spec, _result(spec, files.read(file.parent).trials), False, "")
-    ledger.extend(planned_trials(spec, PREVIEWED))
-    result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
-    folder = run_dir / "sweeps" / spec.name
-    files.write(folder, result, paper=spec.published)
-    _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
-    return SweepOutcome(spec, result, False, "")
+        return SweepOutcome(spec, _result(spec, files.read(folder).trials))
+    result, _ = _reported(folder, spec, ledger, Gallery(folder / "pictures", ledger.resolver))
+    return SweepOutcome(spec, result)
+
+
+def _reported(
+    folder: Path, spec: SweepSpec, ledger: Ledger, gallery: Gallery, latest: Sequence[TrialResult] = ()
+) -> tuple[SweepResult, list[Path]]:
+    """Write the report of all trials that the sweep was ever asked for; returns it with its files.
+
+    Two runs that end at once do so one after the other, as the second one's report holds the first one's.
+    """
+    with file_lock(folder / ".report.lock"):
+        result = _result(spec, whole(folder, spec, ledger, latest))
+        written = files.write(folder, result, paper=spec.published)
+        written += _pictures_of_best(result, ledger, gallery, folder)
+    return result, written
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
@@ -208,10 +250,12 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
 
 def _resolved(name: str, run_dir: Path) -> Path:
     """Return what a sweep of this name, or of this YAML file, was last run with."""
-    ran = {file.parent.name: file for file in sorted(run_dir.glob("sweeps/*/sweep.yaml"))}
+    ran = {file.parent.name: file for file in sorted(run_dir.glob(f"{SWEEPS}/*/{SETTINGS}"))}
     if name not in ran:
         with contextlib.suppress(ConfigError):
-            name = load_sweep(name, check_data=False).name
+            spec = load_sweep(name, check_data=False)
+            place = find_place(run_dir, spec)
+            name = place.name if place.known else spec.name
     if name not in ran:
         expected = f"expected a sweep that was run in {run_dir}: {', '.join(ran) or 'there is none yet'}"
         raise UserError(Problem("", expected, f"'{name}'", hint=nearest(name, ran)))

@@ -80,8 +80,8 @@ def test_a_rule_over_the_attacks_is_read_and_kept(swept):
     done, folder = swept(text, changes)
     result = done.result
     assert (result.over, len(result.by_group), result.oracle) == ("worst", 2, ())
-    assert result.best == result.trials[1].id
-    assert result.chosen == {result.trials[1].id, result.trials[3].id}
+    assert result.best == done.latest[1].id
+    assert result.chosen == {done.latest[1].id, done.latest[3].id}
     assert "worst" in (folder / "sweep.yaml").read_text()
     placed = {path.name for path in folder.glob("best-*.png")}
     assert placed == {"best-badnets-attack.png", "best-blend-attack.png"}
