@@ -19,6 +19,7 @@ from filelock import Timeout
 from bdtune.engine.files import file_lock, replace_file
 from bdtune.errors import BdtuneError
 from bdtune.tracking import values
+from bdtune.tracking.experiment import read_tags
 from bdtune.tracking.runs import SWEEP, Run, Runs
 
 if TYPE_CHECKING:
@@ -83,9 +84,11 @@ class Delivery:
         self.folder = store.run_dir / "sweeps" / sweep
         self.runs = Runs(self.folder)
         self._lock = file_lock(self.folder / "delivery.lock")
-        self._client: MlflowClient  # known, as the next two, once MLflow was asked
+        self._client: MlflowClient  # known, as the next four, once MLflow was asked
         self._experiment: str
         self._ids: dict[str, str]  # of the runs that MLflow holds
+        self._best: set[str]  # those that are marked as best
+        self._deleted: set[str]  # those that were deleted in MLflow
         self._held: dict[str, str] | None = None  # their signatures; None: not asked yet
 
     def pending(self) -> dict[str, str]:
@@ -162,8 +165,7 @@ class Delivery:
         self._client = connect(self.store)
         from mlflow.entities import ViewType
 
-        experiment = self._client.get_experiment_by_name(self.sweep)
-        self._experiment = experiment.experiment_id if experiment else self._new_experiment()
+        self._experiment = self._described_experiment()
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._marks().items())
         found = []
         token: str | None = ""
@@ -175,14 +177,24 @@ class Delivery:
             token = page.token or None
         runs = {run.data.tags.get("bdtune.trial", SWEEP): run for run in found}
         self._ids = {run_id: run.info.run_id for run_id, run in runs.items()}
+        self._best = {
+            run_id for run_id, run in runs.items() if run_id != SWEEP and values.BEST in run.data.tags
+        }
+        self._deleted = {run_id for run_id, run in runs.items() if run.info.lifecycle_stage == "deleted"}
         ended = {run_id: run for run_id, run in runs.items() if run.info.status != values.RUNNING}
         return {run_id: run.data.tags.get(SIGNATURE, "") for run_id, run in ended.items()}
 
-    def _new_experiment(self) -> str:
-        location = self.store.artifact_location(self.sweep)
-        return self._client.create_experiment(
-            self.sweep, artifact_location=location, tags=values.EXPERIMENT_TAGS
-        )
+    def _described_experiment(self) -> str:
+        """Return the id of the sweep's experiment, made if it is missing, with its tags as they are now."""
+        tags = read_tags(self.folder)
+        experiment = self._client.get_experiment_by_name(self.sweep)
+        if experiment is None:
+            location = self.store.artifact_location(self.sweep)
+            return self._client.create_experiment(self.sweep, artifact_location=location, tags=dict(tags))
+        for key, value in tags.items():
+            if experiment.tags.get(key) != value:
+                self._client.set_experiment_tag(experiment.experiment_id, key, value)
+        return experiment.experiment_id
 
     def _marks(self) -> dict[str, str]:
         """Return the tags by which this sweep's runs are found again.
@@ -236,8 +248,18 @@ class Delivery:
         )
         self._dataset(to, run)
         self._artifacts(to, run)
+        if run_id == SWEEP:
+            self._mark(set(run.best) & self._ids.keys() - self._deleted)
         if run.status != values.RUNNING:
             self._client.set_terminated(to, run.status, end_time=run.time)
+
+    def _mark(self, best: set[str]) -> None:
+        """Mark the runs of the best settings, and no others."""
+        for run_id in self._best - self._deleted - best:
+            self._client.delete_tag(self._ids[run_id], values.BEST)
+        for run_id in best - self._best:
+            self._client.set_tag(self._ids[run_id], values.BEST, "best")
+        self._best = best
 
     def _create_run(self, run_id: str, run: Run) -> str:
         tags = {**run.tags, **self._marks()}

@@ -6,6 +6,7 @@ when there is something new to deliver.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bdtune.engine.files import replace_file
 from bdtune.tracking import values
 from bdtune.tracking.deliver import Delivery
+from bdtune.tracking.experiment import FILE, tags_of
 from bdtune.tracking.origin import common_tags
 from bdtune.tracking.runs import SWEEP, Run
 from bdtune.tracking.store import TrackingStore
@@ -22,6 +25,7 @@ from bdtune.tracking.store import TrackingStore
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bdtune.config.sweep import SweepSpec
     from bdtune.trials.results import SweepResult, TrialResult
 
 log = logging.getLogger("bdtune.tracking")
@@ -83,6 +87,11 @@ class Tracker:
         self._closing = threading.Event()
         self._error: str | None = None
 
+    def describe(self, spec: SweepSpec) -> None:
+        """Write down what the experiment's page says of the sweep; before `start`."""
+        tags = json.dumps(tags_of(spec, self.axes, self._started), indent=1)
+        replace_file(self.delivery.folder / FILE, tags.encode())
+
     def start(self) -> None:
         """Announce a new sweep, and deliver what an earlier start could not."""
         self.delivery.claim()
@@ -106,7 +115,7 @@ class Tracker:
             time=ended,
             params=values.params_of(trial.params),
             tags={**common_tags(), **values.trial_tags(trial)},
-            metrics=values.trial_metrics(trial),
+            metrics=values.trial_metrics(trial, self.axes),
             dataset=values.dataset_of(trial),
             artifacts=self._placed(artifacts),
         )
@@ -127,14 +136,15 @@ class Tracker:
         `note` is Markdown for the parent run's page.
         """
         trials = {run: mark for run, mark in self.runs.signatures().items() if run != SWEEP}
-        tags = values.selection_tags(result)
+        tags, best = values.selection_tags(result), values.best_trials(result)
         noted = {"mlflow.note.content": note} if note else {}
         return self._write_parent(
             status,
-            [trials, tags],
+            [trials, tags, best],
             tags={**tags, **noted},
             metrics=values.sweep_metrics(result),
             artifacts=artifacts,
+            best=best,
         )
 
     def status(self) -> TrackingStatus:
@@ -163,6 +173,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         metrics: Sequence[values.Metric] = (),
         artifacts: Iterable[Artifact] = (),
+        best: Sequence[str] = (),
     ) -> bool:
         own = {"bdtune.role": "sweep", "bdtune.status": status}
         all_tags = {**common_tags(), **own, **self._tags, **(tags or {})}
@@ -175,6 +186,7 @@ class Tracker:
             tags={key: values.cut(value, values.TAG_LENGTH) for key, value in all_tags.items()},
             metrics=metrics,
             artifacts=self._placed((*self._files, *artifacts)),
+            best=best,
         )
         new = self.runs.write(SWEEP, [status, identity], run)
         self._open = status == "running"

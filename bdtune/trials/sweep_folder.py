@@ -100,6 +100,12 @@ def claim(run_dir: Path, spec: SweepSpec, *, numbered: bool = True) -> Place:
     return place
 
 
+def varied(folder: Path, spec: SweepSpec) -> list[str]:
+    """Return the dotted paths that a sweep varies: this run's, then those of earlier runs."""
+    identity = _identity(folder)
+    return list(dict.fromkeys([*spec.axis_paths(), *(identity.axes if identity else ())]))
+
+
 def asked_trials(folder: Path) -> tuple[list[TrialSpec], list[str]]:
     """Return the trials of all runs of a finite sweep; and why settings of some cannot be read any more."""
     trials, unreadable = [], []

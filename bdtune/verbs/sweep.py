@@ -26,7 +26,16 @@ from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.oracle import oracle_knobs, oracle_reads
-from bdtune.trials.sweep_folder import ASKED, SETTINGS, SWEEPS, NameTakenError, Place, claim, find_place
+from bdtune.trials.sweep_folder import (
+    ASKED,
+    SETTINGS,
+    SWEEPS,
+    NameTakenError,
+    Place,
+    claim,
+    find_place,
+    varied,
+)
 from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole
 
@@ -151,7 +160,7 @@ def sweep(
     tracker = Tracker(
         run_dir,
         spec.name,
-        axes=spec.axis_paths(),
+        axes=varied(folder, spec),
         params=to_params(spec.trial),
         tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
         artifacts=[
@@ -170,6 +179,7 @@ def sweep(
             cached=sum(count.cached for count in counts),
             seconds=None if expected.unpredicted else expected.seconds_shared,
         )
+        tracker.describe(spec)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
         recorder = Recorder(tracker, gallery, ledger)

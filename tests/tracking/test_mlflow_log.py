@@ -101,6 +101,30 @@ def test_parent_children_and_their_content(run_dir, make_trial):
     assert [(m.step, m.value) for m in loss] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 
 
+def test_all_runs_of_the_best_setting_are_marked_and_others_lose_the_mark(run_dir, make_trial):
+    params = {**make_trial(0).params, "defense.beta_nd": 1}
+    best = [make_trial(n, params={**params, "seed": n}) for n in range(2)]
+    other = make_trial(5)
+    for chosen in (best[0], other, best[1]):
+        tracker = Tracker(run_dir, "small", axes=AXES)
+        tracker.start()
+        for trial in (*best, other):
+            tracker.finished(trial)
+        tracker.end(SweepResult("small", (*best, other), best=chosen.id))
+        assert tracker.close().waiting == 0
+        marked = {
+            name for name, run in runs(run_dir)[1].items() if run.data.tags.get("bdtune.best") == "best"
+        }
+        assert marked == ({other.id} if chosen is other else {trial.id for trial in best})
+    [parent] = runs(run_dir)[0]
+    assert parent.data.metrics["best/n"] == 2
+    client(run_dir).delete_run(runs(run_dir)[1][best[0].id].info.run_id)
+    tracker = Tracker(run_dir, "small", axes=AXES)
+    tracker.end(SweepResult("small", (*best, other), best=other.id))
+    assert tracker.close().error is None
+    assert runs(run_dir)[1][other.id].data.tags["bdtune.best"] == "best"
+
+
 def test_a_rerun_adds_nothing_and_does_not_start_delivery(run_dir, make_trial, monkeypatch):
     trials = [make_trial(n) for n in range(3)]
     tracked(run_dir, trials)
