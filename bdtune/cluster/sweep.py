@@ -28,7 +28,7 @@ from bdtune.trials.ledger import Ledger
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from bdtune.config.sweep import SweepSpec
@@ -49,6 +49,9 @@ class SweepListener(Listener, Protocol):
 
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
         """A trial is in a stage, after so many of its epochs."""
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """A trial's stage of this role had these numbers after an epoch; may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,8 @@ def _watching(live: Path, watcher: SweepListener) -> Iterator[None]:
                 with contextlib.suppress(OSError, ValueError):
                     note = json.loads(file.read_text())
                     watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
+                    if note["role"] and note["metrics"]:
+                        watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
 
     thread = threading.Thread(target=look, name="bdtune-watch", daemon=True)
     thread.start()

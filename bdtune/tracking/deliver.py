@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
@@ -141,15 +140,21 @@ class Delivery:
 
     def close_left_open(self) -> None:
         """Mark the sweep of a killed driver as interrupted; the claim proves that the driver is gone."""
-        run, signatures = self.runs.read(SWEEP), self.runs.signatures()
+        self.close_trials_left_open()
+        self._close(SWEEP)
+
+    def close_trials_left_open(self) -> None:
+        """Mark the trials as interrupted that a killed driver left running; by the claim it is gone."""
+        sweep = self.runs.read(SWEEP)
+        if sweep is not None and sweep.status == values.RUNNING:  # else all trials had ended
+            for run_id in self.runs.signatures().keys() - {SWEEP}:
+                self._close(run_id)
+
+    def _close(self, run_id: str) -> None:
+        run = self.runs.read(run_id)
         if run is not None and run.status == values.RUNNING:
-            run = replace(
-                run,
-                status=values.SWEEP_STATUS["interrupted"],
-                time=round(self.runs.folder.stat().st_mtime * 1000),  # when the last run was written
-                tags={**run.tags, "bdtune.status": "interrupted"},
-            )
-            self.runs.write(SWEEP, ["interrupted", signatures], run)
+            last = round(self.runs.folder.stat().st_mtime * 1000)  # when the last run was written
+            self.runs.write(run_id, ["interrupted", self.runs.signatures()], values.interrupted(run, last))
 
     def _remembered(self) -> dict[str, dict[str, str]]:
         try:
@@ -242,7 +247,11 @@ class Delivery:
             to = self._create_run(run_id, run)
         self._client.log_batch(
             to,
-            metrics=[Metric(key, value, run.time, step) for key, value, step in run.metrics],
+            # A point of a curve keeps its time when it is delivered again, and is then stored once.
+            metrics=[
+                Metric(key, value, run.started if step else run.time, step)
+                for key, value, step in run.metrics
+            ],
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )

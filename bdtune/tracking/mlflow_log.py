@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,7 @@ Artifact = tuple[Path, str]
 """A file and the folder it goes to in its run's artifacts ("" for the top)."""
 
 GATHER_S = 2.0  # a batch: what finishes within this time goes together
+LIVE_S = 10.0  # a running trial's curves, and the parent's progress, are delivered so often
 RETRY_S = (5.0, 15.0, 60.0)  # waits after the first, second and later failures
 
 
@@ -51,6 +53,26 @@ class TrackingStatus:
             return f"MLflow: {self.store}"
         reason = f" ({self.error})" if self.error else ""
         return f"MLflow: {self.waiting} runs are not delivered yet{reason}; `bdtune sync` delivers them"
+
+
+@dataclass
+class LiveRun:
+    """A run that has not ended, and the points of its curves so far."""
+
+    run: Run
+    points: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Value by name and epoch."""
+    written: float = -math.inf
+    """When it was last written down, on the monotonic clock."""
+
+    def add(self, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Add an epoch's finite numbers."""
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        self.points |= {(values.name(f"{role}/{key}"), epoch): value for key, value in finite.items()}
+
+    def now(self) -> Run:
+        """Return the run as it is now."""
+        return replace(self.run, metrics=[(name, value, step) for (name, step), value in self.points.items()])
 
 
 class Tracker:
@@ -82,44 +104,66 @@ class Tracker:
         before = self.runs.read(SWEEP)
         self._started = before.started if before else _now()
         self._open = before is not None and before.status == values.RUNNING
+        self._live: dict[str, LiveRun] = {}
+        self._expected = self._ended = 0
+        self._told = -math.inf  # when the parent run last told its progress
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._error: str | None = None
 
-    def describe(self, spec: SweepSpec) -> None:
-        """Write down what the experiment's page says of the sweep; before `start`."""
+    def describe(self, spec: SweepSpec, *, expected: int = 0) -> None:
+        """Write down what the experiment's page says of the sweep, of so many trials; before `start`."""
+        self._expected = expected
         tags = json.dumps(tags_of(spec, self.axes, self._started), indent=1)
         replace_file(self.delivery.folder / FILE, tags.encode())
 
     def start(self) -> None:
         """Announce a new sweep, and deliver what an earlier start could not."""
-        self.delivery.claim()
+        if self.delivery.claim():
+            self.delivery.close_trials_left_open()
         if not self.runs.signatures():
             self._write_parent("running")
         if self.delivery.pending():
             self._poke()
 
+    def began(self, trial: TrialResult) -> None:
+        """Record a trial that runs now; `learned` adds to its curves, `finished` ends it."""
+        if trial.id in self._live:
+            return
+        if not self._open:
+            self._write_parent("running")
+        now = _now()
+        run = self._run(trial, values.RUNNING, now, now)
+        self._live[trial.id] = LiveRun(
+            replace(run, metrics=(), tags={**run.tags, "bdtune.status": "running"})
+        )
+        self._write_live(trial.id)
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record a point of a running trial's curves; MLflow gets it with the next ones."""
+        live = self._live.get(trial)
+        if live is not None:
+            live.add(role, epoch, metrics)
+            if time.monotonic() - live.written >= LIVE_S:
+                self._write_live(trial)
+
     def finished(self, trial: TrialResult, artifacts: Iterable[Artifact] = ()) -> bool:
         """Record a trial that ended; return False where exactly that is recorded already, and do nothing."""
+        live = self._live.pop(trial.id, None)
+        self._ended += trial.status != "pending"
         identity = values.identity_of(trial)
         if trial.status == "pending" or self.runs.has(trial.id, identity):
             return False
         if not self._open:
             self._write_parent("running")
         ended = round(trial.ended * 1000) if trial.ended else _now()
-        run = Run(
-            name=values.run_name(trial, self.axes),
-            status=values.TRIAL_STATUS[trial.status],
-            started=round(trial.started * 1000) if trial.started else ended,
-            time=ended,
-            params=values.params_of(trial.params),
-            tags={**common_tags(), **values.trial_tags(trial)},
-            metrics=values.trial_metrics(trial, self.axes),
-            dataset=values.dataset_of(trial),
-            artifacts=self._placed(artifacts),
+        started = round(trial.started * 1000) if trial.started else ended
+        run = self._run(
+            trial, values.TRIAL_STATUS[trial.status], live.run.started if live else started, ended
         )
-        self.runs.write(trial.id, identity, run)
+        self.runs.write(trial.id, identity, replace(run, artifacts=self._placed(artifacts)))
+        self._tell_progress()
         self._poke()
         return True
 
@@ -135,6 +179,8 @@ class Tracker:
 
         `note` is Markdown for the parent run's page.
         """
+        for trial in list(self._live):
+            self._write_live(trial, interrupted=True)
         trials = {run: mark for run, mark in self.runs.signatures().items() if run != SWEEP}
         tags, best = values.selection_tags(result), values.best_trials(result)
         noted = {"mlflow.note.content": note} if note else {}
@@ -164,6 +210,33 @@ class Tracker:
         return self.status()
 
     # --------------------------------------------------------------------------------------------- internals
+
+    def _run(self, trial: TrialResult, status: str, started: int, time: int) -> Run:
+        return Run(
+            name=values.run_name(trial, self.axes),
+            status=status,
+            started=started,
+            time=time,
+            params=values.params_of(trial.params),
+            tags={**common_tags(), **values.trial_tags(trial)},
+            metrics=values.trial_metrics(trial, self.axes),
+            dataset=values.dataset_of(trial),
+        )
+
+    def _write_live(self, trial: str, *, interrupted: bool = False) -> None:
+        live = self._live.pop(trial) if interrupted else self._live[trial]
+        live.written = time.monotonic()
+        run = values.interrupted(live.now(), _now()) if interrupted else live.now()
+        self.runs.write(trial, [run.status, run.started, len(live.points)], run)
+        self._poke()
+
+    def _tell_progress(self) -> None:
+        """Write the parent run with how many trials have ended, every few seconds."""
+        if self._expected and time.monotonic() - self._told >= LIVE_S:
+            self._told = time.monotonic()
+            part = ("progress", min(1.0, self._ended / self._expected), self._ended)
+            tag = {"bdtune.progress": f"{self._ended} of {self._expected} trials"}
+            self._write_parent("running", tag, tags=tag, metrics=[part])
 
     def _write_parent(
         self,

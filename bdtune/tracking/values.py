@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from bdtune.trials.results import show
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bdtune.tracking.runs import Run
     from bdtune.trials.results import OracleRead, Scalar, SweepResult, TrialResult
 
 PARAM_LENGTH = 6000  # MLflow's limits; a longer value would be refused or cut without a sign
@@ -135,6 +137,12 @@ def selection_tags(result: SweepResult) -> dict[str, str]:
         "bdtune.select_over": result.over,
         "bdtune.oracle": oracle_tag(result.oracle),
     }
+
+
+def interrupted(run: Run, time: int) -> Run:
+    """Return a run that was running as one that was interrupted at a time (Unix, ms)."""
+    tags = {**run.tags, "bdtune.status": "interrupted"}
+    return replace(run, status=SWEEP_STATUS["interrupted"], time=time, tags=tags)
 
 
 OPTIONAL_TAGS = ("bdtune.error", "bdtune.not_finite")

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -40,7 +41,7 @@ from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from bdtune.config.sweep import SweepSpec
@@ -71,17 +72,28 @@ class SweepOutcome:
 
 
 class Recorder:
-    """Draws a finished trial's pictures and reports it to the tracker, in a thread of its own."""
+    """Draws a finished trial's pictures and reports trials to the tracker, in a thread of its own."""
 
     def __init__(self, tracker: Tracker, gallery: Gallery, ledger: Ledger) -> None:
         self.tracker, self.gallery, self.ledger = tracker, gallery, ledger
-        self._queue: queue.SimpleQueue[TrialResult | None] = queue.SimpleQueue()
+        self._begun: set[str] = set()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
         self._thread.start()
 
     def trial_done(self, result: TrialResult) -> None:
         """Take in a finished trial."""
-        self._queue.put(result)
+        self._queue.put(partial(self._record, result))
+
+    def began(self, trial: str) -> None:
+        """Take in that a trial runs; may be said again."""
+        if trial not in self._begun:
+            self._begun.add(trial)
+            self._queue.put(partial(self._record_start, trial))
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take in a point of a running trial's curves."""
+        self._queue.put(partial(self.tracker.learned, trial, role, epoch, metrics))
 
     def close(self) -> None:
         """Wait until all that was taken in is recorded."""
@@ -89,9 +101,14 @@ class Recorder:
         self._thread.join()
 
     def _work(self) -> None:
-        while (result := self._queue.get()) is not None:
-            pictures = self.gallery.of_trial(self.ledger.entries[result.id])
-            self.tracker.finished(result, pictures)
+        while (job := self._queue.get()) is not None:
+            job()
+
+    def _record(self, result: TrialResult) -> None:
+        self.tracker.finished(result, self.gallery.of_trial(self.ledger.entries[result.id]))
+
+    def _record_start(self, trial: str) -> None:
+        self.tracker.began(self.ledger.result(self.ledger.entries[trial], "pending"))
 
 
 class SweepScreen:
@@ -118,6 +135,11 @@ class SweepScreen:
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
         """A trial is in a stage."""
         self.progress.stage(trial, stage, epoch, epochs)
+        self.recorder.began(trial)
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """A trial's stage has numbers of an epoch."""
+        self.recorder.learned(trial, role, epoch, metrics)
 
 
 def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
@@ -179,7 +201,7 @@ def sweep(
             cached=sum(count.cached for count in counts),
             seconds=None if expected.unpredicted else expected.seconds_shared,
         )
-        tracker.describe(spec)
+        tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
         recorder = Recorder(tracker, gallery, ledger)

@@ -30,6 +30,7 @@ class Silent:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.most_held = 0
+        self.curves: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
 
     def trial_done(self, result):
         self.done.append(result.id)
@@ -39,6 +40,9 @@ class Silent:
 
     def stage(self, trial, stage, epoch=0, epochs=0):
         pass
+
+    def learned(self, trial, role, epoch, metrics):
+        self.curves.setdefault((trial, role), {})[epoch] = dict(metrics)
 
 
 class Bench:
