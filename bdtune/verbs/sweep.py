@@ -37,6 +37,7 @@ from bdtune.trials.sweep_folder import (
     find_place,
     varied,
 )
+from bdtune.verbs import search_pictures
 from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole
 
@@ -265,6 +266,7 @@ def _reported(
         result = _result(spec, whole(folder, spec, ledger, latest))
         written = files.write(folder, result, paper=spec.published)
         written += _pictures_of_best(result, ledger, gallery, folder)
+        written += search_pictures.draw(spec, folder) if spec.search is not None else []
     return result, written
 
 
