@@ -82,11 +82,10 @@ def server_environment() -> dict[str, str]:
 def page_address(port: int, experiment: str | None = None) -> str:
     """Return the address of an experiment's runs in the prepared view; without one, of all experiments.
 
-    The last part of that address asks for training runs instead of language-model traces.
+    Its last part asks for training runs instead of language-model traces.
     """
-    home = f"http://127.0.0.1:{port}/#/experiments"
-    runs = f"/{experiment}/runs?viewStateShareKey={VIEW}"
-    return home + (runs if experiment else "?workflowType=machine_learning")
+    page = f"/{experiment}/runs?viewStateShareKey={VIEW}&" if experiment else "?"
+    return f"http://127.0.0.1:{port}/#/experiments{page}workflowType=machine_learning"
 
 
 def experiments(store: TrackingStore) -> list[tuple[str, str]]:

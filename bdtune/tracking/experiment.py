@@ -63,13 +63,12 @@ def description(spec: SweepSpec, axes: Iterable[str]) -> str:
 
 
 def view(axes: Iterable[str], metric: str, mode: str, created: int) -> str:
-    """Return the view of the runs: status, what varies, the headline metrics; best first."""
+    """Return the view of the runs: the headline metrics and what varies; best first."""
     metrics = dict.fromkeys([*HEADLINE, metric])
     columns = [
         _column("tags", values.BEST),
-        _column("tags", "bdtune.status"),
-        *(_column("params", values.name(axis)) for axis in list(axes)[:MOST_COLUMNS]),
         *(_column("metrics", each) for each in metrics),
+        *(_column("params", values.name(axis)) for axis in list(axes)[:MOST_COLUMNS]),
         _column("attributes", "Duration"),
     ]
     state = {

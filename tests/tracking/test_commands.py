@@ -102,7 +102,7 @@ def test_ui_names_the_runs_of_each_sweep_in_their_view_and_opens_the_last(
     monkeypatch.setattr(commands.browser, "open_later", lambda *words: opened.append(words))
     monkeypatch.setattr(commands.os, "execve", lambda *words: None)
     commands.ui(run_dir, port=5002)
-    page = f"http://127.0.0.1:5002/#/experiments/{ids['second']}/runs?viewStateShareKey=bdtune"
+    page = f"http://127.0.0.1:5002/#/experiments/{ids['second']}/runs?viewStateShareKey=bdtune&workflowType=machine_learning"
     assert opened == [(page, 5002)]
     said = capsys.readouterr().err
     assert f"second: {page}\n" in said
