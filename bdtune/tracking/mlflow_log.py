@@ -183,12 +183,14 @@ class Tracker:
             self._write_live(trial, interrupted=True)
         trials = {run: mark for run, mark in self.runs.signatures().items() if run != SWEEP}
         tags, best = values.selection_tags(result), values.best_trials(result)
+        ended = sum(trial.status != "pending" for trial in result.trials)
+        count = max(1, len(result.trials))
         noted = {"mlflow.note.content": note} if note else {}
         return self._write_parent(
             status,
             [trials, tags, best],
-            tags={**tags, **noted},
-            metrics=values.sweep_metrics(result),
+            tags={**tags, **noted, **_progress_tag(ended, count)},
+            metrics=[*values.sweep_metrics(result), self._progress(ended / count)],
             artifacts=artifacts,
             best=best,
         )
@@ -234,9 +236,13 @@ class Tracker:
         """Write the parent run with how many trials have ended, every few seconds."""
         if self._expected and time.monotonic() - self._told >= LIVE_S:
             self._told = time.monotonic()
-            part = ("progress", min(1.0, self._ended / self._expected), self._ended)
-            tag = {"bdtune.progress": f"{self._ended} of {self._expected} trials"}
+            tag = _progress_tag(self._ended, self._expected)
+            part = self._progress(self._ended / self._expected)
             self._write_parent("running", tag, tags=tag, metrics=[part])
+
+    def _progress(self, part: float) -> values.Metric:
+        """Return the sweep's progress as a metric; its step counts seconds, so that the last one stands."""
+        return "progress", min(1.0, part), max(1, (_now() - self._started) // 1000)
 
     def _write_parent(
         self,
@@ -297,6 +303,10 @@ class Tracker:
             if closing:
                 return
             self._closing.wait(wait)
+
+
+def _progress_tag(ended: int, of: int) -> dict[str, str]:
+    return {"bdtune.progress": f"{ended} of {of} trials"}
 
 
 def _now() -> int:

@@ -30,6 +30,7 @@ class Silent:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.most_held = 0
+        self.seen: set[tuple[str, str, int, int]] = set()
         self.curves: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
 
     def trial_done(self, result):
@@ -39,7 +40,7 @@ class Silent:
         self.most_held = max(self.most_held, count)
 
     def stage(self, trial, stage, epoch=0, epochs=0):
-        pass
+        self.seen.add((trial, stage, epoch, epochs))
 
     def learned(self, trial, role, epoch, metrics):
         self.curves.setdefault((trial, role), {})[epoch] = dict(metrics)

@@ -59,6 +59,7 @@ def snapshot(run_dir):
         history = {
             key: sorted((m.step, m.value) for m in mlflow.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
+            if key != "progress"  # its step is a time
         }
         content[name] = (run.info.status, run.info.run_name, run.data.params, tags, history)
     return content
@@ -160,7 +161,7 @@ def test_a_trial_appears_when_it_starts_and_its_curves_grow(run_dir, make_trial,
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 
 
-def test_the_parent_shows_progress(run_dir, make_trial, monkeypatch, tmp_path):
+def test_the_parent_shows_progress(run_dir, make_trial, monkeypatch):
     monkeypatch.setattr(mlflow_log, "LIVE_S", 0.0)
     tracker = Tracker(run_dir, "small", axes=AXES)
     tracker._expected = 4
@@ -172,7 +173,11 @@ def test_the_parent_shows_progress(run_dir, make_trial, monkeypatch, tmp_path):
     assert parent.info.status == "RUNNING"
     assert parent.data.tags["bdtune.progress"] == "2 of 4 trials"
     assert parent.data.metrics["progress"] == 0.5
-    tracker.close()
+    tracker.end(SweepResult("small", tuple(map(make_trial, range(1, 5))), "trial001"))
+    assert tracker.close().waiting == 0
+    [parent] = runs(run_dir)[0]
+    assert (parent.info.status, parent.data.metrics["progress"]) == ("FINISHED", 1.0)
+    assert parent.data.tags["bdtune.progress"] == "4 of 4 trials"
 
 
 def test_an_interrupted_sweep_leaves_no_trial_running(run_dir, make_trial):
