@@ -195,6 +195,13 @@ class Tracker:
             best=best,
         )
 
+    def abandon(self) -> None:
+        """Record that the sweep could not be run, and stop."""
+        for trial in list(self._live):
+            self._write_live(trial, interrupted=True)
+        self._write_parent("failed")
+        self.close()
+
     def status(self) -> TrackingStatus:
         """Return what waits, without importing mlflow."""
         return TrackingStatus(self.store.key, len(self.delivery.pending()), self._error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -98,6 +99,13 @@ def claim(run_dir: Path, spec: SweepSpec, *, numbered: bool = True) -> Place:
         _permit(place, numbered=numbered)
         _note(place.folder, spec.model_copy(update={"name": place.name}))
     return place
+
+
+def release(place: Place) -> None:
+    """Give back a folder that was claimed for a sweep which could not start: its name is free again."""
+    if not place.known:
+        with file_lock(place.folder.parent / ".lock"):
+            shutil.rmtree(place.folder, ignore_errors=True)
 
 
 def varied(folder: Path, spec: SweepSpec) -> list[str]:

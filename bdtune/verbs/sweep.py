@@ -35,6 +35,7 @@ from bdtune.trials.sweep_folder import (
     Place,
     claim,
     find_place,
+    release,
     varied,
 )
 from bdtune.verbs import search_pictures
@@ -97,7 +98,7 @@ class Recorder:
         self._queue.put(partial(self.tracker.learned, trial, role, epoch, metrics))
 
     def close(self) -> None:
-        """Wait until all that was taken in is recorded."""
+        """Wait until all that was taken in is recorded; may be called again."""
         self._queue.put(None)
         self._thread.join()
 
@@ -215,6 +216,12 @@ def sweep(
                 watcher=SweepScreen(progress, recorder, folder),
                 options=options,
             )
+        except UserError:  # the machine cannot hold a trial, or there is no such cluster
+            recorder.close()
+            tracker.abandon()
+            if not progress.ended:
+                release(place)
+            raise
         finally:
             recorder.close()
     result, written = _reported(folder, spec, ledger, gallery, outcome.trials)

@@ -141,6 +141,25 @@ def test_a_search_is_extended_by_more_trials_and_keeps_the_earlier_ones(run, tmp
     assert run("search.seed=1", text=SEARCH)[0].spec.name == "toy-2"
 
 
+def test_a_sweep_that_could_not_start_leaves_its_name_free(run, tmp_path, monkeypatch):
+    def impossible(*_, **__):
+        raise UserError("no GPU")
+
+    (tmp_path / "toy.yaml").write_text(SPACE)
+    monkeypatch.setattr(verb, "run_sweep", impossible)
+    with pytest.raises(UserError, match="no GPU"):
+        verb.sweep("toy.yaml", ["holdout=0.1"], tmp_path, Options(), quiet=True)
+    assert [path.name for path in (tmp_path / "sweeps").glob("[!.]*")] == []
+    done, _ = run()
+    before = told(tmp_path / "sweeps" / "toy")
+    monkeypatch.setattr(verb, "run_sweep", impossible)
+    with pytest.raises(UserError, match="no GPU"):
+        verb.sweep("toy.yaml", ["seed=8"], tmp_path, Options(), quiet=True)
+    assert done.spec.name == "toy"
+    assert told(tmp_path / "sweeps" / "toy") == before
+    assert Runs(tmp_path / "sweeps" / "toy").read(SWEEP).status == "FAILED"
+
+
 def test_a_given_name_that_is_taken_is_refused_and_nothing_is_written(run, tmp_path):
     run("name=mine")
     before = files_of(tmp_path)
