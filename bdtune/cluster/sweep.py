@@ -12,7 +12,7 @@ import time
 import uuid
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.session import Needs, session, slots
@@ -27,7 +27,7 @@ from bdtune.trials.ledger import Ledger
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from bdtune.config.sweep import SweepSpec
@@ -51,6 +51,9 @@ class SweepListener(Listener, Protocol):
 
     def message(self, text: str) -> None:
         """What the sweep does beside its trials: it starts Ray, joins a cluster."""
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """A trial's stage of this role had these numbers after an epoch; may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,7 @@ class Outcome:
 def make_ledger(spec: SweepSpec, store: Store) -> tuple[Ledger, Executor]:
     """Return the sweep's empty ledger and the executor of its derived stages in this process."""
     executor = Executor(store, InProcess(spec.trial.data_root, spec.trial.pipeline))
-    device: Literal["cpu", "cuda"] = "cuda" if spec.resources.gpu else "cpu"
-    return Ledger(spec.name, executor.resolver, device), executor
+    return Ledger(spec.name, executor.resolver, spec.device), executor
 
 
 def run_sweep(
@@ -276,6 +278,8 @@ def _watching(live: Path, watcher: SweepListener) -> Iterator[None]:
                 with contextlib.suppress(OSError, ValueError):
                     note = json.loads(file.read_text())
                     watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
+                    if note["role"] and note["metrics"]:
+                        watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
 
     thread = threading.Thread(target=look, name="bdtune-watch", daemon=True)
     thread.start()

@@ -168,6 +168,8 @@ class Trial(tune.Trainable):
             "what": event.what,
             "epoch": tick.epoch if tick else 0,
             "epochs": tick.epochs if tick else event.node.stage.length(),
+            "role": self.graph.roles.get(event.node.recipe),  # none: a stage of the baseline
+            "metrics": {name: float(value) for name, value in tick.metrics.items()} if tick else {},
         }
         file = self.shared.live / f"{self.trial}.json"
         temporary = file.with_suffix(".new")

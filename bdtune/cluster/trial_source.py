@@ -79,19 +79,7 @@ class StudySource:
     def __init__(self, spec: SweepSpec, folder: Path) -> None:
         assert spec.search is not None
         self.spec = spec
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "optuna.journal"
-        lock = file_lock(file.with_name(f".{file.name}.lock"))  # unlike Optuna's own it dies with its holder
-        with lock:
-            mend(file)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(file), lock_obj=lock)),
-            study_name=_study_name(spec),
-            load_if_exists=True,
-            directions=["maximize" if mode == "max" else "minimize" for _, mode in spec.objectives],
-            sampler=_sampler(spec, 0),
-        )
+        self._study = open_study(spec, folder)
         self._space = {path: _distribution(domain) for path, domain in spec.search.space.items()}
         self._known = self._told_before()
         self._left = spec.search.trials - len(self._known)
@@ -137,6 +125,23 @@ class StudySource:
             elif trial.state == TrialState.RUNNING:
                 self._study.tell(trial.number, state=TrialState.FAIL)
         return found
+
+
+def open_study(spec: SweepSpec, folder: Path) -> optuna.Study:
+    """Return the study of a search, which lives in its folder; it is made if there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "optuna.journal"
+    lock = file_lock(file.with_name(f".{file.name}.lock"))  # unlike Optuna's own it dies with its holder
+    with lock:
+        mend(file)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(file), lock_obj=lock)),
+        study_name=_study_name(spec),
+        load_if_exists=True,
+        directions=["maximize" if mode == "max" else "minimize" for _, mode in spec.objectives],
+        sampler=_sampler(spec, 0),
+    )
 
 
 def mend(journal: Path) -> None:

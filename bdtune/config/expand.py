@@ -429,11 +429,11 @@ class _Conditions:
 
     def _overridden(self, condition: Mapping[str, Any]) -> bool:
         """Return whether the command line gives a setting of a condition, or the plugin whose knob it is."""
-        given = {_plugin_or_knob(path) for path in self.space.overridden}
+        given = {plugin_or_knob(path) for path in self.space.overridden}
         return any(f"{path}.".startswith(tuple(f"{each}." for each in given)) for path in condition)
 
 
-def _plugin_or_knob(path: str) -> str:
+def plugin_or_knob(path: str) -> str:
     """Return a setting's path; that of a plugin's name or preset is the plugin's own."""
     head, _, rest = path.partition(".")
     return head if rest in ("name", "preset") and head in PLUGIN_KINDS else path

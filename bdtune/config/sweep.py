@@ -187,6 +187,11 @@ class SweepSpec(SweepSettings):
             return tuple(zip(self.search.metric, self.search.mode, strict=True))
         return ((self.select.metric, self.select.mode),)
 
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where trials compute whose numerics leave it open."""
+        return "cuda" if self.resources.gpu else "cpu"
+
     def axis_paths(self) -> list[str]:
         """Return the dotted paths that differ between trials, in the order of the file's sections."""
         sections: list[Iterable[str]] = [self.grid, *self.zip, self.vary]

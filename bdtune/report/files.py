@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 
     from bdtune.config.sweep import Published
     from bdtune.report.table import Table
+    from bdtune.trials.results import TrialResult
 
 TERMINAL_ROWS = 60  # what a person scrolls through; the files have every row
 PLAIN_WIDTH = 120  # characters of a line where there is no terminal to ask
+
+log = logging.getLogger(__name__)
 
 
 def write(
@@ -61,6 +65,17 @@ def read(folder: Path) -> SweepResult:
         raise UserError(f"no report in {folder}; run the sweep first") from None
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def reported(folder: Path) -> tuple[TrialResult, ...]:
+    """Return the trials of the last report in a folder; none, with a warning, where it cannot be read."""
+    if not (folder / "sweep.json").exists():
+        return ()
+    try:
+        return read(folder).trials
+    except UserError as error:
+        log.warning("trials of the last report are left out: %s", error)
+        return ()
 
 
 def show(shown: Table, stream: TextIO | None = None) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bdtune.errors import UserError
-from bdtune.tracking.deliver import Delivery
+from bdtune.tracking import browser
+from bdtune.tracking.deliver import Delivery, connect
+from bdtune.tracking.experiment import VIEW
 from bdtune.tracking.mlflow_log import TrackingStatus
 from bdtune.tracking.runs import FOLDER
 from bdtune.tracking.store import TrackingStore
@@ -16,6 +18,10 @@ from bdtune.tracking.store import TrackingStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+MOST_PAGES = 10
+"""Sweeps whose pages are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,28 @@ def server_environment() -> dict[str, str]:
     return {**os.environ, **small}
 
 
-def page_address(port: int) -> str:
-    """Return the page's address; its last part asks for training runs instead of language-model traces."""
-    return f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+def page_address(port: int, experiment: str | None = None) -> str:
+    """Return the address of an experiment's runs in the prepared view; without one, of all experiments.
+
+    Its last part asks for training runs instead of language-model traces.
+    """
+    page = f"/{experiment}/runs?viewStateShareKey={VIEW}&" if experiment else "?"
+    return f"http://127.0.0.1:{port}/#/experiments{page}workflowType=machine_learning"
+
+
+def experiments(store: TrackingStore) -> list[tuple[str, str]]:
+    """Return name and id of each sweep's experiment, the sweep that was run last first."""
+    found = {experiment.name: experiment.experiment_id for experiment in connect(store).search_experiments()}
+    folders = [delivery.folder for delivery in _deliveries(store) if delivery.sweep in found]
+    folders.sort(key=lambda folder: (folder / FOLDER).stat().st_mtime, reverse=True)
+    return [(folder.name, found[folder.name]) for folder in folders]
 
 
 def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None:
     """Deliver what is pending, then become `mlflow server` on 127.0.0.1; does not return.
 
-    Raises `UserError` where there is nothing to show, or when the store is a server that has its own page.
+    Prints the address of each sweep's runs, and opens that of the last sweep where there is a screen. Raises
+    `UserError` where there is nothing to show, or when the store is a server that has its own page.
     """
     store = TrackingStore.of(run_dir, tracking_uri)
     if store.uri.startswith(("http://", "https://")):
@@ -89,7 +108,13 @@ def ui(run_dir: Path, port: int = 5000, tracking_uri: str | None = None) -> None
     sync(run_dir, tracking_uri, ask=False)
     if not store.exists:
         raise UserError(f"no MLflow store at {store.database} yet; run a sweep first, or give its --out")
-    print(f"open {page_address(port)} (Ctrl-C stops the server)", file=sys.stderr, flush=True)
+    pages = {name: page_address(port, experiment) for name, experiment in experiments(store)[:MOST_PAGES]}
+    for name, page in pages.items():
+        print(f"{name}: {page}", file=sys.stderr)
+    home = page_address(port)
+    print(f"all sweeps: {home} (Ctrl-C stops the server)", file=sys.stderr, flush=True)
+    if browser.has_screen():
+        browser.open_later(next(iter(pages.values()), home), port)
     # exec: the server is this process, so Ctrl-C and signals reach it and nothing is left behind
     os.execve(sys.executable, server_command(store, port), server_environment())  # noqa: S606
 

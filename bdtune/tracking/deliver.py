@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from filelock import Timeout
@@ -19,6 +18,7 @@ from filelock import Timeout
 from bdtune.engine.files import file_lock, replace_file
 from bdtune.errors import BdtuneError
 from bdtune.tracking import values
+from bdtune.tracking.experiment import read_tags
 from bdtune.tracking.runs import SWEEP, Run, Runs
 
 if TYPE_CHECKING:
@@ -83,9 +83,11 @@ class Delivery:
         self.folder = store.run_dir / "sweeps" / sweep
         self.runs = Runs(self.folder)
         self._lock = file_lock(self.folder / "delivery.lock")
-        self._client: MlflowClient  # known, as the next two, once MLflow was asked
+        self._client: MlflowClient  # known, as the next four, once MLflow was asked
         self._experiment: str
         self._ids: dict[str, str]  # of the runs that MLflow holds
+        self._best: set[str]  # those that are marked as best
+        self._deleted: set[str]  # those that were deleted in MLflow
         self._held: dict[str, str] | None = None  # their signatures; None: not asked yet
 
     def pending(self) -> dict[str, str]:
@@ -138,15 +140,21 @@ class Delivery:
 
     def close_left_open(self) -> None:
         """Mark the sweep of a killed driver as interrupted; the claim proves that the driver is gone."""
-        run, signatures = self.runs.read(SWEEP), self.runs.signatures()
+        self.close_trials_left_open()
+        self._close(SWEEP)
+
+    def close_trials_left_open(self) -> None:
+        """Mark the trials as interrupted that a killed driver left running; by the claim it is gone."""
+        sweep = self.runs.read(SWEEP)
+        if sweep is not None and sweep.status == values.RUNNING:  # else all trials had ended
+            for run_id in self.runs.signatures().keys() - {SWEEP}:
+                self._close(run_id)
+
+    def _close(self, run_id: str) -> None:
+        run = self.runs.read(run_id)
         if run is not None and run.status == values.RUNNING:
-            run = replace(
-                run,
-                status=values.SWEEP_STATUS["interrupted"],
-                time=round(self.runs.folder.stat().st_mtime * 1000),  # when the last run was written
-                tags={**run.tags, "bdtune.status": "interrupted"},
-            )
-            self.runs.write(SWEEP, ["interrupted", signatures], run)
+            last = round(self.runs.folder.stat().st_mtime * 1000)  # when the last run was written
+            self.runs.write(run_id, ["interrupted", self.runs.signatures()], values.interrupted(run, last))
 
     def _remembered(self) -> dict[str, dict[str, str]]:
         try:
@@ -162,8 +170,7 @@ class Delivery:
         self._client = connect(self.store)
         from mlflow.entities import ViewType
 
-        experiment = self._client.get_experiment_by_name(self.sweep)
-        self._experiment = experiment.experiment_id if experiment else self._new_experiment()
+        self._experiment = self._described_experiment()
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._marks().items())
         found = []
         token: str | None = ""
@@ -175,14 +182,24 @@ class Delivery:
             token = page.token or None
         runs = {run.data.tags.get("bdtune.trial", SWEEP): run for run in found}
         self._ids = {run_id: run.info.run_id for run_id, run in runs.items()}
+        self._best = {
+            run_id for run_id, run in runs.items() if run_id != SWEEP and values.BEST in run.data.tags
+        }
+        self._deleted = {run_id for run_id, run in runs.items() if run.info.lifecycle_stage == "deleted"}
         ended = {run_id: run for run_id, run in runs.items() if run.info.status != values.RUNNING}
         return {run_id: run.data.tags.get(SIGNATURE, "") for run_id, run in ended.items()}
 
-    def _new_experiment(self) -> str:
-        location = self.store.artifact_location(self.sweep)
-        return self._client.create_experiment(
-            self.sweep, artifact_location=location, tags=values.EXPERIMENT_TAGS
-        )
+    def _described_experiment(self) -> str:
+        """Return the id of the sweep's experiment, made if it is missing, with its tags as they are now."""
+        tags = read_tags(self.folder)
+        experiment = self._client.get_experiment_by_name(self.sweep)
+        if experiment is None:
+            location = self.store.artifact_location(self.sweep)
+            return self._client.create_experiment(self.sweep, artifact_location=location, tags=dict(tags))
+        for key, value in tags.items():
+            if experiment.tags.get(key) != value:
+                self._client.set_experiment_tag(experiment.experiment_id, key, value)
+        return experiment.experiment_id
 
     def _marks(self) -> dict[str, str]:
         """Return the tags by which this sweep's runs are found again.
@@ -230,14 +247,28 @@ class Delivery:
             to = self._create_run(run_id, run)
         self._client.log_batch(
             to,
-            metrics=[Metric(key, value, run.time, step) for key, value, step in run.metrics],
+            # A point of a curve keeps its time when it is delivered again, and is then stored once.
+            metrics=[
+                Metric(key, value, run.started if step else run.time, step)
+                for key, value, step in run.metrics
+            ],
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
         self._dataset(to, run)
         self._artifacts(to, run)
+        if run_id == SWEEP:
+            self._mark(set(run.best) & self._ids.keys() - self._deleted)
         if run.status != values.RUNNING:
             self._client.set_terminated(to, run.status, end_time=run.time)
+
+    def _mark(self, best: set[str]) -> None:
+        """Mark the runs of the best settings, and no others."""
+        for run_id in self._best - self._deleted - best:
+            self._client.delete_tag(self._ids[run_id], values.BEST)
+        for run_id in best - self._best:
+            self._client.set_tag(self._ids[run_id], values.BEST, "best")
+        self._best = best
 
     def _create_run(self, run_id: str, run: Run) -> str:
         tags = {**run.tags, **self._marks()}

@@ -6,15 +6,19 @@ when there is something new to deliver.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bdtune.engine.files import replace_file
 from bdtune.tracking import values
 from bdtune.tracking.deliver import Delivery
+from bdtune.tracking.experiment import FILE, tags_of
 from bdtune.tracking.origin import common_tags
 from bdtune.tracking.runs import SWEEP, Run
 from bdtune.tracking.store import TrackingStore
@@ -22,6 +26,7 @@ from bdtune.tracking.store import TrackingStore
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bdtune.config.sweep import SweepSpec
     from bdtune.trials.results import SweepResult, TrialResult
 
 log = logging.getLogger("bdtune.tracking")
@@ -30,6 +35,7 @@ Artifact = tuple[Path, str]
 """A file and the folder it goes to in its run's artifacts ("" for the top)."""
 
 GATHER_S = 2.0  # a batch: what finishes within this time goes together
+LIVE_S = 10.0  # a running trial's curves, and the parent's progress, are delivered so often
 RETRY_S = (5.0, 15.0, 60.0)  # waits after the first, second and later failures
 
 
@@ -47,6 +53,26 @@ class TrackingStatus:
             return f"MLflow: {self.store}"
         reason = f" ({self.error})" if self.error else ""
         return f"MLflow: {self.waiting} runs are not delivered yet{reason}; `bdtune sync` delivers them"
+
+
+@dataclass
+class LiveRun:
+    """A run that has not ended, and the points of its curves so far."""
+
+    run: Run
+    points: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Value by name and epoch."""
+    written: float = -math.inf
+    """When it was last written down, on the monotonic clock."""
+
+    def add(self, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Add an epoch's finite numbers."""
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        self.points |= {(values.name(f"{role}/{key}"), epoch): value for key, value in finite.items()}
+
+    def now(self) -> Run:
+        """Return the run as it is now."""
+        return replace(self.run, metrics=[(name, value, step) for (name, step), value in self.points.items()])
 
 
 class Tracker:
@@ -78,39 +104,66 @@ class Tracker:
         before = self.runs.read(SWEEP)
         self._started = before.started if before else _now()
         self._open = before is not None and before.status == values.RUNNING
+        self._live: dict[str, LiveRun] = {}
+        self._expected = self._ended = 0
+        self._told = -math.inf  # when the parent run last told its progress
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._error: str | None = None
 
+    def describe(self, spec: SweepSpec, *, expected: int = 0) -> None:
+        """Write down what the experiment's page says of the sweep, of so many trials; before `start`."""
+        self._expected = expected
+        tags = json.dumps(tags_of(spec, self.axes, self._started), indent=1)
+        replace_file(self.delivery.folder / FILE, tags.encode())
+
     def start(self) -> None:
         """Announce a new sweep, and deliver what an earlier start could not."""
-        self.delivery.claim()
+        if self.delivery.claim():
+            self.delivery.close_trials_left_open()
         if not self.runs.signatures():
             self._write_parent("running")
         if self.delivery.pending():
             self._poke()
 
+    def began(self, trial: TrialResult) -> None:
+        """Record a trial that runs now; `learned` adds to its curves, `finished` ends it."""
+        if trial.id in self._live:
+            return
+        if not self._open:
+            self._write_parent("running")
+        now = _now()
+        run = self._run(trial, values.RUNNING, now, now)
+        self._live[trial.id] = LiveRun(
+            replace(run, metrics=(), tags={**run.tags, "bdtune.status": "running"})
+        )
+        self._write_live(trial.id)
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record a point of a running trial's curves; MLflow gets it with the next ones."""
+        live = self._live.get(trial)
+        if live is not None:
+            live.add(role, epoch, metrics)
+            if time.monotonic() - live.written >= LIVE_S:
+                self._write_live(trial)
+
     def finished(self, trial: TrialResult, artifacts: Iterable[Artifact] = ()) -> bool:
         """Record a trial that ended; return False where exactly that is recorded already, and do nothing."""
+        live = self._live.pop(trial.id, None)
+        self._ended += trial.status != "pending"
         identity = values.identity_of(trial)
         if trial.status == "pending" or self.runs.has(trial.id, identity):
             return False
         if not self._open:
             self._write_parent("running")
         ended = round(trial.ended * 1000) if trial.ended else _now()
-        run = Run(
-            name=values.run_name(trial, self.axes),
-            status=values.TRIAL_STATUS[trial.status],
-            started=round(trial.started * 1000) if trial.started else ended,
-            time=ended,
-            params=values.params_of(trial.params),
-            tags={**common_tags(), **values.trial_tags(trial)},
-            metrics=values.trial_metrics(trial),
-            dataset=values.dataset_of(trial),
-            artifacts=self._placed(artifacts),
+        started = round(trial.started * 1000) if trial.started else ended
+        run = self._run(
+            trial, values.TRIAL_STATUS[trial.status], live.run.started if live else started, ended
         )
-        self.runs.write(trial.id, identity, run)
+        self.runs.write(trial.id, identity, replace(run, artifacts=self._placed(artifacts)))
+        self._tell_progress()
         self._poke()
         return True
 
@@ -126,16 +179,28 @@ class Tracker:
 
         `note` is Markdown for the parent run's page.
         """
+        for trial in list(self._live):
+            self._write_live(trial, interrupted=True)
         trials = {run: mark for run, mark in self.runs.signatures().items() if run != SWEEP}
-        tags = values.selection_tags(result)
+        tags, best = values.selection_tags(result), values.best_trials(result)
+        ended = sum(trial.status != "pending" for trial in result.trials)
+        count = max(1, len(result.trials))
         noted = {"mlflow.note.content": note} if note else {}
         return self._write_parent(
             status,
-            [trials, tags],
-            tags={**tags, **noted},
-            metrics=values.sweep_metrics(result),
+            [trials, tags, best],
+            tags={**tags, **noted, **_progress_tag(ended, count)},
+            metrics=[*values.sweep_metrics(result), self._progress(ended / count)],
             artifacts=artifacts,
+            best=best,
         )
+
+    def abandon(self) -> None:
+        """Record that the sweep could not be run, and stop."""
+        for trial in list(self._live):
+            self._write_live(trial, interrupted=True)
+        self._write_parent("failed")
+        self.close()
 
     def status(self) -> TrackingStatus:
         """Return what waits, without importing mlflow."""
@@ -155,6 +220,37 @@ class Tracker:
 
     # --------------------------------------------------------------------------------------------- internals
 
+    def _run(self, trial: TrialResult, status: str, started: int, time: int) -> Run:
+        return Run(
+            name=values.run_name(trial, self.axes),
+            status=status,
+            started=started,
+            time=time,
+            params=values.params_of(trial.params),
+            tags={**common_tags(), **values.trial_tags(trial)},
+            metrics=values.trial_metrics(trial, self.axes),
+            dataset=values.dataset_of(trial),
+        )
+
+    def _write_live(self, trial: str, *, interrupted: bool = False) -> None:
+        live = self._live.pop(trial) if interrupted else self._live[trial]
+        live.written = time.monotonic()
+        run = values.interrupted(live.now(), _now()) if interrupted else live.now()
+        self.runs.write(trial, [run.status, run.started, len(live.points)], run)
+        self._poke()
+
+    def _tell_progress(self) -> None:
+        """Write the parent run with how many trials have ended, every few seconds."""
+        if self._expected and time.monotonic() - self._told >= LIVE_S:
+            self._told = time.monotonic()
+            tag = _progress_tag(self._ended, self._expected)
+            part = self._progress(self._ended / self._expected)
+            self._write_parent("running", tag, tags=tag, metrics=[part])
+
+    def _progress(self, part: float) -> values.Metric:
+        """Return the sweep's progress as a metric; its step counts seconds, so that the last one stands."""
+        return "progress", min(1.0, part), max(1, (_now() - self._started) // 1000)
+
     def _write_parent(
         self,
         status: str,
@@ -163,6 +259,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         metrics: Sequence[values.Metric] = (),
         artifacts: Iterable[Artifact] = (),
+        best: Sequence[str] = (),
     ) -> bool:
         own = {"bdtune.role": "sweep", "bdtune.status": status}
         all_tags = {**common_tags(), **own, **self._tags, **(tags or {})}
@@ -175,6 +272,7 @@ class Tracker:
             tags={key: values.cut(value, values.TAG_LENGTH) for key, value in all_tags.items()},
             metrics=metrics,
             artifacts=self._placed((*self._files, *artifacts)),
+            best=best,
         )
         new = self.runs.write(SWEEP, [status, identity], run)
         self._open = status == "running"
@@ -212,6 +310,10 @@ class Tracker:
             if closing:
                 return
             self._closing.wait(wait)
+
+
+def _progress_tag(ended: int, of: int) -> dict[str, str]:
+    return {"bdtune.progress": f"{ended} of {of} trials"}
 
 
 def _now() -> int:

@@ -39,6 +39,8 @@ class Run:
     """Name, digest, source and context."""
     artifacts: Sequence[tuple[str, str]] = ()
     """A file, relative to the run directory or absolute, and its folder among the artifacts."""
+    best: Sequence[str] = ()
+    """Of the parent run: the ids of the trials whose runs are marked as best."""
 
 
 class Runs:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from bdtune.knobs import short_names
-from bdtune.trials.results import DATA_SEED, SEED, show
+from bdtune.trials.results import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bdtune.tracking.runs import Run
     from bdtune.trials.results import OracleRead, Scalar, SweepResult, TrialResult
 
 PARAM_LENGTH = 6000  # MLflow's limits; a longer value would be refused or cut without a sign
@@ -32,6 +35,8 @@ SWEEP_STATUS = {"running": RUNNING, "done": "FINISHED", "failed": "FAILED", "int
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the page on training runs; it would show traces of language models else."""
+BEST = "bdtune.best"
+"""Tag of the runs of the best settings; of the parent run which they are."""
 
 Metric = tuple[str, float, int]
 """Name, finite value, step."""
@@ -53,14 +58,18 @@ def params_of(params: Mapping[str, Scalar]) -> dict[str, str]:
     return {name(path): cut(text, PARAM_LENGTH) for path, text in texts.items()}
 
 
-def knob_metrics(params: Mapping[str, Scalar]) -> list[Metric]:
-    """Return the numeric knobs as metrics, so that they can be filtered by range."""
-    numbers = {p: v for p, v in params.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+def knob_metrics(params: Mapping[str, Scalar], axes: Iterable[str]) -> list[Metric]:
+    """Return the numeric knobs that vary as metrics, so that they can be filtered by range."""
+    shown = [path for path in axes if path in params]
+    numbers = {p: v for p in shown if isinstance(v := params[p], int | float) and not isinstance(v, bool)}
     return [(name(f"knob/{path}"), float(v), 0) for path, v in numbers.items() if math.isfinite(v)]
 
 
-def trial_metrics(trial: TrialResult) -> list[Metric]:
-    """Return final metrics, knobs, costs, counts and curves; what is not finite is left to a tag."""
+def trial_metrics(trial: TrialResult, axes: Iterable[str] = ()) -> list[Metric]:
+    """Return final metrics, knobs among the `axes`, costs, counts and curves.
+
+    What is not finite is left to a tag.
+    """
     final = [(name(key), value, 0) for key, value in trial.metrics.items() if math.isfinite(value)]
     costs = [
         ("cost/stage_seconds", trial.computed_seconds, 0),
@@ -75,7 +84,7 @@ def trial_metrics(trial: TrialResult) -> list[Metric]:
         for column, value in row.items()
         if column != "epoch" and math.isfinite(value)
     ]
-    return [*final, *knob_metrics(trial.params), *costs, *counts, *curves]
+    return [*final, *knob_metrics(trial.params, axes), *costs, *counts, *curves]
 
 
 def dataset_of(trial: TrialResult) -> dict[str, str] | None:
@@ -123,11 +132,17 @@ def selection_tags(result: SweepResult) -> dict[str, str]:
     """Return the parent run's tags: the rule, what it chose, and what used what no defender has."""
     each = "; ".join(f"{name}: {trial}" for name, trial in result.choices.items())
     return {
-        "bdtune.best": (each if len(result.by_group) > 1 else result.best) or "none",
+        BEST: (each if len(result.by_group) > 1 else result.best) or "none",
         "bdtune.select": f"{result.mode} {result.metric}",
         "bdtune.select_over": result.over,
         "bdtune.oracle": oracle_tag(result.oracle),
     }
+
+
+def interrupted(run: Run, time: int) -> Run:
+    """Return a run that was running as one that was interrupted at a time (Unix, ms)."""
+    tags = {**run.tags, "bdtune.status": "interrupted"}
+    return replace(run, status=SWEEP_STATUS["interrupted"], time=time, tags=tags)
 
 
 OPTIONAL_TAGS = ("bdtune.error", "bdtune.not_finite")
@@ -135,12 +150,24 @@ OPTIONAL_TAGS = ("bdtune.error", "bdtune.not_finite")
 
 
 def run_name(trial: TrialResult, axes: Sequence[str]) -> str:
-    """Return a readable name made of the parameters that vary: "beta_nd=0.6 seed=1"."""
+    """Return a readable name made of the parameters that vary: "beta_nd=0.6 seed=1".
+
+    That of an undefended model has its attack, and of these those that it depends on.
+    """
     names = short_names(axes)
-    own = (SEED, DATA_SEED) if trial.is_baseline else axes
-    shown = [axis for axis in axes if axis in trial.params and axis in own]
-    parts = [f"{names[axis]}={show(trial.params[axis])}" for axis in shown]
-    return cut(" ".join(["undefended"] * trial.is_baseline + parts) or trial.id, NAME_LENGTH)
+    shown = [axis for axis in axes if axis in trial.params and not (trial.is_baseline and _defenses(axis))]
+    parts = [f"{names[axis]}={show(trial.params[axis])}" for axis in shown if axis != "attack"]
+    attack = show(trial.params["attack"]) if "attack" in trial.params else ""
+    if trial.is_baseline:
+        parts = ["undefended", *filter(None, [attack]), *parts]
+    elif "attack" in shown:
+        parts = [f"attack={attack}", *parts]
+    return cut(" ".join(parts) or trial.id, NAME_LENGTH)
+
+
+def _defenses(axis: str) -> bool:
+    """Return whether an axis is the defense's own: no undefended model depends on it."""
+    return axis.partition(".")[0] == "defense"
 
 
 def thinned(rows: Sequence[Mapping[str, float]], points: int = CURVE_POINTS) -> list[dict[str, float]]:
@@ -152,7 +179,7 @@ def thinned(rows: Sequence[Mapping[str, float]], points: int = CURVE_POINTS) -> 
 
 
 def sweep_metrics(result: SweepResult) -> list[Metric]:
-    """Return the parent run's metrics: counts, costs, and the final numbers of the best trials."""
+    """Return the parent run's metrics: counts, costs, and the numbers of the best settings."""
     summary = result.summary()
     found = {
         "trials/total": summary["trials"],
@@ -167,21 +194,28 @@ def sweep_metrics(result: SweepResult) -> list[Metric]:
 
 
 def _best_metrics(result: SweepResult) -> dict[str, float]:
-    """Return the best trial's numbers; with several data sets and attacks, those of the best on each."""
-    trials = {trial.id: trial.metrics for trial in result.trials}
-    chosen = {name: trials.get(trial, {}) for name, trial in result.choices.items()}
-    if len(result.by_group) < 2:
-        chosen = {"": trials.get(result.best or "", {})}
-    found = {
-        "/".join(filter(None, ("best", group, key))): value
-        for group, metrics in chosen.items()
-        for key, value in metrics.items()
-        if "/" not in key and math.isfinite(value)
-    }
+    """Return means over the seeds of the best setting, spreads and numbers; on each data set and attack.
+
+    `best/acc` is a mean, `best/acc_std` a sample standard deviation (n - 1), `best/n` counts finished seeds.
+    """
+    found: dict[str, float] = {}
+    for group, trials in result.best_settings.items():
+        done = [trial for trial in trials if trial.status == "done"]
+        head = "/".join(filter(None, ("best", group)))
+        found[f"{head}/n"] = len(done)
+        for key in dict.fromkeys(key for trial in done for key in trial.metrics if "/" not in key):
+            values = [trial.metrics[key] for trial in done if math.isfinite(trial.metrics.get(key, math.nan))]
+            found |= {f"{head}/{key}": fmean(values)} if values else {}
+            found |= {f"{head}/{key}_std": stdev(values)} if len(values) > 1 else {}
     for best in result.overall:
-        values = {"mean": best.mean, "std": best.std, "worst": best.worst}
-        found |= {f"best_in_{best.over}/{key}": v for key, v in values.items() if v is not None}
+        numbers = {"mean": best.mean, "std": best.std, "worst": best.worst}
+        found |= {f"best_in_{best.over}/{key}": v for key, v in numbers.items() if v is not None}
     return found
+
+
+def best_trials(result: SweepResult) -> tuple[str, ...]:
+    """Return the ids of all trials of the best settings: their runs are marked."""
+    return tuple(trial.id for trials in result.best_settings.values() for trial in trials)
 
 
 def identity_of(trial: TrialResult) -> Any:

@@ -218,6 +218,22 @@ class SweepResult:
         return dict(zip(ranked, one.trials, strict=False))  # no trials where no setting was ranked
 
     @property
+    def best_settings(self) -> dict[str, tuple[TrialResult, ...]]:
+        """All trials of each best setting, one a seed, by the name of its data set and attack; "" for one."""
+        one = {"": self.best} if self.best is not None else {}
+        trials = {trial.id: trial for trial in self.trials}
+        chosen = self.choices if len(self.by_group) > 1 else one
+        return {name: self._alike(trials[best]) for name, best in chosen.items() if best in trials}
+
+    def _alike(self, one: TrialResult) -> tuple[TrialResult, ...]:
+        """Return the trials that differ from one in nothing but the seed."""
+        own = {**one.params, SEED: None}
+        alike = [
+            t for t in self.trials if t.is_baseline == one.is_baseline and {**t.params, SEED: None} == own
+        ]
+        return tuple(alike)
+
+    @property
     def chosen(self) -> frozenset[str]:
         """Ids of the best settings, one of each row that a table marks."""
         return frozenset(filter(None, (self.best, *self.choices.values())))

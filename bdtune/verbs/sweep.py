@@ -8,18 +8,20 @@ import os
 import queue
 import re
 import shlex
+import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+import typer
 import yaml
 
 from bdtune.cluster.session import check_answers
 from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
-from bdtune.config.sweep import SweepSpec, sweep_to_dict
 from bdtune.config.trial import spec_to_dict, to_params
-from bdtune.engine.files import replace_file
+from bdtune.engine.files import file_lock, replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
@@ -34,12 +36,26 @@ from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.oracle import oracle_knobs, oracle_reads
 from bdtune.trials.speed import Speed
+from bdtune.trials.sweep_folder import (
+    ASKED,
+    SETTINGS,
+    SWEEPS,
+    NameTakenError,
+    Place,
+    claim,
+    find_place,
+    release,
+    varied,
+)
+from bdtune.verbs import search_pictures
 from bdtune.verbs.pictures import Gallery
+from bdtune.verbs.whole_sweep import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from bdtune.config.sweep import SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
@@ -57,17 +73,19 @@ class SweepOutcome:
 
     spec: SweepSpec
     result: SweepResult
-    interrupted: bool
-    tracking: str
+    interrupted: bool = False
+    tracking: str = ""
     written: Sequence[Path] = ()
     """The files of its report, in its folder."""
+    latest: tuple[TrialResult, ...] = ()
+    """Results of this run's own trials; an earlier run may have left others."""
 
     @property
     def exit_code(self) -> int:
         """0 all done, 3 some failed, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 3 if any(trial.status in ("failed", "diverged") for trial in self.result.trials) else 0
+        return 3 if any(trial.status in ("failed", "diverged") for trial in self.latest) else 0
 
     def ending(self, out: Path | None) -> list[str]:
         """Return the lines that end a run: what was written where, and which command is next.
@@ -90,26 +108,40 @@ class SweepOutcome:
 
 
 class Recorder:
-    """Reports finished trials to the tracker, in a thread of its own."""
+    """Reports trials to the tracker, in a thread of its own."""
 
     def __init__(self, tracker: Tracker, ledger: Ledger) -> None:
         self.tracker, self.ledger = tracker, ledger
-        self._queue: queue.SimpleQueue[TrialResult | None] = queue.SimpleQueue()
+        self._begun: set[str] = set()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
         self._thread.start()
 
     def trial_done(self, result: TrialResult) -> None:
         """Take in a finished trial."""
-        self._queue.put(result)
+        self._queue.put(partial(self.tracker.finished, result))
+
+    def began(self, trial: str) -> None:
+        """Take in that a trial runs; may be said again."""
+        if trial not in self._begun:
+            self._begun.add(trial)
+            self._queue.put(partial(self._record_start, trial))
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take in a point of a running trial's curves."""
+        self._queue.put(partial(self.tracker.learned, trial, role, epoch, metrics))
 
     def close(self) -> None:
-        """Wait until all that was taken in is recorded."""
+        """Wait until all that was taken in is recorded; may be called again."""
         self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        while (result := self._queue.get()) is not None:
-            self.tracker.finished(result)
+        while (job := self._queue.get()) is not None:
+            job()
+
+    def _record_start(self, trial: str) -> None:
+        self.tracker.began(self.ledger.result(self.ledger.entries[trial], "pending"))
 
 
 class SweepScreen:
@@ -140,11 +172,20 @@ class SweepScreen:
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
         """A trial is in a stage."""
         self.progress.stage(trial, stage, epoch, epochs)
+        self.recorder.began(trial)
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """A trial's stage has numbers of an epoch."""
+        self.recorder.learned(trial, role, epoch, metrics)
 
 
 def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
-    """Load a sweep and count what it needs; writes nothing."""
+    """Load a sweep, under the name that it would get, and count what it needs; writes nothing."""
     spec = load_sweep(file, overrides)
+    place = find_place(run_dir, spec)
+    if place.line():
+        print(place.line(), file=sys.stderr)
+    spec = spec.model_copy(update={"name": place.name})
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     return spec, _plan(spec, ledger)
 
@@ -179,25 +220,32 @@ def sweep(
     *,
     quiet: bool = False,
 ) -> SweepOutcome:
-    """Run a sweep to its end, or go on with it; leaves its report beside it."""
+    """Run a sweep to its end, or go on with it, or extend it; leaves its report beside it.
+
+    Raises `NameTakenError` where the command line gives a name that another sweep has.
+    """
     spec = load_sweep(file, overrides)
     if options.address is not None:
         check_answers(options.address)  # before anything is written
-    folder = run_dir / "sweeps" / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
-    resolved = folder / "sweep.yaml"
-    replace_file(resolved, yaml.safe_dump(sweep_to_dict(spec), sort_keys=False).encode())
+    place = _claimed(run_dir, spec, overrides)
+    folder = place.folder
+    spec = spec.model_copy(update={"name": place.name})
     store = Store(run_dir / "store")
     ledger, executor = make_ledger(spec, store)
     tracker = Tracker(
         run_dir,
         spec.name,
-        axes=spec.axis_paths(),
+        axes=varied(folder, spec),
         params=to_params(spec.trial),
         tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
-        artifacts=[(resolved, "")],
+        artifacts=[
+            (folder / SETTINGS, ""),
+            *((file, ASKED) for file in sorted((folder / ASKED).glob("*.yaml"))),
+        ],
     )
     with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
+        if place.line():
+            progress.message(place.line(), always=True)
         expected = _plan(spec, ledger)
         progress.estimate = _estimate(spec, ledger, expected, options)
         counts = expected.stages.values()
@@ -207,6 +255,7 @@ def sweep(
             cached=sum(count.cached for count in counts),
             seconds=None if expected.unpredicted else expected.seconds_shared,
         )
+        tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
         recorder = Recorder(tracker, ledger)
@@ -219,15 +268,35 @@ def sweep(
                 watcher=SweepScreen(progress, recorder, folder),
                 options=options,
             )
+        except UserError:  # the machine cannot hold a trial, or there is no such cluster
+            recorder.close()
+            tracker.abandon()
+            if not progress.ended:
+                release(place)
+            raise
         finally:
             recorder.close()
-    result = _result(spec, outcome.trials)
-    written = files.write(folder, result, paper=spec.published)
-    written += _pictures_of_best(result, ledger, gallery, folder)
+    result, written = _reported(folder, spec, ledger, gallery, outcome.trials)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
     note = table.markdown(table.build(result, paper=spec.published))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
-    return SweepOutcome(spec, result, outcome.interrupted, tracker.close().line(), written)
+    return SweepOutcome(
+        spec, result, outcome.interrupted, tracker.close().line(), written, tuple(outcome.trials)
+    )
+
+
+def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str]) -> Place:
+    """Take the sweep's folder; where the user gave a name that is taken, ask on a terminal."""
+    named = any(word.partition("=")[0].strip() == "name" for word in overrides)
+    try:
+        return claim(run_dir, spec, numbered=not named)
+    except NameTakenError as taken:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        print(f"{taken.place.line()}", file=sys.stderr)
+        if not typer.confirm("Run it?", default=True, err=True):
+            raise
+    return claim(run_dir, spec)
 
 
 def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome:
@@ -238,18 +307,31 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
     file = _resolved(name, run_dir)
     spec = load_sweep(file, check_data=False)
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
+    folder = file.parent
     if spec.search is not None:
-        return SweepOutcome(spec, _result(spec, files.read(file.parent).trials), False, "")
-    ledger.extend(planned_trials(spec, PREVIEWED))
-    result = _result(spec, [ledger.result(entry) for entry in ledger.entries.values()])
+        return SweepOutcome(spec, _result(spec, files.read(folder).trials))
+    result = _result(spec, whole(folder, spec, ledger))
     blocks(grouped(result.trials), result, sort)  # a wrong name is reported before anything is written
-    folder = run_dir / "sweeps" / spec.name
     if os.access(folder, os.W_OK):
-        files.write(folder, result, paper=spec.published)
-        _pictures_of_best(result, ledger, Gallery(folder / "pictures", ledger.resolver), folder)
+        result, _ = _reported(folder, spec, ledger, Gallery(folder / "pictures", ledger.resolver))
     else:
         log.warning("%s cannot be written: the report is printed only", folder)
-    return SweepOutcome(spec, result, False, "")
+    return SweepOutcome(spec, result)
+
+
+def _reported(
+    folder: Path, spec: SweepSpec, ledger: Ledger, gallery: Gallery, latest: Sequence[TrialResult] = ()
+) -> tuple[SweepResult, list[Path]]:
+    """Write the report of all trials that the sweep was ever asked for; returns it with its files.
+
+    Two runs that end at once do so one after the other, as the second one's report holds the first one's.
+    """
+    with file_lock(folder / ".report.lock"):
+        result = _result(spec, whole(folder, spec, ledger, latest))
+        written = files.write(folder, result, paper=spec.published)
+        written += _pictures_of_best(result, ledger, gallery, folder)
+        written += search_pictures.draw(spec, folder) if spec.search is not None else []
+    return result, written
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
@@ -272,10 +354,12 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
 
 def _resolved(name: str, run_dir: Path) -> Path:
     """Return what a sweep of this name, or of this YAML file, was last run with."""
-    ran = {file.parent.name: file for file in sorted(run_dir.glob("sweeps/*/sweep.yaml"))}
+    ran = {file.parent.name: file for file in sorted(run_dir.glob(f"{SWEEPS}/*/{SETTINGS}"))}
     if name not in ran:
         with contextlib.suppress(ConfigError):
-            name = load_sweep(name, check_data=False).name
+            spec = load_sweep(name, check_data=False)
+            place = find_place(run_dir, spec)
+            name = place.name if place.known else spec.name
     if name not in ran:
         expected = f"expected a sweep that was run in {run_dir}: {', '.join(ran) or 'there is none yet'}"
         raise UserError(Problem("", expected, f"'{name}'", hint=nearest(name, ran)))

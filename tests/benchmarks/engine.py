@@ -68,6 +68,8 @@ class Nobody:
 
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None: ...
 
+    def learned(self, trial: str, role: str, epoch: int, metrics: object) -> None: ...
+
 
 def sweep(trials: int, folder: Path) -> tuple[float, int]:
     """Return the seconds of a sweep of trivial trials, and how many were given to actors."""

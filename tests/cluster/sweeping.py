@@ -31,6 +31,8 @@ class Silent:
         self.done: list[str] = []
         self.messages: list[str] = []
         self.most_held = 0
+        self.seen: set[tuple[str, str, int, int]] = set()
+        self.curves: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
 
     def trial_done(self, result):
         self.done.append(result.id)
@@ -42,7 +44,10 @@ class Silent:
         self.most_held = max(self.most_held, count)
 
     def stage(self, trial, stage, epoch=0, epochs=0):
-        pass
+        self.seen.add((trial, stage, epoch, epochs))
+
+    def learned(self, trial, role, epoch, metrics):
+        self.curves.setdefault((trial, role), {})[epoch] = dict(metrics)
 
 
 class Bench:

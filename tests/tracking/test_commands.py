@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from bdtune.errors import UserError
-from bdtune.tracking import commands
+from bdtune.tracking import browser, commands
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.origin import common_tags
 from bdtune.tracking.store import TrackingStore
@@ -46,10 +48,12 @@ def test_ui_says_why_there_is_nothing_to_open(tmp_path, monkeypatch):
 
 
 def test_ui_becomes_the_server(run_dir, monkeypatch):
-    seen = []
+    seen, opened = [], []
+    monkeypatch.setattr(commands.browser, "open_later", lambda *words: opened.append(words))
     monkeypatch.setattr(commands.os, "execve", lambda *words: seen.append(words))
     commands.ui(run_dir, port=5002)
     [(program, command, environment)] = seen
+    assert opened == []  # nobody looks at a screen here
     assert command[0] == program
     assert "5002" in command
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
@@ -76,7 +80,42 @@ def test_sync_leaves_a_running_sweep_to_its_driver(run_dir, make_trial, monkeypa
     tracker.close()
 
 
-def test_every_run_says_who_and_what():
+def test_every_run_says_who_and_what(monkeypatch):
+    monkeypatch.delenv("BDTUNE_COMMIT", raising=False)
+    common_tags.cache_clear()  # another test may have set a commit of its own
     tags = common_tags()
     assert tags["bdtune.version"]
     assert len(tags.get("mlflow.source.git.commit", "0" * 12)) == 12
+
+
+def test_ui_names_the_runs_of_each_sweep_in_their_view_and_opens_the_last(
+    run_dir, make_trial, monkeypatch, capsys
+):
+    ids = {}
+    for name in ("first", "second"):
+        tracker = Tracker(run_dir, name)
+        tracker.start()
+        tracker.finished(make_trial(1))
+        assert tracker.close().waiting == 0
+    ids = dict(commands.experiments(TrackingStore.of(run_dir)))
+    assert list(ids) == ["second", "first"]
+    opened = []
+    monkeypatch.setattr(commands.browser, "has_screen", lambda: True)
+    monkeypatch.setattr(commands.browser, "open_later", lambda *words: opened.append(words))
+    monkeypatch.setattr(commands.os, "execve", lambda *words: None)
+    commands.ui(run_dir, port=5002)
+    page = f"http://127.0.0.1:5002/#/experiments/{ids['second']}/runs?viewStateShareKey=bdtune&workflowType=machine_learning"
+    assert opened == [(page, 5002)]
+    said = capsys.readouterr().err
+    assert f"second: {page}\n" in said
+    assert f"/experiments/{ids['first']}/runs" in said
+
+
+def test_a_page_is_opened_once_its_server_answers(monkeypatch):
+    opened = []
+    monkeypatch.setattr(browser.webbrowser, "open", lambda page: opened.append(page) or True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert browser.open_when_served("page", server.getsockname()[1])
+    assert opened == ["page"]
+    assert not browser.open_when_served("page", 9, patience_s=0.3)
+    assert opened == ["page"]

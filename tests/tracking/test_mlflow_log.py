@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,7 @@ def snapshot(run_dir):
         history = {
             key: sorted((m.step, m.value) for m in mlflow.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
+            if key != "progress"  # its step is a time
         }
         content[name] = (run.info.status, run.info.run_name, run.data.params, tags, history)
     return content
@@ -99,6 +101,113 @@ def test_parent_children_and_their_content(run_dir, make_trial):
     assert str(run_dir / "artifacts") in parent.info.artifact_uri
     loss = mlflow.get_metric_history(child.info.run_id, "supervised/loss")
     assert [(m.step, m.value) for m in loss] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def test_all_runs_of_the_best_setting_are_marked_and_others_lose_the_mark(run_dir, make_trial):
+    params = {**make_trial(0).params, "defense.beta_nd": 1}
+    best = [make_trial(n, params={**params, "seed": n}) for n in range(2)]
+    other = make_trial(5)
+    for chosen in (best[0], other, best[1]):
+        tracker = Tracker(run_dir, "small", axes=AXES)
+        tracker.start()
+        for trial in (*best, other):
+            tracker.finished(trial)
+        tracker.end(SweepResult("small", (*best, other), best=chosen.id))
+        assert tracker.close().waiting == 0
+        marked = {
+            name for name, run in runs(run_dir)[1].items() if run.data.tags.get("bdtune.best") == "best"
+        }
+        assert marked == ({other.id} if chosen is other else {trial.id for trial in best})
+    [parent] = runs(run_dir)[0]
+    assert parent.data.metrics["best/n"] == 2
+    client(run_dir).delete_run(runs(run_dir)[1][best[0].id].info.run_id)
+    tracker = Tracker(run_dir, "small", axes=AXES)
+    tracker.end(SweepResult("small", (*best, other), best=other.id))
+    assert tracker.close().error is None
+    assert runs(run_dir)[1][other.id].data.tags["bdtune.best"] == "best"
+
+
+def delivered(tracker):
+    """Wait until the tracker has delivered all that it has."""
+    end = time.monotonic() + 60
+    while tracker.status().waiting and time.monotonic() < end:
+        time.sleep(0.05)
+    assert tracker.status().waiting == 0
+
+
+def test_a_trial_appears_when_it_starts_and_its_curves_grow(run_dir, make_trial, monkeypatch):
+    monkeypatch.setattr(mlflow_log, "LIVE_S", 0.0)
+    tracker = Tracker(run_dir, "small", axes=AXES)
+    tracker.start()
+    tracker.began(make_trial(1, status="pending", metrics={}, curves={}))
+    delivered(tracker)
+    run = runs(run_dir)[1]["trial001"]
+    assert (run.info.status, run.info.run_name) == ("RUNNING", "beta_nd=1.5 seed=1")
+    assert run.data.tags["bdtune.status"] == "running"
+    assert run.data.params["defense.beta_nd"] == "1.5"
+    for epoch in (1, 2, 2):  # a note may be read twice
+        tracker.learned("trial001", "supervised", epoch, {"loss": 1 / epoch, "lr": float("nan")})
+        delivered(tracker)
+    tracker.learned("unknown", "supervised", 1, {"loss": 1.0})
+    [same] = runs(run_dir)[1].values()
+    assert same.data.metrics == {"supervised/loss": 0.5}
+    tracker.finished(make_trial(1))
+    tracker.end(SweepResult("small", (make_trial(1),), "trial001"))
+    assert tracker.close().waiting == 0
+    [ended] = runs(run_dir)[1].values()
+    assert (ended.info.run_id, ended.info.status) == (run.info.run_id, "FINISHED")
+    assert ended.data.tags["bdtune.status"] == "done"
+    history = client(run_dir).get_metric_history(run.info.run_id, "supervised/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def test_the_parent_shows_progress(run_dir, make_trial, monkeypatch):
+    monkeypatch.setattr(mlflow_log, "LIVE_S", 0.0)
+    tracker = Tracker(run_dir, "small", axes=AXES)
+    tracker._expected = 4
+    tracker.start()
+    for number in (1, 2):
+        tracker.finished(make_trial(number))
+        delivered(tracker)
+    [parent] = runs(run_dir)[0]
+    assert parent.info.status == "RUNNING"
+    assert parent.data.tags["bdtune.progress"] == "2 of 4 trials"
+    assert parent.data.metrics["progress"] == 0.5
+    tracker.end(SweepResult("small", tuple(map(make_trial, range(1, 5))), "trial001"))
+    assert tracker.close().waiting == 0
+    [parent] = runs(run_dir)[0]
+    assert (parent.info.status, parent.data.metrics["progress"]) == ("FINISHED", 1.0)
+    assert parent.data.tags["bdtune.progress"] == "4 of 4 trials"
+
+
+def test_an_interrupted_sweep_leaves_no_trial_running(run_dir, make_trial):
+    tracker = Tracker(run_dir, "small", axes=AXES)
+    tracker.start()
+    tracker.finished(make_trial(1))
+    tracker.began(make_trial(2, status="pending", metrics={}))
+    tracker.end(SweepResult("small", (make_trial(1),), "trial001"), "interrupted")
+    assert tracker.close().waiting == 0
+    assert {name: run.info.status for name, run in runs(run_dir)[1].items()} == {
+        "trial001": "FINISHED",
+        "trial002": "KILLED",
+    }
+    tracked(run_dir, [make_trial(1), make_trial(2)])
+    assert {run.info.status for run in runs(run_dir)[1].values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("closed_by", ["sync", "another start"])
+def test_a_trial_that_a_killed_driver_left_running_is_closed(run_dir, make_trial, closed_by):
+    killed = Tracker(run_dir, "small", axes=AXES)
+    killed.start()
+    killed.began(make_trial(2, status="pending", metrics={}))
+    delivered(killed)
+    killed.close()  # without an end
+    assert [run.info.status for run in runs(run_dir)[1].values()] == ["RUNNING"]
+    if closed_by == "sync":
+        sync(run_dir)
+    else:
+        tracked(run_dir, [make_trial(1)])
+    assert runs(run_dir)[1]["trial002"].info.status == "KILLED"
 
 
 def test_a_rerun_adds_nothing_and_does_not_start_delivery(run_dir, make_trial, monkeypatch):

@@ -15,9 +15,10 @@ def test_parameters_are_flat_exact_and_within_limits():
     assert values.params_of({"long": "a" * 7000}) == {"long": "a" * 5997 + "..."}
 
 
-def test_numeric_knobs_are_metrics_too_and_flags_are_not():
-    params = {"a.b": 0.5, "n": 3, "flag": True, "text": "x", "none": None, "bad": math.inf}
-    assert values.knob_metrics(params) == [("knob/a.b", 0.5, 0), ("knob/n", 3.0, 0)]
+def test_numeric_knobs_that_vary_are_metrics_too_and_flags_are_not():
+    params = {"a.b": 0.5, "n": 3, "flag": True, "text": "x", "none": None, "bad": math.inf, "constant": 4}
+    axes = ["a.b", "n", "flag", "text", "none", "bad", "of.another.plugin"]
+    assert values.knob_metrics(params, axes) == [("knob/a.b", 0.5, 0), ("knob/n", 3.0, 0)]
 
 
 def test_numbers_that_are_not_finite_become_a_tag(make_trial):
@@ -72,6 +73,15 @@ def test_undefended_models_of_different_poisoned_sets_have_names_of_their_own(ma
     assert values.run_name(found, axes) == "undefended data_seed=4 seed=1"
 
 
+def test_undefended_models_are_named_by_their_attack(make_trial):
+    params = {"attack": "blend", "attack.rate": 0.05, "defense.beta_nd": 0.6, "seed": 1}
+    trial = make_trial(1, params=params, is_baseline=True)
+    assert values.run_name(trial, ["defense.beta_nd", "seed"]) == "undefended blend seed=1"
+    assert values.run_name(trial, ["attack", "attack.rate", "seed"]) == "undefended blend rate=0.05 seed=1"
+    defended = make_trial(1, params=params)
+    assert values.run_name(defended, ["attack", "attack.rate", "seed"]) == "attack=blend rate=0.05 seed=1"
+
+
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 101, 1234])
 def test_thinning_keeps_the_ends(length):
     rows = [{"epoch": float(i), "loss": 1.0} for i in range(1, length + 1)]
@@ -108,6 +118,48 @@ def test_the_parent_sums_up(make_trial):
     assert metrics["stages/computed"] == 4
     assert metrics["cost/saved_seconds"] == 40.0
     assert metrics["best/asr"] == 0.01
+
+
+def seeds(make_trial, numbers, **changes):
+    """Return trials of one setting, one a seed."""
+    own = {"attack": "badnets", "defense.beta": 1, **changes.pop("params", {})}
+    return tuple(
+        make_trial(
+            seed,
+            id=f"{own['attack']}{own['defense.beta']}{seed}",
+            params={**own, "seed": seed},
+            metrics={"acc": acc},
+            **changes,
+        )
+        for seed, acc in enumerate(numbers)
+    )
+
+
+def test_the_best_numbers_are_means_and_spreads_over_seeds(make_trial):
+    best, other = seeds(make_trial, [0.5, 0.7]), seeds(make_trial, [0.1], params={"defense.beta": 2})
+    failed = make_trial(9, params={**best[0].params, "seed": 9}, status="failed", metrics={})
+    result = SweepResult("s", (*best, *other, failed), best=best[0].id)
+    metrics = by_name(values.sweep_metrics(result))
+    assert metrics["best/acc"] == pytest.approx(0.6)
+    assert metrics["best/acc_std"] == pytest.approx(0.2 / math.sqrt(2))
+    assert metrics["best/n"] == 2
+    assert set(values.best_trials(result)) == {best[0].id, best[1].id, failed.id}
+    alone = by_name(values.sweep_metrics(SweepResult("s", other, best=other[0].id)))
+    assert (alone["best/acc"], alone["best/n"]) == (0.1, 1)
+    assert "best/acc_std" not in alone
+    assert "best/n" not in by_name(values.sweep_metrics(SweepResult("s", other)))
+
+
+def test_with_several_attacks_each_best_setting_has_its_mean(make_trial):
+    badnets, blend = seeds(make_trial, [0.5, 0.7]), seeds(make_trial, [0.2, 0.4], params={"attack": "blend"})
+    by_group = (GroupBest("badnets", {}, badnets[0].id), GroupBest("blend", {}, blend[0].id))
+    result = SweepResult("s", (*badnets, *blend), by_group=by_group)
+    metrics = by_name(values.sweep_metrics(result))
+    assert (metrics["best/badnets/acc"], metrics["best/blend/acc"]) == (
+        pytest.approx(0.6),
+        pytest.approx(0.3),
+    )
+    assert set(values.best_trials(result)) == {trial.id for trial in result.trials}
 
 
 BY_HAND = OracleRead("defense.oracle_target", "0")

@@ -82,8 +82,8 @@ def test_a_rule_over_the_attacks_is_read_and_kept(swept):
     done, folder = swept(text, changes)
     result = done.result
     assert (result.over, len(result.by_group), result.oracle) == ("worst", 2, ())
-    assert result.best == result.trials[1].id
-    assert result.chosen == {result.trials[1].id, result.trials[3].id}
+    assert result.best == done.latest[1].id
+    assert result.chosen == {done.latest[1].id, done.latest[3].id}
     assert "worst" in (folder / "sweep.yaml").read_text()
     placed = {path.name for path in folder.glob("best-*.png")}
     assert placed == {"best-badnets-attack.png", "best-blend-attack.png"}
@@ -120,8 +120,8 @@ def test_the_end_of_a_sweep_names_what_it_wrote_and_the_next_command(swept, tmp_
     assert after == "next: bdtune ui, or bdtune report hidden --sort asr --top 10"
     away = tmp_path / "my runs"
     assert f"bdtune ui --out '{away}'" in done.ending(away)[-1]
-    failed = replace(done.result, trials=(replace(done.result.trials[0], status="failed"),))
-    assert "--retry-failed" in replace(done, result=failed).ending(None)[-1]
+    failed = (replace(done.result.trials[0], status="failed"),)
+    assert "--retry-failed" in replace(done, latest=failed).ending(None)[-1]
     assert "the same command goes on" in replace(done, interrupted=True).ending(None)[-1]
 
 
