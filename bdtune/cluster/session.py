@@ -138,6 +138,7 @@ def _start(cpus: int, gpus: int | None, store_bytes: int) -> None:
     for left in reversed(range(STARTS)):
         try:
             ray.init(
+                address="local",  # also where this machine is part of a cluster
                 num_cpus=cpus,
                 num_gpus=gpus,
                 object_store_memory=store_bytes,

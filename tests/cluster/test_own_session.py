@@ -51,3 +51,17 @@ def test_another_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+class PartOfACluster(Starting):
+    """A Ray on the head of a cluster, which it would join unless asked for a session of its own."""
+
+    def init(self, **options):
+        assert options.get("address") == "local", "num_cpus must not be provided"
+        super().init(**options)
+
+
+def test_a_local_session_is_started_on_the_head_of_a_cluster_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ray := PartOfACluster(failures=0))
+    with session(cpus=2):
+        assert ray.on
