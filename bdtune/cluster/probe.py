@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bdtune.cluster.session import check_answers
 from bdtune.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PORT_S, JOIN_S, NODES_S = 5.0, 60.0, 20.0
-"""How long a port, a cluster, and its nodes may take to answer."""
+JOIN_S, NODES_S = 60.0, 20.0
+"""How long a cluster and its nodes may take to answer."""
 ANSWER = "bdtune-probe "
 """Before the answer, which Ray's own lines may surround."""
 
@@ -52,8 +52,7 @@ def probe(address: str, folders: list[Path]) -> Cluster:
 
     Raises `UserError` when nobody answers there, or the cluster refuses us.
     """
-    if address != "auto":
-        _check_port(address)
+    check_answers(address)
     command = [sys.executable, "-m", "bdtune.cluster.probe", address, *map(str, folders)]
     try:
         done = subprocess.run(  # noqa: S603  this very module
@@ -68,16 +67,6 @@ def probe(address: str, folders: list[Path]) -> Cluster:
     if "error" in answer:
         raise _no_cluster(address, answer["error"])
     return Cluster(answer["address"], tuple(NodeFacts(**node) for node in answer["nodes"]))
-
-
-def _check_port(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise UserError(Problem("--address", "expected auto or HOST:PORT", f"'{address}'"))
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), PORT_S).close()
-    except OSError as error:
-        raise _no_cluster(address, error.strerror or str(error)) from None
 
 
 def _no_cluster(address: str, got: str) -> UserError:

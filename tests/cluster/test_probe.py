@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
 
@@ -17,20 +16,16 @@ VERSIONS = doctor._versions()
 
 @pytest.mark.parametrize("address", ["nowhere", "host:port", ":70000", "10.0.0.1:"])
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(UserError, match="--address: expected auto or HOST:PORT"):
+    with pytest.raises(UserError, match="--address: expected 'auto' or HOST:PORT"):
         probe(address, [])
 
 
-def test_where_nobody_listens_the_error_comes_at_once():
+def test_where_nobody_listens_the_error_says_so():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    started = time.monotonic()
-    with pytest.raises(
-        UserError, match=rf"expected a Ray cluster at {address}, got Connection refused.*ray start"
-    ):
+    with pytest.raises(UserError, match=rf"running Ray cluster, got {address}: Connection refused"):
         probe(address, [])
-    assert time.monotonic() - started < 10
 
 
 def test_what_listens_but_is_no_cluster_is_given_up(monkeypatch):
@@ -42,7 +37,7 @@ def test_what_listens_but_is_no_cluster_is_given_up(monkeypatch):
 
 def test_an_answer_among_lines_of_rays_is_found(monkeypatch):
     answer = f'I am Ray\n{module.ANSWER}{{"error": "AuthenticationError: wrong token"}}\nbye\n'
-    monkeypatch.setattr(module, "_check_port", lambda address: None)
+    monkeypatch.setattr(module, "check_answers", lambda address: None)
     monkeypatch.setattr(
         module.subprocess, "run", lambda *_, **__: module.subprocess.CompletedProcess([], 0, answer, "")
     )
