@@ -48,7 +48,11 @@ def ray_session():
             import ray
 
             ray.init(
-                num_cpus=2, object_store_memory=200_000_000, include_dashboard=False, logging_level="error"
+                address="local",
+                num_cpus=2,
+                object_store_memory=200_000_000,
+                include_dashboard=False,
+                logging_level="error",
             )
         yield ray
         ray.shutdown()

@@ -103,6 +103,7 @@ def main():
         import ray
 
         ray.init(
+            address="local",
             num_cpus=os.cpu_count(),
             object_store_memory=1_000_000_000,
             include_dashboard=False,

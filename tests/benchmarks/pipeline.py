@@ -150,6 +150,7 @@ def main():
     images = generator.integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
     labels = generator.integers(0, 10, options.images)
     ray.init(
+        address="local",
         num_cpus=os.cpu_count(),
         object_store_memory=1_000_000_000,
         include_dashboard=False,
