@@ -39,6 +39,7 @@ from bdtune.trials.sweep_folder import (
     varied,
 )
 from bdtune.verbs import search_pictures
+from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from bdtune.config.sweep import SweepSpec
+    from bdtune.config.sweep import Kept, SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
@@ -76,8 +77,10 @@ class SweepOutcome:
 class Recorder:
     """Draws a finished trial's pictures and reports trials to the tracker, in a thread of its own."""
 
-    def __init__(self, tracker: Tracker, gallery: Gallery, ledger: Ledger) -> None:
-        self.tracker, self.gallery, self.ledger = tracker, gallery, ledger
+    def __init__(
+        self, tracker: Tracker, gallery: Gallery, ledger: Ledger, keep: tuple[Kept, ...] = ()
+    ) -> None:
+        self.tracker, self.gallery, self.ledger, self.keep = tracker, gallery, ledger, keep
         self._begun: set[str] = set()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
@@ -107,7 +110,9 @@ class Recorder:
             job()
 
     def _record(self, result: TrialResult) -> None:
-        self.tracker.finished(result, self.gallery.of_trial(self.ledger.entries[result.id]))
+        entry = self.ledger.entries[result.id]
+        kept = kept_files(entry, self.ledger.resolver, self.keep)
+        self.tracker.finished(result, [*self.gallery.of_trial(entry), *kept])
 
     def _record_start(self, trial: str) -> None:
         self.tracker.began(self.ledger.result(self.ledger.entries[trial], "pending"))
@@ -206,7 +211,7 @@ def sweep(
         tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
-        recorder = Recorder(tracker, gallery, ledger)
+        recorder = Recorder(tracker, gallery, ledger, spec.keep)
         try:
             outcome = run_sweep(
                 spec,
