@@ -413,7 +413,7 @@ def test_all_problems_are_told_at_once(bdtune):
 def swept(own_folder, bdtune):
     """A sweep of one trial whose results are in the store: computed in process, without a cluster."""
     from bdtune.config.load import load_sweep
-    from bdtune.verbs.sweep import sweep_to_dict, yaml
+    from bdtune.config.sweep import sweep_to_dict
 
     spec = load_sweep(None, [*TRIAL, "numerics.device=cpu"])
     folder = own_folder / "bdtune-runs" / "sweeps" / "small"

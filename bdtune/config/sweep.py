@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 Over = Literal["each", "mean", "worst"]
 """Over several data sets and attacks: a best setting of each, or one by its mean or its worst value."""
+Kept = Literal["model", "verdicts"]
+"""Files of each trial that MLflow may get: the classifier's weights, what the defense's diagnosis reads."""
 Axes = dict[str, tuple[Any, ...]]
 """Dotted path -> values."""
 
@@ -157,6 +159,8 @@ class SweepSettings(Knobs):
     retries: int = Field(1, ge=0, le=100)
     """How often a trial that failed for want of a machine (not by diverging) is tried again."""
     published: tuple[Published, ...] = ()
+    keep: tuple[Kept, ...] = ()
+    """What MLflow gets of each trial as files, besides its pictures."""
 
     @field_validator("name")
     @classmethod

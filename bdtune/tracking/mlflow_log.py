@@ -152,7 +152,10 @@ class Tracker:
         """Record a trial that ended; return False where exactly that is recorded already, and do nothing."""
         live = self._live.pop(trial.id, None)
         self._ended += trial.status != "pending"
-        identity = values.identity_of(trial)
+        files = self._placed(artifacts)
+        # Files that are asked for later make a run worth delivering again; pictures do not.
+        kept = sorted({folder for _, folder in files} - {"", "pictures"})
+        identity = [*values.identity_of(trial), *([kept] if kept else [])]
         if trial.status == "pending" or self.runs.has(trial.id, identity):
             return False
         if not self._open:
@@ -162,7 +165,7 @@ class Tracker:
         run = self._run(
             trial, values.TRIAL_STATUS[trial.status], live.run.started if live else started, ended
         )
-        self.runs.write(trial.id, identity, replace(run, artifacts=self._placed(artifacts)))
+        self.runs.write(trial.id, identity, replace(run, artifacts=files))
         self._tell_progress()
         self._poke()
         return True

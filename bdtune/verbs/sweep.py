@@ -48,6 +48,7 @@ from bdtune.trials.sweep_folder import (
     varied,
 )
 from bdtune.verbs import search_pictures
+from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole
 
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from bdtune.config.sweep import SweepSpec
+    from bdtune.config.sweep import Kept, SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
@@ -110,16 +111,16 @@ class SweepOutcome:
 class Recorder:
     """Reports trials to the tracker, in a thread of its own."""
 
-    def __init__(self, tracker: Tracker, ledger: Ledger) -> None:
-        self.tracker, self.ledger = tracker, ledger
+    def __init__(self, tracker: Tracker, ledger: Ledger, keep: tuple[Kept, ...] = ()) -> None:
+        self.tracker, self.ledger, self.keep = tracker, ledger, keep
         self._begun: set[str] = set()
-        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
         self._thread.start()
 
     def trial_done(self, result: TrialResult) -> None:
         """Take in a finished trial."""
-        self._queue.put(partial(self.tracker.finished, result))
+        self._queue.put(partial(self._record, result))
 
     def began(self, trial: str) -> None:
         """Take in that a trial runs; may be said again."""
@@ -139,6 +140,11 @@ class Recorder:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             job()
+
+    def _record(self, result: TrialResult) -> None:
+        self.tracker.finished(
+            result, kept_files(self.ledger.entries[result.id], self.ledger.resolver, self.keep)
+        )
 
     def _record_start(self, trial: str) -> None:
         self.tracker.began(self.ledger.result(self.ledger.entries[trial], "pending"))
@@ -258,7 +264,7 @@ def sweep(
         tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
-        recorder = Recorder(tracker, ledger)
+        recorder = Recorder(tracker, ledger, spec.keep)
         try:
             outcome = run_sweep(
                 spec,
