@@ -24,11 +24,13 @@ def test_sigterm_in_a_session_does_what_ctrl_c_does(monkeypatch):
     ray = TakesSigterm(failures=0)
     monkeypatch.setitem(sys.modules, "ray", ray)
     before = signal.getsignal(signal.SIGTERM)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # Tune leaves one of its own
     try:
         with pytest.raises(KeyboardInterrupt), session(cpus=2):
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
     assert ray.stops == 1
     assert os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] == "1"
 

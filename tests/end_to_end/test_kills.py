@@ -70,7 +70,7 @@ def test_an_interrupt_ends_a_sweep_and_the_same_command_goes_on(tmp_path, undist
     process.send_signal(sent)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert {trial["status"] for trial in json.loads(out)["trials"]} <= {"done"}
+    assert {trial["status"] for trial in json.loads(out)["trials"]} <= {"done", "pending"}
     errors = (runs.folder / "stderr.txt").read_text()
     assert "the same command goes on" in errors
     assert not [word for word in ("received", "logging.cc", "Traceback", "ray.") if word in errors]
