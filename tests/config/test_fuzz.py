@@ -13,6 +13,8 @@ from bdtune.errors import SHOWN, UserError
 from bdtune.verbs.sweep import plan
 from tests.config.fuzzing import Case, cases
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path

@@ -14,6 +14,8 @@ from bdtune.testing.cases import cases, explained
 from bdtune.verbs.doctor import examine
 from tests.contracts.test_readme import EXAMPLES, blocks
 
+pytestmark = pytest.mark.slow
+
 SOURCES = {
     file: block.values[0]
     for block in blocks("python")
