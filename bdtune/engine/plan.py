@@ -94,6 +94,8 @@ class Plan:
     seconds_unshared: float = 0.0
     seconds_longest: float = 0.0
     """Of the trial that takes longest, whose stages must come one after the other."""
+    predicted: dict[str, float | None] = field(default_factory=dict)
+    """Seconds of each stage by recipe; None where nothing is known of it."""
     unpredicted: tuple[str, ...] = ()  # stages that were never run, so not in the seconds
 
     def to_json(self) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def make_plan(
     plan = Plan(trials=-baselines, baselines=baselines)
     unique: dict[str, Node] = {}
     absent: list[Node] = []
-    seconds: dict[str, float | None] = {}
+    seconds = plan.predicted
     for nodes in trials:
         plan.trials += 1
         longest = 0.0
@@ -145,7 +147,7 @@ def make_plan(
             else:
                 absent.append(step)
         plan.seconds_longest = max(plan.seconds_longest, longest)
-    _count_absent(plan, absent, seconds, sharing)
+    _count_absent(plan, absent, sharing)
     _shorten(plan)
     return plan
 
@@ -174,9 +176,7 @@ class _Sharing:
         return len(self._keys[stage]) / len(self._recipes[stage])
 
 
-def _count_absent(
-    plan: Plan, absent: list[Node], seconds: dict[str, float | None], sharing: _Sharing
-) -> None:
+def _count_absent(plan: Plan, absent: list[Node], sharing: _Sharing) -> None:
     """Add what must be computed, without what longer trainings save as by-products."""
     prefix_reuse = PrefixReuse()
     prefix_reuse.want(absent)
@@ -184,7 +184,7 @@ def _count_absent(
     for step in absent:
         if prefix_reuse.is_reused(step):
             plan.stages[step.stage.full_name()].reused += 1
-        elif (predicted := seconds[step.recipe]) is None:
+        elif (predicted := plan.predicted[step.recipe]) is None:
             unknown.add(step.stage.full_name())
         else:
             plan.seconds_shared += predicted * sharing.share(step)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bdtune.engine.plan import Costs, Guess, no_guess
+from bdtune.engine.plan import Guess, no_guess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
+    from bdtune.engine.plan import Plan
     from bdtune.report.live import Running
     from bdtune.trials.ledger import Entry, Ledger
 
@@ -59,10 +60,7 @@ class Estimate:
         plan = self.ledger.plan(self._guess, without=ended)
         if plan.unpredicted:
             return None
-        costs = Costs(self.ledger.resolver.store, self._guess)
-        stages = [
-            self._stage(costs, self.ledger.entries.get(trial), at, now) for trial, at in running.items()
-        ]
+        stages = [self._stage(plan, self.ledger.entries.get(trial), at, now) for trial, at in running.items()]
         later = self._unasked(sum(not entry.is_baseline for entry in list(self.ledger.entries.values())))
         waiting = plan.seconds_shared + later - sum(stage.predicted for stage in stages)
         rest = self._pace * waiting + sum(stage.left for stage in stages)
@@ -70,13 +68,13 @@ class Estimate:
         longest -= max((self._pace * stage.predicted - stage.left for stage in stages), default=0.0)
         return max(rest / self.slots, longest, 0.0)
 
-    def _stage(self, costs: Costs, entry: Entry | None, at: Running, now: float) -> _Stage:
+    def _stage(self, plan: Plan, entry: Entry | None, at: Running, now: float) -> _Stage:
         """Return what a running stage takes: by its own pace once it has one, else as predicted.
 
         The machine may be busier than when the costs were recorded: a stage's own pace is that of the others.
         """
         nodes = [] if entry is None else [n for n in entry.graph.stages.values() if n.name == at.stage]
-        predicted = (costs.seconds(nodes[0]) if nodes else None) or 0.0
+        predicted = (plan.predicted.get(nodes[0].recipe) if nodes else None) or 0.0
         elapsed = now - at.since
         if not at.epochs or not at.epoch:
             return _Stage(predicted, elapsed, max(predicted - elapsed, 0.05 * predicted))

@@ -14,7 +14,7 @@ import numpy as np
 from bdtune.errors import DataError
 from bdtune.plugins import registry
 from bdtune.plugins.dataset import Records
-from bdtune.testing.described import check_described, refused
+from bdtune.testing.described import check_each, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,6 +137,4 @@ CHECKS: tuple[Callable[[str], None], ...] = (
 
 def check_dataset(name: str) -> None:
     """Check a data set by name; raises `AssertionError` for the first broken promise."""
-    check_described("datasets", name)
-    for check in CHECKS:
-        check(name)
+    check_each("datasets", name, CHECKS)

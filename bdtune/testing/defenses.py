@@ -21,7 +21,7 @@ from bdtune.plugins.handles import FIT, LABELS
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
 from bdtune.poisoning.sources import FitSet
 from bdtune.reading.resident import InProcess
-from bdtune.testing.described import check_described
+from bdtune.testing.described import check_each
 from bdtune.testing.reach import reachable
 from bdtune.testing.small import NUMERICS, held, shown
 from bdtune.training.supervised import Supervised
@@ -314,6 +314,4 @@ CHECKS: tuple[Callable[[str], None], ...] = (
 
 def check_defense(name: str) -> None:
     """Check a defense by name; raises `AssertionError` for the first broken promise."""
-    check_described("defenses", name)
-    for check in CHECKS:
-        check(name)
+    check_each("defenses", name, CHECKS)

@@ -9,7 +9,7 @@ from bdtune.knobs import field_docs
 from bdtune.plugins import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from bdtune.plugins.registry import Plugin
 
@@ -23,6 +23,13 @@ def check_described(kind: str, name: str) -> None:
     own = [knob for knob in cls.model_fields if knob in cls.__annotations__]
     unexplained = [knob for knob in own if knob not in field_docs(cls)]
     assert not unexplained, f"expected a docstring below each setting; {', '.join(unexplained)} have none"
+
+
+def check_each(kind: str, name: str, checks: Iterable[Callable[[str], None]]) -> None:
+    """Check how a plugin describes itself, then by each check of its kind."""
+    check_described(kind, name)
+    for check in checks:
+        check(name)
 
 
 def refused(action: Callable[[], object], error: type[Exception], pattern: str) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from bdtune.plugins import registry
 from bdtune.plugins.network import Network
-from bdtune.testing.described import check_described
+from bdtune.testing.described import check_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +128,4 @@ CHECKS: tuple[Callable[[str], None], ...] = (
 
 def check_model(name: str) -> None:
     """Check a network by name; raises `AssertionError` for the first broken promise."""
-    check_described("models", name)
-    for check in CHECKS:
-        check(name)
+    check_each("models", name, CHECKS)

@@ -316,24 +316,45 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
     folder = file.parent
     if spec.search is not None:
         return SweepOutcome(spec, _result(spec, files.read(folder).trials))
-    result = _result(spec, whole(folder, spec, ledger))
-    blocks(grouped(result.trials), result, sort)  # a wrong name is reported before anything is written
     if os.access(folder, os.W_OK):
-        result, _ = _reported(folder, spec, ledger, Gallery(folder / "pictures", ledger.resolver))
+        gallery = Gallery(folder / "pictures", ledger.resolver)
+        result, _ = _reported(folder, spec, ledger, gallery, sort=sort)
     else:
         log.warning("%s cannot be written: the report is printed only", folder)
+        result = _whole_result(folder, spec, ledger, sort=sort)
     return SweepOutcome(spec, result)
 
 
+def _whole_result(
+    folder: Path,
+    spec: SweepSpec,
+    ledger: Ledger,
+    latest: Sequence[TrialResult] = (),
+    *,
+    sort: str | None = None,
+) -> SweepResult:
+    """Return all trials of a sweep; raises `UserError` where they have nothing called like `sort`."""
+    result = _result(spec, whole(folder, spec, ledger, latest))
+    if sort is not None:
+        blocks(grouped(result.trials), result, sort)
+    return result
+
+
 def _reported(
-    folder: Path, spec: SweepSpec, ledger: Ledger, gallery: Gallery, latest: Sequence[TrialResult] = ()
+    folder: Path,
+    spec: SweepSpec,
+    ledger: Ledger,
+    gallery: Gallery,
+    latest: Sequence[TrialResult] = (),
+    *,
+    sort: str | None = None,
 ) -> tuple[SweepResult, list[Path]]:
     """Write the report of all trials that the sweep was ever asked for; returns it with its files.
 
     Two runs that end at once do so one after the other, as the second one's report holds the first one's.
     """
     with file_lock(folder / ".report.lock"):
-        result = _result(spec, whole(folder, spec, ledger, latest))
+        result = _whole_result(folder, spec, ledger, latest, sort=sort)  # before anything is written
         written = files.write(folder, result, paper=spec.published)
         written += _pictures_of_best(result, ledger, gallery, folder)
         written += search_pictures.draw(spec, folder) if spec.search is not None else []
