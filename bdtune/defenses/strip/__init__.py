@@ -51,8 +51,8 @@ class STRIP(Blend, Boundary, InputDetector):
     def _enough(self) -> Self:
         if self.overlays > self.computed:
             raise ValueError(
-                f"overlays must be at most computed, got {self.overlays} and {self.computed}; raise computed, "
-                "which all settings of overlays share"
+                f"overlays must be at most computed, got {self.overlays} and {self.computed}; "
+                "raise computed, which all settings of overlays share"
             )
         return self
 
@@ -61,8 +61,8 @@ class STRIP(Blend, Boundary, InputDetector):
         subset = given.node(AllSamples(), data=given.labels)
         undefended = given.undefended(self.train)
         overlays = given.node(Overlays(count=self.computed), data=given.clean)
-        read = {"data": given.clean, "model": given.model, "classifier": undefended, "overlays": overlays}
-        entropies = given.node(self._entropies, **read, calibration=overlays)
+        read = {"data": given.clean, "model": given.model, "classifier": undefended}
+        entropies = given.node(self._entropies, **read, overlays=overlays, calibration=overlays)
         scores = given.node(Scores(overlays=self.overlays), entropies=entropies)
         threshold = given.node(self.to(Threshold), scores=scores)
         decided = {"overlays": overlays, "entropies": entropies, "scores": scores, "threshold": threshold}

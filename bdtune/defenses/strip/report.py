@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def diagnose(artefacts: Mapping[str, Artefact]) -> dict[str, float]:
-    """Return the mean and standard deviation of entropies, in bits, and the boundary below which one is rejected.
+    """Return means of entropies in bits, and the boundary below which an input is rejected.
 
     entropy_clean, entropy_clean_std, entropy_triggered: of test inputs; boundary, unless it is infinite;
     fell_back: 1 where the normal fit gave no boundary.

@@ -1,7 +1,7 @@
-"""STRIP's stages: overlays, the entropies of blended inputs, their scores, and the threshold.
+"""STRIP's stages: overlays, entropies of blended inputs, their scores, and the threshold.
 
-Source: STRIP (Gao et al., ACSAC 2019), sections 4 and 5, and the authors' notebook. Knobs without defaults are
-handed down from the defense, where their defaults and ranges are.
+Source: STRIP (Gao et al., ACSAC 2019), sections 4 and 5, and the authors' notebook. Knobs without defaults
+are handed down from the defense, where their defaults and ranges are.
 
 Shape letters: n images that are scored, N overlays, K classes, H height, W width, C channels.
 """
@@ -44,7 +44,7 @@ class Overlays(Stage):
     def run(self, ctx: Context, *, data: ImageSet) -> Artefact:
         if len(data) < self.count + 2:
             expected = f"expected at least {self.count + 2} images that are known to be clean"
-            hint = f"They are {self.count} overlays and two to set the threshold on: raise clean, or lower computed"
+            hint = f"{self.count} are overlays, the others set the threshold: raise clean, or lower computed"
             raise UserError(Problem("clean", expected, str(len(data)), hint=hint))
         order = np.random.default_rng(derive_seed(ctx.seed, "overlays")).permutation(len(data))
         drawn, rows = order[: self.count], np.sort(order[self.count :])
@@ -114,7 +114,8 @@ class Entropies(Blend, Stage):
         device = device_of(numerics)
 
         def logits(planes: torch.Tensor) -> torch.Tensor:
-            return network(normalise_planes(planes, tuple(data.mean), tuple(data.std), torch.float32)).float()
+            seen = normalise_planes(planes, tuple(data.mean), tuple(data.std), torch.float32)
+            return network(seen).float()
 
         step = max(1, images_of(PIXELS, data) // len(overlays))
         entropies, predicted = [], []
@@ -141,13 +142,13 @@ def _planes(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def entropy_bits(logits: torch.Tensor) -> torch.Tensor:
-    """Return the entropy float32 [n] in bits of the softmax of logits [n, K]; exact near 0, where log p is."""
+    """Return the entropy float32 [n] in bits of the softmax of logits [n, K]; exact near 0."""
     log_p = logits.double().log_softmax(1)
     return (-(log_p.exp() * log_p).sum(1) / math.log(2)).float()
 
 
 class Scores(Stage):
-    """Turn entropies into scores: the negative mean over the first N overlays, since poison has low entropy.
+    """Score inputs by the negative mean of their entropies over the first N overlays: poison has low ones.
 
     Inputs: entropies (ids, entropies, predicted). Arrays: ids int64 [n], scores float64 [n] in bits,
     predicted int64 [n].
