@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 CLASSES, EACH, SEED = 3, 16, 5
 Pipeline = Literal["resident", "stream"]
+SHORT = {"epochs": 1, "batch_size": 16, "overlays": 4, "computed": 4}
+"""What settings of these names become, wherever they stand."""
 
 
 def short(cls: type[Knobs]) -> dict[str, Any]:
-    """Return knobs of a defense with every training cut to one epoch and small batches."""
+    """Return knobs of a defense with every training cut to one epoch, and counts to tiny sets."""
     from bdtune.knobs import Knobs
 
     knobs: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Knobs):
             knobs[name] = short(field.annotation)
-        elif name == "epochs":
-            knobs[name] = 1
-        elif name == "batch_size":
-            knobs[name] = 16
+        elif name in SHORT:
+            knobs[name] = SHORT[name]
     return knobs
 
 

@@ -53,9 +53,9 @@ def slow_entropy(data: ImageSet, image: np.ndarray, overlay: np.ndarray, blend: 
     if blend.clip:
         mixed = np.minimum(np.maximum(mixed, 0), 1)
     seen = (mixed - np.array(data.mean)) / np.array(data.std)
-    network = trained_network(MODEL, data, weights(), CPU).double()
+    network = trained_network(MODEL, data, weights(), CPU)
     with torch.inference_mode():
-        logits = network(torch.from_numpy(seen).permute(2, 0, 1)[None])[0].numpy()
+        logits = network(torch.from_numpy(seen).permute(2, 0, 1)[None].float())[0].numpy()
     p = np.exp(logits - logits.max())
     p /= p.sum()
     return float(-sum(each * math.log2(each) for each in p if each > 0))

@@ -88,12 +88,12 @@ def test_clean_and_triggered_inputs_are_scored_by_the_stages_of_the_threshold() 
 def test_inputs_are_shown_without_labels() -> None:
     made = graph()
     resident = InProcess()
-    for kind, count in (("clean", 360), ("triggered", 360)):
+    for kind in ("clean", "triggered"):
         entropies = made.chain["detection"].inputs[kind].inputs["entropies"]
         data = entropies.inputs["data"].load(resident, {})
         labels = made.chain["detection"].inputs[f"{kind}_labels"].load(resident, {})
         assert type(data).__name__ == "ImageSet"
-        assert len(data) == len(labels) == count
+        assert len(data) == len(labels) == 450
         assert (data.labels == -1).all()
 
 
