@@ -61,16 +61,27 @@ class STRIP(Blend, Boundary, InputDetector):
         subset = given.node(AllSamples(), data=given.labels)
         undefended = given.undefended(self.train)
         overlays = given.node(Overlays(count=self.computed), data=given.clean)
-        read = {"data": given.clean, "model": given.model, "classifier": undefended}
-        entropies = given.node(self._entropies, **read, overlays=overlays, calibration=overlays)
+        entropies = given.node(
+            self._entropies,
+            data=given.clean,
+            model=given.model,
+            classifier=undefended,
+            overlays=overlays,
+            calibration=overlays,
+        )
         scores = given.node(Scores(overlays=self.overlays), entropies=entropies)
         threshold = given.node(self.to(Threshold), scores=scores)
         decided = {"overlays": overlays, "entropies": entropies, "scores": scores, "threshold": threshold}
         return {"subset": subset, **decided, "classifier": undefended}
 
     def scores(self, given: DefenseInputs, chain: Mapping[str, Node], images: Source) -> Node:
-        read = {"data": images, "model": given.model, "classifier": chain["classifier"]}
-        entropies = given.node(self._entropies, **read, overlays=chain["overlays"])
+        entropies = given.node(
+            self._entropies,
+            data=images,
+            model=given.model,
+            classifier=chain["classifier"],
+            overlays=chain["overlays"],
+        )
         return given.node(Scores(overlays=self.overlays), entropies=entropies)
 
     @property
