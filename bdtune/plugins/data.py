@@ -41,6 +41,13 @@ class LabelSet:
 
 
 @dataclass(frozen=True)
+class GoalSet(LabelSet):
+    """True labels of triggered test images, with the class that the attacker wants for each."""
+
+    goals: np.ndarray  # int64 [N]
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """All that a defense gets to see: images and observed labels, with the data set's public facts."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Resident
 
 
-IMAGE_ROLES = ("fit", "clean")
+IMAGE_ROLES = ("fit", "clean", "inputs")
 
 
 class Withheld(UserError, AttributeError):  # noqa: N818 - what was done, not a mistake of ours
@@ -28,7 +28,7 @@ class Handle(Source):
     """Stands for a part of the trial's data, of which it knows the role alone."""
 
     role: str
-    """What the defense knows it as: "fit", "labels", "clean"."""
+    """What the defense knows it as: "fit", "labels", "clean", "inputs"."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -59,4 +59,6 @@ class HandedOver(Stage):
 
 
 FIT, LABELS, CLEAN = Handle(role="fit"), Handle(role="labels"), Handle(role="clean")
+INPUTS = Handle(role="inputs")
+"""Test images without labels: what a detector scores once its chain is made."""
 BACKDOORED = Node(HandedOver(), {})

@@ -23,7 +23,7 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Node, PluginSource, Resident, Source, Stage
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
-from bdtune.plugins.data import ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
+from bdtune.plugins.data import GoalSet, ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.poison_plan import SplitName, drawn_order
 from bdtune.poisoning.reserve import Reserve
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from bdtune.poisoning.reserve import Parts
     from bdtune.training.supervised import Supervised
 
-T = TypeVar("T", bound="TrainSource")
+UNKNOWN = -1
+"""The label of an image that is shown without one."""
+T = TypeVar("T", bound="DataSource")
 Images = np.ndarray | ImageStream
 """uint8 [N, H, W, C], resident or as a stream."""
 
@@ -69,6 +71,10 @@ class DataSource(Source):
     def made_of(self) -> dict[str, Any]:
         return {"source": self.role, "data": self.fingerprint}
 
+    def read_as(self, cls: type[T]) -> T:
+        """Return another source of the same part of the data: its labels, its rows."""
+        return cls(**{name: getattr(self, name) for name in cls.model_fields})
+
     def _facts(self) -> dict[str, Any]:
         return {
             "num_classes": self.dataset.num_classes,
@@ -86,6 +92,25 @@ class CleanTest(DataSource):
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
         split = resident.split(self.dataset, "test")
         return ImageSet(split.images, split.labels, **self._facts())
+
+
+class CleanTestLabels(CleanTest):
+    """Their true labels, without the images."""
+
+    role: ClassVar[str] = "clean_test_labels"
+    loads: ClassVar[type] = LabelSet
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:  # type: ignore[override]
+        return LabelSet(resident.labels(self.dataset, "test"), self.dataset.num_classes)
+
+
+class CleanTestInputs(CleanTest):
+    """All clean test images without their labels: what a detector is shown."""
+
+    role: ClassVar[str] = "clean_inputs"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        return _unlabelled(super().load(resident, artefacts))
 
 
 class AttackedSource(DataSource):
@@ -139,6 +164,11 @@ class AttackedSource(DataSource):
         return {**super().made_of(), "attack": attack.identity(view) if attack else None}
 
 
+def _unlabelled(data: ImageSet) -> ImageSet:
+    unknown = np.full(len(data), UNKNOWN)
+    return ImageSet(data.images, unknown, data.num_classes, data.mean, data.std, mirrors=data.mirrors)
+
+
 def _stamped(split: Split, attack: Attack, ids: np.ndarray | None) -> Images:
     """Return test images with the trigger: those of ascending `ids` int64 [n], or all."""
     if not isinstance(split.images, np.ndarray):
@@ -167,12 +197,43 @@ class TriggeredTest(AttackedSource):
         if attack is None:
             images = np.zeros((0, *split.images.shape[1:]), np.uint8)
             return TriggeredSet(images, labels[:0], **self._facts(), goals=labels[:0])
-        attack = attack.equip(artefacts)
-        ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
-        goals = attack.test_labels(labels[ids], self.dataset.num_classes)
-        stamped = _stamped(split, attack, None if len(ids) == len(labels) else ids)
+        ids, measured, goals = self._measured(labels)
+        stamped = _stamped(split, attack.equip(artefacts), None if len(ids) == len(labels) else ids)
         complete = attack.tests_complete()
-        return TriggeredSet(stamped, labels[ids], **self._facts(), goals=goals, complete=complete)
+        return TriggeredSet(stamped, measured, **self._facts(), goals=goals, complete=complete)
+
+    def _measured(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ids, true labels and goals int64 [n] of the images that the attack is measured on."""
+        attack = self.bound
+        if attack is None:
+            return (labels[:0],) * 3
+        ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
+        return ids, labels[ids], attack.test_labels(labels[ids], self.dataset.num_classes)
+
+
+class TriggeredInputs(TriggeredTest):
+    """The same images without labels and goals: what a detector is shown."""
+
+    role: ClassVar[str] = "triggered_inputs"
+    loads: ClassVar[type] = ImageSet
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:  # type: ignore[override]
+        return _unlabelled(super().load(resident, artefacts))
+
+
+class TriggeredLabels(TriggeredTest):
+    """Their true labels and goals, without the images."""
+
+    role: ClassVar[str] = "triggered_labels"
+    loads: ClassVar[type] = GoalSet
+
+    @property
+    def upstream(self) -> Mapping[str, Node]:
+        return {}
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> GoalSet:  # type: ignore[override]
+        _, labels, goals = self._measured(resident.labels(self.dataset, "test"))
+        return GoalSet(labels, self.dataset.num_classes, goals)
 
 
 class CoverTest(AttackedSource):
@@ -209,10 +270,6 @@ class TrainSource(AttackedSource):
             return {"seed": self.seed if drawn else None}
         apart = drawn and self.attack_seed != self.seed
         return {"seed": self.attack_seed, **({"holdout_seed": self.seed} if apart else {})}
-
-    def read_as(self, cls: type[T]) -> T:
-        """Return another source of the same part of the training set: its labels, its rows."""
-        return cls(**{name: getattr(self, name) for name in cls.model_fields})
 
     def parts(self, labels: np.ndarray) -> Parts:
         """Return what is reserved of all true labels int64 [M] of the split, and the training set."""

@@ -14,12 +14,13 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context, Node, PluginSource, Source, Stage
 from bdtune.plugins import registry
 from bdtune.plugins.attack import Attack
-from bdtune.plugins.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.data import GoalSet, ImageSet, LabelSet, Truth
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
 from bdtune.plugins.handles import CLEAN, FIT, LABELS
+from bdtune.plugins.input_detector import DETECTION, Detection, InputDetector
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
-from bdtune.poisoning.sources import FitSet
+from bdtune.poisoning.sources import UNKNOWN, FitSet
 from bdtune.reading.resident import InProcess
 from bdtune.testing.described import check_each
 from bdtune.testing.reach import reachable
@@ -35,20 +36,20 @@ if TYPE_CHECKING:
 
 CLASSES, EACH, SEED = 3, 16, 5
 Pipeline = Literal["resident", "stream"]
+SHORT = {"epochs": 1, "batch_size": 16, "overlays": 4, "computed": 4}
+"""What settings of these names become, wherever they stand."""
 
 
 def short(cls: type[Knobs]) -> dict[str, Any]:
-    """Return knobs of a defense with every training cut to one epoch and small batches."""
+    """Return knobs of a defense with every training cut to one epoch, and counts to tiny sets."""
     from bdtune.knobs import Knobs
 
     knobs: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Knobs):
             knobs[name] = short(field.annotation)
-        elif name == "epochs":
-            knobs[name] = 1
-        elif name == "batch_size":
-            knobs[name] = 16
+        elif name in SHORT:
+            knobs[name] = SHORT[name]
     return knobs
 
 
@@ -93,6 +94,19 @@ def truth(seed: int) -> Truth:
     return Truth(rng.permutation(observed), observed, role, seed % CLASSES)
 
 
+def detected(defense: Defense, source: DefenseInputs, chain: dict[str, Node]) -> dict[str, Node]:
+    """Return a chain with what a trial adds where the defense judges inputs: tests are the clean images."""
+    if not isinstance(defense, InputDetector):
+        return chain
+    data = clean_set()
+    shown = held("inputs", replace(data, labels=np.full(len(data), UNKNOWN)))
+    goals = GoalSet(data.labels, data.num_classes, np.zeros(len(data), np.int64))
+    scores = defense.scores(source, chain, shown)
+    named = {"threshold": chain["threshold"], "clean": scores, "triggered": scores}
+    labels = {f"{kind}_labels": held(f"{kind}_labels", goals) for kind in ("clean", "triggered")}
+    return {**chain, DETECTION: source.node(Detection(), **named, **labels)}
+
+
 class Run:
     """Computes nodes once each, in this process, and keeps what came in and out."""
 
@@ -122,7 +136,7 @@ class Run:
 
     def all(self, defense: Defense, source: DefenseInputs) -> tuple[dict[str, Node], Node | None]:
         """Compute a defense's chain and what judges it, the latter first, so that it could do its harm."""
-        chain = defense.build(source)
+        chain = detected(defense, source, defense.build(source))
         self.names |= {node: name for name, node in chain.items()}
         judge = diagnosis(defense, chain, held("truth", truth(0)))
         for node in [*([judge] if judge else []), *chain.values()]:
@@ -165,7 +179,8 @@ def check_chain(name: str) -> None:
         assert isinstance(node.stage, Stage), f"expected node '{key}' to be of a Stage, got {node.stage!r}"
         made = (node.master_seed, node.numerics) == (SEED, NUMERICS)
         assert made, f"expected node '{key}' to be made by given.node(...), which sets seed and device"
-    unknown = {*defense.evidence, *defense.pictured_nodes(), *defense.judged} - chain.keys()
+    known = detected(defense, given(), chain).keys()
+    unknown = {*defense.evidence, *defense.pictured_nodes(), *defense.judged} - known
     assert not unknown, (
         f"`evidence`, `pictured` or `judged` names what is no node: {', '.join(sorted(unknown))}; "
         f"there are {has}"

@@ -16,13 +16,14 @@ from bdtune.knobs import Knobs
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.handles import HandedOver, Handle
+from bdtune.plugins.input_detector import DETECTION
 from bdtune.plugins.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 CLASSIFIER = "classifier"
-TAKEN = ("evaluate", "diagnose")
+TAKEN = ("evaluate", "diagnose", DETECTION)
 """Roles of what judges every chain: results of a trial go by them."""
 HINT = "A chain reads given.fit, .labels, .clean, .model, given.network(...) and its own nodes"
 

@@ -11,6 +11,7 @@ from bdtune.engine.stage import Node, PluginSource
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
 from bdtune.plugins.handles import BACKDOORED, CLEAN, FIT, LABELS
+from bdtune.plugins.input_detector import DETECTION, InputDetector
 from bdtune.poisoning.sources import (
     CleanSet,
     CleanTest,
@@ -24,6 +25,7 @@ from bdtune.poisoning.sources import (
 )
 from bdtune.training.choices import settled
 from bdtune.trials.chain import Bindings, bound
+from bdtune.trials.detecting import detection, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -225,7 +227,12 @@ def _chain(spec: TrialSpec, data: _Sources, model: PluginSource) -> dict[str, No
     sources: dict[Handle, Source] = {FIT: data.fit, LABELS: data.labels}
     sources |= {} if data.clean_set is None else {CLEAN: data.clean_set}
     bindings = Bindings(sources, backdoored, spec.seed)
-    return bound(spec.defense.plugin_name(), spec.defense.build(given), bindings)
+    chain = spec.defense.build(given)
+    found = bound(spec.defense.plugin_name(), chain, bindings)
+    if isinstance(spec.defense, InputDetector):
+        tests = shown(data.clean, data.triggered)
+        found[DETECTION] = detection(spec.defense, given, chain, bindings, tests)
+    return found
 
 
 def _settled(spec: TrialSpec) -> TrialSpec:
