@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from bdtune.cluster.deaths import Deaths
 from bdtune.config.trial import spec_to_dict
+from bdtune.engine.demand import missing
 from bdtune.engine.files import append_line
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
@@ -85,6 +86,7 @@ class Driver:
         self.results: dict[str, TrialResult] = {}
         costs = Costs(executor.store)
         self.deaths = Deaths()
+        self._deadly: set[str | None] = set()  # keys of stages in which trials died too often
         self._full_disk: str | None = None
         self.queue = ReadyQueue(executor, lambda node: costs.seconds(node) or 1.0)
         self._exhausted = False
@@ -136,6 +138,10 @@ class Driver:
             job = self.queue.take()
             self._settle()
             self.listener.held(self.queue.held_back)
+            if job is not None and self._next_key(job) in self._deadly:
+                self.queue.done(job.id)
+                self.deaths.lost[job.id] = 0
+                continue
             if job is not None:
                 self._started[job.id] = time.time()
                 return job.id, self._config(job.id)
@@ -175,9 +181,15 @@ class Driver:
         job = self.queue.running[trial]
         self.queue.done(trial)
         pause = self.deaths.add(job, time.time() - self._started[trial])
+        if pause is None:
+            self._deadly.add(self._next_key(job))  # others that need it would die in it, too
         after = "it is left for the next run" if pause is None else f"tried again in {pause:g} s"
         self.listener.message(f"the process of trial {trial} died: {after}")
         self._settle()
+
+    def _next_key(self, job: Job) -> str | None:
+        """Return the key of the stage that a job computes first."""
+        return next((key for node in job.nodes for _, key in missing(self.executor, node)), None)
 
     def _ask(self) -> bool:
         """Take in the next proposed trial; returns whether there was one."""

@@ -1,4 +1,4 @@
-"""Scratch folders of sweeps, one for each start, and what a killed start left: folders and Ray's processes."""
+"""Scratch folders of sweeps, and what a killed start left: its folder and Ray's processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import shutil
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,6 +15,7 @@ from bdtune.engine.owner import is_gone, me
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 OWNER = "owner.json"
 OLD_S = 7 * 24 * 3600.0
