@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from bdtune.cluster import deaths
@@ -130,9 +132,8 @@ def test_a_trial_whose_process_died_is_tried_again_and_nothing_is_remembered(ben
 
 def test_pauses_grow_and_a_trial_that_goes_on_dying_is_left_for_the_next_run(bench, monkeypatch):
     slept: list[float] = []
-    clock = [0.0]
-    monkeypatch.setattr(deaths.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(deaths.time, "sleep", lambda s: (slept.append(s), clock.__setitem__(0, clock[0] + s)))
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(deaths, "time", clock)
     desk = Desk(bench, "defense.tail.quality=1.0")
     baseline = desk.driver.release()[0]
     desk.driver.ended(baseline, desk.walk(baseline))
@@ -150,7 +151,6 @@ def test_pauses_grow_and_a_trial_that_goes_on_dying_is_left_for_the_next_run(ben
 
 
 def test_a_machine_on_which_every_trial_dies_is_given_up_soon(bench, monkeypatch):
-    monkeypatch.setattr(deaths.time, "sleep", lambda s: None)
     monkeypatch.setattr(deaths, "PAUSES_S", (0.0,) * 100)
     desk = Desk(bench, QUALITIES)
     for _ in range(deaths.MOST_IN_A_ROW):
