@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from bdtune import __version__
 from bdtune.errors import BdtuneError, UserError
 from bdtune.verbs.cache_commands import app as cache_app
-from bdtune.verbs.console import AsJson, Out, show_json, show_result, show_table
+from bdtune.verbs.console import AsJson, Out, results_only_on_stdout, show_json, show_result, show_table
 from bdtune.verbs.place import run_directory
 
 if TYPE_CHECKING:
@@ -130,6 +130,9 @@ def sweep(
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a local session (default: all).")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Most trials at a time.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
+    mlflow_wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Longest wait for MLflow at the end.")
+    ] = 30.0,
     download: Download = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -150,8 +153,8 @@ def sweep(
     if download:
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
-    with _interruptible():
-        swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet)
+    with _interruptible(), results_only_on_stdout():
+        swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
     print("\n".join(swept.ending(out)), file=sys.stderr)

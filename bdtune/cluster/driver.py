@@ -8,9 +8,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from bdtune.cluster.deaths import Deaths
 from bdtune.config.trial import spec_to_dict
 from bdtune.engine.demand import missing
-from bdtune.engine.execute import StageFailed
 from bdtune.engine.files import append_line
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import Status
 
+NO_ROOM = "no_room"
+"""What a trial reports whose disk is full."""
 STOPPED = "stopped.jsonl"
 """Trials that a scheduler stopped, in the sweep's folder: they stay stopped when the sweep is resumed."""
 
@@ -44,9 +46,8 @@ class Listener(Protocol):
     def held(self, count: int) -> None:
         """So many trials wait for a stage that another one computes."""
 
-
-class StageKilled(Exception):  # noqa: N818 - reads as what happened
-    """The process of a stage died without a word."""
+    def message(self, text: str) -> None:
+        """What happens beside the trials' results."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ class Driver:
         self.slots = 1
         self.results: dict[str, TrialResult] = {}
         costs = Costs(executor.store)
+        self.deaths = Deaths()
+        self._deadly: set[str | None] = set()  # keys of stages in which trials died too often
+        self._full_disk: str | None = None
         self.queue = ReadyQueue(executor, lambda node: costs.seconds(node) or 1.0)
         self._exhausted = False
         self._tickets: dict[str, list[int]] = defaultdict(list)
@@ -108,31 +112,60 @@ class Driver:
     @property
     def finished(self) -> bool:
         """Whether no trial will be released any more."""
-        return self._exhausted and self.queue.waiting == 0
+        return self._halted or (self._exhausted and self.queue.waiting == 0 and not self.deaths.waiting)
 
     @property
     def complete(self) -> bool:
         """Whether every trial has its result."""
-        return self.finished and not self.queue.running and not self._ended
+        left = self.queue.running or self._ended
+        return self.finished and not left and self.given_up is None
+
+    @property
+    def given_up(self) -> str | None:
+        """Why trials were given up though nothing was wrong with them; None where none was."""
+        return self._full_disk or self.deaths.suspicion()
+
+    @property
+    def _halted(self) -> bool:
+        """Whether no trial can do any good for now."""
+        return self._full_disk is not None or self.deaths.hopeless
 
     def release(self) -> tuple[str, dict[str, Any]] | None:
         """Return the next trial's id and configuration, or None when all are better held back."""
-        while True:
+        while not self._halted:
+            for again in self.deaths.due():
+                self.queue.add(again)
             job = self.queue.take()
             self._settle()
             self.listener.held(self.queue.held_back)
+            if job is not None and self._next_key(job) in self._deadly:
+                self.queue.done(job.id)
+                self.deaths.lost[job.id] = 0
+                continue
             if job is not None:
                 self._started[job.id] = time.time()
                 return job.id, self._config(job.id)
-            if len(self._tickets) >= self.slots or not self._ask():
+            if len(self._tickets) < self.slots and self._ask():
+                continue
+            if self.queue.running or not self.deaths.waiting:
                 return None
+            self.deaths.sleep()  # Tune stalls where nothing runs and nothing is to be run
+        return None
 
     def ended(self, trial: str, report: Mapping[str, Any] | None) -> None:
-        """Note a released trial's last report; None when its process died too often."""
-        job = self.queue.running[trial]
+        """Note a released trial's last report; None when its process died.
+
+        A process that died and a disk that is full are no results: the same command tries again.
+        """
         if report is None:
-            self._finish(trial, _End("failed", self._blame(job)))
-        elif report.get("status", "running") == "running":  # the scheduler ended it, not the trial itself
+            self._died(trial)
+            return
+        self.deaths.survived()
+        if report.get("status") == NO_ROOM:
+            self._full_disk = self._full_disk or report["error"]
+            self.queue.done(trial)
+            return
+        if report.get("status", "running") == "running":  # the scheduler ended it, not the trial itself
             self._finish(trial, _End("stopped", metrics=_prefixed(report, "metrics/")))
         else:
             self._finish(trial, _End(cast("Status", report["status"]), report.get("error")))
@@ -143,17 +176,20 @@ class Driver:
         """Note that a released trial is set aside: what it was computing is nobody's for now."""
         self.queue.set_aside(trial)
 
-    def _blame(self, job: Job) -> str:
-        """Record the stage that a trial's process died in, so that no follower dies in it again."""
-        error = StageKilled("its process died; the machine may have run out of memory")
-        try:
-            for node in job.nodes:
-                for step, key in missing(self.executor, node):
-                    failure = self.executor.store.record_failure(key, step.name, error)
-                    raise StageFailed(step, key, failure.status, failure.error)
-        except StageFailed as failed:
-            return str(failed)
-        return str(error)
+    def _died(self, trial: str) -> None:
+        """Put a trial whose process died back, to be tried after a pause, unless it died too often."""
+        job = self.queue.running[trial]
+        self.queue.done(trial)
+        pause = self.deaths.add(job, time.time() - self._started[trial])
+        if pause is None:
+            self._deadly.add(self._next_key(job))  # others that need it would die in it, too
+        after = "it is left for the next run" if pause is None else f"tried again in {pause:g} s"
+        self.listener.message(f"the process of trial {trial} died: {after}")
+        self._settle()
+
+    def _next_key(self, job: Job) -> str | None:
+        """Return the key of the stage that a job computes first."""
+        return next((key for node in job.nodes for _, key in missing(self.executor, node)), None)
 
     def _ask(self) -> bool:
         """Take in the next proposed trial; returns whether there was one."""

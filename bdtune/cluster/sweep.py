@@ -6,15 +6,13 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import threading
-import time
-import uuid
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bdtune.cluster.driver import Driver, Listener
+from bdtune.cluster.scratch import clear_left, scratch
 from bdtune.cluster.session import Needs, session, slots
 from bdtune.cluster.trial_source import make_source
 from bdtune.config.expand import points, with_values
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
-SCRATCH_S = 7 * 24 * 3600.0
-"""After so long a scratch folder belongs to a driver that was killed."""
 FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
 """Variables of the driver that trials on other nodes need too."""
 
@@ -48,9 +44,6 @@ class SweepListener(Listener, Protocol):
 
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
         """A trial is in a stage, after so many of its epochs."""
-
-    def message(self, text: str) -> None:
-        """What the sweep does beside its trials: it starts Ray, joins a cluster."""
 
     def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial's stage of this role had these numbers after an epoch; may be repeated."""
@@ -78,6 +71,8 @@ class Outcome:
     interrupted: bool
     released: int
     """Trials that were given to an actor."""
+    given_up: str | None = None
+    """Why trials were given up though nothing was wrong with them."""
 
 
 def make_ledger(spec: SweepSpec, store: Store) -> tuple[Ledger, Executor]:
@@ -110,12 +105,14 @@ def run_sweep(
         retry_failed=options.retry_failed,
     )
     interrupted = False
+    executor.store.clear_leftovers()
+    clear_left(folder.parent)
     with executor.store.pins.held():
         driver.answer()
         if not driver.finished:
             interrupted = _run_on_ray(driver, watcher, options)
     order = [driver.results[trial] for trial in ledger.entries if trial in driver.results]
-    return Outcome(order, interrupted, len(driver._started))
+    return Outcome(order, interrupted, len(driver._started), driver.given_up)
 
 
 def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> bool:
@@ -141,8 +138,8 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> boo
             )
         )
         fitting = min(slots(needs), options.concurrency or 10_000)
-        scratch = stack.enter_context(_scratch(folder))
-        live = scratch / "live"
+        own = stack.enter_context(scratch(folder))
+        live = own / "live"
         live.mkdir()
         metric, mode = spec.objectives[0]
         common = sharing.Shared(
@@ -158,7 +155,7 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> boo
             streamed=streamed,
         )
         with _watching(live, watcher):
-            return _tune(driver, common, needs, fitting, scratch)
+            return _tune(driver, common, needs, fitting, own)
 
 
 def _extremes(spec: SweepSpec) -> list[TrialSpec]:
@@ -181,23 +178,7 @@ def _epochs(driver: Driver) -> int:
     return max((trial_graph(spec).epochs for spec in specs), default=1)
 
 
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """Make a folder for this start of the sweep alone: another driver may run the same sweep."""
-    parent = folder / "tune"
-    for old in parent.glob("*"):  # what killed drivers left
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > SCRATCH_S:
-                shutil.rmtree(old, ignore_errors=True)
-    own = parent / uuid.uuid4().hex
-    own.mkdir(parents=True)
-    try:
-        yield own
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-
-
-def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path) -> bool:
+def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) -> bool:
     """Let Tune run what the driver releases; returns whether it was interrupted."""
     from ray import tune
 
@@ -225,7 +206,7 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, scratch: Path
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(scratch),
+                storage_path=str(own),
                 failure_config=tune.FailureConfig(max_failures=spec.retries),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
                 verbose=0,

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from bdtune.cluster.driver import NO_ROOM
 from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.trial import spec_from_dict
+from bdtune.engine.disk import DiskFullError
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.store import Store
@@ -86,6 +88,8 @@ class Trial(tune.Trainable):
             status, error = "done", None
         except StageFailed as failure:
             status, error = failure.status, str(failure)
+        except DiskFullError as problem:
+            status, error = NO_ROOM, str(problem)
         except UserError as problem:
             status, error = "failed", str(problem)
         except Exception as problem:

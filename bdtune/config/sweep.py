@@ -157,7 +157,7 @@ class SweepSettings(Knobs):
     """What stops trials early that do badly, judged after each epoch of the classifier's last training."""
     resources: Resources = Resources()
     retries: int = Field(1, ge=0, le=100)
-    """How often a trial that failed for want of a machine (not by diverging) is tried again."""
+    """How often a trial whose process died is started again at once; then it waits, longer each time."""
     published: tuple[Published, ...] = ()
     keep: tuple[Kept, ...] = ()
     """What MLflow gets of each trial as files, besides its pictures."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from bdtune.engine.disk import room
+from bdtune.engine.owner import beside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,10 +34,14 @@ class FileCheckpoint:
 
     def save(self, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+        temporary = beside(self.path)
         contiguous = {name: np.require(array, requirements="C") for name, array in arrays.items()}
-        save_file(contiguous, temporary, metadata={"info": json.dumps(info)})
-        temporary.replace(self.path)
+        try:
+            with room(self.path, sum(array.nbytes for array in contiguous.values())):
+                save_file(contiguous, temporary, metadata={"info": json.dumps(info)})
+                temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from bdtune.engine.disk import DiskFullError
 from bdtune.engine.manifest import Cost
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.resolve import Resolver
@@ -171,7 +172,7 @@ class Executor:
                 seconds = time.perf_counter() - started
                 self._publish_passed(node, tick, seconds)
                 yield Event("tick", node, key, seconds, tick)
-        except UserError:
+        except (UserError, DiskFullError):
             raise
         except Exception as error:
             failure = self.store.record_failure(key, node.name, error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import uuid
 from typing import TYPE_CHECKING
+
+from bdtune.engine.disk import room
+from bdtune.engine.owner import beside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,9 +39,13 @@ def sync_folder(folder: Path) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Replace a file atomically: readers see the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write_synced(temporary, content)
-    temporary.replace(path)
+    temporary = beside(path)
+    try:
+        with room(path, len(content)):
+            write_synced(temporary, content)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -10,13 +10,11 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import threading
 import time
-import uuid
 from typing import TYPE_CHECKING
 
-import psutil
+from bdtune.engine.owner import beside, is_gone, me
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,14 +54,14 @@ class Leases:
         path = self.folder / key
         return path not in self._held and path.exists() and not self._is_stale(path)
 
+    def clear_stale(self) -> None:
+        """Remove the leases of processes that are gone."""
+        for path in self.folder.glob("[!.]*"):
+            self._remove_if_stale(path)
+
     def _create(self, path: Path) -> bool:
-        holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-        }
-        temporary = path.with_name(f".{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps(holder))
+        temporary = beside(path)
+        temporary.write_text(json.dumps(me()))
         try:
             os.link(temporary, path)  # fails when taken, and the content is never seen half written
         except FileExistsError:
@@ -94,13 +92,13 @@ class Leases:
             return True
         if age > STALE_S:
             return True
-        return holder["host"] == socket.gethostname() and not _alive(holder["pid"], holder["started"])
+        return is_gone(holder)
 
     def _remove_if_stale(self, path: Path) -> bool:
         if not self._is_stale(path):
             return False
         # Of several that find it stale, the one whose rename succeeds takes it away.
-        grave = path.with_name(f".{uuid.uuid4().hex}")
+        grave = beside(path)
         with contextlib.suppress(FileNotFoundError):
             path.rename(grave)
             grave.unlink()
@@ -109,17 +107,9 @@ class Leases:
 
     def _now(self) -> float:
         """The file system's clock: hosts that share a store may disagree about the time."""
-        probe = self.folder / f".{uuid.uuid4().hex}"
+        probe = beside(self.folder / "now")
         probe.touch()
         try:
             return probe.stat().st_mtime
         finally:
             probe.unlink()
-
-
-def _alive(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < 1.0) and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

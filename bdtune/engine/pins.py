@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import time
 import uuid
 from typing import TYPE_CHECKING
 
-import psutil
+from bdtune.engine.owner import is_gone, me
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +32,7 @@ class Pins:
         """Keep a file of pins while the block runs; keys added before, while planning, are pinned too."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = self.folder / f"{uuid.uuid4().hex}.jsonl"
-        holder = {"host": socket.gethostname(), "pid": os.getpid()}
-        self._file.write_text("".join(json.dumps(line) + "\n" for line in (holder, *self._seen)))
+        self._file.write_text("".join(json.dumps(line) + "\n" for line in (me(), *self._seen)))
         try:
             yield
         finally:
@@ -62,6 +60,5 @@ class Pins:
 
 
 def _gone(holder: dict[str, str | int], age_s: float) -> bool:
-    if holder["host"] == socket.gethostname():
-        return not psutil.pid_exists(int(holder["pid"]))
-    return age_s > STALE_S
+    here = holder["host"] == socket.gethostname()
+    return is_gone(holder) if here else age_s > STALE_S

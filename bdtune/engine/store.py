@@ -27,10 +27,12 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from bdtune.engine.checkpoint import FileCheckpoint
+from bdtune.engine.disk import room
 from bdtune.engine.files import append_line, replace_file, sync_folder, write_plain, write_synced
 from bdtune.engine.key import digest_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
+from bdtune.engine.owner import beside, clear_unfinished
 from bdtune.engine.pins import Pins
 from bdtune.engine.stage import Artefact, config_hash_of, scale_of
 from bdtune.errors import Diverged, StoreError
@@ -173,15 +175,16 @@ class Store:
         return published
 
     def _rename_into_place(self, key: str, contents: dict[str, bytes], *, force: bool) -> None:
-        temporary = self.root / "tmp" / f"{key}-{uuid.uuid4().hex}"
+        temporary = beside(self.root / "tmp" / key)
         target = self.folder(key)
         try:
-            temporary.mkdir()
-            for name, content in contents.items():
-                (write_synced if force else write_plain)(temporary / name, content)
-            if force:
-                sync_folder(temporary)
-            target.parent.mkdir(exist_ok=True)
+            with room(target, sum(map(len, contents.values()))):
+                temporary.mkdir()
+                for name, content in contents.items():
+                    (write_synced if force else write_plain)(temporary / name, content)
+                if force:
+                    sync_folder(temporary)
+                target.parent.mkdir(exist_ok=True)
             try:
                 temporary.rename(target)
                 if force:
@@ -210,12 +213,18 @@ class Store:
         """Delete an entry; readers see it whole or not at all."""
         self._manifests.pop(key, None)
         self._verified.discard(key)
-        grave = self.root / "tmp" / f"{key}-{uuid.uuid4().hex}"
+        grave = beside(self.root / "tmp" / key)
         try:
             self.folder(key).rename(grave)
         except FileNotFoundError:
             return
         shutil.rmtree(grave, ignore_errors=True)
+
+    def clear_leftovers(self) -> None:
+        """Remove the leases, the pins and the unfinished files of processes that are gone."""
+        self.leases.clear_stale()
+        self.pins.keys()
+        clear_unfinished(self.root / name for name in ("tmp", "tmp/checkpoints", "leases", "failed"))
 
     def entries(self) -> Iterator[Manifest]:
         """Yield the manifests of all published entries, in key order."""

@@ -6,6 +6,7 @@ when there is something new to deliver.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ from bdtune.tracking.runs import SWEEP, Run
 from bdtune.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bdtune.config.sweep import SweepSpec
     from bdtune.trials.results import SweepResult, TrialResult
@@ -36,6 +37,7 @@ Artifact = tuple[Path, str]
 
 GATHER_S = 2.0  # a batch: what finishes within this time goes together
 LIVE_S = 10.0  # a running trial's curves, and the parent's progress, are delivered so often
+NOTICED_S = 3.0  # a wait at the end that is not yet worth a word
 RETRY_S = (5.0, 15.0, 60.0)  # waits after the first, second and later failures
 
 
@@ -209,14 +211,24 @@ class Tracker:
         """Return what waits, without importing mlflow."""
         return TrackingStatus(self.store.key, len(self.delivery.pending()), self._error)
 
-    def close(self, timeout_s: float = 60.0) -> TrackingStatus:
-        """Try once more to deliver everything, for `timeout_s` at most; `bdtune sync` delivers the rest."""
+    def close(
+        self, timeout_s: float = 30.0, say: Callable[[str], None] = lambda text: None
+    ) -> TrackingStatus:
+        """Try once more to deliver everything, for `timeout_s` at most; `bdtune sync` delivers the rest.
+
+        A wait that a person notices is said, and Ctrl-C ends it.
+        """
         if self.delivery.pending():
             self._poke()
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            with contextlib.suppress(KeyboardInterrupt):
+                self._thread.join(min(NOTICED_S, timeout_s))
+                if self._thread.is_alive() and timeout_s > NOTICED_S:
+                    waiting = f"waiting for MLflow at {self.store.key}, {timeout_s:g} s at most"
+                    say(f"{waiting}; Ctrl-C leaves the rest to `bdtune sync`")
+                    self._thread.join(timeout_s - NOTICED_S)
         if self._thread is None or not self._thread.is_alive():
             self.delivery.release()
         return self.status()

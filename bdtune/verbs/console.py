@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bdtune.report.table import Table
 
 Out = Annotated[
     Path | None, typer.Option("--out", help="Run directory (default: BDTUNE_HOME, or bdtune-runs).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+@contextlib.contextmanager
+def results_only_on_stdout() -> Iterator[None]:
+    """Send what anything else prints on standard output meanwhile, Ray's daemons too, to standard error."""
+    try:
+        out, errors = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError):  # a notebook's, or a test's, that is no file
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(out)
+    os.dup2(errors, out)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, out)
+        os.close(kept)
 
 
 def show_result(value: Any, table: Table | None, as_json: bool) -> None:

@@ -75,6 +75,8 @@ class SweepOutcome:
     spec: SweepSpec
     result: SweepResult
     interrupted: bool = False
+    given_up: str | None = None
+    """Why some trials were given up without a result, though nothing was wrong with them."""
     tracking: str = ""
     written: Sequence[Path] = ()
     """The files of its report, in its folder."""
@@ -83,7 +85,9 @@ class SweepOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some failed, 130 interrupted."""
+        """0 all done, 1 some given up, 3 some failed, 130 interrupted."""
+        if self.given_up:
+            return 1
         if self.interrupted:
             return 130
         return 3 if any(trial.status in ("failed", "diverged") for trial in self.latest) else 0
@@ -98,7 +102,9 @@ class SweepOutcome:
         if len(pictures) > MOST_NAMED:  # one or two for each attack
             names = [name for name in names if name not in pictures] + [f"{len(pictures)} pictures (*.png)"]
         where = f" --out {shlex.quote(str(out))}" if out else ""
-        if self.interrupted:
+        if self.given_up:
+            after = f"error: {self.given_up}\nThe same command goes on from here"
+        elif self.interrupted:
             after = "interrupted; the same command goes on from here"
         elif self.exit_code:
             after = "next: mend what failed, then run the same command with --retry-failed"
@@ -225,9 +231,11 @@ def sweep(
     options: Options,
     *,
     quiet: bool = False,
+    wait_s: float = 30.0,
 ) -> SweepOutcome:
     """Run a sweep to its end, or go on with it, or extend it; leaves its report beside it.
 
+    What MLflow has not taken within `wait_s` seconds of the end is left to `bdtune sync`.
     Raises `NameTakenError` where the command line gives a name that another sweep has.
     """
     spec = load_sweep(file, overrides)
@@ -287,7 +295,13 @@ def sweep(
     note = table.markdown(table.build(result, paper=spec.published))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
     return SweepOutcome(
-        spec, result, outcome.interrupted, tracker.close().line(), written, tuple(outcome.trials)
+        spec,
+        result,
+        outcome.interrupted,
+        outcome.given_up,
+        tracker.close(wait_s, say=partial(print, file=sys.stderr)).line(),
+        written,
+        tuple(outcome.trials),
     )
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from bdtune.cluster.driver import Driver
+from bdtune.cluster import deaths
+from bdtune.cluster.driver import NO_ROOM, Driver
 from bdtune.cluster.searcher import HoldBack
 from bdtune.cluster.sweep import make_ledger
 from bdtune.cluster.trial_source import make_source
@@ -111,18 +114,85 @@ def test_failed_trials_are_tried_again_only_when_asked(bench, retry):
     assert all("told to fail" in result.error for result in failed)
 
 
-def test_the_stage_that_a_process_died_in_fails_its_followers_too(bench):
+def died(desk: Desk, trial: str) -> None:
+    desk.driver.ended(trial, None)
+
+
+def test_a_trial_whose_process_died_is_tried_again_and_nothing_is_remembered(bench):
     desk = Desk(bench, QUALITIES)
-    given = [desk.driver.release() for _ in range(2)]
-    died = next(trial for trial, _ in given if not desk.driver.ledger.entries[trial].is_baseline)
-    desk.driver.ended(died, None)
-    baseline = next(trial for trial, _ in given if trial != died)
+    first = desk.driver.release()[0]
+    died(desk, first)
+    assert not desk.driver.results
+    assert not list((bench.store.root / "failed").iterdir())
+    released = desk.run()
+    assert first in released
+    assert {result.status for result in desk.driver.results.values()} == {"done"}
+    assert any(first in text for text in bench.watcher.messages)
+
+
+def test_pauses_grow_and_a_trial_that_goes_on_dying_is_left_for_the_next_run(bench, monkeypatch):
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(deaths, "time", clock)
+    desk = Desk(bench, "defense.tail.quality=1.0")
+    baseline = desk.driver.release()[0]
     desk.driver.ended(baseline, desk.walk(baseline))
-    assert desk.run() == []
-    failed = [result for result in desk.driver.results.values() if result.status == "failed"]
-    assert len(failed) == 3
-    assert all("toy_prefix" in result.error and "process died" in result.error for result in failed)
-    assert len(Desk(bench, QUALITIES, retry_failed=True).run()) == 3
+    for _ in range(len(deaths.PAUSES_S) + 1):
+        trial = desk.driver.release()[0]
+        died(desk, trial)
+    assert slept == list(deaths.PAUSES_S[1:])
+    assert desk.driver.release() is None
+    assert desk.driver.finished
+    assert not desk.driver.complete
+    assert trial in desk.driver.given_up
+    assert "GiB are free now" in desk.driver.given_up
+    assert desk.driver.results.keys() == {baseline}
+    assert Desk(bench, "defense.tail.quality=1.0").run() == [trial], "the same command goes on"
+
+
+def test_a_machine_on_which_every_trial_dies_is_given_up_soon(bench, monkeypatch):
+    monkeypatch.setattr(deaths, "PAUSES_S", (0.0,) * 100)
+    desk = Desk(bench, QUALITIES)
+    for _ in range(deaths.MOST_IN_A_ROW):
+        died(desk, desk.driver.release()[0])
+    assert desk.driver.release() is None
+    assert desk.driver.finished
+    assert "died again and again" in desk.driver.given_up
+
+
+def test_a_trial_that_ends_or_ran_for_long_begins_the_count_anew(bench):
+    desk = Desk(bench, QUALITIES)
+    for _ in range(2 * deaths.MOST_IN_A_ROW):
+        trial = desk.driver.release()[0]
+        desk.driver._started[trial] -= 2 * deaths.STEADY_S
+        died(desk, trial)
+    assert desk.driver.given_up is None
+    assert len(desk.run()) == 4
+
+
+def test_the_kernels_own_count_of_kills_is_what_is_suspected(bench, tmp_path, monkeypatch):
+    counts = tmp_path / "vmstat"
+    counts.write_text("nr_free_pages 7\noom_kill 3\n")
+    monkeypatch.setattr(deaths, "KERNEL_COUNTS", counts)
+    found = deaths.Deaths()
+    found.lost["a1"] = 5
+    assert "most often for want of memory" in found.suspicion()
+    counts.write_text("nr_free_pages 7\noom_kill 5\n")
+    assert "this machine's kernel killed 2 processes for want of memory" in found.suspicion()
+    monkeypatch.setattr(deaths, "KERNEL_COUNTS", tmp_path / "none")
+    assert deaths.kernel_kills() is None
+
+
+def test_a_full_disk_ends_the_sweep_once_and_is_no_trials_failure(bench):
+    desk = Desk(bench, QUALITIES)
+    first, second = (desk.driver.release()[0] for _ in range(2))
+    desk.driver.ended(first, {"status": NO_ROOM, "error": "no room for /runs: 0.0 MiB of 5.0 MiB are free"})
+    assert desk.driver.release() is None
+    desk.driver.ended(second, desk.walk(second))
+    assert desk.driver.finished
+    assert desk.driver.given_up == "no room for /runs: 0.0 MiB of 5.0 MiB are free"
+    assert not [result for result in desk.driver.results.values() if result.status == "failed"]
+    assert len(Desk(bench, QUALITIES).run()) == 3
 
 
 def test_derived_stages_are_entered_under_the_trial_they_were_run_for(bench):

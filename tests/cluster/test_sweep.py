@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bdtune.cluster import deaths
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
 from tests.cluster.sweeping import defended
@@ -51,24 +52,23 @@ def by(outcome, name: str) -> dict:
 
 def test_trials_that_fail_do_so_alone_and_are_tried_again_only_when_asked(bench):
     trouble = "defense.tail.trouble"
-    outcome = bench.run(f"{trouble}=none,raise,diverge,kill,kill_once")
+    outcome = bench.run(f"{trouble}=none,raise,diverge,kill_once")
     trials = by(outcome, trouble)
     assert {name: trial.status for name, trial in trials.items()} == {
         "none": "done",
         "raise": "failed",
         "diverge": "diverged",
-        "kill": "failed",
         "kill_once": "done",
     }
-    for name, told in {"raise": "told to fail", "diverge": "nan in epoch 1", "kill": "process died"}.items():
+    for name, told in {"raise": "told to fail", "diverge": "nan in epoch 1"}.items():
         assert "toy_tail" in trials[name].error
         assert told in trials[name].error
     tails = [note["identity"][0]["trouble"] for note in bench.notes("toy_tail")]
-    assert sorted(tails) == ["diverge", "kill", "kill", "kill_once", "kill_once", "none", "raise"]
+    assert sorted(tails) == ["diverge", "kill_once", "kill_once", "none", "raise"]
     leases = Store(bench.store.root).leases
     assert not any(leases.held_by_other(file.name) for file in leases.folder.iterdir())
 
-    again = bench.run(f"{trouble}=none,raise,diverge,kill,kill_once")
+    again = bench.run(f"{trouble}=none,raise,diverge,kill_once")
     assert again.released == 0
     assert {t.id: (t.status, t.error) for t in again.trials} == {
         t.id: (t.status, t.error) for t in outcome.trials
@@ -78,11 +78,16 @@ def test_trials_that_fail_do_so_alone_and_are_tried_again_only_when_asked(bench)
     assert by(retried, trouble)["raise"].status == "failed"
 
 
-def test_followers_of_a_stage_that_kills_its_process_do_not_die_in_it_again(bench):
-    outcome = bench.run("defense.prefix.trouble=kill", "defense.tail.quality=0.25,0.5,0.75,1.0", "retries=0")
-    assert [trial.status for trial in defended(outcome)] == ["failed"] * 4
-    assert all("toy_prefix" in trial.error for trial in defended(outcome))
-    assert len(bench.notes("toy_prefix")) == 1
+def test_a_stage_that_goes_on_killing_its_process_is_given_up_with_its_followers(bench, monkeypatch):
+    monkeypatch.setattr(deaths, "PAUSES_S", (0.0, 0.5))
+    settings = ("defense.prefix.trouble=kill", "defense.tail.quality=0.25,0.5,0.75,1.0", "retries=0")
+    outcome = bench.run(*settings)
+    assert len(bench.notes("toy_prefix")) == 3
+    assert not defended(outcome), "nothing is known of them"
+    assert "the processes of 4 trials died again and again" in outcome.given_up
+    assert not list((bench.store.root / "failed").iterdir())
+    bench.run("defense.tail.quality=0.25")
+    assert not list((bench.store.root / "leases").glob("[!.]*")), "the next start clears what the dead held"
 
 
 @pytest.mark.parametrize(

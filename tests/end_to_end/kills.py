@@ -15,6 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bdtune.engine.stage import config_hash_of
 from bdtune.engine.store import Store
 
@@ -155,6 +157,16 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
+
+
+def kill_a_worker(driver: int) -> bool:
+    """Kill one process that computes a trial of a driver; returns whether there was one."""
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline()[0].startswith("ray::") and ".train" in process.cmdline()[0]:
+                process.kill()
+                return True
+    return False
 
 
 def killed_often(runs: Runs, kills: int, seed: int, span_s: float) -> tuple[dict[str, Any], int]:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 
 import pytest
 
-from tests.end_to_end.kills import Runs, digests, killed_often, metrics
+from tests.end_to_end.kills import LONGEST_S, Runs, digests, kill_a_worker, killed_often, metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -75,6 +76,25 @@ def test_an_interrupt_ends_a_sweep_and_the_same_command_goes_on(tmp_path, undist
     assert "the same command goes on" in errors
     assert not [word for word in ("received", "logging.cc", "Traceback", "ray.") if word in errors]
     is_whole(runs, runs.finish(), undisturbed)
+
+
+def test_workers_that_are_killed_are_nobodys_failure_and_json_stays_alone_on_stdout(tmp_path, undisturbed):
+    runs = Runs(tmp_path / "workers", slower=4.0)
+    process = runs.start()
+    killed = 0
+    while killed < 5 and process.poll() is None:
+        begun = len(runs.notes())
+        while process.poll() is None and len(runs.notes()) == begun:
+            time.sleep(0.05)
+        killed += kill_a_worker(process.pid)
+    out, _ = process.communicate(timeout=LONGEST_S)
+    assert killed == 5
+    assert process.returncode == 0, (runs.folder / "stderr.txt").read_text()[-3000:]
+    assert by_setting(json.loads(out)) == by_setting(undisturbed[1])
+    assert not list((runs.store.root / "failed").iterdir())
+    assert not list((runs.store.root / "leases").iterdir())
+    assert not list((runs.store.root / "pins").iterdir())
+    assert not list((runs.folder / "runs" / "sweeps" / "small" / "tune").iterdir())
 
 
 def test_fractions_of_gpus_that_are_not_there_are_scheduled_like_real_ones(tmp_path, undisturbed):

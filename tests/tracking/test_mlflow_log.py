@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -435,6 +436,46 @@ def test_a_driver_that_is_killed_frees_its_lock_and_leaves_nothing_twice(run_dir
     assert [run.info.status for run in children.values()] == ["FINISHED"] * 4
 
 
+class Slow:
+    """A server that takes its time, until it is let go."""
+
+    def __init__(self, monkeypatch):
+        self.go = threading.Event()
+        monkeypatch.setattr(deliver.Delivery, "round", lambda *_, **__: self.go.wait(60))
+        monkeypatch.setattr(mlflow_log, "NOTICED_S", 0.05)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    server = Slow(monkeypatch)
+    yield server
+    server.go.set()
+
+
+def test_a_slow_server_is_waited_for_with_a_word_and_no_longer_than_asked(run_dir, make_trial, slow):
+    tracker = Tracker(run_dir, "small")
+    tracker.start()
+    tracker.finished(make_trial(1))
+    said: list[str] = []
+    began = time.monotonic()
+    assert tracker.close(0.3, say=said.append).waiting == 2
+    assert time.monotonic() - began < 5
+    assert said == [
+        f"waiting for MLflow at {tracker.store.key}, 0.3 s at most; Ctrl-C leaves the rest to `bdtune sync`"
+    ]
+
+
+def test_ctrl_c_ends_the_wait_for_a_slow_server(run_dir, make_trial, slow):
+    tracker = Tracker(run_dir, "small")
+    tracker.start()
+    tracker.finished(make_trial(1))
+
+    def interrupt(_text: str) -> None:
+        raise KeyboardInterrupt
+
+    assert tracker.close(60.0, say=interrupt).waiting == 2
+
+
 def test_two_processes_that_deliver_at_once_make_each_run_once(run_dir, drive):
     assert drive(run_dir, -1, -1) == [0, 0]
     [done] = sync(run_dir)
@@ -486,6 +527,7 @@ def test_a_free_rerun_imports_no_mlflow(run_dir, make_trial):
     tracked(run_dir, [make_trial(1)])
     script = f"""
 import sys
+import threading
 from pathlib import Path
 from bdtune.trials.results import TrialResult, SweepResult
 from bdtune.tracking.mlflow_log import Tracker

@@ -1,0 +1,115 @@
+"""Trials whose process died from outside: tried again, after a pause that grows, until it looks hopeless.
+
+Such a death is nobody's result: nothing is recorded of it, and the same command goes on from the trial's last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from bdtune.engine.ready_queue import Job
+
+PAUSES_S = (0.0, 5.0, 15.0, 45.0)
+"""Before a trial is tried again after its first, second, ... death in a row; then it is given up for now."""
+MOST_IN_A_ROW = 12
+"""Deaths of any trials, none having ended in between, after which the whole sweep is given up for now."""
+STEADY_S = 300.0
+"""A trial that ran for so long before it died begins to count anew."""
+KERNEL_COUNTS = Path("/proc/vmstat")
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A trial that waits to be tried again."""
+
+    due: float
+    """On the monotonic clock."""
+    job: Job
+
+
+class Deaths:
+    """The deaths of one run of a sweep."""
+
+    def __init__(self) -> None:
+        self.lost: dict[str, int] = {}
+        """Trials that are given up for now, with how often each died."""
+        self._of: Counter[str] = Counter()
+        self._in_a_row = 0
+        self._waiting: list[Pause] = []
+        self._out_of_memory = kernel_kills()
+
+    def add(self, job: Job, ran_s: float) -> float | None:
+        """Note that a trial's process died after so many seconds; return the pause, or None: given up."""
+        if ran_s > STEADY_S:
+            self._of[job.id] = self._in_a_row = 0
+        self._of[job.id] += 1
+        self._in_a_row += 1
+        if self._of[job.id] > len(PAUSES_S) or self.hopeless:
+            self.lost[job.id] = self._of[job.id]
+            return None
+        pause = PAUSES_S[self._of[job.id] - 1]
+        self._waiting.append(Pause(time.monotonic() + pause, job))
+        return pause
+
+    def survived(self) -> None:
+        """Note that a trial ended by itself, in whatever way: the machine is not hopeless."""
+        self._in_a_row = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether trials die without one that ends."""
+        return self._in_a_row >= MOST_IN_A_ROW
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a trial is to be tried again."""
+        return bool(self._waiting) and not self.hopeless
+
+    def due(self) -> list[Job]:
+        """Return the trials whose pause is over."""
+        now = time.monotonic()
+        found = [pause.job for pause in self._waiting if pause.due <= now]
+        self._waiting = [pause for pause in self._waiting if pause.due > now]
+        return found
+
+    def sleep(self) -> None:
+        """Sleep until the next pause is over."""
+        time.sleep(max(0.0, min(pause.due for pause in self._waiting) - time.monotonic()))
+
+    def suspicion(self) -> str | None:
+        """Return why trials are given up, in words; None where none is."""
+        if not self.lost:
+            return None
+        trials = f"{len(self.lost)} trial{'s' * (len(self.lost) > 1)}"
+        died = f"the processes of {trials} died again and again ({', '.join(sorted(self.lost)[:3])}"
+        died += ", ...)" if len(self.lost) > 3 else ")"
+        kernel = kernel_kills()
+        if kernel is not None and self._out_of_memory is not None and kernel > self._out_of_memory:
+            count = kernel - self._out_of_memory
+            cause = f"this machine's kernel killed {count} process{'es' * (count > 1)} for want of memory"
+        else:
+            free = psutil.virtual_memory().available / 2**30
+            cause = (
+                f"most often for want of memory ({free:.1f} GiB are free now), or by a batch system's limit"
+            )
+        return f"{died}; {cause}. Lower --concurrency or the batch size, or raise resources"
+
+
+def kernel_kills() -> int | None:
+    """Return how many processes this machine's kernel has killed for want of memory since it was started.
+
+    None where the kernel does not say.
+    """
+    try:
+        counts = dict(line.split() for line in KERNEL_COUNTS.read_text().splitlines())
+    except OSError:
+        return None
+    return int(counts["oom_kill"]) if "oom_kill" in counts else None
