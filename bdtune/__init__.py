@@ -50,6 +50,15 @@ def model(name: str, **knobs: Any) -> Model:
 
 
 def _plugin(kind: str, name: str, knobs: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from bdtune.checking import problems_of
     from bdtune.plugins import registry
 
-    return registry.load(kind, name)(**knobs)
+    cls = registry.load(kind, name)
+    try:
+        return cls(**knobs)
+    except ValidationError as error:
+        for problem in problems_of(cls, error.errors(include_url=False), name):
+            error.add_note(str(problem))  # a misspelt knob's nearest name
+        raise

@@ -46,12 +46,17 @@ def check(cls: type[K], raw: Any, what: str) -> tuple[K | None, list[Problem]]:
     mended = _whole_floats_as_ints(raw, errors)
     if mended is not None:
         return check(cls, mended, what)
+    return None, problems_of(cls, errors, what)
+
+
+def problems_of(cls: type[Knobs], errors: Sequence[Any], what: str) -> list[Problem]:
+    """Return pydantic's errors about the knobs of a class as problems, one for each path."""
     found: dict[str | Problem, Problem] = {}
     for each in errors:
         problem = _problem(cls, each, what)
         # Each member of a union has its say on one path: the first stands for all.
         found.setdefault(problem if each["type"] == "problem" else problem.path, problem)
-    return None, list(found.values())
+    return list(found.values())
 
 
 def check_each(cls: type[Knobs], raw: dict[str, Any], what: str) -> tuple[dict[str, Any], list[Problem]]:

@@ -42,8 +42,21 @@ def test_wrong_names_and_knobs_are_told():
         bdtune.attack("badnet")
     with pytest.raises(ValidationError, match="rate"):
         bdtune.attack("badnets", rate=2)
-    with pytest.raises(ValidationError, match="ratio"):
-        bdtune.attack("badnets", ratio=0.1)
+    with pytest.raises(ValidationError, match="ratio") as misspelt:
+        bdtune.attack("badnets", rte=0.1, ratio=0.1)
+    notes = misspelt.value.__notes__
+    assert notes[0].startswith("rte: expected a knob of badnets")
+    assert notes[0].endswith("Did you mean 'rate'?")
+    assert len(notes) == 2
+
+
+def test_what_a_notebook_prints_fits_in_a_line():
+    digits = bdtune.dataset("digits", train_limit=20).load("train")
+    assert repr(digits) == "Split(20 images of 16 x 16, 10 classes)"
+    plan = bdtune.attack("badnets", count=3).plan(digits.labels, seed=1)
+    assert repr(plan) == f"PoisonPlan(3 of 20 images poisoned; seed {plan.seed})"
+    covered = bdtune.attack("wanet", count=2, cover_count=4).plan(digits.labels, seed=1)
+    assert "4 with the trigger and their own label" in repr(covered)
 
 
 def test_every_public_name_is_documented():

@@ -46,6 +46,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """Return what is in it in a line; a notebook prints it."""
+        height, width, _ = self.images.shape[1:]
+        return f"Split({len(self)} images of {height} x {width}, {len(np.unique(self.labels))} classes)"
+
 
 class _Recent(Generic[Cached]):
     """The few values used last, dropped when their source files change."""

@@ -44,6 +44,11 @@ class PoisonPlan:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """Return how many rows are changed; a notebook prints it."""
+        covered = f", {len(self.cover_ids)} with the trigger and their own label" * bool(len(self.cover_ids))
+        return f"PoisonPlan({len(self.poison_ids)} of {len(self)} images poisoned{covered}; seed {self.seed})"
+
     @cached_property
     def _role(self) -> np.ndarray:
         role = np.zeros(len(self.labels), np.uint8)
