@@ -77,7 +77,7 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
 
 def draw_budgets(ax: Axes, scores: np.ndarray, flagged: np.ndarray, truth: Truth) -> None:
     """Draw the share of poison that is left against the share of every class that is removed."""
-    number = max(1, np.count_nonzero(truth.is_poison))
+    number = max(1, int(np.count_nonzero(truth.is_poison)))
     shares = (0.0, *SHARES)
     left = [poison_left(scores, truth, share) / number for share in shares]
     ax.plot(shares, left, color="black", marker=".", label="highest scores")
