@@ -71,7 +71,7 @@ class ActivationClustering(Defense):
     """Exclusionary reclassification: clear suspected clusters that a classifier trained without them takes
     for their own class."""
     exre_ratio: float = Field(1.0, ge=0)
-    """A cluster is cleared by more rows predicted as its class for each predicted as the next most frequent."""
+    """A cluster is cleared by more rows predicted as its class, for each predicted as the next class."""
     repair: Literal["remove", "relabel"] = "remove"
     """relabel: rows get the class that `exre` takes for theirs."""
     control: Control = "none"

@@ -153,7 +153,7 @@ def parted(points: np.ndarray, clusters: int, restarts: int, seed: int) -> Parts
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters
         found = KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(points)
     sizes = np.bincount(found, minlength=clusters)
-    first = [int(np.argmax(found == each)) for each in range(clusters)]
+    first = np.array([np.argmax(found == each) for each in range(clusters)])
     order = np.lexsort((first, -sizes))
     ranked = np.argsort(order)[found].astype(np.int64)
     means = [points[ranked == each].mean(0) if size else np.full(points.shape[1], np.nan)
