@@ -401,3 +401,17 @@ def test_the_picture_shows_a_class_all_classes_scores_and_the_curve(
     assert [text.get_text() for text in classes.texts] == ["0", "1", "2"]
     assert points.get_title().startswith("class 0")
     assert [text.get_text() for text in histogram.get_legend().get_texts()] == ["clean", "poisoned"]
+
+
+def test_presets_are_the_protocols_of_public_code() -> None:
+    cls = type(short())
+    found = {name.partition("/")[0]: cls(**knobs) for name, knobs in cls.presets.items()}
+    seen = {name: (each.group_by, each.reduction, each.rule, each.exre) for name, each in found.items()}
+    assert seen == {
+        "activation_clustering": ("prediction", "ica", "smaller", True),
+        "art": ("label", "pca", "smaller", False),
+        "trojanzoo": ("prediction", "ica", "silhouette", False),
+        "backdoorbench": ("label", "pca", "smaller", False),
+        "toolbox": ("label", "pca", "relative_size", False),
+    }
+    assert found["backdoorbench"].retrain.epochs == 100

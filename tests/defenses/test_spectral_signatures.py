@@ -265,3 +265,13 @@ def test_wrong_targets_are_told_at_planning() -> None:
         "3",
     )
     assert bdtune.defense("spectral_signatures", oracle_target=2).check(3) == []
+
+
+def test_presets_are_the_protocols_of_public_code() -> None:
+    cls = type(short())
+    found = {name: cls(**knobs) for name, knobs in cls.presets.items()}
+    assert not any(defense.centred for defense in found.values())
+    assert [defense.rule for defense in found.values()] == ["share", "share", "assumed"]
+    assert {defense.share for defense in found.values()} == {0.15}
+    bench = found["backdoorbench/spectral"].retrain
+    assert (bench.epochs, bench.lr, bench.batch_size, bench.schedule) == (100, 0.01, 256, "cosine")

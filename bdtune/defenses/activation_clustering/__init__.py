@@ -15,7 +15,7 @@ of size are blind. Rule `smaller` removes up to half of every class, poisoned or
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,10 +40,22 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs
 
+PAPER = {"group_by": "prediction", "reduction": "ica"}
+"""How the paper makes groups and components."""
+BENCH = {"epochs": 100, "batch_size": 256, "lr": 0.01, "schedule": "cosine"}
+"""BackdoorBench's training on what is kept."""
+
 
 class ActivationClustering(Defense):
     """Filtering by clusters of activations, then training on what is kept."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "activation_clustering/paper": {**PAPER, "rule": "smaller", "exre": True},
+        "art/activation_clustering": {"rule": "smaller"},
+        "trojanzoo/activation_clustering": {**PAPER},
+        "backdoorbench/activation_clustering": {"rule": "smaller", "retrain": BENCH},
+        "toolbox/activation_clustering": {"rule": "relative_size"},
+    }
     evidence: ClassVar[tuple[str, ...]] = ("groups", "reduced", "clustered", "removal")
 
     train: Supervised = Supervised()

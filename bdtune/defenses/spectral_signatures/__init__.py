@@ -15,7 +15,7 @@ every class is lost, which costs accuracy: `control: random` measures this.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -38,10 +38,20 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs
 
+RELEASED = {"centred": False}
+"""As the authors' code scores, and all public code after it."""
+BENCH = {"epochs": 100, "batch_size": 256, "lr": 0.01, "schedule": "cosine"}
+"""BackdoorBench's training on what is kept."""
+
 
 class SpectralSignatures(Defense):
     """Filtering by spectral signatures, then training on what is kept."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "madry/spectral": {**RELEASED, "rule": "share"},  # which sets oracle_target too
+        "backdoorbench/spectral": {**RELEASED, "rule": "share", "retrain": BENCH},
+        "toolbox/spectral": {**RELEASED},  # which sets oracle_rate
+    }
     evidence: ClassVar[tuple[str, ...]] = ("scores", "removal")
 
     train: Supervised = Supervised()
