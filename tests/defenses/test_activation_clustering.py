@@ -44,14 +44,14 @@ def grouped(labels: Any) -> Artefact:
 
 
 def reduced(features: Any, labels: Any, classes: int = 1, **knobs: Any) -> dict[str, np.ndarray]:
-    stage = Reduced(**{"method": "pca", "components": 2, "clusters": 2, **knobs})
+    stage = Reduced(**{"method": "pca", "components": 2, **knobs})
     found = stage.run(CTX, penultimate=penultimate(features, classes), groups=grouped(labels))
     return dict(found.arrays)
 
 
 def clustered(features: Any, labels: Any, classes: int = 1, **knobs: Any) -> dict[str, np.ndarray]:
     count = knobs.pop("clusters", 2)
-    arrays = Artefact(reduced(features, labels, classes, clusters=count, **knobs))
+    arrays = Artefact(reduced(features, labels, classes, **knobs))
     seen = penultimate(features, classes)
     stage = Clustered(clusters=count, restarts=10, sampled=2000)
     return dict(stage.run(CTX, reduced=arrays, groups=grouped(labels), penultimate=seen).arrays)
@@ -101,6 +101,7 @@ def test_classes_with_few_rows_or_equal_ones_are_left_out() -> None:
     assert found["sizes"].sum(1).tolist() == [12, 0, 6, 0, 0]
     assert set(found["clusters"][labels == 1]) == {-1}
     assert set(found["scores"][labels == 1]) == {-1.0}
+    assert clustered(rows, labels, 5, components=5, clusters=6)["sizes"].sum(1).tolist() == [12, 0, 0, 0, 0]
 
 
 def test_two_means_find_the_best_partition() -> None:
@@ -295,7 +296,7 @@ def test_a_sweep_shares_all_that_a_setting_leaves_untouched(
     stages = make_plan([[chain["classifier"]] for chain in chains], 0, counting.resolver).stages
     assert stages["penultimate"].unique == 1
     assert stages["groups"].unique == 2
-    assert stages["reduced"].unique == 5  # pca, three clusters (classes need more rows), ica, 2, prediction
+    assert stages["reduced"].unique == 4  # pca, ica, two components, by prediction
     assert stages["clustered"].unique == 6
     assert stages["suspects"].unique == 11
     undefended = bdtune.defense("none", train=short().baseline_training()).build(given)

@@ -118,7 +118,7 @@ class ActivationClustering(Defense):
         labels, undefended = given.labels, given.undefended(self.train)
         seen = given.node(Penultimate(), data=given.fit, model=given.model, classifier=undefended)
         groups = given.node(Groups(by=self.group_by), penultimate=seen, data=labels)
-        reduction = Reduced(method=self.reduction, components=self.components, clusters=self.clusters)
+        reduction = Reduced(method=self.reduction, components=self.components)
         reduced = given.node(reduction, penultimate=seen, groups=groups)
         means = Clustered(clusters=self.clusters, restarts=self.restarts, sampled=self.sampled)
         clustered = given.node(means, reduced=reduced, groups=groups, penultimate=seen)

@@ -53,7 +53,7 @@ class Reduced(Stage):
 
     Inputs: penultimate (features float32 [N, d], logits [N, K]), groups. Arrays: reduced float64 [N, q'], 0
     where a class has fewer dimensions, with q' = min(q, d), or d without a reduction; done bool [K]: classes
-    with more than q and `clusters` rows whose features vary, the others are left out; converged bool [K].
+    with more than q rows whose features vary, the others are left out; converged bool [K].
     """
 
     name: ClassVar[str] = "reduced"
@@ -63,8 +63,6 @@ class Reduced(Stage):
     """pca; ica: FastICA on the same components; none: the features themselves."""
     components: int
     """Dimensions."""
-    clusters: int
-    """Clusters to come."""
 
     def run(self, ctx: Context, *, penultimate: Artefact, groups: Artefact) -> Artefact:
         features, classes = penultimate.arrays["features"], penultimate.arrays["logits"].shape[1]
@@ -73,7 +71,7 @@ class Reduced(Stage):
         done, converged = np.zeros(classes, bool), np.ones(classes, bool)
         for label, ids in _each_class(groups, classes):
             rows = features[ids].astype(np.float64)
-            if len(ids) <= max(self.components, self.clusters) or not np.ptp(rows, axis=0).any():
+            if len(ids) <= self.components or not np.ptp(rows, axis=0).any():
                 continue
             found, converged[label] = self._reduce(rows, wide, derive_seed(ctx.seed, str(label)) % 2**32)
             reduced[ids, : found.shape[1]], done[label] = found, True
@@ -100,10 +98,11 @@ class Clustered(Stage):
     """Part each class by k-means, and measure the parts.
 
     Inputs: reduced (reduced, done), groups, penultimate (features). Clusters are numbered by falling size,
-    ties by their first row. Arrays: clusters int64 [N], -1 in classes that are left out; sizes int64 [K, k];
-    silhouette float64 [K], of up to `sampled` rows; closer float64 [K, k]: how much nearer a cluster's median
-    feature lies to the median of another class than to that of its own; scores float64 [N] in [-1, 1]: above
-    0 nearer to the smallest cluster's mean than to any other (distance over that between the two means).
+    ties by their first row. Classes that are not reduced, or have no more than k rows, are left out.
+    Arrays: clusters int64 [N], -1 in those classes; sizes int64 [K, k]; silhouette float64 [K], of up to
+    `sampled` rows; closer float64 [K, k]: how much nearer a cluster's median feature lies to the median of
+    another class than to that of its own; scores float64 [N] in [-1, 1]: above 0 nearer to the smallest
+    cluster's mean than to any other (difference of distances over the distance of the two means).
     """
 
     name: ClassVar[str] = "clustered"
@@ -122,7 +121,7 @@ class Clustered(Stage):
         clusters, scores = np.full(rows, -1, np.int64), np.full(rows, -1.0)
         sizes, silhouette = np.zeros((classes, self.clusters), np.int64), np.zeros(classes)
         for label, ids in _each_class(groups, classes):
-            if done[label]:
+            if done[label] and len(ids) > self.clusters:
                 seed = derive_seed(ctx.seed, str(label)) % 2**32
                 own = parted(points[ids], self.clusters, self.restarts, seed)
                 clusters[ids], scores[ids], sizes[label] = (

@@ -75,7 +75,8 @@ class SpectralSignatures(Defense):
     fewest: int = Field(10, ge=1)
     """Rows that a class must have to be inspected."""
     oracle_rate: Rate | None = None
-    """Fraction of all rows that is poison, if known: factor times as many are removed of each class."""
+    """Fraction of all rows that is poison, if known: factor times as many are removed of each class, whatever
+    the rule."""
     oracle_target: int | None = Field(None, ge=0)
     """The attacker's class, if known: no other is inspected."""
     control: Control = "none"
