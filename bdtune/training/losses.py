@@ -35,8 +35,8 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return margins[rows, labels] + np.log1p(tails.sum(1))
 
 
-def sample_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
-    """Return logits float32 [N, K] in id order, in evaluation mode and without augmentation.
+def sample_outputs(network: Network, data: ImageSet, numerics: Numerics) -> tuple[np.ndarray, np.ndarray]:
+    """Return features float32 [N, d] and logits float32 [N, K] in id order, in evaluation mode, unaugmented.
 
     In float32 whatever the precision of `numerics`: in bf16 losses tie where a network has few features, and
     their order, by which samples are isolated, would be that of the ids.
@@ -49,7 +49,12 @@ def sample_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.nd
     features = predict_features(network, data, numerics.exact())
     weight, bias = network.head.weight.detach().cpu(), network.head.bias.detach().cpu()
     with torch.inference_mode():
-        return as_array(torch.nn.functional.linear(as_tensor(features), weight, bias))
+        return features, as_array(torch.nn.functional.linear(as_tensor(features), weight, bias))
+
+
+def sample_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
+    """Return the logits of `sample_outputs` alone."""
+    return sample_outputs(network, data, numerics)[1]
 
 
 class SampleLosses(Stage):
