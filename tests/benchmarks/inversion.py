@@ -48,8 +48,8 @@ def one_by_one(model: Model, data: ImageSet, ctx: Context) -> Callable[[], None]
     def epoch() -> None:
         for label, ((own_mask, own_pattern), adam) in enumerate(zip(free, adams, strict=True)):
             hits = 0
-            for rows in torch.randperm(len(images), device=device).split(BATCH):
-                rows = rows[labels[rows] != label]
+            for batch in torch.randperm(len(images), device=device).split(BATCH):
+                rows = batch[labels[batch] != label]
                 mask, pattern = (own_mask.tanh() + 1) / 2, (own_pattern.tanh() + 1) / 2
                 logits = network(((1 - mask) * images[rows] + mask * pattern - mean) / std)
                 goals = torch.full((len(rows),), label, device=device)

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 import bdtune
 from bdtune.config.trial import parse_trial
+from bdtune.defenses.neural_cleanse import NeuralCleanse, report
 from bdtune.defenses.neural_cleanse import inverter as module
-from bdtune.defenses.neural_cleanse import report
 from bdtune.defenses.neural_cleanse.costs import Costs
 from bdtune.defenses.neural_cleanse.inversion import Inversion
 from bdtune.defenses.neural_cleanse.inverter import Inverter, free_start
@@ -29,8 +29,7 @@ from bdtune.defenses.neural_cleanse.repair import Activations, Left, Prune, Unle
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
-from bdtune.plugins.all_samples import AllSamples
-from bdtune.plugins.data import ImageSet, LabelSet, Truth
+from bdtune.plugins.data import ImageSet, Truth
 from bdtune.plugins.defense import DefenseInputs, diagnosis
 from bdtune.plugins.model import Model
 from bdtune.plugins.network import Network
@@ -351,12 +350,12 @@ def test_the_index_is_that_of_a_slow_plain_version(how: Any, count: int) -> None
 
 def test_the_released_example_is_flagged() -> None:
     """Median 64.47, deviation 13.24 and a smallest norm of 16.1 make the index that the release prints."""
-    step = 13.24 / 1.4826
-    around = [64.47 + sign * (step + 0.01 * place) for sign in (-1, 1) for place in range(-10, 10)]
-    around = [64.47, 64.47 - step, *around]
-    found = outliers_of([16.1, *around[:-1], 64.47 + step])
-    assert found.info["median"] == pytest.approx(64.47, abs=0.2)
-    assert found.arrays["index"][0] == pytest.approx(3.652, rel=0.02)
+    near, edge, far = 4, 13.24 / 1.4826, 12
+    below, above = [*[-near] * 10, *[-far] * 10], [*[near] * 10, edge, *[far] * 10]
+    found = outliers_of([16.1, *(64.47 + away for away in (0, *below, *above))])
+    assert found.info["median"] == 64.47
+    assert found.info["deviation"] == pytest.approx(13.24)
+    assert found.arrays["index"][0] == pytest.approx(3.652, rel=1e-3)
     assert np.flatnonzero(found.arrays["flagged"]).tolist() == [0]
 
 
@@ -472,9 +471,8 @@ def test_without_a_flagged_class_the_classifier_stays_as_it_is(
 ) -> None:
     nothing, data, model = trigger_of(inverted), CLEAN, Regions()
     if stage.name == "unlearn":
-        subset = AllSamples().run(CTX, data=CLEAN)
         init = inputs["classifier"]
-        found = stage.run(CTX, data=data, model=model, subset=subset, init=init, trigger=nothing)
+        found = stage.run(CTX, data=data, model=model, init=init, trigger=nothing)
     else:
         active = Activations().run(CTX, **inputs, trigger=nothing)
         found = stage.run(CTX, classifier=inputs["classifier"], activations=active, trigger=nothing)
@@ -483,9 +481,9 @@ def test_without_a_flagged_class_the_classifier_stays_as_it_is(
 
 
 def test_unlearning_takes_the_trigger_away(inputs: dict[str, Any], inverted: Artefact) -> None:
-    trigger, subset = trigger_of(inverted, 0), AllSamples().run(CTX, data=CLEAN)
+    trigger = trigger_of(inverted, 0)
     before = Left().run(CTX, **inputs, trigger=trigger).arrays["success"]
-    own = {"data": CLEAN, "model": Regions(), "subset": subset, "init": inputs["classifier"]}
+    own = {"data": CLEAN, "model": Regions(), "init": inputs["classifier"]}
     stage = Unlearn(epochs=10, lr=0.3, share=0.5)
     last = stage.run(CTX, **own, trigger=trigger)
     after = Left().run(CTX, **{**inputs, "classifier": last}, trigger=trigger).arrays["success"]
@@ -677,7 +675,7 @@ def test_the_whole_chain_is_judged_by_the_truth(
     assert all(math.isfinite(value) for value in found.values())
 
 
-def test_labels_alone_make_no_clean_set() -> None:
-    assert AllSamples().run(CTX, data=LabelSet(CLEAN.labels, CLASSES)).arrays["ids"].tolist() == list(
-        range(50)
-    )
+@pytest.mark.parametrize("name", NeuralCleanse.presets)
+def test_each_preset_is_a_setting(name: str) -> None:
+    defense = bdtune.defense("neural_cleanse", **NeuralCleanse.presets[name])
+    assert defense != bdtune.defense("neural_cleanse")

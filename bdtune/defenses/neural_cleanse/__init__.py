@@ -18,7 +18,7 @@ undefended one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,7 +37,6 @@ from bdtune.defenses.neural_cleanse.repair import Activations, Left, Prune, Unle
 from bdtune.effects import OnlyIf
 from bdtune.engine.stage import Node
 from bdtune.errors import Problem
-from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 
@@ -52,9 +51,38 @@ if TYPE_CHECKING:
     from bdtune.plugins.defense import DefenseInputs, Offer
 
 
+OTHERS: dict[str, Any] = {"images": "all", "start_cost": "initial"}
+"""What the code of all other toolboxes does differently."""
+PATIENT: dict[str, Any] = {
+    "cost_multiplier": 1.5,
+    "patience": 10,
+    "stop_threshold": 0.99,
+    "stop_patience": 20,
+}
+"""Defaults of the released code's class, which its example does not use."""
+
+
 class NeuralCleanse(Defense):
     """Trigger inversion, an outlier test, and the repair of the classifier."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "neural_cleanse/gtsrb": {"inversion": {"images": "all", "epochs": 1000}},
+        "backdoorbench/nc": {
+            "inversion": {**OTHERS, "start": "ones", "batch_size": 256, "success_threshold": 0.98},
+            "unlearn": {"epochs": 100, "batch_size": 256},
+        },
+        "toolbox/nc": {"inversion": {**OTHERS, **PATIENT, "start": "normal", "epochs": 10}},
+        "art/nc": {
+            "inversion": {
+                **OTHERS,
+                "norm": "l2",
+                "cost_multiplier": 1.5,
+                "stop_threshold": 0.99,
+                "stop_patience": 10,
+                "epochs": 1000,
+            },
+        },
+    }
     evidence: ClassVar[tuple[str, ...]] = ("inversion", "outliers", "left")
     pictured: ClassVar[tuple[str, ...]] = ("inversion", "outliers")
 
@@ -109,8 +137,8 @@ class NeuralCleanse(Defense):
 
     def build(self, given: DefenseInputs) -> dict[str, Node]:
         assert given.clean is not None, "`check_offer` has said that clean images are missing"
-        clean, undefended = given.clean, given.undefended(self.train)
-        seen: dict[str, Node | Source] = {"data": clean, "model": given.model}
+        undefended = given.undefended(self.train)
+        seen: dict[str, Node | Source] = {"data": given.clean, "model": given.model}
         inversion = given.node(self.inversion, **seen, classifier=undefended)
         outliers = given.node(self.to(Outliers), inversion=inversion)
         before = {name: node for name, node in undefended.inputs.items() if isinstance(node, Node)}
@@ -123,8 +151,7 @@ class NeuralCleanse(Defense):
             chain["activations"] = active
             last = given.node(self.prune, classifier=undefended, activations=active, trigger=trigger)
         else:
-            chain["clean"] = given.node(AllSamples(), data=clean)
-            last = self._unlearned(given, {**seen, "subset": chain["clean"], "init": undefended}, trigger)
+            last = self._unlearned(given, {**seen, "init": undefended}, trigger)
         chain["left"] = given.node(Left(), **seen, classifier=last, trigger=trigger)
         return {**chain, "classifier": last}
 

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.knobs import Rate
+from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.poison_plan import drawn_order
 from bdtune.training.supervised import Supervised
 
@@ -40,9 +41,9 @@ class Unlearn(
 ):
     """Train on clean images, a share of them stamped with the triggers and with their true labels.
 
-    Inputs: those of `Supervised` with data the clean set, init; trigger (label, mask, pattern), without which
-    it is a fine-tuning on clean images. Of several triggers each stamps as many images. Without a flagged
-    class the classifier stays as it is.
+    Inputs: data (ImageSet, clean), model (Model), init (weights); trigger (label, mask, pattern), without
+    which it is a fine-tuning on clean images. Of several triggers each stamps as many images. Without a
+    flagged class the classifier stays as it is.
     """
 
     name: ClassVar[str] = "unlearn"
@@ -51,15 +52,8 @@ class Unlearn(
     share: Rate = 0.2
     """Share of the clean images that get a trigger."""
 
-    def training(  # type: ignore[override]  # it has one input more
-        self,
-        ctx: Context,
-        *,
-        data: ImageSet,
-        subset: Artefact,
-        model: Model,
-        init: Artefact,
-        trigger: Artefact | None = None,
+    def training(  # type: ignore[override]  # it has other inputs
+        self, ctx: Context, *, data: ImageSet, model: Model, init: Artefact, trigger: Artefact | None = None
     ) -> Training | Artefact:
         from bdtune.training.fit import Fit
 
@@ -67,7 +61,7 @@ class Unlearn(
             if not len(trigger.arrays["label"]):
                 return untouched(init)
             data = self.stamped(data, trigger, ctx.seed)
-        return Fit(self, ctx, data, subset, model, init).training()
+        return Fit(self, ctx, data, AllSamples().run(ctx, data=data), model, init).training()
 
     def stamped(self, data: ImageSet, trigger: Artefact, seed: int) -> ImageSet:
         """Return the clean set with triggers in floor(share N) images drawn by the seed."""
