@@ -108,10 +108,10 @@ class PlainCost:
         self.raised = self.lowered = False
         self.best = self.compared = math.inf
 
-    def step(self, success: float, norm: float) -> tuple[bool, bool]:
+    def step(self, success: float, norm: float, works: bool) -> tuple[bool, bool]:
         """Return whether the trigger is kept, and whether the class stops."""
         knobs, hit = self.knobs, success >= self.knobs.success_threshold
-        kept = hit and norm < self.best
+        kept = hit and norm < self.best and works
         if kept:
             self.best = norm
         if knobs.early_stop:
@@ -156,11 +156,13 @@ def test_costs_of_all_classes_follow_the_released_code(knobs: Any) -> None:
     for epoch in range(80):
         runs = np.repeat(rng.random((10, count)), 8, axis=0)[epoch]  # successes come in runs
         success, norm = (runs < easy).astype(float), 20 * rng.random(count)
-        kept = costs.update(torch.tensor(success), torch.tensor(norm))
+        works, found_K = rng.random(count) < 0.8, (torch.tensor(success), torch.tensor(norm))
+        kept = costs.candidates(*found_K) & torch.tensor(works)
+        costs.update(*found_K, kept)
         for place, own in enumerate(plain):
             found = (False, True)
             if not stopped[place]:
-                found = own.step(success[place], norm[place])
+                found = own.step(success[place], norm[place], works[place])
                 stopped[place] = epoch + 1 if found[1] else 0
             assert (bool(kept[place]), not costs.active[place]) == (found[0], bool(stopped[place]))
     np.testing.assert_allclose(costs.cost, [own.cost for own in plain], rtol=1e-12)
@@ -173,7 +175,8 @@ def test_the_cost_starts_at_zero_rises_and_falls() -> None:
     costs = Costs(Inversion(patience=2), 1)
     seen = []
     for success in (1, 1, 1, 1, 0, 0, 0, 0):
-        costs.update(torch.tensor([success], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+        one = torch.ones(1, dtype=torch.float64)
+        costs.update(success * one, one, torch.tensor([False]))
         seen.append(costs.cost.item())
     assert seen == pytest.approx([0, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3 / 2**1.5, 2e-3 / 2**1.5, 2e-3 / 2**3])
 
@@ -203,7 +206,10 @@ def plain_inversion(knobs: Inversion, data: ImageSet, network: Any, label: int) 
             hits, seen = hits + (logits.argmax(1) == label).sum().item(), seen + len(kept)
         mask, pattern = (torch.tanh(value.detach()) / 2 + 0.5 for value in free)
         norm = mask.sum() if knobs.norm == "l1" else mask.square().sum().sqrt()
-        is_kept, stops = cost.step(hits / seen, norm.item())
+        others = data.images_at(np.flatnonzero(data.labels != label))
+        mixed = (1 - mask) * (torch.tensor(others).permute(0, 3, 1, 2) / 255) + mask * pattern
+        moved = (network((mixed - mean) / std).argmax(1) == label).double().mean().item()
+        is_kept, stops = cost.step(hits / seen, norm.item(), moved >= knobs.success_threshold)
         if is_kept or not math.isfinite(cost.best):
             best = mask[0], pattern.permute(1, 2, 0), epoch
         if stops:
@@ -269,7 +275,7 @@ def test_passes_of_any_size_give_the_same_triggers(
 def test_the_backdoor_has_the_smallest_trigger_in_its_place(inverted: Artefact) -> None:
     found = inverted.arrays
     assert found["reached"].all()
-    assert (found["success"] >= 0.95).all()
+    assert (found["success"] >= 0.99).all()
     assert found["norm"].argmin() == 0
     assert found["norm"][0] < 2
     assert found["mask"][0].argmax() == 0  # the pixel
@@ -620,8 +626,8 @@ def test_clean_images_are_asked_for() -> None:
         ),
         ({"oracle_trigger": True, "trigger": "none"}, "defense", "exclude each other"),
         ({"oracle_patch": {"size": 30, "inset": 3}}, "defense.oracle_patch", "32 pixels"),
-        ({"inversion": {"cost_multiplier": 1.0}}, "defense.inversion.cost_multiplier", "greater than 1"),
-        ({"false_alarms": 0}, "defense.false_alarms", "greater than 0"),
+        ({"inversion": {"cost_multiplier": 1.0}}, "defense.inversion.cost_multiplier", "above 1"),
+        ({"false_alarms": 0}, "defense.false_alarms", "above 0"),
         ({"repair": "mend"}, "defense.repair", "unlearn"),
     ],
 )

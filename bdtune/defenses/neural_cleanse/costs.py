@@ -53,20 +53,21 @@ class Costs(torch.nn.Module):
         """bool [K]: whether the class's trigger has ever worked."""
         return self.best < NOTHING_YET
 
-    def update(self, success: Tensor, norm: Tensor) -> Tensor:
-        """Judge an epoch by success and norm [K]; return bool [K], the classes whose trigger is to be kept.
+    def candidates(self, success: Tensor, norm: Tensor) -> Tensor:
+        """Return bool [K]: classes whose trigger worked in an epoch, and is smaller than the kept one."""
+        return self.active & (success >= self.knobs.success_threshold) & (norm < self.best)
 
-        A class that has stopped keeps its state.
+    def update(self, success: Tensor, norm: Tensor, kept: Tensor) -> None:
+        """Judge an epoch by success and norm [K]; `kept` bool [K] are the candidates that are kept.
+
+        A class that has stopped keeps its cost.
         """
-        at_work, hit = self.active.clone(), success >= self.knobs.success_threshold
-        better = at_work & hit & (norm < self.best)
-        self.best[better] = norm[better]
-        self.epochs += at_work
+        self.best[kept] = norm[kept]
+        self.epochs += self.active
         self._stop()
         before = self.cost.clone()
-        self._change(hit)
+        self._change(success >= self.knobs.success_threshold)
         self.cost.copy_(torch.where(self.active, self.cost, before))
-        return better
 
     def _stop(self) -> None:
         if not self.knobs.early_stop:

@@ -30,7 +30,7 @@ class Inversion(TorchStage):
     Inputs: data (ImageSet, clean images with true labels), model (Model), classifier (weights).
     Arrays: mask float32 [K, H, W] and pattern float32 [K, H, W, C], pixels in [0, 1]; norm float64 [K], the
     masks' L1 norms; success float64 [K], the share of images of other classes that the trigger moves to the
-    class; reached bool [K], whether an epoch reached `success_threshold` (if not, the last trigger is kept);
+    class; reached bool [K], whether a trigger reached `success_threshold` (if not, the last one is kept);
     cost float64 [K] at the end; epochs int64 [K]; trace.norm, trace.success, trace.cost float32 [epochs, K].
     Raises `Diverged` on a non-finite loss.
     """

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 PIXELS = 256 * 32 * 32
 """Of all images in a pass, which bounds the memory; their gradients need several times that of a forward."""
+MEASURED = 32
+"""Images of a class in a pass that measures how well its trigger works."""
 EDGE = 1e-6
 """Distance that a uniform start keeps from 0 and 1, where the inverse of tanh is infinite."""
 
@@ -132,9 +134,10 @@ class Inverter:
     def _judged(self, done: int, active: Tensor, success: Tensor, loss: float) -> dict[str, float]:
         mask, pattern = (squashed(value.detach()) for value in self.free.values())
         norm = self._size(mask).double()
-        better = self.costs.update(success, norm)
+        better = self._working(self.costs.candidates(success, norm), mask, pattern)
         for kept, now in zip(self.best.values(), (mask, pattern), strict=True):
             kept[better] = now[better]
+        self.costs.update(success, norm, better)
         working = torch.zeros(self.classes, dtype=torch.bool, device=self.device)
         working[active] = True
         for name, value in (("norm", norm), ("success", success), ("cost", self.costs.cost)):
@@ -147,6 +150,15 @@ class Inverter:
             "classes": float(len(active)),
         }
         return row if bool(self.costs.active.any()) else {**row, "stopped": 1.0}
+
+    def _working(self, candidates: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
+        """Return bool [K]: the candidates whose trigger works as it is, after the epoch's last step."""
+        labels = candidates.nonzero()[:, 0]
+        triggers = labels, mask[labels], pattern[labels]
+        found = successes(self.network, self.data, *triggers, numerics=self.ctx.numerics)
+        works = torch.zeros_like(candidates)
+        works[labels] = found >= self.knobs.success_threshold
+        return works
 
     def result(self, done: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return the kept triggers with what became of them."""
@@ -187,24 +199,22 @@ def successes(
     pattern: Tensor,
     *,
     numerics: Numerics,
-) -> np.ndarray:
-    """Return float64 [F]: the share of images of other classes that F triggers move to theirs; 0 of none.
+) -> Tensor:
+    """Return float64 [F]: the share of images of other classes that F triggers move to theirs.
 
     Masks are [F, H, W, 1], patterns [F, H, W, C], in [0, 1]; the network is in evaluation mode.
     """
-    hits, counted = torch.zeros(2, len(labels_F), dtype=torch.float64, device=labels_F.device)
-    size = 32
-    chunk = max(1, images_of(PIXELS, data) // size)
+    device, count = labels_F.device, len(labels_F)
+    hits, counted = torch.zeros(2, count, dtype=torch.float64, device=device)
+    chunk = max(1, images_of(PIXELS, data) // MEASURED)
     with torch.no_grad(), session.deterministic(numerics):
-        for ids, images in in_order(data, size):
-            planes = as_tensor(images).to(labels_F.device)
-            x_BHWC = to_input(planes, tuple(data.mean), tuple(data.std), torch.float32).permute(0, 2, 3, 1)
-            true = as_tensor(data.labels[ids]).to(labels_F.device)
-            for some in torch.arange(len(labels_F), device=labels_F.device).split(chunk):
-                goals = labels_F[some]
-                seen = stamped(x_BHWC, mask[some], normalised(pattern[some], data))
-                moved = network(seen).argmax(1).view(len(some), -1) == goals[:, None]
-                others = true != goals[:, None]
+        for ids, images in in_order(data, MEASURED) if count else ():
+            planes = to_input(as_tensor(images).to(device), tuple(data.mean), tuple(data.std), torch.float32)
+            true = as_tensor(data.labels[ids]).to(device)
+            for some in torch.arange(count, device=device).split(chunk):
+                seen = stamped(planes.permute(0, 2, 3, 1), mask[some], normalised(pattern[some], data))
+                goals, others = labels_F[some, None], true != labels_F[some, None]
+                moved = network(seen).argmax(1).view_as(others) == goals
                 hits[some] += (moved & others).sum(1)
                 counted[some] += others.sum(1)
-    return as_array(hits / counted.clamp(min=1))
+    return hits / counted.clamp(min=1)

@@ -167,11 +167,11 @@ class Left(Stage):
         from bdtune.defenses.neural_cleanse.inverter import successes
         from bdtune.training.predict import trained_network
         from bdtune.training.session import device_of
-        from bdtune.training.weights import as_tensor
+        from bdtune.training.weights import as_array, as_tensor
 
         network, device = trained_network(model, data, classifier, ctx.numerics), device_of(ctx.numerics)
         label, mask, pattern = (
             as_tensor(trigger.arrays[name]).to(device) for name in ("label", "mask", "pattern")
         )
         found = successes(network, data, label, mask[..., None], pattern, numerics=ctx.numerics)
-        return Artefact({"success": found, "label": trigger.arrays["label"]})
+        return Artefact({"success": as_array(found), "label": trigger.arrays["label"]})
