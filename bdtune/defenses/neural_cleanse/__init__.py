@@ -6,8 +6,9 @@ S&P 2019), with the authors' released code for the cost schedule and the early s
 Departures: classes are inverted together, images of the class itself are left out, and an epoch of the
 schedule is a pass over the clean set, where the code has 1000 images. A trigger is kept if it works, and is
 the smallest, as it is after its epoch's last step, where the code takes means over the epoch: under a high
-cost that step may have broken it. Classes whose trigger never worked are left out of the median. The code of the repair was not released: rate, batch and optimiser are those of other
-toolboxes. The index is positive for small norms and negative for large ones.
+cost that step may have broken it. Classes whose trigger never worked are left out of the median. The code of
+the repair was not released: rate, batch and optimiser are those of other toolboxes. The index is positive for
+small norms and negative for large ones.
 
 What to expect: the rule asks whether the smallest of K norms is an outlier, so false alarms grow with K: of
 clean models whose norms are normal a threshold of 2 flags a third at K = 10, and nearly all at K = 200;

@@ -169,7 +169,8 @@ class Inverter:
         )
         arrays = {"mask": as_array(mask[..., 0]), "pattern": as_array(pattern)}
         labels, numerics = torch.arange(self.classes, device=self.device), self.ctx.numerics
-        arrays["success"] = successes(self.network, self.data, labels, mask, pattern, numerics=numerics)
+        found = successes(self.network, self.data, labels, mask, pattern, numerics=numerics)
+        arrays["success"] = as_array(found)
         arrays["norm"] = as_array(mask.double().sum((1, 2, 3)))
         arrays |= {name: as_array(getattr(self.costs, name)) for name in ("reached", "cost", "epochs")}
         arrays |= {f"trace.{name}": as_array(rows[:done]) for name, rows in self.trace.items()}
