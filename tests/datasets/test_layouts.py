@@ -196,6 +196,68 @@ def test_a_folder_without_batches_is_refused(tmp_path):
         make("cifar10", verify=False).load("train", tmp_path)
 
 
+def mnist_files(folder, count=20):
+    """Write both splits in MNIST's form; return the pixels [2, count, 28, 28]."""
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, count, 28, 28), dtype=np.uint8)
+    for prefix, own in zip(("train", "t10k"), pixels, strict=True):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for name, array in (("images-idx3", own), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{prefix}-{name}-ubyte").write_bytes(header + array.tobytes())
+    return pixels
+
+
+@pytest.mark.parametrize("below", ["", "mnist"])
+def test_mnist_out_of_torchvisions_files(tmp_path, monkeypatch, below):
+    pixels = mnist_files(tmp_path / below / "MNIST" / "raw")
+    no_counts(monkeypatch, "mnist")
+    dataset = make("mnist")
+    assert dataset.check(tmp_path) == []
+    for split, own in zip(("train", "test"), pixels, strict=True):
+        loaded = dataset.load(split, tmp_path)
+        assert np.array_equal(loaded.images, np.stack([own] * 3, axis=3))
+        assert np.array_equal(loaded.labels, np.arange(20) % 10)
+        reader = torchvision.datasets.MNIST(str(tmp_path / below), train=split == "train")
+        assert np.array_equal(loaded.images[..., 0], reader.data.numpy())
+        assert np.array_equal(loaded.labels, reader.targets.numpy())
+    assert make("mnist", image_size=32).load("test", tmp_path).images.shape == (20, 32, 32, 3)
+
+
+def test_mnist_out_of_parquet(tmp_path, monkeypatch):
+    no_counts(monkeypatch, "mnist")
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "mnist" / f"{split}.parquet", np.arange(20) % 10, sides=28)
+    assert make("mnist").load("train", tmp_path).images.shape == (20, 28, 28, 3)
+
+
+def test_mnist_knows_the_size_of_each_class():
+    train, test = (registry.load("datasets", "mnist").counts[split][0] for split in ("train", "test"))
+    assert (sum(train), sum(test), len(train), len(test)) == (60000, 10000, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [(b"", "0 other bytes"), (bytes([0, 0, 8, 1]), "4 other bytes"), (b"x" * 900, "900 other bytes")],
+)
+def test_damaged_files_of_mnist_are_named(tmp_path, content, got):
+    mnist_files(tmp_path / "MNIST" / "raw")
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte.*IDX file of uint8 with 3 axes.*{got}"):
+        make("mnist").load("train", tmp_path)
+
+
+def test_absent_and_short_files_of_mnist_are_named(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    mnist_files(folder)
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.*No such file"):
+        make("mnist").load("test", tmp_path)
+    (folder / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1]))
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte.*expected 20 labels, got 2"):
+        make("mnist").load("train", tmp_path)
+
+
 @pytest.mark.parametrize("training", ["Training", "Final_Training/Images"])
 def test_gtsrb_out_of_its_folders(tmp_path, monkeypatch, training):
     no_counts(monkeypatch, "gtsrb")
