@@ -10,6 +10,7 @@ import torch
 
 import bdtune
 from bdtune.config.trial import parse_trial
+from bdtune.defending.poisoned_rows import success
 from bdtune.defenses.fine_pruning import FinePruning, report
 from bdtune.defenses.fine_pruning.stages import Choose, Curve, PrunedTune, Rank, Shown
 from bdtune.engine.key import digest_of
@@ -245,7 +246,8 @@ def test_what_training_images_show(trained: dict[str, Any], poisoned: tuple[Defe
     np.testing.assert_allclose(shown.arrays["activation"], features.numpy(), rtol=1e-4, atol=1e-6)
     poison = np.flatnonzero(truth.is_poison)
     slow = [np.mean([row[i] == truth.observed[i] for i in poison]) for row in shown.arrays["predictions"]]
-    np.testing.assert_allclose(report.success(shown, truth), slow)
+    found = success(shown.arrays["ids"], shown.arrays["predictions"], truth)
+    np.testing.assert_allclose(found, slow)
 
 
 def test_the_diagnosis_by_hand(poisoned: tuple[DefenseInputs, Truth]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bdtune.defending.loss_pictures import PARTS, dress, panels
+from bdtune.defending.poisoned_rows import success
 from bdtune.metrics import defined, mean
 
 if TYPE_CHECKING:
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from bdtune.plugins.data import Truth
 
 
-def success(shown: Artefact, truth: Truth) -> np.ndarray:
-    """Return the share of poisoned training images that are classified as labelled, float64 [P].
-
-    Of those whose label the attacker changed: nan where there are none.
-    """
-    ids, predictions = shown.arrays["ids"], shown.arrays["predictions"]
-    changed = truth.is_poison[ids] & (truth.observed[ids] != truth.labels[ids])
-    hits = predictions[:, changed] == truth.observed[ids][changed]
-    return np.array([mean(each) for each in hits])
-
-
 def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
     """Return how much was pruned, what it cost on clean images, and what it removed, before the tuning.
 
@@ -40,7 +30,7 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
     """
     mask, activation = artefacts["mask"].arrays["mask"], artefacts["ranking"].arrays["activation"]
     count, curve, shown = int(mask.sum()), artefacts["curve"].arrays, artefacts["shown"]
-    asr, seen = success(shown, truth), shown.arrays["activation"]
+    asr, seen = _success(shown, truth), shown.arrays["activation"]
     poison = truth.is_poison[shown.arrays["ids"]]
     found = {
         "pruned": count,
@@ -60,6 +50,10 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
             "raised": mean(mask[most]),
         }
     return defined(found)
+
+
+def _success(shown: Artefact, truth: Truth) -> np.ndarray:
+    return success(shown.arrays["ids"], shown.arrays["predictions"], truth)
 
 
 def _point(pruned: np.ndarray, count: int) -> int:
@@ -94,7 +88,7 @@ def _draw_curves(ax: Axes, artefacts: Mapping[str, Artefact], truth: Truth) -> N
     curve, shown = artefacts["curve"].arrays, artefacts["shown"]
     (_, blue), (_, red) = PARTS
     ax.plot(curve["pruned"], curve["acc"], color=blue, label="accuracy, clean validation part")
-    asr = success(shown, truth)
+    asr = _success(shown, truth)
     if not np.isnan(asr).any():
         ax.plot(shown.arrays["pruned"], asr, color=red, label="poisoned training images as labelled")
     ax.set_ylim(-0.03, 1.03)
