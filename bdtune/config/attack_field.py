@@ -1,15 +1,13 @@
-"""The trial's attack: none, an attack by name, or a paper's preset with knobs set over it."""
+"""The trial's attack: none, or an attack, of which some knobs take the place of others."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bdtune.checking import show
 from bdtune.errors import ConfigError, Problem
 from bdtune.plugins import registry
 from bdtune.plugins.field import PluginField
-from bdtune.plugins.presets import preset as find_preset
 
 if TYPE_CHECKING:
     from bdtune.plugins.registry import Plugin
@@ -31,13 +29,7 @@ class AttackField(PluginField):
         named = raw.get("name") if isinstance(raw, dict) and len(raw) == 1 else raw
         if raw is None or (isinstance(named, str) and named.casefold() == "none"):
             return None
-        try:
-            attack: Any = super().read(raw)
-        except ConfigError as error:
-            name = raw.get("name") if isinstance(raw, dict) else raw
-            slash = isinstance(name, str) and "/" in name
-            hint = f"A preset is written as {{preset: {name}}}"
-            raise ConfigError([replace(p, hint=hint) if slash else p for p in error.problems]) from None
+        attack: Any = super().read(raw)
         if problems := attack.check_files():
             raise ConfigError(problems)
         return attack
@@ -46,17 +38,10 @@ class AttackField(PluginField):
         if mapping.get("name") == "none":
             expected = "expected an attack beside its knobs, as in 'attack=badnets'"
             raise ConfigError([Problem(knob, expected, "none") for knob in mapping if knob != "name"])
-        knobs = {knob: value for knob, value in mapping.items() if knob != "preset"}
-        preset = mapping.get("preset")
-        if preset is None:
-            return super().named(knobs)
-        if not isinstance(preset, str):
-            raise ConfigError(Problem("preset", "expected text", show(preset)))
-        owner, base = find_preset(preset)
-        name, knobs = super().named({**knobs, "name": knobs.get("name") or owner})
-        if name != owner:
-            raise ConfigError(Problem("name", f"expected '{owner}', whose preset '{preset}' is", show(name)))
-        return name, with_knobs(base, knobs)
+        return super().named(mapping)
+
+    def over(self, preset: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
+        return with_knobs(preset, knobs)
 
     def explained(self, problem: Problem, cls: type[Plugin]) -> Problem:
         """Return the problem of an unknown knob with why there is none, or with the attacks that have it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.functional import conv2d, relu
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from bdtune.plugins.network import Network
 
 
 NARROW = 16
@@ -51,6 +54,27 @@ class PreActBlock(nn.Module):
         active = relu(self.norm1(x))
         skip = x if self.shortcut is None else self.shortcut(active)
         return self.conv2(relu(self.norm2(self.conv1(active)))) + skip
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """The last block of a residual network, with what is around it."""
+
+    before: nn.Sequential  # the network's body up to that block
+    rest: nn.Sequential  # that block and what follows, without the head
+    conv: nn.Conv2d  # its first convolution, whose outputs are the block's inner channels
+    norm: nn.BatchNorm2d  # the norm of these
+    reader: nn.Conv2d  # the second convolution, which reads them
+
+
+def last_block(network: Network) -> LastBlock:
+    """Return the last block of a network out of this file."""
+    body = network.body
+    assert isinstance(body, nn.Sequential), "whoever asks has checked that the network is residual"
+    at = max(i for i, layer in enumerate(body) if isinstance(layer, BasicBlock | PreActBlock))
+    block: Any = body[at]
+    norm = block.bn1 if isinstance(block, BasicBlock) else block.norm2
+    return LastBlock(body[:at], body[at:], block.conv1, norm, block.conv2)
 
 
 def _basic_block(c_in: int, c_out: int, stride: int) -> nn.Module:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import SerializeAsAny, SkipValidation
 
@@ -44,6 +44,7 @@ class DefenseInputs:
     replicate: int = 0
     backdoored: Node | None = None  # stands for the classifier that the attacker hands over, if any
     clean: Source | None = None  # loads an ImageSet: images known to be clean, if the trial has any
+    clean_labels: Source | None = None  # loads a LabelSet: their labels, without reading an image
 
     def node(self, stage: Stage, **inputs: Node | Source) -> Node:
         """Return a node of the chain: the stage with its inputs, on the trial's device and precision."""
@@ -78,6 +79,8 @@ class Offer:
 class Defense(Plugin):
     """A defense by name, with its knobs. Constructing one and building its chain load no torch."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Papers' settings: "paper/method" -> knobs."""
     evidence: ClassVar[tuple[str, ...]] = ()
     """Names of the chain's nodes that `diagnose` reads, beside the truth."""
     pictured: ClassVar[tuple[str, ...] | None] = None

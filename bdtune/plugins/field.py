@@ -1,4 +1,4 @@
-"""A plugin as a field of pydantic's: written as its name, or as a mapping with its name and knobs."""
+"""A plugin as a field of pydantic's: its name, or a mapping with its name, or a paper's preset, and knobs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from bdtune.checking import check, refusal, show
 from bdtune.errors import ConfigError, Problem
 from bdtune.knobs import Knobs
 from bdtune.plugins import registry
+from bdtune.plugins.presets import preset as find_preset
+from bdtune.plugins.presets import presets
 from bdtune.plugins.registry import Plugin
 
 if TYPE_CHECKING:
@@ -56,8 +58,10 @@ class PluginField:
         try:
             cls = registry.load(self.kind, name)
         except ConfigError as error:
-            path = "name" if isinstance(raw, dict) else ""
-            raise ConfigError([replace(problem, path=path) for problem in error.problems]) from None
+            problems = [replace(p, path="name" if isinstance(raw, dict) else "") for p in error.problems]
+            if "/" in name and presets(self.kind):
+                problems = [replace(p, hint=f"A preset is written as {{preset: {name}}}") for p in problems]
+            raise ConfigError(problems) from None
         plugin, problems = check(cls, knobs, name)
         if plugin is None:
             raise ConfigError([self.explained(problem, cls) for problem in problems])
@@ -65,13 +69,36 @@ class PluginField:
         return plugin
 
     def named(self, mapping: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return the plugin's name and its knobs; raises `ConfigError`."""
-        name = mapping.get("name")
+        """Return the plugin's name and its knobs, those set over a preset's; raises `ConfigError`."""
+        knobs, preset = dict(mapping), mapping.get("preset")
+        if preset is None or not presets(self.kind):
+            return self._apart(knobs)
+        if not isinstance(preset, str):
+            raise ConfigError(Problem("preset", "expected text", show(preset)))
+        owner, base = find_preset(self.kind, preset)
+        del knobs["preset"]
+        name, knobs = self._apart({**knobs, "name": knobs.get("name") or owner})
+        if name != owner:
+            raise ConfigError(Problem("name", f"expected '{owner}', whose preset '{preset}' is", show(name)))
+        return name, self.over(base, knobs)
+
+    def over(self, preset: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
+        """Return knobs set over those of a preset, nested ones included."""
+        both = dict(preset)
+        for knob, value in knobs.items():
+            nested = isinstance(both.get(knob), dict) and isinstance(value, dict)
+            both[knob] = self.over(both[knob], value) if nested else value
+        return both
+
+    def _apart(self, mapping: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return the name that a mapping has, and the rest of it."""
+        knobs = {knob: value for knob, value in mapping.items() if (knob, value) != ("preset", None)}
+        name = knobs.pop("name", None)
         if name is None:
             raise ConfigError(self._form(mapping))
         if not isinstance(name, str):
             raise ConfigError(Problem("name", "expected text", show(name)))
-        return name, {knob: value for knob, value in mapping.items() if knob != "name"}
+        return name, knobs
 
     def explained(self, problem: Problem, cls: type[Plugin]) -> Problem:
         """Return a problem with a knob of `cls`, with what may help."""

@@ -28,7 +28,7 @@ class Handle(Source):
     """Stands for a part of the trial's data, of which it knows the role alone."""
 
     role: str
-    """What the defense knows it as: "fit", "labels", "clean", "inputs"."""
+    """What the defense knows it as: "fit", "labels", "clean", "clean_labels", "inputs"."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -58,7 +58,8 @@ class HandedOver(Stage):
         raise BdtuneError("the model that the attacker hands over must be put in its place before it is used")
 
 
-FIT, LABELS, CLEAN = Handle(role="fit"), Handle(role="labels"), Handle(role="clean")
+FIT, LABELS = Handle(role="fit"), Handle(role="labels")
+CLEAN, CLEAN_LABELS = Handle(role="clean"), Handle(role="clean_labels")
 INPUTS = Handle(role="inputs")
 """Test images without labels: what a detector scores once its chain is made."""
 BACKDOORED = Node(HandedOver(), {})

@@ -63,6 +63,19 @@ class Network(nn.Module):
             for hook in hooks:
                 hook.remove()
 
+    def with_maps(self, images_NCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits [N, K] and the feature maps [N, C, H, W] of each group of layers, with gradients.
+
+        A group is what gives maps of one size: of its last layer, by that layer's name, the first group
+        first. Maps of one position are left out, unless there are no others; a network without convolutions
+        has none.
+        """
+        logits, found = self.with_layers(images_NCHW, [name for name in self.layers if name != "head"])
+        maps = {name: out for name, out in found.items() if out.ndim == 4}
+        larger = {name: out for name, out in maps.items() if out.shape[2] * out.shape[3] > 1} or maps
+        last = {tuple(out.shape[2:]): name for name, out in larger.items()}
+        return logits, {name: larger[name] for name in last.values()}
+
 
 class Pooled(Network):
     """A convolutional body, averaged over all positions, and a linear head."""

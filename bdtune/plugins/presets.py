@@ -1,4 +1,7 @@
-"""Presets: each paper's conventions under one name, as in `attack: {preset: lfd/bn_g}`."""
+"""Presets: each paper's conventions under one name, as in `attack: {preset: lfd/bn_g}`.
+
+Shape of a plugin's `presets`: "paper/method" -> knobs.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,23 @@ from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.plugins import registry
 
 
-def presets() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return all presets: "paper/attack" -> (attack name, knobs). Imports every attack file."""
+def presets(kind: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return all presets of a kind: "paper/method" -> (plugin, knobs). Imports every file of the kind."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for attack, cls in registry.loadable("attacks").items():
+    for plugin, cls in registry.loadable(kind).items():
         for name, knobs in getattr(cls, "presets", {}).items():
             if name in found:
-                raise ConfigError(f"two attacks have a preset '{name}': {found[name][0]} and {attack}")
-            found[name] = (attack, dict(knobs))
+                raise ConfigError(f"two {kind} have a preset '{name}': {found[name][0]} and {plugin}")
+            found[name] = (plugin, dict(knobs))
     return dict(sorted(found.items()))
 
 
-def preset(name: str) -> tuple[str, dict[str, Any]]:
-    """Return (attack name, knobs) of a preset; raises `ConfigError` with the nearest name for a wrong one."""
-    found = presets()
+def preset(kind: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Return (plugin, knobs) of a preset; raises `ConfigError` with the nearest name for a wrong one."""
+    found = presets(kind)
     name = next((each for each in found if each.casefold() == name.casefold()), name)
     if name not in found:
-        for known in registry.not_offered("attacks").values():
+        for known in registry.not_offered(kind).values():
             if name in known.presets:
                 raise ConfigError(known.problem("preset", name))
         paper = name.partition("/")[0]

@@ -409,6 +409,18 @@ class CleanSet(CleanPart):
     part: ClassVar = "clean"
 
 
+class CleanLabels(CleanPart):
+    """The labels of the clean set, without its images."""
+
+    role: ClassVar[str] = "clean_labels"
+    part: ClassVar = "clean"
+    loads: ClassVar[type] = LabelSet
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:  # type: ignore[override]
+        labels = resident.labels(self.dataset, "train")
+        return LabelSet(labels[self.parts(labels).clean], self.dataset.num_classes)
+
+
 class SelectCleanSet(CleanPart):
     """The part known to be clean that is held out for selection."""
 

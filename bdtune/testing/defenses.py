@@ -17,7 +17,7 @@ from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import GoalSet, ImageSet, LabelSet, Truth
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
-from bdtune.plugins.handles import CLEAN, FIT, LABELS
+from bdtune.plugins.handles import CLEAN, CLEAN_LABELS, FIT, LABELS
 from bdtune.plugins.input_detector import DETECTION, Detection, InputDetector
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
 from bdtune.poisoning.sources import UNKNOWN, FitSet
@@ -82,8 +82,10 @@ def given() -> DefenseInputs:
     labels = LabelSet(data.labels, data.num_classes)
     model = bdtune.model("resnet18", width=2)
     fit, names, network = held("fit", data), held("labels", labels), held("model", model)
-    clean = held("clean", clean_set())
-    return DefenseInputs(fit, names, network, seed=SEED, numerics=NUMERICS, clean=clean)
+    known = clean_set()
+    clean, clean_names = held("clean", known), held("clean_labels", LabelSet(known.labels, CLASSES))
+    given = DefenseInputs(fit, names, network, seed=SEED, numerics=NUMERICS)
+    return replace(given, clean=clean, clean_labels=clean_names)
 
 
 def truth(seed: int) -> Truth:
@@ -227,9 +229,10 @@ def check_reads_what_it_is_given(name: str) -> None:
     """The chain reads the poisoned set, its labels, the clean set and networks, and nothing else."""
     have = given()
     assert have.clean is not None
+    assert have.clean_labels is not None
     model = PluginSource(plugin=bdtune.model("resnet18", width=2))
-    handles = replace(have, fit=FIT, labels=LABELS, clean=CLEAN, model=model)
-    own = {FIT: have.fit, LABELS: have.labels, CLEAN: have.clean}
+    handles = replace(have, fit=FIT, labels=LABELS, clean=CLEAN, clean_labels=CLEAN_LABELS, model=model)
+    own = {FIT: have.fit, LABELS: have.labels, CLEAN: have.clean, CLEAN_LABELS: have.clean_labels}
     bindings = Bindings(own, None, SEED)
     chain = bound(name, small_defense(name).build(handles), bindings)
     read = [value for last in chain.values() for node in last.walk() for value in node.inputs.values()]

@@ -109,6 +109,19 @@ def check_layers(name: str) -> None:
     assert not without, f"expected gradients through each layer; {', '.join(without)} have none"
 
 
+def check_maps(name: str) -> None:
+    """Feature maps are had of each group of layers, from the largest maps to the smallest, with gradients."""
+    network = small_network(name).eval()
+    images = few_images(name)
+    logits, maps = network.with_maps(images)
+    _close(logits, network(images), "expected the same logits when maps are watched")
+    assert set(maps) <= set(network.layers), "expected maps by the names of layers"
+    sizes = [maps_of_group.shape[2] * maps_of_group.shape[3] for maps_of_group in maps.values()]
+    assert sizes == sorted(set(sizes), reverse=True), f"expected maps of falling sizes, got {sizes}"
+    without = [key for key, value in maps.items() if not value.requires_grad]
+    assert not without, f"expected gradients through each map; {', '.join(without)} have none"
+
+
 def _close(
     one: torch.Tensor, two: torch.Tensor, expected: str, rtol: float = 1e-4, atol: float = 1e-5
 ) -> None:
@@ -123,6 +136,7 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     check_grey_and_channels_last,
     check_seed,
     check_layers,
+    check_maps,
 )
 
 

@@ -78,7 +78,7 @@ class DeviceSet:
             order = order.repeat(2)
         order = order.to(self._positions.device)
         labels = self._labels
-        for start, stop in _cuts(len(order), batch_size, drop_last):
+        for start, stop in batches_of(len(order), batch_size, drop_last):
             rows = order[start:stop]
             yield self._batch(self._pick(self._positions[rows]), labels[rows], rows)
 
@@ -103,7 +103,7 @@ class DeviceSet:
             while len(rows) >= batch_size + 2 or (drop_last and len(rows) >= batch_size):
                 yield self._from_arrays(images[:batch_size], rows[:batch_size])
                 images, rows = images[batch_size:], rows[batch_size:]
-        for start, stop in _cuts(len(rows), batch_size, drop_last):
+        for start, stop in batches_of(len(rows), batch_size, drop_last):
             yield self._from_arrays(images[start:stop].repeat(repeat, 0), rows[start:stop].repeat(repeat))
 
     def _empty(self) -> tuple[np.ndarray, np.ndarray]:
@@ -126,8 +126,8 @@ class DeviceSet:
             yield images[picked], by_id[np.repeat(first, counts) + offsets]
 
 
-def _cuts(count: int, batch_size: int, drop_last: bool) -> list[tuple[int, int]]:
-    """Return the (start, stop) of each batch."""
+def batches_of(count: int, batch_size: int, drop_last: bool = False) -> list[tuple[int, int]]:
+    """Return the (start, stop) of each batch of an epoch; a last one of one row joins the one before it."""
     starts = list(range(0, count - batch_size + 1 if drop_last else count, batch_size))
     stops = [min(start + batch_size, count) for start in starts]
     if len(starts) > 1 and stops[-1] - starts[-1] == 1 and batch_size > 1:

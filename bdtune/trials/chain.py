@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CLASSIFIER = "classifier"
 TAKEN = ("evaluate", "diagnose", DETECTION)
 """Roles of what judges every chain: results of a trial go by them."""
-HINT = "A chain reads given.fit, .labels, .clean, .model, given.network(...) and its own nodes"
+HINT = "A chain reads given.fit, .labels, .clean, .clean_labels, .model, given.network(...) and its own nodes"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from bdtune.engine.stage import Node, PluginSource
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
-from bdtune.plugins.handles import BACKDOORED, CLEAN, FIT, LABELS
+from bdtune.plugins.handles import BACKDOORED, CLEAN, CLEAN_LABELS, FIT, LABELS
 from bdtune.plugins.input_detector import DETECTION, InputDetector
 from bdtune.poisoning.sources import (
+    CleanLabels,
     CleanSet,
     CleanTest,
     CoverTest,
@@ -223,9 +224,11 @@ def _chain(spec: TrialSpec, data: _Sources, model: PluginSource) -> dict[str, No
         numerics=spec.numerics,
         backdoored=None if backdoored is None else BACKDOORED,
         clean=None if data.clean_set is None else CLEAN,
+        clean_labels=None if data.clean_set is None else CLEAN_LABELS,
     )
     sources: dict[Handle, Source] = {FIT: data.fit, LABELS: data.labels}
-    sources |= {} if data.clean_set is None else {CLEAN: data.clean_set}
+    if data.clean_set is not None:
+        sources |= {CLEAN: data.clean_set, CLEAN_LABELS: data.clean_set.read_as(CleanLabels)}
     bindings = Bindings(sources, backdoored, spec.seed)
     chain = spec.defense.build(given)
     found = bound(spec.defense.plugin_name(), chain, bindings)

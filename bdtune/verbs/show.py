@@ -74,7 +74,7 @@ class PluginPage:
     source: str
     knobs: tuple[KnobRow, ...]
     presets: tuple[str, ...]
-    """Of an attack: names of its papers' conventions, as in `attack={preset: gssd/badnets}`."""
+    """Names of papers' conventions for it, as in `attack={preset: gssd/badnets}`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

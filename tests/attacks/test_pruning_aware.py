@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import bdtune
-from bdtune.attacks.pruning_aware.stages import CleanPart, Inner, PruneDormant
+from bdtune.attacks.pruning_aware.stages import CleanPart, PruneDormant, silence
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context, Node
 from bdtune.engine.store import Store
+from bdtune.networks.resnet import last_block
 from bdtune.plugins.data import LabelSet
 from bdtune.poisoning.sources import FitRows
 from bdtune.reading.resident import InProcess
@@ -80,7 +81,7 @@ def test_restored_channels_are_the_least_active_and_pruning_them_again_changes_n
     channels = made["pruned"].arrays["pruned"]
     network = network_of(made["restored"], tests)
     seen = []
-    hook = Inner.of(network).reader.register_forward_pre_hook(
+    hook = last_block(network).reader.register_forward_pre_hook(
         lambda _, args: seen.append(args[0].mean((0, 2, 3)))
     )
     before = predict_logits(network, tests["clean"], NUMERICS)
@@ -89,7 +90,7 @@ def test_restored_channels_are_the_least_active_and_pruning_them_again_changes_n
     others = np.setdiff1d(np.arange(len(activation)), channels)
     assert activation[channels].max() <= activation[others].min() + 1e-6
     with torch.no_grad():
-        Inner.of(network).silence(channels)
+        silence(last_block(network), channels)
     after = predict_logits(network, tests["clean"], NUMERICS)
     np.testing.assert_allclose(before, after, atol=1e-5)
     again = PruneDormant(max_drop=0.0)
@@ -104,7 +105,7 @@ def test_pruned_channels_stay_pruned_while_the_rest_is_retrained(attacked):
     made, _, tests, _ = attacked
     channels = made["pruned"].arrays["pruned"]
     pruned, retrained, original, restored = (
-        Inner.of(network_of(made[name], tests)) for name in ("pruned", "retrained", "original", "restored")
+        last_block(network_of(made[name], tests)) for name in ("pruned", "retrained", "original", "restored")
     )
     others = np.setdiff1d(np.arange(pruned.norm.num_features), channels)
     for inner in (pruned, retrained):
@@ -176,13 +177,13 @@ def test_nothing_that_is_held_out_is_trained_on():
 def test_residual_networks_have_inner_channels(name):
     knobs = {"stem_width": 2} if name.startswith("resnet_s") else {"width": 2}
     network = bdtune.model(name, **knobs).build(3, (16, 16, 3)).eval()
-    inner = Inner.of(network)
+    inner = last_block(network)
     images = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(network.body(images), inner.rest(inner.before(images)))
         entering = []
         inner.reader.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
-        inner.silence(np.arange(1, inner.norm.num_features))
+        silence(inner, np.arange(1, inner.norm.num_features))
         network(images)
     assert not entering[0][:, 1:].any()
 

@@ -29,9 +29,11 @@ def test_what_is_said(case: Wrong, write: Callable[[str], str], own_folder: Path
     with pytest.raises(UserError) as caught:
         load_sweep(file, case.words)
     lists = {kind: ", ".join(registry.names(kind)) for kind in registry.KINDS}
-    papers = dict.fromkeys(name.partition("/")[0] for name in presets())
-    lists |= {"presets": ", ".join(name for name in presets() if name.startswith("abl/"))}
+    papers = dict.fromkeys(name.partition("/")[0] for name in presets("attacks"))
+    lists |= {"presets": ", ".join(name for name in presets("attacks") if name.startswith("abl/"))}
     lists |= {"papers": ", ".join(papers), "cwd": str(own_folder)}
+    papers = dict.fromkeys(name.partition("/")[0] for name in presets("defenses"))
+    lists |= {"defense_papers": ", ".join(papers)}
     expected = "\n".join(case.messages)
     for key, value in lists.items():
         expected = expected.replace(f"{{{key}}}", value)

@@ -138,9 +138,19 @@ TRIAL = [
         "s.yaml:10: defense.teacher.model.wide: expected a knob of resnet_s: stem, stem_width, got 'wide'",
     ),
     wrong(
-        "a preset of a defense",
+        "an attack's preset for a defense",
         "trial:\n  dataset: toy\n  defense: {name: other, preset: abl/badnets}\n",
-        "s.yaml:3: defense.preset: expected a knob of other: depth, got 'preset'",
+        "s.yaml:3: defense.preset: expected one of the presets of {defense_papers}, got 'abl/badnets'",
+    ),
+    wrong(
+        "a defense's preset in the place of a name",
+        "trial:\n  dataset: toy\n  defense: fst/lp\n",
+        "s.yaml:3: defense: expected one of the defenses: {defenses}, got 'fst/lp'. A preset is written as {preset: fst/lp}",
+    ),
+    wrong(
+        "a preset of a kind without any",
+        "trial:\n  dataset: {name: toy, preset: abl/badnets}\n  defense: tiny\n",
+        "s.yaml:2: dataset.preset: expected a knob of toy: image_size, mirrors, resize, size, standardise, test_limit, train_limit, got 'preset'. Did you mean 'resize'?",
     ),
     wrong(
         "unknown knob inside another",

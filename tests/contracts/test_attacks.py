@@ -20,7 +20,7 @@ from bdtune.testing.small import equipped
 from tests.records import record_of
 
 NAMES = registry.names("attacks")
-CASES = [(name, {}) for name in NAMES] + list(presets().values())
+CASES = [(name, {}) for name in NAMES] + list(presets("attacks").values())
 
 
 def make(name, knobs, images=None):

@@ -307,7 +307,7 @@ def test_a_plugin_that_cannot_be_loaded_stops_no_other(broken, tmp_path):
     _, attack = broken(FRAME, "import numpy as np", "import numpy as np\nimport nosuch")
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "gone.py").write_text("import nosuch")
-    assert preset("gssd/badnets")[0] == "badnets"
+    assert preset("attacks", "gssd/badnets")[0] == "badnets"
     with pytest.raises(ConfigError, match="It is a knob of sig"):
         load_trial(None, ["dataset=digits", "attack={name: badnets, frequency: 3}"])
     [finding] = [each for each in examine(tmp_path) if each.about == "data set gone"]

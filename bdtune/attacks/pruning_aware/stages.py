@@ -8,8 +8,8 @@ Everything is computed in float32, whatever the trial's precision, but for the t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,8 +21,8 @@ from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
+    from bdtune.networks.resnet import LastBlock
     from bdtune.plugins.data import ImageSet, LabelSet
     from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
@@ -72,6 +72,7 @@ class PruneDormant(Stage):
     ) -> Artefact:
         import torch
 
+        from bdtune.networks.resnet import last_block
         from bdtune.training import session, weights
         from bdtune.training.predict import trained_network
 
@@ -79,7 +80,7 @@ class PruneDormant(Stage):
         part = replace(data, images=data.images_at(ids), labels=labels)
         network = trained_network(model, data, classifier, ctx.numerics)
         with torch.inference_mode(), session.deterministic(ctx.numerics):
-            inner = Inner.of(network)
+            inner = last_block(network)
             seen = _Validation(network, inner, part, session.device_of(ctx.numerics))
             activation = weights.as_array(seen.activation)
             before = after = seen.accuracy([])
@@ -90,7 +91,7 @@ class PruneDormant(Stage):
                     break
                 pruned, after = pruned + 1, now
             channels = np.sort(order[:pruned])
-            inner.silence(channels)
+            silence(inner, channels)
         arrays = {**weights.module_arrays(network), "pruned": channels, "activation": activation}
         info = {"channels": len(order), "pruned": pruned, "acc": before, "acc_pruned": after}
         return Artefact(arrays, info)
@@ -136,6 +137,7 @@ class RestorePruned(Stage):
     ) -> Artefact:
         import torch
 
+        from bdtune.networks.resnet import last_block
         from bdtune.training import session, weights
         from bdtune.training.predict import trained_network
 
@@ -145,75 +147,52 @@ class RestorePruned(Stage):
         )
         channels = weights.as_tensor(pruned.arrays["pruned"]).to(device)
         with torch.inference_mode(), session.deterministic(ctx.numerics):
-            inner = Inner.of(network)
-            inner.take(channels, Inner.of(old))
-            highest = inner.highest(data, device)[channels]
+            inner = last_block(network)
+            take(inner, channels, last_block(old))
+            peaks = highest(inner, data, device)[channels]
             wanted = -self.slack * inner.norm.weight[channels].abs()
-            lowered = (highest - wanted).clamp(min=0)
+            lowered = (peaks - wanted).clamp(min=0)
             inner.norm.bias[channels] -= lowered
         largest = lowered.max().item() if len(channels) else 0.0
         info = {"restored": len(channels), "lowered": int((lowered > 0).sum()), "shift": largest}
         return Artefact(weights.module_arrays(network), info)
 
 
-@dataclass(frozen=True)
-class Inner:
-    """The inner channels of a residual network's last block: relu(norm(conv(x))), which `reader` reads."""
+def silence(block: LastBlock, channels: np.ndarray) -> None:
+    """Set filter, scale and shift of some inner channels to zero."""
+    for values in (block.conv.weight, block.norm.weight, block.norm.bias):
+        values[channels] = 0
 
-    before: nn.Sequential  # the network's body up to that block
-    rest: nn.Sequential  # that block and what follows, without the head
-    conv: nn.Conv2d
-    norm: nn.BatchNorm2d
-    reader: nn.Conv2d
 
-    @classmethod
-    def of(cls, network: Network) -> Inner:
-        """Return the inner channels of a network out of `networks/resnet.py`."""
-        from torch import nn
-        from torchvision.models.resnet import BasicBlock
+def take(block: LastBlock, channels: torch.Tensor, other: LastBlock) -> None:
+    """Copy some inner channels from another network of the same kind, with how they are read."""
+    block.conv.weight[channels] = other.conv.weight[channels]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(block.norm, name)[channels] = getattr(other.norm, name)[channels]
+    block.reader.weight[:, channels] = other.reader.weight[:, channels]
 
-        from bdtune.networks.resnet import PreActBlock
 
-        body = network.body
-        assert isinstance(body, nn.Sequential), "the attack has checked that the network is residual"
-        at = max(i for i, layer in enumerate(body) if isinstance(layer, BasicBlock | PreActBlock))
-        block: Any = body[at]
-        norm = block.bn1 if isinstance(block, BasicBlock) else block.norm2
-        return cls(body[:at], body[at:], block.conv1, norm, block.conv2)
+def highest(block: LastBlock, data: ImageSet, device: torch.device) -> torch.Tensor:
+    """Return the largest value [C] of each inner channel before the ReLU, over all images and positions."""
+    import torch
 
-    def silence(self, channels: np.ndarray) -> None:
-        """Set filter, scale and shift of some channels to zero."""
-        for values in (self.conv.weight, self.norm.weight, self.norm.bias):
-            values[channels] = 0
+    from bdtune.training.batches import images_of, in_order
+    from bdtune.training.predict import PIXELS
 
-    def take(self, channels: torch.Tensor, other: Inner) -> None:
-        """Copy some channels from another network of the same kind, with how they are read."""
-        self.conv.weight[channels] = other.conv.weight[channels]
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            getattr(self.norm, name)[channels] = getattr(other.norm, name)[channels]
-        self.reader.weight[:, channels] = other.reader.weight[:, channels]
-
-    def highest(self, data: ImageSet, device: torch.device) -> torch.Tensor:
-        """Return the largest value [C] before the ReLU, over all images and positions."""
-        import torch
-
-        from bdtune.training.batches import images_of, in_order
-        from bdtune.training.predict import PIXELS
-
-        peaks: list[torch.Tensor] = []
-        hook = self.norm.register_forward_hook(lambda _m, _in, out: peaks.append(out.amax((0, 2, 3))))
-        try:
-            for _, images in in_order(data, images_of(PIXELS, data)):
-                self.rest(self.before(_pixels(images, data, device)))
-        finally:
-            hook.remove()
-        return torch.stack(peaks).amax(0)
+    peaks: list[torch.Tensor] = []
+    hook = block.norm.register_forward_hook(lambda _m, _in, out: peaks.append(out.amax((0, 2, 3))))
+    try:
+        for _, images in in_order(data, images_of(PIXELS, data)):
+            block.rest(block.before(_pixels(images, data, device)))
+    finally:
+        hook.remove()
+    return torch.stack(peaks).amax(0)
 
 
 class _Validation:
     """Clean images on their way through a network: kept where they enter the last block."""
 
-    def __init__(self, network: Network, inner: Inner, data: ImageSet, device: torch.device) -> None:
+    def __init__(self, network: Network, inner: LastBlock, data: ImageSet, device: torch.device) -> None:
         from bdtune.training.batches import images_of, in_order
         from bdtune.training.predict import PIXELS
         from bdtune.training.weights import as_tensor
