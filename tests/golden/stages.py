@@ -87,6 +87,12 @@ VERDICTS = Artefact(
 EASY = Artefact({"gamma": np.array([1.0]), "candidates": LOSSES.arrays["losses"] <= 1.0})
 WEIGHTS = Artefact({"weights": np.where(POISON, -0.5, 0.75).astype(np.float32)})
 SCORED = Artefact({"scores": 3 * LOSSES.arrays["losses"], "clean_scores": LOSSES.arrays["losses"]})
+WEIGHED = Artefact(
+    {
+        "trace.weights": np.stack([0.2 * LOSSES.arrays["losses"], np.where(POISON, 0.125, 0.75)]),
+        "trace.dependence": np.array([0.5, 0.25]),
+    }
+)
 OTSU = Artefact({"threshold": np.array([7.0]), "separability": np.array([0.75])})
 """What stages before would decide, made up so that each stage answers for itself alone."""
 
@@ -147,6 +153,7 @@ def diagnoses() -> dict[str, Artefact]:
         "aabl": {"naive": CLASSIFIER, "losses": LOSSES, "scores": SCORED, "threshold": OTSU, "split": SUBSET},
         "abl": {"isolate": CLASSIFIER, "losses": LOSSES, "isolated": FEW},
         "adversarial_training": {"subset": WHOLE, "training": CLASSIFIER},
+        "cbd": {"subset": WHOLE, "backdoored": CLASSIFIER, "classifier": WEIGHED},
         "gssd": {"class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
         "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }
