@@ -16,6 +16,8 @@ from bdtune.training.pgd import robust_predictions
 from bdtune.training.weights import as_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from bdtune.training.adversarial import PGD
@@ -29,6 +31,17 @@ def held(**buffers: torch.Tensor) -> torch.nn.Module:
     for name, value in buffers.items():
         module.register_buffer(name, value)
     return module
+
+
+def last_features(fit: Fit) -> Callable[[], torch.Tensor]:
+    """Return what gives the features float32 [B, d] of the network's last forward pass, with gradients."""
+    found: dict[str, torch.Tensor] = {}
+    fit.network.head.register_forward_pre_hook(lambda _head, given: found.update(features=given[0]))
+
+    def features() -> torch.Tensor:
+        return found["features"].float()
+
+    return features
 
 
 class LossTrace(Part):

@@ -11,6 +11,7 @@ from bdtune.attacks.latent_backdoor.patch import RowsPerClass
 from bdtune.attacks.pruning_aware.stages import CleanPart
 from bdtune.defenses.aabl import split as aabl
 from bdtune.defenses.abl import stages as abl
+from bdtune.defenses.dst import split as dst
 from bdtune.defenses.gssd import stages as gssd
 from bdtune.defenses.lfd import stages as lfd
 from bdtune.engine.stage import Artefact, Context, Stage
@@ -87,6 +88,15 @@ VERDICTS = Artefact(
 EASY = Artefact({"gamma": np.array([1.0]), "candidates": LOSSES.arrays["losses"] <= 1.0})
 WEIGHTS = Artefact({"weights": np.where(POISON, -0.5, 0.75).astype(np.float32)})
 SCORED = Artefact({"scores": 3 * LOSSES.arrays["losses"], "clean_scores": LOSSES.arrays["losses"]})
+WEIGHED = Artefact(
+    {
+        "trace.weights": np.stack([0.2 * LOSSES.arrays["losses"], np.where(POISON, 0.125, 0.75)]),
+        "trace.dependence": np.array([0.5, 0.25]),
+    }
+)
+SENSITIVE = Artefact({"fct": 1.0 / (0.25 + LOSSES.arrays["losses"])})
+FLAGS = {"flags": np.where(POISON, 2, np.arange(N) % 2)}
+FLAGGED = Artefact({**FLAGS, "gamma_c": np.array([0.5]), "gamma_p": np.array([2.0])})
 OTSU = Artefact({"threshold": np.array([7.0]), "separability": np.array([0.75])})
 """What stages before would decide, made up so that each stage answers for itself alone."""
 
@@ -105,6 +115,7 @@ def cases() -> Iterator[tuple[Stage, Inputs]]:
     yield from _lfd()
     yield from _abl()
     yield from _aabl()
+    yield from _dst()
 
 
 def _gssd() -> Iterator[tuple[Stage, Inputs]]:
@@ -141,16 +152,25 @@ def _aabl() -> Iterator[tuple[Stage, Inputs]]:
             yield aabl.VulnerableSplit(rule=rule, clamp=clamp, keep=0.5), inputs
 
 
+def _dst() -> Iterator[tuple[Stage, Inputs]]:
+    for ties in ("strict", "all"):
+        yield dst.Split(alpha_c=0.2, alpha_p=0.05, ties=ties), {"fct": SENSITIVE}
+    for flags in ((0,), (0, 2)):
+        yield dst.Part(flags=flags), {"data": DATA, "split": FLAGGED}
+
+
 def diagnoses() -> dict[str, Artefact]:
     """Return what each defense finds of its evidence, by the defense's name."""
     evidence: dict[str, Inputs] = {
         "aabl": {"naive": CLASSIFIER, "losses": LOSSES, "scores": SCORED, "threshold": OTSU, "split": SUBSET},
         "abl": {"isolate": CLASSIFIER, "losses": LOSSES, "isolated": FEW},
         "adversarial_training": {"subset": WHOLE, "training": CLASSIFIER},
+        "cbd": {"subset": WHOLE, "backdoored": CLASSIFIER, "classifier": WEIGHED},
+        "dst": {"fct": SENSITIVE, "split": FLAGGED},
         "gssd": {"class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
         "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }
-    knobs = {"adversarial_training": {"validation": 0.1}}
+    knobs = {"adversarial_training": {"validation": 0.1}, "dst": {"final": "adversarial"}}
     return {
         name: run(Diagnose(defense=bdtune.defense(name, **knobs.get(name, {}))), truth=TRUTH, **found)
         for name, found in evidence.items()

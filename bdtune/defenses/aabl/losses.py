@@ -105,23 +105,16 @@ class AugmentedLosses(Stage):
         return Artefact({name: values for name, values in found.items() if name != "unmoved"})
 
     def _batches(self, data: ImageSet, ctx: Context) -> Iterator[Changed]:
-        import torch
-
-        from bdtune.engine.key import derive_seed
         from bdtune.training.batches import in_order
+        from bdtune.training.changed import changed_by_id
         from bdtune.training.pgd import pixel_augmentation
-        from bdtune.training.session import device_of, seeded
+        from bdtune.training.session import device_of
         from bdtune.training.weights import as_tensor
 
         augment, plain = self._transform(), pixel_augmentation("none", data)
         device = device_of(ctx.numerics)
         for ids, images in in_order(data, 256):
-            changed = torch.empty(images.shape, dtype=torch.uint8)
-            with seeded(ctx.seed, "policy"):
-                for row, sample in enumerate(ids.tolist()):
-                    # torchvision draws from the global generator, once for a whole batch
-                    torch.manual_seed(derive_seed(ctx.seed, "policy", sample))
-                    changed[row] = augment(as_tensor(images[row]).permute(2, 0, 1)).permute(1, 2, 0)
+            changed = changed_by_id(images, ids, augment, ctx.seed, "policy")
             yield ids, plain(as_tensor(images).to(device)), plain(changed.to(device))
 
     def _transform(self) -> torch.nn.Module:
