@@ -17,7 +17,7 @@ from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
-from bdtune.plugins.handles import FIT, LABELS
+from bdtune.plugins.handles import CLEAN, FIT, LABELS
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
 from bdtune.poisoning.sources import FitSet
 from bdtune.reading.resident import InProcess
@@ -68,13 +68,21 @@ def observed_set() -> ImageSet:
     return ImageSet(images, labels, CLASSES, (0.5,) * 3, (0.25,) * 3)
 
 
+def clean_set() -> ImageSet:
+    """Return other 24 images of the same classes, that are known to be clean."""
+    data, rows = observed_set(), np.arange(24)
+    assert isinstance(data.images, np.ndarray)
+    return replace(data, images=np.ascontiguousarray(data.images[rows, ::-1]), labels=data.labels[rows])
+
+
 def given() -> DefenseInputs:
-    """Return what a defense gets: the set in memory and a narrow network."""
+    """Return what a defense gets: the sets in memory and a narrow network."""
     data = observed_set()
     labels = LabelSet(data.labels, data.num_classes)
     model = bdtune.model("resnet18", width=2)
     fit, names, network = held("fit", data), held("labels", labels), held("model", model)
-    return DefenseInputs(fit, names, network, seed=SEED, numerics=NUMERICS)
+    clean = held("clean", clean_set())
+    return DefenseInputs(fit, names, network, seed=SEED, numerics=NUMERICS, clean=clean)
 
 
 def truth(seed: int) -> Truth:
@@ -180,7 +188,7 @@ def check_chain(name: str) -> None:
 
 def check_epochs(name: str, **knobs: Any) -> None:
     """The undefended model is trained for as many epochs as the defended one."""
-    raw = {"dataset": "digits", "attack": "badnets", "defense": {"name": name, **knobs}}
+    raw = {"dataset": "digits", "attack": "badnets", "defense": {"name": name, **knobs}, "clean": 0.1}
     spec, wrong = parse_trial(raw)
     assert spec is not None, "; ".join(map(str, wrong))
     defended, undefended = trial_graph(spec).budget, spec.defense.baseline_training().epochs
@@ -201,12 +209,13 @@ def check_recipes(name: str) -> None:
 
 
 def check_reads_what_it_is_given(name: str) -> None:
-    """The chain reads the poisoned set, its labels and networks, and nothing else."""
+    """The chain reads the poisoned set, its labels, the clean set and networks, and nothing else."""
     have = given()
-    handles = replace(
-        have, fit=FIT, labels=LABELS, model=PluginSource(plugin=bdtune.model("resnet18", width=2))
-    )
-    bindings = Bindings({FIT: have.fit, LABELS: have.labels}, None, SEED)
+    assert have.clean is not None
+    model = PluginSource(plugin=bdtune.model("resnet18", width=2))
+    handles = replace(have, fit=FIT, labels=LABELS, clean=CLEAN, model=model)
+    own = {FIT: have.fit, LABELS: have.labels, CLEAN: have.clean}
+    bindings = Bindings(own, None, SEED)
     chain = bound(name, small_defense(name).build(handles), bindings)
     read = [value for last in chain.values() for node in last.walk() for value in node.inputs.values()]
     sources = {
@@ -217,9 +226,10 @@ def check_reads_what_it_is_given(name: str) -> None:
         for last in chain.values()
         for node in last.walk()
         for value in node.inputs.values()
-        if id(value) in sources - {id(have.fit), id(have.labels)}
+        if id(value) in sources - {id(source) for source in own.values()}
     ]
-    assert not nodes, f"expected nodes to read given.fit and given.labels; {', '.join(nodes)} read other data"
+    expected = "expected nodes to read given.fit, given.labels and given.clean"
+    assert not nodes, f"{expected}; {', '.join(nodes)} read other data"
 
 
 def check_truth_is_not_read(name: str, pipelines: tuple[Pipeline, ...] = ("resident", "stream")) -> None:
