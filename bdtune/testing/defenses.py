@@ -49,6 +49,8 @@ def short(cls: type[Knobs]) -> dict[str, Any]:
             knobs[name] = 1
         elif name == "batch_size":
             knobs[name] = 16
+        elif name == "iterations":
+            knobs[name] = 2
     return knobs
 
 
