@@ -67,8 +67,8 @@ class SemiSupervised(MixMatch, TorchStage):
     Inputs: data (ImageSet), model (Model), optionally init (artefact with weights, and with the state of Adam
     where that training goes on) and clean (ImageSet, always labelled).
     Result: weights `model.<name>`; `pool.labelled` bool [epochs, N], whose labels were read in which epoch;
-    `pool.losses` float32 [2, N], cross-entropies before the first and before the last epoch. With `goes_on`
-    also the state of Adam, so that the next training is its continuation.
+    `pool.scores` float32 [2, N], what `split` went by before the first and before the last epoch. With
+    `goes_on` also the state of Adam, so that the next training is its continuation.
     The curve has loss, loss_x and loss_u (labelled and unlabelled part), lambda_u (its weight) and labelled
     (how many).
     Departures: all mixed images pass the network as one batch, and all unlabelled views as one, where the
@@ -87,10 +87,11 @@ class SemiSupervised(MixMatch, TorchStage):
     """Epochs over which the weight of the unlabelled part rises from zero; 0: full from the start."""
 
     @abstractmethod
-    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> np.ndarray:
-        """Return bool [N]: whose labels are read in this training's epoch after `done`.
+    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return bool [N], whose labels are read in this training's epoch after `done`, and scores [N].
 
-        `losses` float64 [N] are the cross-entropies of the observed labels, under what `fit` has learned.
+        Those of low scores are read. `losses` float64 [N] are the cross-entropies of the observed labels,
+        under what `fit` has learned.
         """
 
     def at(self, epochs: int) -> Self | None:

@@ -100,7 +100,7 @@ class SemiFit:
         self._all, self._clean = joined(data, clean), 0 if clean is None else len(clean)
         self.see = Augmentation.of(recipe.augment, data, session.dtype_of(ctx.numerics))
         self._labelled = torch.zeros(recipe.epochs, len(data), dtype=torch.bool)
-        self._losses = torch.zeros(2, len(data))
+        self._scores = torch.zeros(2, len(data))
 
     def _go_on(self, init: Artefact) -> None:
         if any(name.startswith(DESCENT) for name in init.arrays):
@@ -110,7 +110,7 @@ class SemiFit:
 
     def training(self) -> loop.Training:
         """Return the training."""
-        pool = held(labelled=self._labelled, losses=self._losses)
+        pool = held(labelled=self._labelled, scores=self._scores)
         modules = {"model": self.network, "pool": pool}
         modules |= {"average": self.judged} if self.recipe.ema else {}
         optimizers = {"model": self.optimizer}
@@ -121,7 +121,7 @@ class SemiFit:
     def _result(self, done: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = weights.module_arrays(self.judged)
         arrays["pool.labelled"] = weights.as_array(self._labelled[:done])
-        arrays["pool.losses"] = weights.as_array(self._losses)
+        arrays["pool.scores"] = weights.as_array(self._scores)
         if self.recipe.goes_on:
             arrays |= weights.optimizers_arrays({"model": self.optimizer})
             arrays |= weights.module_arrays(self.network, DESCENT) if self.recipe.ema else {}
@@ -144,11 +144,8 @@ class SemiFit:
 
     def _part(self, done: int) -> np.ndarray:
         """Return whose labels are read, bool [N], and note them."""
-        losses = self.losses(self.judged, done)
-        labelled = self.recipe.split(self, losses, done)
-        self._losses[0 if done == 0 else 1] = torch.from_numpy(losses)
-        if done == 0:
-            self._losses[1] = self._losses[0]
+        labelled, scores = self.recipe.split(self, self.losses(self.judged, done), done)
+        self._scores[1 if done else slice(None)] = torch.from_numpy(scores).float()
         self._labelled[done] = torch.from_numpy(labelled)
         return labelled
 

@@ -100,8 +100,9 @@ def test_the_warmup_is_adam_on_frozen_features(inputs: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("eps", "count"), [(0.5, 30), (0.29, 17), (1.0, 60)])
 def test_the_samples_of_lowest_loss_keep_their_labels(eps: float, count: int) -> None:
     losses = np.random.default_rng(0).gamma(1.0, 1.0, 60)
-    kept = Tune(eps=eps).split(None, losses, 0)  # type: ignore[arg-type]
+    kept, scores = Tune(eps=eps).split(None, losses, 0)  # type: ignore[arg-type]
     assert set(np.flatnonzero(kept)) == set(sorted(range(60), key=lambda row: losses[row])[:count])
+    assert np.array_equal(scores, losses)
 
 
 def test_what_a_setting_leaves_untouched(poisoned: tuple[DefenseInputs, Truth]) -> None:
@@ -184,7 +185,7 @@ def test_the_pool_is_judged_by_the_truth() -> None:
     truth = Truth(np.array([1, 1, 0, 0, 1, 1, 1, 1]), observed, role, 0)
     labelled = np.array([[1, 1, 1, 1, 0, 0, 0, 0], [1, 0, 1, 0, 1, 1, 0, 0]], bool)
     losses = np.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [0.1, 0.9, 0.2, 0.8, 0.3, 0.4, 0.6, 0.7]])
-    found = pools.judged(labelled, losses, truth)
+    found = pools.judged([{"pool.labelled": labelled, "pool.scores": losses}], truth)
     assert found["labelled"] == 0.5
     assert (found["labelled_poison_first"], found["labelled_poison"]) == (0.5, 0.25)
     assert found["labelled_poison_most"] == 0.5
@@ -194,7 +195,7 @@ def test_the_pool_is_judged_by_the_truth() -> None:
     assert found["changed"] == 0.5
     assert found["auroc_first"] == 0.0
     assert found["auroc"] == 0.5  # above all six, and above none
-    assert (found["loss_poison"], found["loss_clean"]) == (0.5, 0.5)
+    assert (found["score_poison"], found["score_clean"]) == (0.5, 0.5)
 
 
 def test_the_picture_shows_losses_and_the_pool(
@@ -206,7 +207,7 @@ def test_the_picture_shows_losses_and_the_pool(
     picture = defense.figure({"classifier": found}, truth)
     assert picture is not None
     first, last, right = picture.axes
-    limit = found.arrays["pool.losses"][0][found.arrays["pool.labelled"][0]].max()
+    limit = found.arrays["pool.scores"][0][found.arrays["pool.labelled"][0]].max()
     assert first.get_lines()[0].get_xdata()[0] == pytest.approx(np.log10(limit))
     assert len(last.get_lines()) == 1
     shares = right.get_lines()[0].get_ydata()

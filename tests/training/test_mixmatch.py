@@ -33,10 +33,10 @@ class LowestHalf(SemiSupervised):
 
     name: ClassVar[str] = "test_lowest_half"
 
-    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> np.ndarray:
+    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = np.zeros(len(losses), bool)
         chosen[np.argsort(losses, kind="stable")[: len(losses) // 2]] = True
-        return chosen
+        return chosen, losses
 
 
 class Continued(LowestHalf):
@@ -50,22 +50,22 @@ class Continued(LowestHalf):
 class Everything(LowestHalf):
     name: ClassVar[str] = "test_everything"
 
-    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> np.ndarray:
-        return np.ones(len(losses), bool)
+    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones(len(losses), bool), losses
 
 
 class FirstHalf(LowestHalf):
     name: ClassVar[str] = "test_first_half"
 
-    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> np.ndarray:
-        return np.arange(len(losses)) < len(losses) // 2
+    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.arange(len(losses)) < len(losses) // 2, losses
 
 
 class Nothing(LowestHalf):
     name: ClassVar[str] = "test_nothing"
 
-    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> np.ndarray:
-        return np.zeros(len(losses), bool)
+    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(losses), bool), losses
 
 
 SHORT: dict[str, Any] = {"epochs": 3, "iterations": 3, "batch_size": 8, "augment": "flip", "ramp": 4}
@@ -225,10 +225,10 @@ def test_labels_of_the_others_are_not_read(make_set: Any, tiny: Any) -> None:
     data = make_set(40)
     other = replace(data, labels=np.where(np.arange(40) < 20, data.labels, (data.labels + 1) % 3))
     first, second = (FirstHalf(**SHORT).run(CTX, data=each, model=tiny) for each in (data, other))
-    same = [name for name in first.arrays if not name.startswith("pool.losses")]
+    same = [name for name in first.arrays if not name.startswith("pool.scores")]
     for name in same:
         assert np.array_equal(first.arrays[name], second.arrays[name]), name
-    assert not np.array_equal(first.arrays["pool.losses"], second.arrays["pool.losses"])
+    assert not np.array_equal(first.arrays["pool.scores"], second.arrays["pool.scores"])
 
 
 @pytest.mark.parametrize("knobs", [{}, {"ema": 0.9, "score_views": "augmented"}])
@@ -287,7 +287,7 @@ def test_the_weight_rises_over_the_ramp_and_no_further(make_set: Any, tiny: Any)
 def test_every_epoch_says_whose_labels_it_read(make_set: Any, tiny: Any) -> None:
     data = make_set(40)
     found = LowestHalf(**SHORT).run(CTX, data=data, model=tiny)
-    labelled, losses = found.arrays["pool.labelled"], found.arrays["pool.losses"]
+    labelled, losses = found.arrays["pool.labelled"], found.arrays["pool.scores"]
     assert labelled.shape == (3, 40)
     assert labelled.sum(1).tolist() == [20, 20, 20]
     start = new_network(tiny, data, CTX.seed, FP32).eval()

@@ -96,9 +96,14 @@ class DBD(Defense):
         return self.semi.undefended(self._epochs)
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-        found = artefacts["classifier"].arrays
-        return pools.judged(found["pool.labelled"], found["pool.losses"], truth)
+        return pools.judged([artefacts["classifier"].arrays], truth)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         found = artefacts["classifier"].arrays
-        return pools.figure(found["pool.labelled"], found["pool.losses"], truth)
+        shown = [
+            pools.Scores(
+                f"before the {word} epoch", found["pool.scores"][at], found["pool.labelled"][at], True
+            )
+            for at, word in ((0, "first"), (-1, "last"))
+        ]
+        return pools.figure(shown, [found], truth)

@@ -90,5 +90,5 @@ class Tune(SemiSupervised):
     eps: float
     """Fraction of samples whose labels are read."""
 
-    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> np.ndarray:
-        return flagged_lowest(losses, self.eps)
+    def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
+        return flagged_lowest(losses, self.eps), losses
