@@ -88,6 +88,12 @@ EASY = Artefact({"gamma": np.array([1.0]), "candidates": LOSSES.arrays["losses"]
 WEIGHTS = Artefact({"weights": np.where(POISON, -0.5, 0.75).astype(np.float32)})
 SCORED = Artefact({"scores": 3 * LOSSES.arrays["losses"], "clean_scores": LOSSES.arrays["losses"]})
 OTSU = Artefact({"threshold": np.array([7.0]), "separability": np.array([0.75])})
+POOL = Artefact(
+    {
+        "pool.labelled": np.stack([LOSSES.arrays["losses"] <= limit for limit in (0.5, 1.5, 2.5)]),
+        "pool.scores": np.stack([LOSSES.arrays["losses"], 2 - LOSSES.arrays["losses"]]),
+    }
+)
 """What stages before would decide, made up so that each stage answers for itself alone."""
 
 
@@ -147,6 +153,8 @@ def diagnoses() -> dict[str, Artefact]:
         "aabl": {"naive": CLASSIFIER, "losses": LOSSES, "scores": SCORED, "threshold": OTSU, "split": SUBSET},
         "abl": {"isolate": CLASSIFIER, "losses": LOSSES, "isolated": FEW},
         "adversarial_training": {"subset": WHOLE, "training": CLASSIFIER},
+        "asd": {"class_aware": POOL, "loss_guided": POOL, "classifier": POOL},
+        "dbd": {"classifier": POOL},
         "gssd": {"class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
         "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }
