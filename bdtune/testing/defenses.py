@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CLASSES, EACH, SEED = 3, 16, 5
 Pipeline = Literal["resident", "stream"]
-SHORT = {"epochs": 1, "batch_size": 16, "overlays": 4, "computed": 4}
+SHORT = {"epochs": 1, "batch_size": 16, "iterations": 2, "overlays": 4, "computed": 4}
 """What settings of these names become, wherever they stand."""
 
 

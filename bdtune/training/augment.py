@@ -2,7 +2,8 @@
 
 Shape letters: B batch, H height, W width, C channels. Every random number comes from the generator handed in,
 one row of draws per image, so that equal generators give equal batches on every device.
-Source: SimCLR (Chen et al., 2020), appendix A, for crop, jitter and grayscale, as torchvision defines them.
+Source: SimCLR (Chen et al., 2020), appendix A, for crop, jitter, grayscale and blur, as torchvision defines
+them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ JITTER_RATE, GRAY_RATE = 0.8, 0.2
 STRENGTH = (0.8, 0.8, 0.8)  # brightness, contrast, saturation
 HUE = 0.2  # in turns
 LUMA = (0.2989, 0.587, 0.114)
+SIGMA = (0.1, 2.0)  # of a blur, in pixels
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,15 @@ class Augmentation:
     std: tuple[float, ...]
     dtype: torch.dtype = torch.float32
     flip: bool = True  # of kind "simclr"; the others say it in their name
+    smallest_crop: float = AREA[0]  # least share of the area that a resized crop covers
+    jitter: float = 1.0  # of kind "simclr": factor of STRENGTH and HUE
+    blur: float = 0.0  # of kind "simclr": share of images that are blurred
 
     @staticmethod
-    def of(
-        kind: Kind, data: ImageSet, dtype: torch.dtype = torch.float32, *, flip: bool = True
-    ) -> Augmentation:
-        """Return the augmentation with a data set's mean and standard deviation."""
+    def of(kind: Kind, data: ImageSet, dtype: torch.dtype = torch.float32, **views: Any) -> Augmentation:
+        """Return the augmentation with a data set's mean and standard deviation; `views`: flip to blur."""
         settled: Any = settled_name(kind, mirrors=data.mirrors)  # a trial's graph has done so already
-        return Augmentation(settled, tuple(data.mean), tuple(data.std), dtype, flip)
+        return Augmentation(settled, tuple(data.mean), tuple(data.std), dtype, **views)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Return the batch as the network sees it; `generator` may be missing for kind "none" only."""
@@ -67,9 +70,11 @@ class Augmentation:
             if "cutout" in self.kind:
                 shifted = cutout(shifted, generator)
             return to_input(shifted, self.mean, self.std, self.dtype)
-        crops = resized_crop(images, generator, flip=self.flip)
+        crops = resized_crop(images, generator, flip=self.flip, smallest=self.smallest_crop)
         if self.kind == "simclr" and images.shape[3] == 3:
-            crops = grayscale(colour_jitter(crops, generator), generator)
+            crops = grayscale(colour_jitter(crops, generator, self.jitter), generator)
+        if self.kind == "simclr" and self.blur:
+            crops = blur(crops, generator, self.blur)
         return normalise_planes(crops, self.mean, self.std, self.dtype)
 
 
@@ -137,15 +142,18 @@ def cutout(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return images.masked_fill(hole[..., None], 0)
 
 
-def resized_crop(images: torch.Tensor, generator: torch.Generator, *, flip: bool) -> torch.Tensor:
+def resized_crop(
+    images: torch.Tensor, generator: torch.Generator, *, flip: bool, smallest: float = AREA[0]
+) -> torch.Tensor:
     """Crop uint8 [B, H, W, C] at random, resize to H x W and return float planes [B, C, H, W] in [0, 1].
 
-    Interpolation is bilinear, written as one small matrix per image and axis; a flip is part of the second.
+    A crop covers at least the share `smallest` of the area. Interpolation is bilinear, written as one small
+    matrix per image and axis; a flip is part of the second.
     """
     count, height, width, channels = images.shape
     draws = _draws(count, 2 * TRIES + 3, generator, images.device)
     size, ratio = draws[:TRIES], draws[TRIES : 2 * TRIES]
-    area = (AREA[0] + (AREA[1] - AREA[0]) * size) * (height * width)
+    area = (smallest + (AREA[1] - smallest) * size) * (height * width)
     ratio = torch.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * ratio)
     crop_w, crop_h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (crop_w <= width) & (crop_h <= height) & (crop_w > 0) & (crop_h > 0)
@@ -174,17 +182,17 @@ def _interpolation(
     return (1 - (source[:, :, None] - pixel).abs()).clamp_min_(0)
 
 
-def colour_jitter(planes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def colour_jitter(planes: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
     """Change brightness, contrast, saturation and hue of float RGB [B, 3, H, W], each image with rate 0.8."""
     order = torch.randperm(4, generator=generator).tolist()
     draws = _draws(len(planes), 5, generator, planes.device)[:, :, None, None, None]
     applied = draws[4] < JITTER_RATE
     for step in order:
         if step == 3:
-            turn = torch.where(applied, (2 * draws[3] - 1) * HUE, 0.0)
+            turn = torch.where(applied, (2 * draws[3] - 1) * (HUE * strength), 0.0)
             planes = rotate_hue(planes, turn)
             continue
-        factor = torch.where(applied, 1 + (2 * draws[step] - 1) * STRENGTH[step], 1.0)
+        factor = torch.where(applied, 1 + (2 * draws[step] - 1) * (STRENGTH[step] * strength), 1.0)
         planes = _blend(planes, factor, step)
     return planes
 
@@ -222,3 +230,23 @@ def grayscale(planes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Take the colour out of every fifth image of float RGB [B, 3, H, W]."""
     gray = _draws(len(planes), 1, generator, planes.device)[0] < GRAY_RATE
     return torch.where(gray[:, None, None, None], _luma(planes), planes)
+
+
+def blur(planes: torch.Tensor, generator: torch.Generator, rate: float) -> torch.Tensor:
+    """Blur the share `rate` of float [B, C, H, W] by a Gaussian of random width, cut off at the borders.
+
+    Written as one small matrix per image and axis. Departure from torchvision, whose kernel has a tenth of
+    the side: the Gaussian is not cut off inside the image.
+    """
+    applied, width = _draws(len(planes), 2, generator, planes.device)
+    sigma = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * width
+    down, across = (_gaussian(sigma, applied < rate, side) for side in planes.shape[2:])
+    return torch.matmul(torch.matmul(down[:, None], planes), across[:, None].mT)
+
+
+def _gaussian(sigma: torch.Tensor, applied: torch.Tensor, size: int) -> torch.Tensor:
+    """Return [B, size, size]: row i holds the weights of the pixels that make pixel i, of sum 1."""
+    pixel = torch.arange(size, device=sigma.device, dtype=torch.float32)
+    distance = (pixel[:, None] - pixel) ** 2
+    weights = torch.softmax(-distance / (2 * sigma[:, None, None] ** 2), 2)
+    return torch.where(applied[:, None, None], weights, torch.eye(size, device=sigma.device))

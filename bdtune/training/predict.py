@@ -13,11 +13,16 @@ from bdtune.training.session import autocast, deterministic, device_of, dtype_of
 from bdtune.training.weights import as_array, as_tensor, new_network
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Artefact
     from bdtune.plugins.data import ImageSet
     from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
+
+    View = Callable[[torch.Tensor], torch.Tensor]
+    """Makes the network's input [B, C, H, W] of images uint8 [B, H, W, C]."""
 
 PIXELS = 512 * 32 * 32  # per batch
 
@@ -35,24 +40,28 @@ def predict_features(network: Network, data: ImageSet, numerics: Numerics) -> np
     return _predict(network, data, numerics, features=True)
 
 
-def predict_logits(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
-    """Return logits float32 [N, K] of all images, without augmentation, in id order.
+def predict_logits(
+    network: Network, data: ImageSet, numerics: Numerics, see: View | None = None
+) -> np.ndarray:
+    """Return logits float32 [N, K] of all images, in id order, by default without augmentation.
 
     They are computed in float32 whatever `numerics` says: predictions are counted, and in bf16 an image's two
     largest logits may be equal, of which argmax takes the first, often the attack's target.
     """
-    return _predict(network, data, numerics.exact(), features=False)
+    return _predict(network, data, numerics.exact(), features=False, see=see)
 
 
-def _predict(network: Network, data: ImageSet, numerics: Numerics, *, features: bool) -> np.ndarray:
+def _predict(
+    network: Network, data: ImageSet, numerics: Numerics, *, features: bool, see: View | None = None
+) -> np.ndarray:
     width = network.feature_dim if features else network.head.out_features
     out = np.zeros((len(data), width), np.float32)
-    device, plain = device_of(numerics), Augmentation.of("none", data, dtype_of(numerics))
+    device, see = device_of(numerics), see or Augmentation.of("none", data, dtype_of(numerics))
     training = network.training
     network.eval()
     with torch.inference_mode(), deterministic(numerics):
         for ids, images in in_order(data, images_of(PIXELS, data)):
-            inputs = plain(as_tensor(images).to(device))
+            inputs = see(as_tensor(images).to(device))
             with autocast(numerics):
                 values = network.features(inputs) if features else network(inputs)
             out[ids] = as_array(values.float())

@@ -1,20 +1,23 @@
 """SimCLR: an encoder trained without labels to tell its own images' views from all others.
 
 Source: SimCLR (Chen et al., 2020), NT-Xent loss of section 2.1, with the settings of GSSD's appendix E:
-100 epochs, batch 256, temperature 0.5, Adam at 3e-4, no Gaussian blur.
+100 epochs, batch 256, temperature 0.5, Adam at 3e-4, no Gaussian blur. Settings that only others than GSSD
+change are in a key where they are changed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from bdtune.effects import OnlyIf
 from bdtune.errors import UserError
+from bdtune.knobs import Rate
 from bdtune.training.torch_stage import TorchStage
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     import torch
 
@@ -44,17 +47,53 @@ class SimCLR(TorchStage):
     batch_size: int = Field(256, ge=2)
     """Images per step; each gives two views, and the views of the others are its negatives."""
     lr: float = Field(3e-4, gt=0)
-    """Adam's rate, constant."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Learning rate at the start."""
+    optimizer: Annotated[Literal["adam", "sgd"], OnlyIf(optimizer="sgd")] = "adam"
+    """sgd: with momentum."""
+    betas: Annotated[tuple[Beta, Beta], OnlyIf(optimizer="adam")] = (0.9, 0.999)
     """Adam's betas; GSSD's appendix prints (0.9, 0.99), its code uses these."""
+    momentum: Annotated[float, OnlyIf(optimizer="sgd")] = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
     weight_decay: float = Field(0.0, ge=0)
-    """Adam's weight decay."""
+    """On all weights."""
+    schedule: Annotated[Literal["constant", "cosine"], OnlyIf(schedule="cosine")] = "constant"
+    """cosine: the rate falls to zero over `horizon`."""
+    horizon: Annotated[int | None, OnlyIf(schedule="cosine")] = Field(None, ge=1)
+    """Epochs after which cosine reaches zero, which may be more than are trained; null: `epochs`."""
     temperature: float = Field(0.5, gt=0)
     """Divides cosine similarities."""
     projection: int = Field(128, ge=1)
     """Width of the projections that the loss compares."""
     flip: bool | None = None
     """Whether views are mirrored; null: unless a mirror image may be of another class."""
+    smallest_crop: Annotated[float, OnlyIf(own_views=True)] = Field(0.08, gt=0, le=1)
+    """Least share of an image's area that a view shows."""
+    jitter: Annotated[float, OnlyIf(own_views=True)] = Field(1.0, ge=0, le=1.25)
+    """Strength of the change of colours; 1: brightness, contrast and saturation by 0.8, hue by 0.2."""
+    blur: Annotated[Rate, OnlyIf(own_views=True)] = 0.0
+    """Fraction of views that are blurred."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.schedule == "cosine" and self.horizon is not None and self.horizon < self.epochs:
+            raise ValueError(f"horizon must be at least epochs, got {self.horizon} and {self.epochs}")
+        return self
+
+    @property
+    def own_views(self) -> bool:
+        """Whether views are not those of GSSD's appendix."""
+        return (self.smallest_crop, self.jitter, self.blur) != (0.08, 1.0, 0.0)
+
+    def at(self, epochs: int) -> SimCLR | None:
+        """Return the same training with another length, where its rate depends on none."""
+        fixed = self.schedule == "constant" or self.horizon is not None
+        return self.model_copy(update={"epochs": epochs}) if fixed else None
+
+    def rate(self, done: int) -> float:
+        """Return the learning rate of the epoch after `done`."""
+        from bdtune.training.loop import learning_rate
+
+        return learning_rate(self.schedule, self.lr, done, self.horizon or self.epochs)
 
     def training(self, ctx: Context, *, data: ImageSet, model: Model) -> Training:
         from bdtune.training import augment, batches, loop, nt_xent, session, weights
@@ -65,14 +104,18 @@ class SimCLR(TorchStage):
         with session.seeded(ctx.seed, "projection"):
             head = nt_xent.projection_head(network.feature_dim, self.projection).to(device)
         trained = [weight for name, weight in network.named_parameters() if not name.startswith("head.")]
+        rule: dict[str, Any] = {"weight_decay": self.weight_decay, "momentum": self.momentum}
         optimizer = loop.make_optimizer(
-            [*trained, *head.parameters()], "adam", self.lr, weight_decay=self.weight_decay, betas=self.betas
+            [*trained, *head.parameters()], self.optimizer, self.lr, betas=self.betas, **rule
         )
         images = batches.DeviceSet(data, device)
         flip = data.mirrors if self.flip is None else self.flip
-        views = augment.Augmentation.of("simclr", data, session.dtype_of(ctx.numerics), flip=flip)
+        looks = {"smallest_crop": self.smallest_crop, "jitter": self.jitter, "blur": self.blur}
+        dtype = session.dtype_of(ctx.numerics)
+        views = augment.Augmentation.of("simclr", data, dtype, flip=flip, **looks)
 
         def epoch(done: int) -> dict[str, float]:
+            loop.set_learning_rate(optimizer, self.rate(done))
             network.train()
             meter = loop.Meter(f"{self.name}: epoch {done + 1} of {self.epochs}", device)
             draws = session.generator(ctx.seed, "augment", done)

@@ -12,15 +12,9 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
 import bdtune
+from bdtune.defending.isolation import symmetric_cross_entropy
 from bdtune.defenses.aabl.losses import IFGSM, AdversarialLosses, AugmentedLosses, Naive
-from bdtune.defenses.aabl.split import (
-    Scores,
-    Threshold,
-    VulnerableSplit,
-    highest,
-    otsu,
-    symmetric_cross_entropy,
-)
+from bdtune.defenses.aabl.split import Scores, Threshold, VulnerableSplit, highest, otsu
 from bdtune.engine.key import derive_seed, digest_of
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import ImageSet, LabelSet

@@ -98,6 +98,12 @@ SENSITIVE = Artefact({"fct": 1.0 / (0.25 + LOSSES.arrays["losses"])})
 FLAGS = {"flags": np.where(POISON, 2, np.arange(N) % 2)}
 FLAGGED = Artefact({**FLAGS, "gamma_c": np.array([0.5]), "gamma_p": np.array([2.0])})
 OTSU = Artefact({"threshold": np.array([7.0]), "separability": np.array([0.75])})
+POOL = Artefact(
+    {
+        "pool.labelled": np.stack([LOSSES.arrays["losses"] <= limit for limit in (0.5, 1.5, 2.5)]),
+        "pool.scores": np.stack([LOSSES.arrays["losses"], 2 - LOSSES.arrays["losses"]]),
+    }
+)
 """What stages before would decide, made up so that each stage answers for itself alone."""
 
 
@@ -167,6 +173,8 @@ def diagnoses() -> dict[str, Artefact]:
         "adversarial_training": {"subset": WHOLE, "training": CLASSIFIER},
         "cbd": {"subset": WHOLE, "backdoored": CLASSIFIER, "classifier": WEIGHED},
         "dst": {"fct": SENSITIVE, "split": FLAGGED},
+        "asd": {"class_aware": POOL, "loss_guided": POOL, "classifier": POOL},
+        "dbd": {"classifier": POOL},
         "gssd": {"class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
         "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }

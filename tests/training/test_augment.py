@@ -201,3 +201,38 @@ def test_jitter_and_grayscale_rates():
 def test_simclr_leaves_the_colours_of_grey_images_alone():
     seen = Augmentation("simclr", (0.5,), (0.25,))(images(channels=1), seeded())
     assert seen.shape == (8, 1, 16, 16)
+
+
+def test_a_blur_is_a_gaussian_per_image_of_sum_one():
+    planes = torch.zeros(200, 1, 9, 11)
+    planes[:, :, 4, 5] = 1.0
+    seen = augment.blur(planes, seeded(), 0.5)
+    applied, width = torch.rand(2, 200, generator=seeded())
+    for row in range(200):
+        if applied[row] >= 0.5:
+            assert torch.equal(seen[row], planes[row])
+            continue
+        sigma = 0.1 + 1.9 * float(width[row])
+        down, across = (
+            np.array([np.exp(-((i - middle) ** 2) / (2 * sigma**2)) for i in range(side)])
+            / np.array(
+                [sum(np.exp(-((i - j) ** 2) / (2 * sigma**2)) for j in range(side)) for i in range(side)]
+            )
+            for side, middle in ((9, 4), (11, 5))
+        )
+        np.testing.assert_allclose(seen[row, 0], np.outer(down, across), atol=1e-5)
+    flat = augment.blur(torch.full((20, 3, 8, 8), 0.3), seeded(), 1.0)
+    np.testing.assert_allclose(flat, 0.3, rtol=1e-5)
+
+
+def test_views_of_others_than_gssd_are_weaker_and_blurred():
+    source = images(64)
+    own = Augmentation("simclr", MEAN, STD)
+    assert torch.equal(own(source, seeded()), Augmentation("simclr", MEAN, STD, jitter=1.0)(source, seeded()))
+    weak = Augmentation("simclr", MEAN, STD, smallest_crop=1.0, jitter=0.0)
+    flat = torch.full((64, 16, 16, 3), 90, dtype=torch.uint8)
+    plain = Augmentation("none", MEAN, STD)(flat)
+    assert not torch.allclose(own(flat, seeded()), plain, atol=1e-3)
+    np.testing.assert_allclose(weak(flat, seeded()), plain, atol=1e-3)  # whole, and of its own colour
+    blurred = Augmentation("simclr", MEAN, STD, blur=1.0)(source, seeded())
+    assert blurred.var(3).mean() < own(source, seeded()).var(3).mean()

@@ -89,3 +89,42 @@ def test_a_small_set_makes_one_batch_and_says_so(make_set, tiny, caplog):
 def test_one_image_is_refused(make_set, tiny):
     with pytest.raises(UserError, match="at least 2"):
         SimCLR(epochs=1).run(CTX, data=make_set(1), model=tiny)
+
+
+def test_settings_that_only_others_change_are_in_no_key_of_gssds():
+    base = SimCLR().identity()
+    assert not {"optimizer", "momentum", "schedule", "horizon", "jitter", "blur"} & base["knobs"].keys()
+    assert SimCLR(momentum=0.5, horizon=200).identity() == base
+    changed = [
+        {"optimizer": "sgd"},
+        {"schedule": "cosine"},
+        {"smallest_crop": 0.2},
+        {"jitter": 0.5},
+        {"blur": 0.5},
+    ]
+    found = [SimCLR(**knobs).identity()["knobs"] for knobs in changed]
+    assert all(each != base["knobs"] for each in found)
+    assert all({"smallest_crop", "jitter", "blur"} <= each.keys() for each in found[2:])
+    sgd = SimCLR(optimizer="sgd")
+    assert sgd.identity() == SimCLR(optimizer="sgd", betas=(0.5, 0.5)).identity()
+    assert sgd.identity() != SimCLR(optimizer="sgd", momentum=0.5).identity()
+
+
+def test_a_shorter_training_is_passed_where_the_rate_does_not_depend_on_the_length(make_set, tiny):
+    inputs = {"data": make_set(24), "model": tiny}
+    knobs = {"batch_size": 8, "projection": 4, "optimizer": "sgd", "lr": 0.05, "blur": 0.5}
+    stage = SimCLR(epochs=3, schedule="cosine", horizon=10, **knobs)
+    ticks = {tick.epoch: tick.artefact() for tick in stage.steps(CTX, **inputs)}
+    ended = stage.at(2).run(CTX, **inputs)
+    assert digest_of(ticks[2].arrays, ticks[2].info) == digest_of(ended.arrays, ended.info)
+    assert SimCLR(schedule="cosine").at(2) is None
+    assert SimCLR().at(2) == SimCLR(epochs=2)
+
+
+def test_the_rate_is_the_planned_cosine():
+    stage = SimCLR(epochs=100, schedule="cosine", horizon=1000, lr=0.4)
+    assert stage.rate(0) == 0.4
+    assert stage.rate(99) == pytest.approx(0.4 * (1 + math.cos(math.pi * 99 / 1000)) / 2)  # still 0.39
+    assert SimCLR(epochs=100, schedule="cosine", lr=0.4).rate(50) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="horizon must be at least epochs"):
+        SimCLR(epochs=100, schedule="cosine", horizon=50)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from bdtune.defending.isolation import symmetric_cross_entropy
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 
 if TYPE_CHECKING:
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 
 Rule = Literal["otsu", "fixed", "not_flipped"]
 Score = Literal["sce", "ce"]
-
-
-def symmetric_cross_entropy(losses: np.ndarray, a: float, b: float, clip: float) -> np.ndarray:
-    """Return a CE + b RCE [N] of cross-entropies [N] in nats; RCE = -log(clip) (1 - p_y), p_y = exp(-CE)."""
-    return a * losses - b * np.log(clip) * -np.expm1(-losses)
 
 
 def otsu(values: np.ndarray, bins: int | None) -> tuple[float, float]:

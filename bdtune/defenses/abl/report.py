@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdtune.defending.isolation import isolation
+from bdtune.defending.isolation import flagged_lowest, isolation
 from bdtune.defending.loss_pictures import draw_histogram, draw_trace, panels
-from bdtune.defenses.abl.stages import isolated, largest_class
+from bdtune.defenses.abl.stages import largest_class
 from bdtune.metrics import auroc, mean
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
     flags[chosen] = True
     found = isolation(flags, poison)
     for rate in RATES:
-        found |= {f"{name}_at_{rate:g}": v for name, v in isolation(isolated(losses, rate), poison).items()}
+        found |= {
+            f"{name}_at_{rate:g}": v for name, v in isolation(flagged_lowest(losses, rate), poison).items()
+        }
     observed = truth.observed[chosen]
     last = losses[chosen].max(initial=-np.inf)
     return {

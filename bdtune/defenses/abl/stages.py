@@ -10,20 +10,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from bdtune.defending.isolation import count_of, lowest
+from bdtune.defending.isolation import flagged_lowest
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 
 if TYPE_CHECKING:
     from bdtune.plugins.data import LabelSet
 
 Reading = Literal["means", "batch"]
-
-
-def isolated(losses: np.ndarray, p: float) -> np.ndarray:
-    """Return bool [N]: the floor(p N) samples of lowest loss, ties by id."""
-    chosen = np.zeros(len(losses), bool)
-    chosen[lowest(losses, count_of(p, len(losses)))] = True
-    return chosen
 
 
 class Isolated(Stage):
@@ -40,7 +33,7 @@ class Isolated(Stage):
     """Fraction of samples that is isolated."""
 
     def run(self, ctx: Context, *, losses: Artefact, data: LabelSet) -> Artefact:
-        return _subset(np.flatnonzero(isolated(losses.arrays["losses"], self.p)), data)
+        return _subset(np.flatnonzero(flagged_lowest(losses.arrays["losses"], self.p)), data)
 
 
 class Rest(Stage):
@@ -53,7 +46,7 @@ class Rest(Stage):
     """Fraction of samples that is isolated."""
 
     def run(self, ctx: Context, *, losses: Artefact, data: LabelSet) -> Artefact:
-        return _subset(np.flatnonzero(~isolated(losses.arrays["losses"], self.p)), data)
+        return _subset(np.flatnonzero(~flagged_lowest(losses.arrays["losses"], self.p)), data)
 
 
 def _subset(ids: np.ndarray, data: LabelSet) -> Artefact:
