@@ -47,8 +47,9 @@ def test_making_defenses_and_chains_loads_no_torch():
         "from bdtune.engine.stage import PluginSource\n"
         "from bdtune.plugins.handles import CLEAN, CLEAN_LABELS, FIT, LABELS\n"
         "model = PluginSource(plugin=bdtune.model('resnet18'))\n"
+        "given = DefenseInputs(FIT, LABELS, model, clean=CLEAN, clean_labels=CLEAN_LABELS)\n"
         "for name in registry.names('defenses'):\n"
-        "    bdtune.defense(name).build(DefenseInputs(FIT, LABELS, model, clean=CLEAN, clean_labels=CLEAN_LABELS))\n"
+        "    bdtune.defense(name).build(given)\n"
         "heavy = {'torch', 'matplotlib', 'ray', 'mlflow'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -35,7 +35,8 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
     it for each predicted as the next class; source_right: share of flagged poison whose class is found.
     """
     clustered, groups = artefacts["clustered"].arrays, artefacts["groups"].arrays
-    flagged, done = artefacts["removal"].arrays["flagged"], clustered["sizes"].any(1)
+    flagged = artefacts["removal"].arrays["flagged"]
+    done = np.asarray(clustered["sizes"]).sum(1) > 0
     present = np.bincount(groups["groups"], minlength=len(done)) > 0
     detected = np.unique(groups["groups"][flagged])
     found = {
