@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.engine.stage import Artefact, Node
+    from bdtune.engine.stage import Artefact, Node, Source
     from bdtune.errors import Problem
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs, Offer
@@ -71,7 +71,8 @@ class FineTuning(Defense):
         if self.tune.epochs == 0:
             return {**before, "classifier": undefended}
         parts = clean_parts(given, self.validation)
-        inputs = {"data": clean_images(given), "model": given.model, "init": undefended}
+        inputs: dict[str, Node | Source] = {"data": clean_images(given), "model": given.model}
+        inputs["init"] = undefended
         measured = {"validation": parts["validation"]} if "validation" in parts else {}
         tuned = given.node(self.tune, subset=parts["tuning"], **inputs, **measured)
         return {**before, **parts, "classifier": tuned}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.engine.stage import Artefact, Node
+    from bdtune.engine.stage import Artefact, Node, Source
     from bdtune.errors import Problem
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs, Offer
@@ -67,7 +67,8 @@ class NAD(Defense):
     def build(self, given: DefenseInputs) -> dict[str, Node]:
         undefended, model = given.undefended(self.train), given.model
         tuning = clean_parts(given, 0.0)["tuning"]
-        inputs = {"data": clean_images(given), "subset": tuning, "model": model, "init": undefended}
+        inputs: dict[str, Node | Source] = {"data": clean_images(given), "model": model}
+        inputs |= {"subset": tuning, "init": undefended}
         teacher = given.node(self.teacher, **inputs)
         student = given.node(self.distil, **inputs, teacher=teacher)
         three = {"undefended": undefended, "teacher": teacher, "student": student}
