@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +16,25 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 TOP = 0.01
 """Fraction of a layer's channels, those of the largest filters, at least one."""
 
+SHORTCUT = re.compile(r"downsample|shortcut")
+"""Of a residual block: what goes around it."""
+
 Weights = dict[str, np.ndarray]
 
 
 def weights_of(arrays: Mapping[str, np.ndarray]) -> Weights:
-    """Return a classifier's weights by name, from the input to the head, without batch norm's statistics."""
-    return {
-        name.removeprefix(PREFIX): array.astype(np.float64)
-        for name, array in arrays.items()
-        if name.startswith(PREFIX) and not name.endswith(BUFFERS)
-    }
+    """Return a classifier's weights by name, from the input to the head, without batch norm's statistics.
+
+    A stored artefact has its arrays in any order: numbered parts are put in the order of their numbers.
+    """
+    names = [name for name in arrays if name.startswith(PREFIX) and not name.endswith(BUFFERS)]
+    return {name.removeprefix(PREFIX): arrays[name].astype(np.float64) for name in sorted(names, key=_place)}
+
+
+def _place(name: str) -> tuple[bool, list[str | int]]:
+    """Return what to sort a weight's name by: body.2 comes before body.10, and the head last."""
+    parts = re.split(r"(\d+)", name)
+    return name.startswith(f"{PREFIX}head."), [int(part) if part.isdigit() else part for part in parts]
 
 
 def distance(before: Weights, after: Weights) -> float:
@@ -53,7 +63,7 @@ def largest_filters(weights: Weights) -> float:
 
     FT-SAM's account of itself: the norms of neurons that a trigger uses are large, and shrink.
     """
-    filters = [array for array in weights.values() if array.ndim == 4]
+    filters = [array for name, array in weights.items() if array.ndim == 4 and not SHORTCUT.search(name)]
     if not filters:
         return float("nan")
     norms = np.sort(np.linalg.norm(filters[-1].reshape(len(filters[-1]), -1), axis=1))

@@ -175,6 +175,9 @@ def test_how_far_weights_moved() -> None:
     assert np.isnan(largest_filters({"head.weight": before["head.weight"]}))
     arrays = {"model.head.weight": np.ones((2, 2)), "model.norm.running_mean": np.ones(2)}
     assert list(weights_of(arrays)) == ["head.weight"]
+    names = ["body.2.conv1", "body.2.conv2", "body.10.conv1", "hidden", "head"]
+    shuffled = {f"model.{name}.weight": np.ones(1) for name in sorted(names)}
+    assert [name.removesuffix(".weight") for name in weights_of(shuffled)] == names
 
 
 def test_it_mends_a_model_and_says_what_changed(
