@@ -45,10 +45,10 @@ def test_making_defenses_and_chains_loads_no_torch():
         "import sys, bdtune; from bdtune.plugins import registry\n"
         "from bdtune.plugins.defense import DefenseInputs\n"
         "from bdtune.engine.stage import PluginSource\n"
-        "from bdtune.plugins.handles import FIT, LABELS\n"
+        "from bdtune.plugins.handles import CLEAN, FIT, LABELS\n"
         "model = PluginSource(plugin=bdtune.model('resnet18'))\n"
         "for name in registry.names('defenses'):\n"
-        "    bdtune.defense(name).build(DefenseInputs(FIT, LABELS, model))\n"
+        "    bdtune.defense(name).build(DefenseInputs(FIT, LABELS, model, clean=CLEAN))\n"
         "heavy = {'torch', 'matplotlib', 'ray', 'mlflow'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
