@@ -53,28 +53,24 @@ def filter_metrics(flagged: np.ndarray, scores: np.ndarray, truth: Truth) -> dic
 
 
 def draw_scores(ax: Axes, scores: np.ndarray, truth: Truth, name: str, *, log: bool = False) -> None:
-    """Draw how many rows have which score, stacked by role; scores that are not finite are left out.
+    """Draw which share of each role's rows has which score; scores that are not finite are left out.
 
-    `log` draws the logarithm to base 10 of scores that are not negative.
+    Shares, as poison may be a few rows among thousands. `log` draws the logarithm to base 10 of scores that
+    are not negative.
     """
     finite = np.isfinite(scores)
     values = np.log10(np.maximum(scores[finite], FLOOR)) if log else scores[finite]
     role, poison = truth.role[finite], truth.is_poison[finite]
     parts = [(*PARTS[0], ~poison & (role != COVER)), ("cover", COVER_COLOUR, role == COVER)]
     parts.append((*PARTS[1], poison))
-    low, high = values.min(initial=0.0), values.max(initial=0.0)
-    if len(values):
-        low, high = values.min(), values.max()
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
-    below = np.zeros(BINS)
     for word, colour, rows in parts:
         if rows.any():
-            above = below + np.histogram(values[rows], edges)[0]
-            ax.stairs(above, edges, baseline=below, fill=True, color=colour, label=word)
-            below = above
-    ax.set_yscale("symlog", linthresh=10)  # poison may be a few rows among thousands
+            share = np.histogram(values[rows], edges)[0] / np.count_nonzero(rows)
+            ax.stairs(share, edges, fill=True, color=colour, alpha=0.6, label=word)
     ax.set_xlabel(f"log10 of the {name}" if log else name, fontsize="small")
-    ax.set_ylabel("rows", fontsize="small")
+    ax.set_ylabel("share of the role's rows", fontsize="small")
     dress(ax)
 
 

@@ -188,6 +188,8 @@ def test_scores_say_how_near_a_row_is_to_the_smallest_cluster() -> None:
     mine, clusters = found["scores"][labels == 0], found["clusters"][labels == 0]
     assert np.array_equal(mine > 0, clusters == 1)
     assert np.abs(found["scores"]).max() <= 1 + 1e-9
+    others = found["scores"][(labels > 0)]
+    assert mine[200:].min() > others.max()  # their classes do not fall into parts
     line = np.array([[0.0], [0], [0], [1], [4], [4]])
     parts = parted(line, 2, 5, 0)
     np.testing.assert_allclose(suspicion(line, parts)[[0, 3, 4]], [(0.25 - 4) / 3.75, (0.75 - 3) / 3.75, 1])

@@ -101,8 +101,8 @@ class Clustered(Stage):
     ties by their first row. Classes that are not reduced, or have no more than k rows, are left out.
     Arrays: clusters int64 [N], -1 in those classes; sizes int64 [K, k]; silhouette float64 [K], of up to
     `sampled` rows; closer float64 [K, k]: how much nearer a cluster's median feature lies to the median of
-    another class than to that of its own; scores float64 [N] in [-1, 1]: above 0 nearer to the smallest
-    cluster's mean than to any other (difference of distances over the distance of the two means).
+    another class than to that of its own; scores float64 [N] in [-1, 1]: `suspicion` times the silhouette, so
+    that classes which fall into parts come first, and -1 in classes that are left out.
     """
 
     name: ClassVar[str] = "clustered"
@@ -124,12 +124,9 @@ class Clustered(Stage):
             if done[label] and len(ids) > self.clusters:
                 seed = derive_seed(ctx.seed, str(label)) % 2**32
                 own = parted(points[ids], self.clusters, self.restarts, seed)
-                clusters[ids], scores[ids], sizes[label] = (
-                    own.clusters,
-                    suspicion(points[ids], own),
-                    own.sizes,
-                )
+                clusters[ids], sizes[label] = own.clusters, own.sizes
                 silhouette[label] = mean_silhouette(points[ids], own.clusters, self.sampled, seed)
+                scores[ids] = max(silhouette[label], 0.0) * suspicion(points[ids], own)
         closer = nearer_elsewhere(penultimate.arrays["features"], groups.arrays["groups"], clusters, sizes)
         found = {"clusters": clusters, "sizes": sizes, "silhouette": silhouette, "closer": closer}
         return Artefact({**found, "scores": scores})
@@ -161,7 +158,11 @@ def parted(points: np.ndarray, clusters: int, restarts: int, seed: int) -> Parts
 
 
 def suspicion(points: np.ndarray, parts: Parts) -> np.ndarray:
-    """Return how clearly each of points [n, q] belongs to the smallest cluster, float64 [n] in [-1, 1]."""
+    """Return how clearly each of points [n, q] belongs to the smallest cluster, float64 [n] in [-1, 1].
+
+    The distance to the nearest other mean, less that to the smallest cluster's mean, over the distance of the
+    two means.
+    """
     means = parts.means[parts.sizes > 0]
     if len(means) < 2:
         return np.full(len(points), -1.0)

@@ -26,13 +26,14 @@ MOST_POINTS = 1000
 def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
     """Return how well the filter works, and how classes fall into parts.
 
-    What `filter_metrics` says, with each row's nearness to the smallest cluster of its class as its score;
-    detected: classes of which rows are flagged; agreement: share of rows predicted as labelled; skipped:
-    classes with too few rows; not_converged: classes. Of the target class: detected_target (0 or 1),
-    false_alarms (other classes), size_target (share of its smallest cluster), silhouette_target, size_others
-    (least), silhouette_others (largest), poison_small, poison_large: share of poison in its smallest and its
-    largest cluster. With reclassification: exre_target, rows of the target's smallest cluster predicted as
-    it for each predicted as the next class; source_right: share of flagged poison whose class is found.
+    What `filter_metrics` says, with each row's nearness to the smallest cluster, times its class's
+    silhouette, as its score; detected: classes of which rows are flagged; agreement: share of rows predicted
+    as labelled; skipped: classes with too few rows; not_converged: classes. Of the target class:
+    detected_target (0 or 1), false_alarms (other classes), size_target (share of its smallest cluster),
+    silhouette_target, size_others (least), silhouette_others (largest), poison_small, poison_large: share of
+    poison in its smallest and its largest cluster. With reclassification: exre_target, rows of the target's
+    smallest cluster predicted as it for each predicted as the next class; source_right: share of flagged
+    poison whose class is found.
     """
     clustered, groups = artefacts["clustered"].arrays, artefacts["groups"].arrays
     flagged = artefacts["removal"].arrays["flagged"]
@@ -105,7 +106,7 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth, size: float, silhoue
     points = artefacts["reduced"].arrays["reduced"][ids]
     draw_map(axes[0], points[:, [0, min(1, points.shape[1] - 1)]], truth.is_poison[ids])
     draw_classes(axes[1], shares, clustered["silhouette"], shown, (size, silhouette))
-    draw_scores(axes[2], clustered["scores"], truth, "nearness to the smallest cluster")
+    draw_scores(axes[2], clustered["scores"], truth, "nearness to the smallest cluster x silhouette")
     draw_roc(axes[3], clustered["scores"], artefacts["removal"].arrays["flagged"], truth)
     titles = (f"class {shown}, its first two components", "all classes", "scores", "their ROC curve")
     for ax, title in zip(axes, titles, strict=True):
