@@ -117,4 +117,4 @@ def _draw_indices(ax: Axes, tested: Artefact, truth: Truth) -> None:
     if len(labels) <= 20:
         ax.set_xticks(labels)
     ax.tick_params(labelsize="x-small")
-    ax.legend(fontsize="x-small")
+    ax.legend(fontsize="x-small", loc="upper right")
