@@ -36,7 +36,8 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
     poison whose class is found.
     """
     clustered, groups = artefacts["clustered"].arrays, artefacts["groups"].arrays
-    flagged, done = artefacts["removal"].arrays["flagged"], clustered["sizes"].any(1)
+    flagged = artefacts["removal"].arrays["flagged"]
+    done: np.ndarray = clustered["sizes"].sum(1) > 0
     present = np.bincount(groups["groups"], minlength=len(done)) > 0
     detected = np.unique(groups["groups"][flagged])
     found = {
