@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bdtune.defending.isolation import isolation
-from bdtune.defending.loss_pictures import FLOOR, PARTS, draw_histogram, dress, panels
+from bdtune.defending.loss_pictures import BINS, PARTS, draw_stacked, dress, panels
 from bdtune.defenses.dst.split import CLEAN, POISON
 from bdtune.metrics import auroc, defined, mean
 
@@ -60,13 +60,17 @@ def diagnose(
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
     """Draw FCT of clean and poisoned samples with both thresholds, and what is taken as clean by class."""
     picture, (left, right) = panels(2)
-    split = artefacts["split"].arrays
-    gamma_c, gamma_p = float(split["gamma_c"][0]), float(split["gamma_p"][0])
-    draw_histogram(left, artefacts["fct"].arrays["fct"], truth.is_poison, gamma_c, "clean up to")
-    if np.isfinite(gamma_p):
-        place = np.log10(max(gamma_p, FLOOR))
-        left.axvline(place, color="black", linestyle=":", linewidth=0.8, label=f"poison from {gamma_p:.3g}")
-    left.set_xlabel("log10 of FCT", fontsize="small")
+    fct, split = artefacts["fct"].arrays["fct"], artefacts["split"].arrays
+    draw_stacked(left, fct, truth.is_poison, np.linspace(0.0, fct.max(), BINS + 1))
+    for name, gamma, style in (
+        ("clean up to", split["gamma_c"], "--"),
+        ("poison from", split["gamma_p"], ":"),
+    ):
+        if np.isfinite(gamma[0]):
+            label = f"{name} {gamma[0]:.3g}"
+            left.axvline(gamma[0], color="black", linestyle=style, linewidth=0.8, label=label)
+    left.set_xlabel("FCT", fontsize="small")
+    left.set_ylabel("samples", fontsize="small")
     left.set_title("how far features move", fontsize="medium")
     dress(left)
     _draw_classes(right, split["flags"] == CLEAN, truth)
