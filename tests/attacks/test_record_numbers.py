@@ -13,6 +13,8 @@ from bdtune.plugins import registry
 from tests.backdoorbench import ATTACKS, make_record
 from tests.datasets.layouts import write_parquet
 
+pytestmark = pytest.mark.slow
+
 
 def imported(folder, tmp_path, monkeypatch, capsys, *words):
     """Return the metrics of README's command for a record."""

@@ -9,16 +9,34 @@ import numpy as np
 import pytest
 
 from bdtune.plugins import registry
-from bdtune.testing.defenses import CHECKS, CLASSES, EACH, Unseen, check_epochs, observed_set, poisoned_set
+from bdtune.testing.defenses import (
+    CHECKS,
+    CLASSES,
+    EACH,
+    Unseen,
+    check_epochs,
+    check_truth_is_not_read,
+    observed_set,
+    poisoned_set,
+)
 from bdtune.testing.described import check_described
 
 DEFENSES = registry.names("defenses")
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+QUICK = [check for check in CHECKS if check is not check_truth_is_not_read]
+
+
+@pytest.mark.parametrize("check", QUICK, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", DEFENSES)
 def test_every_defense_keeps_its_promises(name, check):
     check(name)
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+@pytest.mark.parametrize("pipeline", ["resident", pytest.param("stream", marks=pytest.mark.slow)])
+def test_no_defense_reads_the_truth(name, pipeline):
+    check_truth_is_not_read(name, (pipeline,))
 
 
 @pytest.mark.parametrize("name", DEFENSES)

@@ -17,6 +17,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings(NOLOAD))
+            if "template_db" in item.fixturenames:  # importing MLflow alone takes ten seconds
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from bdtune.tracking.runs import SWEEP, Runs
 from bdtune.trials.sweep_folder import claim, find_place
 from bdtune.verbs import sweep as verb
 
+pytestmark = pytest.mark.slow
+
 SPACE = """
 name: toy
 trial:

@@ -9,6 +9,8 @@ from bdtune.cluster.trial_source import make_source
 from bdtune.config.load import load_sweep
 from bdtune.verbs.search_pictures import draw
 
+pytestmark = pytest.mark.slow
+
 SPACE = """
 trial: {dataset: tiny, attack: badnets, defense: toy, model: linear}
 search:
