@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from bdtune.engine.ready_queue import Job
 
 PAUSES_S = (0.0, 5.0, 15.0, 45.0)
-"""Before a trial is tried again after its first, second, ... death in a row; then it is given up for now."""
+"""Before a stage is tried again after the first, second, ... death in it in a row; then it is given up."""
 MOST_IN_A_ROW = 12
 """Deaths of any trials, none having ended in between, after which the whole sweep is given up for now."""
 STEADY_S = 300.0
-"""A trial that ran for so long before it died begins to count anew."""
+"""After a trial that ran for so long before it died, deaths are counted anew."""
 KERNEL_COUNTS = Path("/proc/vmstat")
 
 
@@ -39,23 +39,26 @@ class Deaths:
     """The deaths of one run of a sweep."""
 
     def __init__(self) -> None:
-        self.lost: dict[str, int] = {}
-        """Trials that are given up for now, with how often each died."""
-        self._of: Counter[str] = Counter()
+        self.lost: set[str] = set()
+        """Trials that are given up for now."""
+        self._in_stage: Counter[str | None] = Counter()  # by key
         self._in_a_row = 0
         self._waiting: list[Pause] = []
         self._out_of_memory = kernel_kills()
 
-    def add(self, job: Job, ran_s: float) -> float | None:
-        """Note that a trial's process died after so many seconds; return the pause, or None: given up."""
+    def add(self, job: Job, key: str | None, ran_s: float) -> float | None:
+        """Note that a trial's process died in a stage, after so many seconds of the trial.
+
+        Returns the pause until it is to be tried again, or None: it is given up for now.
+        """
         if ran_s > STEADY_S:
-            self._of[job.id] = self._in_a_row = 0
-        self._of[job.id] += 1
+            self._in_stage[key] = self._in_a_row = 0
+        self._in_stage[key] += 1
         self._in_a_row += 1
-        if self._of[job.id] > len(PAUSES_S) or self.hopeless:
-            self.lost[job.id] = self._of[job.id]
+        if self._in_stage[key] > len(PAUSES_S) or self.hopeless:
+            self.lost.add(job.id)
             return None
-        pause = PAUSES_S[self._of[job.id] - 1]
+        pause = PAUSES_S[self._in_stage[key] - 1]
         self._waiting.append(Pause(time.monotonic() + pause, job))
         return pause
 
@@ -69,9 +72,9 @@ class Deaths:
         return self._in_a_row >= MOST_IN_A_ROW
 
     @property
-    def waiting(self) -> bool:
-        """Whether a trial is to be tried again."""
-        return bool(self._waiting) and not self.hopeless
+    def waiting(self) -> int:
+        """How many trials are to be tried again."""
+        return 0 if self.hopeless else len(self._waiting)
 
     def due(self) -> list[Job]:
         """Return the trials whose pause is over."""

@@ -134,20 +134,21 @@ class Driver:
         """Return the next trial's id and configuration, or None when all are better held back."""
         while not self._halted:
             for again in self.deaths.due():
+                self.queue.done(again.id)
                 self.queue.add(again)
             job = self.queue.take()
             self._settle()
             self.listener.held(self.queue.held_back)
             if job is not None and self._next_key(job) in self._deadly:
                 self.queue.done(job.id)
-                self.deaths.lost[job.id] = 0
+                self.deaths.lost.add(job.id)
                 continue
             if job is not None:
                 self._started[job.id] = time.time()
                 return job.id, self._config(job.id)
             if len(self._tickets) < self.slots and self._ask():
                 continue
-            if self.queue.running or not self.deaths.waiting:
+            if not self.deaths.waiting or len(self.queue.running) > self.deaths.waiting:
                 return None
             self.deaths.sleep()  # Tune stalls where nothing runs and nothing is to be run
         return None
@@ -177,12 +178,16 @@ class Driver:
         self.queue.set_aside(trial)
 
     def _died(self, trial: str) -> None:
-        """Put a trial whose process died back, to be tried after a pause, unless it died too often."""
+        """Let a trial whose process died pause before it is tried again, unless that happened too often.
+
+        It keeps its claims meanwhile, so that no other trial dies in the same stage.
+        """
         job = self.queue.running[trial]
-        self.queue.done(trial)
-        pause = self.deaths.add(job, time.time() - self._started[trial])
+        key = self._next_key(job)
+        pause = self.deaths.add(job, key, time.time() - self._started[trial])
         if pause is None:
-            self._deadly.add(self._next_key(job))  # others that need it would die in it, too
+            self._deadly.add(key)
+            self.queue.done(trial)
         after = "it is left for the next run" if pause is None else f"tried again in {pause:g} s"
         self.listener.message(f"the process of trial {trial} died: {after}")
         self._settle()

@@ -175,7 +175,7 @@ def test_the_kernels_own_count_of_kills_is_what_is_suspected(bench, tmp_path, mo
     counts.write_text("nr_free_pages 7\noom_kill 3\n")
     monkeypatch.setattr(deaths, "KERNEL_COUNTS", counts)
     found = deaths.Deaths()
-    found.lost["a1"] = 5
+    found.lost.add("a1")
     assert "most often for want of memory" in found.suspicion()
     counts.write_text("nr_free_pages 7\noom_kill 5\n")
     assert "this machine's kernel killed 2 processes for want of memory" in found.suspicion()
