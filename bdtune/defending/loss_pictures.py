@@ -60,7 +60,7 @@ def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray, *, share_above: 
             ax.plot(epochs, means, color=colour, marker=".", label=name)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     ax.set_ylabel("mean loss", fontsize="small")
-    _number_epochs(ax)
+    number_epochs(ax)
     if share_above and poison.any() and not poison.all():
         above = (trace[:, poison] > trace[:, ~poison].mean(1, keepdims=True)).mean(1)
         _beside(ax, epochs, above)
@@ -74,11 +74,12 @@ def draw_best(ax: Axes, values: np.ndarray, name: str) -> None:
     ax.plot(best + 1, values[best], "o", color="#009E73", label=f"best: {values[best]:.3g}, epoch {best + 1}")
     ax.set_ylim(bottom=0.0)
     ax.set_ylabel(name, fontsize="small")
-    _number_epochs(ax)
+    number_epochs(ax)
     dress(ax)
 
 
-def _number_epochs(ax: Axes) -> None:
+def number_epochs(ax: Axes) -> None:
+    """Name the horizontal axis, with whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlabel("epoch", fontsize="small")
