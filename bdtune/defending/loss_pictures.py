@@ -80,6 +80,8 @@ def draw_best(ax: Axes, values: np.ndarray, name: str) -> None:
 
 def number_epochs(ax: Axes) -> None:
     """Call the axis epoch, with whole numbers."""
+
+    """Name the horizontal axis, with whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlabel("epoch", fontsize="small")

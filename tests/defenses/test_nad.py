@@ -137,7 +137,7 @@ def test_the_distillation_is_the_slow_one(inputs: dict[str, Any], distance: Any)
     assert row["loss"] == pytest.approx(np.mean(lasts), rel=1e-3)
     total = row["ce"] + 3 * row["attention_1"] + 5 * row["attention_3"]
     assert total == pytest.approx(row["loss"], rel=1e-4)
-    assert list(found.info["groups"].values()) == [64, 16, 4]
+    assert [positions for _, positions in found.info["groups"]] == [64, 16, 4]
 
 
 def test_without_beta_it_is_plain_tuning_to_the_last_bit(inputs: dict[str, Any]) -> None:
@@ -219,7 +219,7 @@ def test_the_backdoor_of_each_classifier(
             classes = network(Augmentation.of("none", fit)(torch.from_numpy(fit.images))).argmax(1).numpy()
         assert classes.tolist() == row.tolist()
         assert found[f"train_asr_{who}"] == pytest.approx(np.mean(classes[poison] == 0))
-    positions = list(student.info["groups"].values())
+    positions = [positions for _, positions in student.info["groups"]]
     assert [found["weight_1"], found["weight_2"]] == pytest.approx([1 / positions[0], 2 / positions[1]])
     picture = report.figure(artefacts, truth)
     assert len(picture.axes) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.defending.loss_pictures import dress, panels
+from bdtune.defending.loss_pictures import dress, number_epochs, panels
 from bdtune.defending.weight_changes import distance, distances, head_cosine, largest_filters, weights_of
 from bdtune.metrics import defined
 
@@ -60,7 +60,7 @@ def _draw_curve(ax: Axes, tuned: Artefact) -> None:
         if tuned.curve and name in tuned.curve[-1]:
             ax.plot(epochs, [row[name] for row in tuned.curve], color=colour, marker=".", label=label)
     ax.set_ylim(-0.03, 1.03)
-    ax.set_xlabel("epoch", fontsize="small")
+    number_epochs(ax)
     ax.set_ylabel("accuracy", fontsize="small")
     ax.set_title("while tuning", fontsize="medium")
     dress(ax)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdtune.defending.loss_pictures import dress, panels
+from bdtune.defending.loss_pictures import dress, number_epochs, panels
 from bdtune.defending.poisoned_rows import success
 from bdtune.defending.weight_changes import distance, weights_of
 from bdtune.metrics import defined
@@ -37,7 +37,7 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth, beta: Sequence[flo
     curve, info = artefacts["classifier"].curve, artefacts["classifier"].info
     names = ["ce", *(f"attention_{place}" for place in range(1, len(beta) + 1))]
     found |= {name: curve[-1][name] for name in names}
-    for place, (weight, positions) in enumerate(zip(beta, info["groups"].values(), strict=True), 1):
+    for place, (weight, (_, positions)) in enumerate(zip(beta, info["groups"], strict=True), 1):
         found[f"weight_{place}"] = weight / positions
     before, after = (weights_of(artefacts[name].arrays) for name in ("undefended", "classifier"))
     return defined({**found, "distance": distance(before, after)})
@@ -51,11 +51,11 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
     picture, (left, right) = panels(2)
     curve, groups = artefacts["classifier"].curve, artefacts["classifier"].info["groups"]
     epochs = [row["epoch"] for row in curve]
-    for place, (layer, colour) in enumerate(zip(groups, COLOURS, strict=False), 1):
+    for place, ((layer, positions), colour) in enumerate(zip(groups, COLOURS, strict=False), 1):
         values = [row[f"attention_{place}"] for row in curve]
-        left.plot(epochs, values, color=colour, marker=".", label=f"{layer}, {groups[layer]} positions")
+        left.plot(epochs, values, color=colour, marker=".", label=f"{layer}, {positions} positions")
     left.set_yscale("log")
-    left.set_xlabel("epoch", fontsize="small")
+    number_epochs(left)
     left.set_ylabel("distance of attention", fontsize="small")
     left.set_title("student and teacher", fontsize="medium")
     dress(left)

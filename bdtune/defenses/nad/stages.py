@@ -84,7 +84,8 @@ class Distil(Supervised, defaults={**RECIPE, "epochs": 20, "milestones": (0.1,)}
         if isinstance(training, Artefact):
             return training
         result = training.result
-        training.result = lambda done: (result(done)[0], {**result(done)[1], "groups": groups})
+        info = {"groups": [[name, positions] for name, positions in groups.items()]}
+        training.result = lambda done: (result(done)[0], {**result(done)[1], **info})
         return training
 
 
