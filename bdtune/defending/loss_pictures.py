@@ -79,8 +79,6 @@ def draw_best(ax: Axes, values: np.ndarray, name: str) -> None:
 
 
 def number_epochs(ax: Axes) -> None:
-    """Call the axis epoch, with whole numbers."""
-
     """Name the horizontal axis, with whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
