@@ -12,9 +12,8 @@ small norms and negative for large ones.
 
 What to expect: the rule asks whether the smallest of K norms is an outlier, so false alarms grow with K: of
 clean models whose norms are normal a threshold of 2 flags a third at K = 10, and nearly all at K = 200;
-`false_alarms` sets the threshold by their simulated share. Triggers that cover the image, warps and triggers
-of each image's own have no small mask and are missed. Without a flagged class the classifier is the
-undefended one.
+`false_alarms` sets the threshold by their simulated share. The larger the smallest mask that does a trigger's
+work, the smaller the index. Without a flagged class the classifier is the undefended one.
 """
 
 from __future__ import annotations
