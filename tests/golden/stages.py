@@ -172,7 +172,7 @@ def _repaired() -> tuple[Artefact, Artefact]:
     statistics = {"model.body.3.running_mean": np.ones(4, np.float32)}
     row = {"epoch": 1, "loss": 0.5, "acc": 0.75, "validation_loss": 0.625, "validation_acc": 0.6875}
     attention = {"ce": 0.5, **{f"attention_{place}": place / 8 for place in (1, 2, 3)}}
-    info = {"groups": {"body.2": 1024, "body.10": 256, "body.12": 64}}
+    info = {"groups": [["body.2", 1024], ["body.10", 256], ["body.12", 64]]}
     as_stored = [
         {name: array.astype(np.float32) for name, array in arrays.items()} | statistics
         for arrays in (before, after)
