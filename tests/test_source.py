@@ -95,6 +95,7 @@ def write(folder: Path, name: str, rows: str = "::2", imports: str = "") -> None
     (folder / "defenses" / f"{name}.py").write_text(text)
 
 
+@pytest.mark.slow
 def test_plugins_do_not_share_results_of_stages_of_one_name(recipes, tmp_path):
     write(tmp_path, "one", rows="::2")
     write(tmp_path, "two", rows="::3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -168,6 +169,13 @@ SECRET = Truth | PoisonPlan | Attack | Dataset
 """What leads to who is poisoned; no stage of a defense may reach it."""
 
 
+@cache
+def whole_run(cls: type[Defense]) -> tuple[Run, dict[str, Node], Node | None]:
+    """Return a defense's chain and judge, computed once for all checks that only look at results."""
+    run = Run()
+    return run, *run.all(cls(**short(cls)), given())
+
+
 def check_chain(name: str) -> None:
     """The chain is named, ends in a classifier, and has the undefended training of the defense's budget."""
     defense = small_defense(name)
@@ -273,8 +281,8 @@ def check_truth_is_not_read(name: str, pipelines: tuple[Pipeline, ...] = ("resid
 
 def check_diagnosis_and_figure(name: str) -> None:
     """What is diagnosed are finite numbers under the defense's name; a figure has axes."""
-    defense, run = small_defense(name), Run()
-    chain, judge = run.all(defense, given())
+    defense = small_defense(name)
+    run, chain, judge = whole_run(type(defense))
     assert (judge is None) == (not defense.evidence)
     if judge is None:
         return
@@ -290,8 +298,7 @@ def check_diagnosis_and_figure(name: str) -> None:
 
 def check_derived_stages(name: str) -> None:
     """Derived stages need neither torch nor images, since the driver runs them, and repeat exactly."""
-    run = Run()
-    run.all(small_defense(name), given())
+    run, *_ = whole_run(type(small_defense(name)))
     torch = sys.modules["torch"]
     sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it fails
     try:
@@ -315,8 +322,7 @@ def check_derived_stages(name: str) -> None:
 
 def check_subsets(name: str) -> None:
     """A subset holds ids and labels only: equal content must give an equal digest, whoever made it."""
-    run = Run()
-    run.all(small_defense(name), given())
+    run, *_ = whole_run(type(small_defense(name)))
     for node, (inputs, _) in run.done.items():
         if "subset" in inputs:
             subset = inputs["subset"]

@@ -155,6 +155,7 @@ def test_the_caption_names_count_and_classes():
 TRIAL = ["dataset=digits", "defense=none", "model=resnet18"]
 
 
+@pytest.mark.slow
 def test_a_trial_is_read_as_it_was_written():
     raw = {
         "dataset": "digits",

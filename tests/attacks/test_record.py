@@ -353,6 +353,7 @@ def test_a_file_that_is_no_picture_of_the_size_is_told(folder, tmp_path):
         Executor(Store(tmp_path / "store"), InProcess()).compute(source.upstream["test"])
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
     words = [

@@ -147,6 +147,7 @@ def test_pytest_finds_the_promises_of_examples(examples):
     assert found == set(EXAMPLES.values())
 
 
+@pytest.mark.slow
 def test_a_trial_runs_with_the_examples(examples, tmp_path):
     small = ["dataset.train_limit=200", "dataset.test_limit=100", "numerics.device=cpu"]
     epochs = [f"defense.{stage}.epochs=1" for stage in ("warmup", "train")]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from bdtune.config.trial import TrialSpec
 
 NAMES = [space.name for space in search_spaces()]
+PAPERS_SLOW = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("paper/") else []) for name in NAMES
+]
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_it_loads_and_says_what_it_is_for(name: str) -> None:
     assert len({trial_id(trial) for trial in found}) == len(found) > 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPERS_SLOW)
 def test_its_graphs_build_and_share_their_beginning(name: str, no_files: None) -> None:
     found = trials(load_sweep(name, check_data=False))
     stages: Counter[str] = Counter()
@@ -57,7 +60,7 @@ def test_its_graphs_build_and_share_their_beginning(name: str, no_files: None) -
     assert len(distinct) < sum(stages.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPERS_SLOW)
 def test_its_reference_numbers_have_trials(name: str) -> None:
     spec = load_sweep(name, check_data=False)
     rows = [to_params(trial) for trial in trials(spec)]
@@ -118,7 +121,7 @@ def test_the_default_sweep_runs_on_another_data_set(no_files: None) -> None:
     assert trial_graph(points(spec)[0]).evaluate.recipe
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAPERS_SLOW)
 def test_it_runs_on_each_of_its_data_sets_alone(name: str) -> None:
     spec = load_sweep(name, check_data=False)
     every = [to_params(trial)["dataset"] for trial in trials(spec)]

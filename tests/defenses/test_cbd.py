@@ -79,6 +79,7 @@ def test_spectral_normalisation_keeps_the_discriminator_lipschitz() -> None:
     assert slopes.max() <= 1.05
 
 
+@pytest.mark.slow
 def test_a_trained_discriminator_tells_pairs_that_depend_from_those_that_do_not() -> None:
     def found(dependent: bool) -> float:
         with seeded(0, "discriminator"):

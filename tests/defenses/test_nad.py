@@ -99,6 +99,7 @@ def test_groups_are_the_last_ones(model: str, side: int, sizes: list[int]) -> No
 # The objective
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["mean", "sum", "norm"])
 def test_the_distillation_is_the_slow_one(inputs: dict[str, Any], distance: Any) -> None:
     stage = Distil(**TUNED, beta=(3.0, 0.0, 5.0), power=2.0, distance=distance)

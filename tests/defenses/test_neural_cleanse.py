@@ -218,6 +218,7 @@ def plain_inversion(knobs: Inversion, data: ImageSet, network: Any, label: int) 
     return {"mask": best[0], "pattern": best[1], "cost": cost.cost, "epochs": epoch + 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -243,6 +244,7 @@ def test_all_classes_at_once_are_each_class_alone(knobs: Any) -> None:
         assert found["norm"][label] == pytest.approx(alone["mask"].sum().item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_class_stops_when_it_would_alone(inputs: dict[str, Any]) -> None:
     stage = Inversion(epochs=60, batch_size=16, patience=2, stop_patience=4, lr=0.3)
     found = stage.run(CTX, **inputs).arrays
@@ -600,6 +602,7 @@ def test_a_detector_alone_is_the_undefended_model(poisoned: tuple[DefenseInputs,
     assert defense.build(given)["classifier"].recipe == undefended["classifier"].recipe
 
 
+@pytest.mark.slow
 def test_when_nothing_is_flagged_the_evaluated_weights_are_the_undefended_ones(
     counting: Counting, poisoned: tuple[DefenseInputs, Truth]
 ) -> None:
@@ -669,6 +672,7 @@ def test_the_picture_has_triggers_and_indices(inverted: Artefact) -> None:
     np.testing.assert_allclose(sorted(heights), sorted(index))
 
 
+@pytest.mark.slow
 def test_the_whole_chain_is_judged_by_the_truth(
     counting: Counting, poisoned: tuple[DefenseInputs, Truth]
 ) -> None:

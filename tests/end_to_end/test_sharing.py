@@ -101,6 +101,7 @@ def test_lfd_trains_each_teacher_once_and_a_student_per_weights(grid: Any, tmp_p
     assert {name: count["unique"] for name, count in after.items()} == computed
 
 
+@pytest.mark.slow
 def test_aabl_trains_one_naive_model_for_all_splits(grid: Any, tmp_path: Path) -> None:
     aabl = grid(
         "defense=aabl",

@@ -9,6 +9,8 @@ import pytest
 from tests.golden.code import closure, code_digest
 from tests.golden.results import BLESS, agree, blessed, expected, listed, measured
 
+pytestmark = pytest.mark.slow
+
 BLESSED = blessed()
 
 

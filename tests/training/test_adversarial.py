@@ -68,6 +68,7 @@ def slow_pgd(network, pixels, labels, knobs, data, start):
     return torch.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knobs", [FGSM, PGD(steps=3), PGD(eps=1.0, step=0.3, steps=2), PGD(eps=0)])
 def test_attack_is_the_papers(trained, knobs):
     data, _, network, pixels, labels = trained
@@ -232,6 +233,7 @@ def slow_training(stage, data, model, seed):
     return module_arrays(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack_bn", ["eval", "train"])
 def test_training_is_the_papers(make_set, everything, tiny, attack_bn):
     data = make_set(24)

@@ -212,6 +212,7 @@ def test_the_average_follows_the_weights(make_set: Any, tiny: Any) -> None:
     assert digest(plain) != digest(found)
 
 
+@pytest.mark.slow
 def test_it_learns_from_labels_of_half_the_samples(make_set: Any, tiny: Any) -> None:
     data = make_set(96)
     stage = FirstHalf(**{**SHORT, "epochs": 6, "iterations": 12, "lr": 0.02, "ramp": 6})

@@ -142,6 +142,7 @@ def test_interrupted_it_ends_with_the_same_bits(make_set: Any, tiny: Any, memory
     assert digest_of(stage.run(ctx, data=data, model=tiny).arrays, 0) == digest_of(whole.arrays, 0)
 
 
+@pytest.mark.slow
 def test_it_pulls_images_of_one_label_together(make_set: Any, tiny: Any) -> None:
     from bdtune.training.predict import predict_features, trained_network
 

@@ -89,6 +89,7 @@ def test_a_rule_over_the_attacks_is_read_and_kept(swept):
     assert placed == {"best-badnets-attack.png", "best-blend-attack.png"}
 
 
+@pytest.mark.slow
 def test_only_the_best_trials_pictures_are_drawn(swept, monkeypatch):
     """A default sweep drew 20 figures, for 35 s, of which two were looked at."""
     drawn = []
