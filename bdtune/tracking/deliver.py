@@ -54,6 +54,8 @@ def connect(store: TrackingStore) -> MlflowClient:
         os.environ.setdefault(variable, value)
     from mlflow import MlflowClient
 
+    # it prints a stack of a database error, which is raised besides and said in a line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if store.database is None:
         return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
     store.database.parent.mkdir(parents=True, exist_ok=True)

@@ -316,15 +316,21 @@ class Tracker:
                 wait = GATHER_S
             except Exception as error:  # whatever MLflow does, the sweep goes on: the files have everything
                 self.delivery.forget()
+                self._error = _gist(error)
                 if not failures:
-                    log.warning("not delivered to MLflow yet, nothing is lost: %s", error)
-                self._error = str(error).strip().partition("\n")[0]
+                    log.warning("not delivered to MLflow yet, nothing is lost: %s", self._error)
                 wait = RETRY_S[min(failures, len(RETRY_S) - 1)]
                 failures += 1
                 self._wake.set()
             if closing:
                 return
             self._closing.wait(wait)
+
+
+def _gist(error: Exception) -> str:
+    """Return the line of an error that says what is wrong; SQLAlchemy's may begin with how it was found."""
+    lines = str(error).strip().split("\n")
+    return next((line for line in lines if not line.startswith("(raised as a result of")), lines[0])
 
 
 def _progress_tag(ended: int, of: int) -> dict[str, str]:

@@ -549,3 +549,12 @@ def test_a_database_whose_making_was_killed_is_made_again(tmp_path, make_trial):
     assert tracked(tmp_path, [make_trial(1)], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").waiting == 0
     assert sorted(path.name for path in tmp_path.glob("*mlflow*")) == [".mlflow.db.lock", "mlflow.db"]
     assert len(runs(tmp_path)[1]) == 1
+
+
+def test_of_a_database_error_the_line_that_says_what_is_wrong_is_said():
+    found = (
+        "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) disk is full\n[SQL: ..."
+    )
+    assert mlflow_log._gist(RuntimeError(found)) == "(sqlite3.OperationalError) disk is full"
+    assert mlflow_log._gist(RuntimeError("down")) == "down"
+    assert mlflow_log._gist(RuntimeError()) == ""
