@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.errors import Problem
 from bdtune.plugins.clean_part import CleanPart
 
 if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
+    from bdtune.errors import Problem
     from bdtune.plugins.defense import DefenseInputs, Offer
 
 
 def lacks_clean_set(offer: Offer, defense: str) -> list[Problem]:
     """Return the problem of a trial without images that are known to be clean."""
-    if offer.clean:
-        return []
     expected = f"expected images known to be clean, which '{defense}' tunes the classifier on"
-    return [Problem("clean", expected, "none", hint="Set clean: 0.05 for 5 % of the training set")]
+    return offer.lacks_clean(expected, "Set clean: 0.05 for 5 % of the training set")
 
 
 def clean_images(given: DefenseInputs) -> Source:

@@ -17,6 +17,7 @@ from pydantic import SerializeAsAny, SkipValidation
 
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Source, Stage
+from bdtune.errors import Problem
 from bdtune.metrics import defined
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.registry import Plugin
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.errors import Problem
     from bdtune.plugins.data import Truth
     from bdtune.plugins.model import Model
     from bdtune.training.supervised import Supervised
@@ -74,6 +74,10 @@ class Offer:
     holdout: float  # fraction held out of the poisoned training set, with observed labels
     backdoored: bool  # whether the attacker hands over a trained classifier
     clean: bool = False  # whether there are images that are known to be clean
+
+    def lacks_clean(self, expected: str, hint: str) -> list[Problem]:
+        """Return the problem of a trial without images that are known to be clean; none where it has some."""
+        return [] if self.clean else [Problem("clean", expected, "none", hint=hint)]
 
 
 class Defense(Plugin):

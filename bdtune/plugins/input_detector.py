@@ -16,13 +16,13 @@ import numpy as np
 
 from bdtune.detection import auroc, counts, flags, rates, tpr_at
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
-from bdtune.errors import Problem
 from bdtune.plugins.defense import Defense
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bdtune.engine.stage import Node, Source
+    from bdtune.errors import Problem
     from bdtune.plugins.data import GoalSet, LabelSet, Truth
     from bdtune.plugins.defense import DefenseInputs, Offer
 
@@ -49,11 +49,9 @@ class InputDetector(Defense):
         """
 
     def check_offer(self, offer: Offer) -> list[Problem]:
-        if offer.clean:
-            return []
         name = self.plugin_name()
         expected = f"expected images that are known to be clean, as '{name}' sets its threshold on them"
-        return [Problem("clean", expected, "none", hint="Set clean: 0.05, a share of the training set")]
+        return offer.lacks_clean(expected, "Set clean: 0.05, a share of the training set")
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         return dict(artefacts[DETECTION].info)

@@ -47,15 +47,18 @@ def detection(
     given: DefenseInputs,
     chain: Mapping[str, Node],
     bindings: Bindings,
+    *,
+    threshold: Node | None,
     tests: Mapping[str, Shown],
 ) -> Node:
     """Return the node that judges a detector by the scores it gives to test images.
 
-    `given` and `chain` hold handles, as the defense built it. The handle of the test images is made here, so
-    that nothing in the chain can read them; it is bound once for each kind of image.
+    `given` and `chain` hold handles, as the defense built it; `threshold` is its node, bound. The handle of
+    the test images is made here, so that nothing in the chain can read them; it is bound once for each kind
+    of image.
     """
     name = defense.plugin_name()
-    if THRESHOLD not in chain:
+    if threshold is None:
         expected = f"expected a node '{THRESHOLD}' in the chain of '{name}', which judges inputs"
         raise UserError(Problem("defense", expected, ", ".join(chain)))
     scored = {**chain, SCORED: defense.scores(given, chain, INPUTS)}
@@ -63,7 +66,7 @@ def detection(
     def scores_of(images: Source) -> Node:
         return bound(name, scored, replace(bindings, sources={**bindings.sources, INPUTS: images}))[SCORED]
 
-    inputs: dict[str, Node | Source] = {THRESHOLD: bound(name, chain, bindings)[THRESHOLD]}
+    inputs: dict[str, Node | Source] = {THRESHOLD: threshold}
     for kind, test in tests.items():
         inputs |= {kind: scores_of(test.images), f"{kind}_labels": test.labels}
     return Node(Detection(), inputs, bindings.seed, given.numerics)

@@ -11,7 +11,7 @@ from bdtune.engine.stage import Node, PluginSource
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
 from bdtune.plugins.handles import BACKDOORED, CLEAN, CLEAN_LABELS, FIT, LABELS
-from bdtune.plugins.input_detector import DETECTION, InputDetector
+from bdtune.plugins.input_detector import DETECTION, THRESHOLD, InputDetector
 from bdtune.poisoning.sources import (
     CleanLabels,
     CleanSet,
@@ -234,7 +234,9 @@ def _chain(spec: TrialSpec, data: _Sources, model: PluginSource) -> dict[str, No
     found = bound(spec.defense.plugin_name(), chain, bindings)
     if isinstance(spec.defense, InputDetector):
         tests = shown(data.clean, data.triggered)
-        found[DETECTION] = detection(spec.defense, given, chain, bindings, tests)
+        found[DETECTION] = detection(
+            spec.defense, given, chain, bindings, threshold=found.get(THRESHOLD), tests=tests
+        )
     return found
 
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
+from bdtune.defending.clean_set import clean_images
 from bdtune.defenses.asd import report
 from bdtune.defenses.asd.stages import ClassAware, LossGuided, Meta, MetaGuided
-from bdtune.errors import Problem
 from bdtune.knobs import Knobs
 from bdtune.plugins.defense import Defense
 from bdtune.training.mixmatch import MixMatch
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bdtune.engine.stage import Artefact, Node
+    from bdtune.errors import Problem
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs, Offer
     from bdtune.training.mixmatch import SemiSupervised
@@ -96,10 +97,8 @@ class ASD(Defense):
         return self
 
     def check_offer(self, offer: Offer) -> list[Problem]:
-        if offer.clean:
-            return []
         expected = "expected images known to be clean, a few of each class, from which asd starts"
-        return [Problem("clean", expected, "none", hint="Set clean: 10 per class")]
+        return offer.lacks_clean(expected, "Set clean: 10 per class")
 
     @property
     def _epochs(self) -> int:
@@ -126,11 +125,11 @@ class ASD(Defense):
         }
 
     def build(self, given: DefenseInputs) -> dict[str, Node]:
-        assert given.clean is not None  # see check_offer
+        clean = clean_images(given)
         chain: dict[str, Node] = {}
         before: dict[str, Node] = {}
         for name, stage in self._rules().items():
-            chain[name] = given.node(stage, data=given.fit, model=given.model, clean=given.clean, **before)
+            chain[name] = given.node(stage, data=given.fit, model=given.model, clean=clean, **before)
             before = {"init": chain[name]}
         _, last = chain.popitem()
         return {**chain, "classifier": last}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from bdtune.defending.clean_set import clean_images
 from bdtune.defenses.neural_cleanse import report
 from bdtune.defenses.neural_cleanse.inversion import Inversion
 from bdtune.defenses.neural_cleanse.outliers import (
@@ -130,15 +131,12 @@ class NeuralCleanse(Defense):
         return found
 
     def check_offer(self, offer: Offer) -> list[Problem]:
-        if offer.clean:
-            return []
         expected = "expected images known to be clean, on which neural_cleanse inverts triggers"
-        return [Problem("clean", expected, "none", hint="Set clean to a share, such as 0.05")]
+        return offer.lacks_clean(expected, "Set clean to a share, such as 0.05")
 
     def build(self, given: DefenseInputs) -> dict[str, Node]:
-        assert given.clean is not None, "`check_offer` has said that clean images are missing"
         undefended = given.undefended(self.train)
-        seen: dict[str, Node | Source] = {"data": given.clean, "model": given.model}
+        seen: dict[str, Node | Source] = {"data": clean_images(given), "model": given.model}
         inversion = given.node(self.inversion, **seen, classifier=undefended)
         outliers = given.node(self.to(Outliers), inversion=inversion)
         before = {name: node for name, node in undefended.inputs.items() if isinstance(node, Node)}

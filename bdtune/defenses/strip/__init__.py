@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
+from bdtune.defending.clean_set import clean_images
 from bdtune.defenses.strip import report
 from bdtune.defenses.strip.stages import Blend, Boundary, Entropies, Overlays, Scores, Threshold
 from bdtune.plugins.all_samples import AllSamples
@@ -57,13 +58,13 @@ class STRIP(Blend, Boundary, InputDetector):
         return self
 
     def build(self, given: DefenseInputs) -> dict[str, Node]:
-        assert given.clean is not None
+        clean = clean_images(given)
         subset = given.node(AllSamples(), data=given.labels)
         undefended = given.undefended(self.train)
-        overlays = given.node(Overlays(count=self.computed), data=given.clean)
+        overlays = given.node(Overlays(count=self.computed), data=clean)
         entropies = given.node(
             self._entropies,
-            data=given.clean,
+            data=clean,
             model=given.model,
             classifier=undefended,
             overlays=overlays,
