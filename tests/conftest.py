@@ -16,6 +16,13 @@ for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME"):  # the user's own; plugins are li
     os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes of tests one has all that start Ray: they mostly wait, and share the machine."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep measurements of the machine's speed out of the user's cache folder."""
