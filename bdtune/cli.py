@@ -175,7 +175,7 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     from bdtune.verbs.words import split
 
     spec, made = verb.plan(*split(words), run_directory(out, write=False))
-    show_result(made.to_json(), tables.plan_table(spec.name, made), as_json)
+    show_result(tables.plan_json(spec, made), tables.plan_table(spec, made), as_json)
 
 
 @app.command(no_args_is_help=True)
