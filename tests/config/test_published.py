@@ -1,3 +1,4 @@
+# ruff: noqa: E501  a message stays in one piece, as it is read
 """Published numbers out of CSV files: what columns become, and what is said about wrong ones."""
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def test_what_is_wrong_with_an_entry(
         (("attack,strength", "attack,,strength"), "expected a head that names each column once"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_table(space: Callable[..., str], change: tuple[str, str], expected: str) -> None:
+def test_what_is_wrong_with_a_table(
+    space: Callable[..., str], change: tuple[str, str], expected: str
+) -> None:
     found = problems(space(table=TABLE.replace(*change, 1)))
     assert any(expected in line for line in found), found
 

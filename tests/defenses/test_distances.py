@@ -12,7 +12,7 @@ from bdtune.plugins.data import Truth
 
 
 def samples(count: int = 60) -> tuple[np.ndarray, Truth]:
-    """Three classes of which class 0 is the target; each seventh sample of the others is poison, two are cover."""
+    """Three classes of which class 0 is the target; some of the others are poison, two samples are cover."""
     rng = np.random.default_rng(3)
     labels = np.arange(count) % 3
     role = np.where((np.arange(count) % 7 == 1) & (labels > 0), 1, 0).astype(np.uint8)

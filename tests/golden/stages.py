@@ -404,7 +404,13 @@ def diagnoses() -> dict[str, Artefact]:
         "dst": {"fct": SENSITIVE, "split": FLAGGED},
         "asd": {"class_aware": POOL, "loss_guided": POOL, "classifier": POOL},
         "dbd": {"classifier": POOL},
-        "gssd": {"features": PLACED, "class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
+        "gssd": {
+            "features": PLACED,
+            "class_tests": VERDICTS,
+            "density": DENSITY,
+            "split": SUBSET,
+            "relabel": FEW,
+        },
         **_later_evidence(),
         "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }
