@@ -24,7 +24,7 @@ def distances(features: np.ndarray, truth: Truth) -> dict[str, float]:
     distance_intra, distance_inter: clean samples of one class, and of different classes; distance_poison:
     poisoned samples; distance_target, distance_own: a poisoned sample and clean ones of the target class, and
     of its own class; knn_purity: share of poison among the ten nearest neighbours, of all N, of a poisoned
-    sample. NaN where there is no such pair. Source: figure F.1 of GSSD (Sabolić et al., 2024); purity is ours.
+    sample. NaN where there is no such pair. Source: figure F.1 of GSSD (Sabolić et al., 2024).
     """
     rng = np.random.default_rng(0)
     clean, poison = _drawn(truth.role == 0, rng), _drawn(truth.is_poison, rng)

@@ -93,7 +93,9 @@ FEW = Artefact({"ids": np.arange(4, N, 12), "labels": np.arange(4, N, 12) % 3})
 VERDICTS = Artefact(
     {"verdict": np.array([2, 1, 0, 0], np.uint8), "energy": np.array([2.0, 1.4, 2.2, np.inf])}
 )
-PLACED = Artefact({"z": np.stack([np.arange(N) % 7, np.arange(N) ** 2 % 11], 1).astype(np.float32)})
+PLACED = Artefact(
+    {"z": np.outer(np.arange(1, N + 1) ** 2, [0.6180339, 0.4142135]) % 1}
+)  # all distances differ
 EASY = Artefact({"gamma": np.array([1.0]), "candidates": LOSSES.arrays["losses"] <= 1.0})
 WEIGHTS = Artefact({"weights": np.where(POISON, -0.5, 0.75).astype(np.float32)})
 SCORED = Artefact({"scores": 3 * LOSSES.arrays["losses"], "clean_scores": LOSSES.arrays["losses"]})
