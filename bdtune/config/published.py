@@ -18,6 +18,7 @@ empty cell gives nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +197,7 @@ class _Reader:
             expected = f"expected one of the metrics: {', '.join(METRICS.names)}"
             self.document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))
             return False
-        number = isinstance(value, int | float)
+        number = isinstance(value, int | float) and math.isfinite(value)
         if number and (metric not in METRICS.own or 0 <= value <= 1):
             return True
         if where or number:  # text in the sweep's own file was noted with its form
