@@ -6,6 +6,7 @@ takes as long for GSSD's retraining on CIFAR-10 as its authors' did.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -71,10 +72,11 @@ def row(name: str, store: Store) -> list[str]:
     ledger.extend(points(spec))
     plan = ledger.plan(KnownSpeed())
     stages = sum(count.unique for count in plan.stages.values())
-    what = " ".join(spec.description.split()).partition(": ")[0]
+    what = re.split(r": |, for a GPU|, as ", spec.description, maxsplit=1)[0]
+    hours = plan.seconds_shared / 3600
     datasets = dict.fromkeys(trial.dataset.plugin_name() for trial in points(spec))
     missing = [note.removeprefix(MISSING) for note in spec.notes if note.startswith(MISSING)]
-    counts = [len(points(spec)), plan.baselines, stages, f"{plan.seconds_shared / 3600:,.0f}"]
+    counts = [len(points(spec)), plan.baselines, stages, f"{hours:,.{0 if hours >= 10 else 1}f}"]
     return [f"`{name}`", what, ", ".join(datasets), *map(str, counts), "; ".join(missing)]
 
 

@@ -11,8 +11,10 @@ from bdtune.config.expand import points
 from bdtune.config.load import load_sweep, search_spaces
 from bdtune.config.search import preview
 from bdtune.config.trial import spec_from_dict, spec_to_dict, to_params, trial_id
+from bdtune.errors import ConfigError, Problem
 from bdtune.plugins.dataset import Dataset
 from bdtune.trials.graph import trial_graph
+from tests.contracts.paper_table import without_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from bdtune.config.trial import TrialSpec
 
 NAMES = [space.name for space in search_spaces()]
+PAPERS = [name for name in NAMES if name.startswith("paper/")]
 PAPERS_SLOW = [
     pytest.param(name, marks=[pytest.mark.slow] if name.startswith("paper/") else []) for name in NAMES
 ]
@@ -31,6 +34,16 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan data sets that are not on this machine: the fingerprint stands for their files."""
     monkeypatch.setattr(
         Dataset, "fingerprint", lambda self, root=None, split=None: f"{self.plugin_name()}-{split}"
+    )
+
+
+@pytest.fixture
+def cifar10_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a machine that holds CIFAR-10 and no other data set."""
+    without_files(monkeypatch)
+    missing = [Problem("data_root", "expected the data set", "nothing")]
+    monkeypatch.setattr(
+        Dataset, "check", lambda self, root=None: [] if self.plugin_name() == "cifar10" else missing
     )
 
 
@@ -58,6 +71,20 @@ def test_its_graphs_build_and_share_their_beginning(name: str, no_files: None) -
         distinct |= {recipe: node.name for recipe, node in graph.stages.items()}
         assert graph.stages.keys() == trial_graph(spec_from_dict(spec_to_dict(trial))).stages.keys()
     assert len(distinct) < sum(stages.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
+def test_one_data_set_is_enough_for_a_plan(name: str, cifar10_alone: None) -> None:
+    wanted = Counter(trial.dataset.plugin_name() for trial in trials(load_sweep(name, check_data=False)))
+    if "cifar10" not in wanted:
+        with pytest.raises(ConfigError) as caught:
+            load_sweep(name, partial=True)
+        assert {problem.path for problem in caught.value.problems} == {"data_root"}
+        return
+    spec = load_sweep(name, partial=True)
+    assert len(trials(spec)) == wanted.pop("cifar10")
+    assert {each.dataset: each.trials for each in spec.absent} == wanted
 
 
 def test_published_seconds_are_of_stages_that_there_are(no_files: None) -> None:
