@@ -165,7 +165,8 @@ def sweep(
 def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     """Print what a sweep would compute, what the store has of it, and what sharing saves.
 
-    Computes and writes nothing. Examples:
+    Computes and writes nothing. Trials of data sets that are not there are left out, and counted.
+    Examples:
 
     bdtune plan gssd.yaml
     bdtune plan gssd.yaml defense.beta_nd=0.6,1.5,3 seed=0,1,2 --json
