@@ -165,7 +165,8 @@ def sweep(
 def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     """Print what a sweep would compute, what the store has of it, and what sharing saves.
 
-    Computes and writes nothing. Examples:
+    Computes and writes nothing. Trials of data sets that are not there are left out, and counted.
+    Examples:
 
     bdtune plan gssd.yaml
     bdtune plan gssd.yaml defense.beta_nd=0.6,1.5,3 seed=0,1,2 --json
@@ -175,7 +176,7 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     from bdtune.verbs.words import split
 
     spec, made = verb.plan(*split(words), run_directory(out, write=False))
-    show_result(made.to_json(), tables.plan_table(spec.name, made), as_json)
+    show_result(tables.plan_json(spec, made), tables.plan_table(spec, made), as_json)
 
 
 @app.command(no_args_is_help=True)

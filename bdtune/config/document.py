@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from bdtune.checking import show, unknown
 from bdtune.config.attack_field import RIVALS, with_knobs
@@ -12,9 +13,6 @@ from bdtune.config.sweep import SweepSpec
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec
 from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import MOST_PROBLEMS, ConfigError, Problem
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SWEEP_KEYS = tuple(name for name in SweepSpec.model_fields if name != "trial")
 
@@ -37,6 +35,8 @@ class Document:
     trial: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
     name: str = "command line"
+    folder: Path = Path()
+    """Where files that it names are found from."""
     origins: dict[str, Origin] = field(default_factory=dict)
     found: list[tuple[Origin, Problem]] = field(default_factory=list)
     overridden: set[str] = field(default_factory=set)
@@ -103,7 +103,7 @@ def read_document(file: Path, shown_as: str) -> Document:
     Raises `ConfigError` when the file is no YAML, or no mapping.
     """
     text = read_yaml(file, shown_as)
-    document = Document(name=shown_as)
+    document = Document(name=shown_as, folder=file.parent)
     for path, line in text.lines.items():
         place = Origin((0, line), f"{shown_as}:{line}")
         short = _today(path).removeprefix("trial.")

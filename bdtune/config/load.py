@@ -24,16 +24,21 @@ _SUFFIXES = ("", ".yaml", ".yml")
 
 
 def load_sweep(
-    path_or_name: str | Path | None, overrides: Sequence[str] = (), *, check_data: bool = True
+    path_or_name: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    check_data: bool = True,
+    partial: bool = False,
 ) -> SweepSpec:
     """Load a sweep, with all its trials checked; raises `ConfigError` with all problems.
 
     `path_or_name`: a file, or the name of a shipped search space, with or without `.yaml`; None when the
-    overrides say everything. `check_data=False` does not look whether the data sets are there.
+    overrides say everything. `check_data=False` does not look whether the data sets are there;
+    `partial=True` leaves out the trials of those that are not, and `SweepSpec.absent` says so.
     """
     document, name = _open(path_or_name)
     apply_overrides(document, overrides)
-    return read_sweep(document, name, check_data=check_data)
+    return read_sweep(document, name, check_data=check_data, partial=partial)
 
 
 def load_trial(

@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from bdtune.config.at_hand import Absent
 from bdtune.config.trial import TrialSpec, spec_to_dict
 from bdtune.knobs import Knobs, absolute
 from bdtune.metrics import Mode
@@ -159,6 +160,9 @@ class SweepSettings(Knobs):
     retries: int = Field(1, ge=0, le=100)
     """How often a trial whose process died is started again at once; then it waits, longer each time."""
     published: tuple[Published, ...] = ()
+    """In a file also tables, see `bdtune.config.published`."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its plan and report should know: what a paper leaves open, what is left out."""
     keep: tuple[Kept, ...] = ()
     """What MLflow gets of each trial as files, besides its pictures."""
 
@@ -183,6 +187,12 @@ class SweepSpec(SweepSettings):
     exclude: tuple[dict[str, Any], ...] = ()
 
     _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)
+    _absent: tuple[Absent, ...] = PrivateAttr(())
+
+    @property
+    def absent(self) -> tuple[Absent, ...]:
+        """The data sets that are not there and whose trials are left out, where only a part was asked for."""
+        return self._absent
 
     @property
     def objectives(self) -> tuple[tuple[str, Mode], ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from bdtune.engine.files import replace_file
 from bdtune.errors import UserError
 from bdtune.report import table
+from bdtune.report.seconds import with_seconds
 from bdtune.trials.results import SweepResult
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def write(
     result: SweepResult,
     *,
     paper: Sequence[Published] = (),
+    notes: Sequence[str] = (),
     diagnostics: Sequence[str] = (),
     figure: bool = True,
 ) -> list[Path]:
@@ -39,11 +41,11 @@ def write(
 
     Each file is replaced atomically. There is no picture where no trial has numbers.
     """
-    full = table.build(result, paper=paper, diagnostics=diagnostics)
+    full = table.build(result, paper=paper, notes=notes, diagnostics=diagnostics)
     texts = {
         "sweep.json": json.dumps(result.to_json(), allow_nan=False),
         "report.md": table.markdown(full),
-        "report.csv": table.csv_text(result),
+        "report.csv": table.csv_text(with_seconds(result, paper)),
     }
     for name, text in texts.items():
         replace_file(folder / name, text.encode())

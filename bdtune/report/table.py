@@ -16,8 +16,9 @@ from bdtune.plugins.metric import columns
 from bdtune.report.baselines import together, value_of, whose
 from bdtune.report.best import best_notes, marked
 from bdtune.report.fit import EMPTY, GAP, fitted, total, widths
-from bdtune.report.groups import Group, grouped, rank, varying
+from bdtune.report.groups import Group, grouped, rank, rounded, varying
 from bdtune.report.order import blocks, shown, sort_metric
+from bdtune.report.seconds import with_seconds
 from bdtune.trials.results import DATA_SEED, SEED, Scalar, show
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def build(
     result: SweepResult,
     *,
     paper: Sequence[Published] = (),
+    notes: Sequence[str] = (),
     diagnostics: Sequence[str] = (),
     sort: str | None = None,
     top: int | None = None,
@@ -88,10 +90,12 @@ def build(
 ) -> Table:
     """Return the table of a sweep.
 
-    `diagnostics` names further metrics to show; `sort` a metric or a setting to sort by; see `order.blocks`.
+    `paper` holds published numbers to show beside ours, `notes` what the sweep says of itself; `diagnostics`
+    names further metrics to show; `sort` a metric or a setting to sort by; see `order.blocks`.
     Of each block the undefended rows and the first `top` settings are kept, else `limit` settings in all.
     Raises `UserError` where there is nothing called like `sort`.
     """
+    result = with_seconds(result, paper)
     groups = grouped(result.trials)
     best = marked(groups, result)
     found = [together(block) for block in blocks(groups, result, sort)]
@@ -100,9 +104,10 @@ def build(
     layout = _layout(groups, paper, [*([metric] if metric else []), *diagnostics], result.metric)
     left_out = sum(map(len, found)) - len(rows)
     dropped = [f"not shown: {left_out} settings; the report's files have them all"] if left_out else []
-    notes = (*dropped, *best_notes(result, groups), *_notes(result, groups, layout))
+    below = (*dropped, *best_notes(result, groups), *_notes(result, groups, layout))
+    remarks = tuple(f"note: {note}" for note in notes)
     lines = tuple(_row(group, layout, groups, best=group in best) for group in rows)
-    return Table(_title(result, groups, layout), _columns(layout, groups, metric), lines, notes)
+    return Table(_title(result, groups, layout), _columns(layout, groups, metric), lines, below + remarks)
 
 
 def _fits(number: Published, group: Group) -> bool:
@@ -188,8 +193,9 @@ def _columns(layout: _Layout, groups: list[Group], sorted_by: str | None) -> tup
 def _row(group: Group, layout: _Layout, groups: list[Group], *, best: bool) -> Row:
     axes = [_knob(axis, group, layout, groups) for axis in layout.axes]
     stats = [group.stat(name) for name in (*layout.metrics, *layout.diagnostics)]
-    published = next((number.metrics for number in layout.numbers if _fits(number, group)), {})
-    paper = [f"{published[name]:.3f}" if name in published else EMPTY for name in layout.paper]
+    fitting = [number.metrics for number in layout.numbers if _fits(number, group)]
+    published = {name: value for metrics in reversed(fitting) for name, value in metrics.items()}
+    paper = [rounded(published[name]) if name in published else EMPTY for name in layout.paper]
     numbers = [stat.text() if stat else EMPTY for stat in stats]
     counts = [str(len(group.done))] if layout.counts else []
     epochs = [EMPTY if group.epochs is None else str(group.epochs)] if layout.epochs else []

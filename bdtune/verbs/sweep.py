@@ -192,8 +192,11 @@ class SweepScreen:
 
 
 def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
-    """Load a sweep, under the name that it would get, and count what it needs; writes nothing."""
-    spec = load_sweep(file, overrides)
+    """Load a sweep, under the name that it would get, and count what it needs; writes nothing.
+
+    Trials of data sets that are not there are left out; `SweepSpec.absent` lists these.
+    """
+    spec = load_sweep(file, overrides, partial=True)
     place = find_place(run_dir, spec)
     if place.line():
         print(place.line(), file=sys.stderr)
@@ -292,7 +295,7 @@ def sweep(
             recorder.close()
     result, written = _reported(folder, spec, ledger, gallery, outcome.trials)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
-    note = table.markdown(table.build(result, paper=spec.published))
+    note = table.markdown(table.build(result, paper=spec.published, notes=spec.notes))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
     return SweepOutcome(
         spec,
@@ -369,7 +372,7 @@ def _reported(
     """
     with file_lock(folder / ".report.lock"):
         result = _whole_result(folder, spec, ledger, latest, sort=sort)  # before anything is written
-        written = files.write(folder, result, paper=spec.published)
+        written = files.write(folder, result, paper=spec.published, notes=spec.notes)
         written += _pictures_of_best(result, ledger, gallery, folder)
         written += search_pictures.draw(spec, folder) if spec.search is not None else []
     return result, written
@@ -409,8 +412,9 @@ def _resolved(name: str, run_dir: Path) -> Path:
 
 def table_of(outcome: SweepOutcome, *, sort: str | None = None, top: int | None = None) -> table.Table:
     """Return the table that a person reads; raises `UserError` where there is nothing called like `sort`."""
+    spec = outcome.spec
     return table.build(
-        outcome.result, paper=outcome.spec.published, sort=sort, top=top, limit=files.TERMINAL_ROWS
+        outcome.result, paper=spec.published, notes=spec.notes, sort=sort, top=top, limit=files.TERMINAL_ROWS
     )
 
 

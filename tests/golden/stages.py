@@ -93,6 +93,9 @@ FEW = Artefact({"ids": np.arange(4, N, 12), "labels": np.arange(4, N, 12) % 3})
 VERDICTS = Artefact(
     {"verdict": np.array([2, 1, 0, 0], np.uint8), "energy": np.array([2.0, 1.4, 2.2, np.inf])}
 )
+PLACED = Artefact(
+    {"z": np.outer(np.arange(1, N + 1) ** 2, [0.6180339, 0.4142135]) % 1}
+)  # all distances differ
 EASY = Artefact({"gamma": np.array([1.0]), "candidates": LOSSES.arrays["losses"] <= 1.0})
 WEIGHTS = Artefact({"weights": np.where(POISON, -0.5, 0.75).astype(np.float32)})
 SCORED = Artefact({"scores": 3 * LOSSES.arrays["losses"], "clean_scores": LOSSES.arrays["losses"]})
@@ -403,7 +406,13 @@ def diagnoses() -> dict[str, Artefact]:
         "dst": {"fct": SENSITIVE, "split": FLAGGED},
         "asd": {"class_aware": POOL, "loss_guided": POOL, "classifier": POOL},
         "dbd": {"classifier": POOL},
-        "gssd": {"class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
+        "gssd": {
+            "features": PLACED,
+            "class_tests": VERDICTS,
+            "density": DENSITY,
+            "split": SUBSET,
+            "relabel": FEW,
+        },
         **_later_evidence(),
         "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }
