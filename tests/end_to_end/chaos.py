@@ -11,16 +11,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tests.end_to_end.kills import LONGEST_S
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.end_to_end.kills import Runs
 
@@ -29,6 +27,8 @@ PAUSED_S = 4.0
 """How long a worker is stopped."""
 AGAIN_S = 1.0
 """Between the first Ctrl-C and the second."""
+HANG_S = 300.0
+"""A command that has not ended by then, and is not struck any more, hangs."""
 ORPHAN_S = 60.0
 """So long after a driver's end a worker of its Ray session may still begin a stage."""
 
@@ -214,7 +214,7 @@ class Chaos:
     def _ended(self, runs: Runs, process: subprocess.Popen[str], started: float) -> dict[str, Any] | None:
         """Wait for the command's end and note it; returns what it printed if it was done."""
         try:
-            out, _ = process.communicate(timeout=LONGEST_S)
+            out, _ = process.communicate(timeout=HANG_S)
         except subprocess.TimeoutExpired:
             self.unexplained.append(f"the command hung after {self.blows[-1]}")
             os.killpg(process.pid, signal.SIGKILL)
@@ -268,7 +268,7 @@ def _costs(runs: Runs, blows: list[Blow], unexplained: list[str]) -> None:
     for note in runs.notes():
         starts[_identity(note)].append(note)
     for executions in starts.values():
-        for lost, again in zip(executions, executions[1:], strict=False):
+        for lost, again in pairwise(executions):
             blow = _cause(lost, blows)
             if blow is None:
                 unexplained.append(f"computed again without a blow: {lost}")

@@ -132,30 +132,28 @@ class Runs:
         return Counter(json.loads(line)["config_hash"] for line in lines) - published
 
     def leftovers(self) -> list[str]:
-        """Return the leases, pins, failures, checkpoints, unfinished files and scratch folders that stayed."""
-        root = self.folder / "runs"
+        """Return leases, pins, failures, checkpoints, unfinished files and scratch folders that stayed."""
+        root, store = self.folder / "runs", self.folder / "runs" / "store"
         places = ("leases", "pins", "failed", "tmp/checkpoints", "quarantine")
-        found = [path for place in places for path in (root / "store" / place).iterdir()]
-        found += [path for path in (root / "store" / "tmp").iterdir() if path.name != "checkpoints"]
-        found += [*root.glob("sweeps/*/tune/*"), *root.rglob(".*@*")]
-        return sorted({str(path.relative_to(root)) for path in found})
+        found = {path for place in places for path in (store / place).iterdir()}
+        found |= {path for path in (store / "tmp").iterdir() if path.name != "checkpoints"}
+        found |= {*root.glob("sweeps/*/tune/*"), *root.rglob(".*@*")}
+        return sorted(str(path.relative_to(root)) for path in found)
 
-    def broken_promises(
-        self, result: dict[str, Any], undisturbed: Runs, expected: dict[str, Any]
-    ) -> list[str]:
-        """Return in what a disturbed sweep's end differs from an undisturbed one's: nothing is to be found."""
-        statuses, trials = self.mlflow_runs()
-        held = {
-            "metrics are equal": metrics(result) == metrics(expected),
-            "contents are equal bit for bit": digests(self) == digests(undisturbed),
-            "nothing published was computed again": not self.computed_after_publishing(),
-            "nothing was published twice": not self.published_twice(),
-            "every MLflow run has ended": statuses == {"FINISHED": len(result["trials"]) + 1},
-            "one MLflow run per trial": set(trials.values()) == {1}
-            and trials.keys() == metrics(result).keys(),
-            f"nothing is left: {self.leftovers()}": not self.leftovers(),
+    def differences(self, result: dict[str, Any], undisturbed: Runs, expected: dict[str, Any]) -> list[str]:
+        """Return in what a disturbed sweep's end differs from an undisturbed one's."""
+        statuses, runs_of = self.mlflow_runs()
+        left = self.leftovers()
+        wrong = {
+            "other metrics": metrics(result) != metrics(expected),
+            "other contents": digests(self) != digests(undisturbed),
+            "computed again although it was published": self.computed_after_publishing(),
+            "published twice": self.published_twice(),
+            f"MLflow runs: {dict(statuses)}": statuses != {"FINISHED": len(result["trials"]) + 1},
+            f"MLflow runs per trial: {dict(runs_of)}": runs_of != dict.fromkeys(metrics(result), 1),
+            f"left: {left}": left,
         }
-        return [promise for promise, kept in held.items() if not kept]
+        return [difference for difference, is_so in wrong.items() if is_so]
 
     def mlflow_runs(self) -> tuple[Counter[str], Counter[str]]:
         """Return the runs' statuses, and how many runs each trial has."""

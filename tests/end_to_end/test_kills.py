@@ -21,7 +21,7 @@ def undisturbed(tmp_path_factory):
 
 def is_whole(runs, result, undisturbed) -> None:
     """Check that a disturbed sweep ended as the undisturbed one, and paid for nothing twice."""
-    assert not runs.broken_promises(result, *undisturbed)
+    assert not runs.differences(result, *undisturbed)
 
 
 def test_the_undisturbed_sweep_shares_and_its_rerun_is_free(undisturbed):
