@@ -176,3 +176,14 @@ def test_what_one_killed_right_after_publishing_left_is_cleared(store):
     store.clear_leftovers()
     assert {*store.root.rglob("open.*"), *store.root.rglob("done.*")} == kept
     assert len(kept) == len(left) == 2
+
+
+def test_a_lease_that_a_power_failure_tore_is_nobodys(store):
+    lease = store.root / "leases" / KEY
+    lease.write_text("")
+    assert not store.leases.held_by_other(KEY)
+    store.clear_leftovers()
+    assert not lease.exists()
+    lease.write_text('{"host"')
+    with store.leases.try_hold(KEY) as mine:
+        assert mine
