@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bdtune.report.saving import save
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Dies:
