@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bdtune import __version__
-from bdtune.cluster.signals import sigterm_interrupts
+from bdtune.cluster.signals import interruptible
 from bdtune.errors import BdtuneError, UserError
 from bdtune.verbs.cache_commands import app as cache_app
 from bdtune.verbs.console import AsJson, Out, results_only_on_stdout, show_json, show_result, show_table
@@ -110,7 +110,7 @@ def main() -> None:
 def _interruptible() -> Iterator[None]:
     """Turn Ctrl-C, and SIGTERM, into plain words and exit status 130."""
     try:
-        with sigterm_interrupts():
+        with interruptible():
             yield
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -28,10 +28,6 @@ class RayDiedError(BdtuneError):
     """A process that a Ray session needs has died."""
 
 
-class _Died(KeyboardInterrupt):
-    """Raised in the main thread, through what waits for Ray there; Tune catches every `Exception`."""
-
-
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Raise `RayDiedError` in the block, in the main thread, once a daemon that this process started dies."""
@@ -57,8 +53,10 @@ def watched() -> Iterator[None]:
     thread.start()
     try:
         yield
-    except _Died:
-        raise RayDiedError(f"Ray's process {dead[0]} was killed, or died for want of memory") from None
+    except KeyboardInterrupt:
+        if dead:
+            raise RayDiedError(f"Ray's process {dead[0]} was killed, or died for want of memory") from None
+        raise
     finally:
         over.set()
         thread.join()
@@ -66,7 +64,7 @@ def watched() -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    raise _Died
+    raise KeyboardInterrupt  # Tune catches every `Exception`, and Ray makes any other this one
 
 
 def _ended(process: psutil.Process) -> bool:

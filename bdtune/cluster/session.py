@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bdtune.cluster.daemons import RayDiedError, leave, watched
-from bdtune.cluster.signals import handlers_stay, sigterm_interrupts
+from bdtune.cluster.signals import handlers_stay, interruptible
 from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def session(
             fitting([{"CPU": cpus, **gpus_here}], needs)
     end = ray.shutdown
     try:
-        with sigterm_interrupts():
+        with interruptible():
             with handlers_stay():  # Ray sets one of its own
                 _open(address, cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes, say)
             with watched():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +31,25 @@ def handlers_stay() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let SIGTERM, which Slurm, Kubernetes and `kill` send, raise `KeyboardInterrupt` as Ctrl-C does."""
     with handlers_stay():
-        if in_main_thread():
+        if in_main_thread() and signal.getsignal(signal.SIGINT) is not _interrupt:
+            _sent.clear()
+            signal.signal(signal.SIGINT, _interrupt)
             signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         yield
+
+
+def heed() -> None:
+    """Raise `KeyboardInterrupt` again if one was sent: libraries swallow it while they are imported."""
+    if _sent.is_set():
+        raise KeyboardInterrupt
+
+
+_sent = threading.Event()
+
+
+def _interrupt(*_: object) -> NoReturn:
+    _sent.set()
+    raise KeyboardInterrupt

@@ -45,9 +45,10 @@ SPACES = {
 def main() -> None:
     options = _options()
     begun = time.time()
-    with tempfile.TemporaryDirectory(prefix="k") as name:  # short: sockets lie in it
+    with tempfile.TemporaryDirectory(prefix="k", ignore_cleanup_errors=True) as name:  # short: of sockets
         os.environ["RAY_TMPDIR"] = name
-        chaos = Chaos(drawn_kinds(options.kills, options.seed), options.seed, options.span)
+        until = begun + 60 * options.minutes
+        chaos = Chaos(drawn_kinds(options.kills, options.seed), options.seed, options.span, until=until)
         ends = _all_sweeps(Path(name), chaos)
         left = chaos.processes_left(GONE_S)
     broken = [*ends["broken"], *chaos.unexplained, *(f"a process is left: {each}" for each in left)]
@@ -63,6 +64,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing more is killed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--span", type=float, default=6.0, help="seconds after a start's first stage")
     parser.add_argument("--json", action="store_true", help="print every kill")
@@ -74,7 +76,7 @@ def _all_sweeps(folder: Path, chaos: Chaos) -> dict[str, Any]:
     whole: dict[str, tuple[Runs, dict[str, Any]]] = {}
     broken, count = [], 0
     for sweep in itertools.cycle(SPACES):
-        if not chaos.left:
+        if not chaos.goes_on:
             break
         if sweep not in whole:
             runs = Runs(folder / f"{sweep}-undisturbed", SLOWER, space=SPACES[sweep])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ import threading
 import pytest
 
 from bdtune.cluster.session import session
-from bdtune.cluster.signals import handlers_stay, sigterm_interrupts
+from bdtune.cluster.signals import handlers_stay, heed, interruptible
 from tests.cluster.test_session import Starting
 
 
@@ -37,7 +38,7 @@ def test_sigterm_in_a_session_does_what_ctrl_c_does(monkeypatch):
 
 def test_the_handler_before_comes_back():
     before = signal.getsignal(signal.SIGTERM)
-    with sigterm_interrupts():
+    with interruptible():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -46,7 +47,7 @@ def test_another_thread_leaves_signals_alone():
     seen = []
 
     def work():
-        with sigterm_interrupts():
+        with interruptible():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -92,3 +93,14 @@ def test_handlers_that_a_block_leaves_behind_are_undone():
     with handlers_stay():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_interrupt_that_a_library_swallows_is_heeded_later_once():
+    with interruptible():
+        heed()
+        with contextlib.suppress(KeyboardInterrupt):  # as where modules are imported
+            signal.raise_signal(signal.SIGTERM)
+        with interruptible(), pytest.raises(KeyboardInterrupt):  # as a session does
+            heed()
+    with interruptible():
+        heed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ PAUSED_S = 4.0
 """How long a worker is stopped."""
 AGAIN_S = 1.0
 """Between the first Ctrl-C and the second."""
-HANG_S = 300.0
+HANG_S = 400.0
 """A command that has not ended by then, and is not struck any more, hangs."""
 ORPHAN_S = 60.0
 """So long after a driver's end a worker of its Ray session may still begin a stage."""
@@ -129,7 +130,7 @@ class Blow:
     started: float
     """When the command was started that it met."""
     phase: str = "stages"
-    """"start" before the start's first stage, "end" after its last one."""
+    """"start" before the start's first stage, "between" where none is under way after it."""
     ended: int | None = None
     """The command's exit code; None where it went on."""
     ended_s: float | None = None
@@ -152,8 +153,10 @@ def drawn_kinds(count: int, seed: int) -> list[str]:
 class Chaos:
     """Strikes at sweeps with each of `kinds`, most blows within `span_s` of the first stage of a start."""
 
-    def __init__(self, kinds: Sequence[str], seed: int, span_s: float, early: float = 0.25) -> None:
-        self.left = list(reversed(kinds))
+    def __init__(
+        self, kinds: Sequence[str], seed: int, span_s: float, early: float = 0.25, until: float = math.inf
+    ) -> None:
+        self._left, self._until = list(reversed(kinds)), until
         self.blows: list[Blow] = []
         self.codes: list[int] = []
         """What every command ended with."""
@@ -163,6 +166,11 @@ class Chaos:
         self._span_s, self._early = span_s, early
         self._drivers: list[int] = []
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is more to strike with, and time."""
+        return bool(self._left) and time.time() < self._until
+
     def disturb(self, runs: Runs, sweep: str) -> dict[str, Any]:
         """Start a sweep again and again until it ends by itself, with 0; returns what it printed then."""
         first = len(self.blows)
@@ -170,7 +178,7 @@ class Chaos:
             started = time.time()
             process = runs.start()
             self._drivers.append(process.pid)
-            while self.left and process.poll() is None:
+            while self.goes_on and process.poll() is None:
                 if self._strike(runs, sweep, process, started):
                     break
             result = self._ended(runs, process, started)
@@ -189,7 +197,7 @@ class Chaos:
 
     def _strike(self, runs: Runs, sweep: str, process: subprocess.Popen[str], started: float) -> bool:
         """Wait for a random moment and strike; returns whether the command is to end by that."""
-        kind = KINDS[self.left[-1]]
+        kind = KINDS[self._left[-1]]
         early, wait_s = self._draw.random() < self._early, self._draw.uniform(0.0, self._span_s)
         begun = len(_since(runs, started))
         while not early and process.poll() is None and len(_since(runs, started)) == begun:
@@ -202,10 +210,10 @@ class Chaos:
         if not victims:
             return False
         victim = self._draw.choice(victims)
-        blow = _blow(runs, self.left[-1], sweep, victim.pid, started)
+        blow = _blow(runs, self._left[-1], sweep, victim.pid, started, process.pid)
         with contextlib.suppress(psutil.NoSuchProcess):
             kind.strike(victim)
-        self.left.pop()
+        self._left.pop()
         self.blows.append(blow)
         words = (blow.kind, f"{blow.second:.1f} s", blow.phase, *blow.stages)
         print(f"{len(self.blows)} {sweep}:", *words, file=sys.stderr, flush=True)
@@ -246,9 +254,11 @@ def _since(runs: Runs, started: float) -> list[dict[str, Any]]:
     return [note for note in runs.notes() if note["time"] >= started]
 
 
-def _blow(runs: Runs, kind: str, sweep: str, victim: int, started: float) -> Blow:
+def _blow(runs: Runs, kind: str, sweep: str, victim: int, started: float, driver: int) -> Blow:
     """Return a blow that is about to fall, with what is under way."""
-    now, notes = time.time(), _since(runs, started)
+    now = time.time()
+    own = {process.pid for process in session_of(driver)}  # not what workers of the start before still do
+    notes = [note for note in _since(runs, started) if note["pid"] in own]
     trained = [note for note in notes if note["stage"] != "toy_threshold"]
     ended = {_identity(note) for note in runs.notes(what="end")}
     active = [note for note in trained if _identity(note) not in ended]

@@ -29,7 +29,7 @@ grid:
   defense.beta: [0.3, 0.45, 0.5]
 select: {metric: oracle_acc}
 """
-LONGEST_S = 150.0
+LONGEST_S = 300.0
 """For one start of the sweep."""
 
 
