@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,29 +27,20 @@ def handlers_stay() -> Iterator[None]:
         yield
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            if handler is not None:  # else it is none of Python's
+                signal.signal(each, handler)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM, which Slurm, Kubernetes and `kill` send, raise `KeyboardInterrupt` as Ctrl-C does."""
     with handlers_stay():
-        if in_main_thread() and signal.getsignal(signal.SIGINT) is not _interrupt:
-            _sent.clear()
-            signal.signal(signal.SIGINT, _interrupt)
-            signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        if in_main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
         yield
 
 
-def heed() -> None:
-    """Raise `KeyboardInterrupt` again if one was sent: libraries swallow it while they are imported."""
-    if _sent.is_set():
+def _interrupt(*_: object) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a script starts what it puts behind
         raise KeyboardInterrupt
-
-
-_sent = threading.Event()
-
-
-def _interrupt(*_: object) -> NoReturn:
-    _sent.set()
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)  # Tune has a handler of its own, which ends the trials

@@ -15,7 +15,7 @@ from bdtune.cluster.daemons import RayDiedError
 from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.scratch import clear_left, scratch
 from bdtune.cluster.session import Needs, session, slots
-from bdtune.cluster.signals import handlers_stay, heed
+from bdtune.cluster.signals import handlers_stay
 from bdtune.cluster.trial_source import make_source
 from bdtune.config.expand import points, with_values
 from bdtune.engine.execute import Executor
@@ -111,7 +111,6 @@ def run_sweep(
         _clear(executor.store, folder)  # what killed starts left
         with executor.store.pins.held():
             driver.answer()
-            heed()
             if not driver.finished:
                 _run_on_ray(driver, watcher, options)
         _clear(executor.store, folder)  # what killed workers left
@@ -168,7 +167,6 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> Non
             residents=sharing.load_residents(specs),
             streamed=streamed,
         )
-        heed()
         with _watching(live, watcher):
             _tune(driver, common, needs, fitting, own)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 
@@ -10,7 +9,6 @@ import pytest
 
 from bdtune.cluster import sweep
 from bdtune.cluster.daemons import RayDiedError
-from bdtune.cluster.signals import interruptible
 from bdtune.engine.owner import me
 from tests.cluster.test_scratch import ended_pid
 
@@ -26,14 +24,6 @@ def test_ctrl_c_at_any_moment_ends_a_sweep_with_what_it_has(bench, monkeypatch):
     assert outcome.interrupted
     assert outcome.given_up is None
     assert not list((bench.store.root / "pins").iterdir())
-
-
-def test_one_that_a_library_swallowed_ends_a_sweep_before_ray_is_started(bench, monkeypatch):
-    at_ray(monkeypatch, lambda _: pytest.fail("Ray is started"))
-    with interruptible():
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert bench.run().interrupted
 
 
 def test_a_sweep_that_loses_ray_is_given_up_for_now_and_says_why(bench, monkeypatch):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ import threading
 import pytest
 
 from bdtune.cluster.session import session
-from bdtune.cluster.signals import handlers_stay, heed, interruptible
+from bdtune.cluster.signals import handlers_stay, interruptible
 from tests.cluster.test_session import Starting
 
 
@@ -95,12 +94,10 @@ def test_handlers_that_a_block_leaves_behind_are_undone():
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_an_interrupt_that_a_library_swallows_is_heeded_later_once():
-    with interruptible():
-        heed()
-        with contextlib.suppress(KeyboardInterrupt):  # as where modules are imported
+def test_sigterm_interrupts_what_a_script_started_in_the_background_too():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell without job control does
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
             signal.raise_signal(signal.SIGTERM)
-        with interruptible(), pytest.raises(KeyboardInterrupt):  # as a session does
-            heed()
-    with interruptible():
-        heed()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -63,6 +64,10 @@ class Runs:
             "BDTUNE_HOME": str(self.folder / "runs"),
             "RAY_AUTH_MODE": "disabled",
         }
+        if (
+            signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        ):  # inherited: a script started us in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / "stderr.txt").open("a") as errors:
             return subprocess.Popen(
                 command,
