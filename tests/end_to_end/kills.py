@@ -64,9 +64,7 @@ class Runs:
             "BDTUNE_HOME": str(self.folder / "runs"),
             "RAY_AUTH_MODE": "disabled",
         }
-        if (
-            signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        ):  # inherited: a script started us in the background
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a script that put us behind
             signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / "stderr.txt").open("a") as errors:
             return subprocess.Popen(
