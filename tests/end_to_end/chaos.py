@@ -287,13 +287,19 @@ def _costs(runs: Runs, blows: list[Blow], unexplained: list[str]) -> None:
             blow.lost_s += max(0.0, blow.at - lost["time"] - kept)
             if blow.victim == lost["pid"]:
                 blow.back_s = again["time"] - blow.at
-    later = sorted(note["time"] for note in runs.notes())
     for blow in blows:
         if blow.ended is not None:
-            next_start = blow.at + (blow.ended_s or 0.0)
-            blow.back_s = next((at - blow.at for at in later if at > next_start), None)
+            blow.back_s = _back_s(blow, runs.notes())
         elif blow.kind == "SIGSTOP worker":
             blow.back_s = PAUSED_S
+
+
+def _back_s(blow: Blow, notes: list[dict[str, Any]]) -> float | None:
+    """Return the seconds until a process of a later start computed a stage, not one that a blow left behind."""
+    next_start = blow.at + (blow.ended_s or 0.0)
+    before = {note["pid"] for note in notes if note["time"] < next_start}
+    new = [note["time"] for note in notes if note["time"] >= next_start and note["pid"] not in before]
+    return min(new) - blow.at if new else None
 
 
 def _cause(lost: dict[str, Any], blows: list[Blow]) -> Blow | None:
