@@ -295,7 +295,7 @@ def _costs(runs: Runs, blows: list[Blow], unexplained: list[str]) -> None:
 
 
 def _back_s(blow: Blow, notes: list[dict[str, Any]]) -> float | None:
-    """Return the seconds until a process of a later start computed a stage, not one that a blow left behind."""
+    """Return the seconds until a later start computed a stage: not what a blow left behind."""
     next_start = blow.at + (blow.ended_s or 0.0)
     before = {note["pid"] for note in notes if note["time"] < next_start}
     new = [note["time"] for note in notes if note["time"] >= next_start and note["pid"] not in before]
