@@ -74,7 +74,10 @@ def _ended(process: psutil.Process) -> bool:
 
 
 def leave() -> None:
-    """End what is left of a session whose daemon died: shutting it down would wait for what is gone."""
+    """End what is left of a session whose daemon died: shutting it down would wait for what is gone.
+
+    This process cannot start another session.
+    """
     import ray
 
     atexit.unregister(ray.shutdown)

@@ -98,7 +98,7 @@ def _print(found: dict[str, Any], blows: list[Blow]) -> None:
     print(f"\n{found['kills']} kills met {found['starts']} starts of {found['sweeps']} sweeps", end=" ")
     print(f"in {found['seconds'] / 60:.0f} min; different from undisturbed sweeps: {len(found['broken'])}")
     for each in found["broken"]:
-        print(f"- {each}")
+        print(f"- {each.splitlines()[0]}")
 
 
 def _row(blows: list[Blow]) -> list[str]:
@@ -109,7 +109,7 @@ def _row(blows: list[Blow]) -> list[str]:
 
 
 def _counted(what: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in what.most_common())
+    return ", ".join(f"{count} x {name}" for name, count in what.most_common())
 
 
 def _spread(seconds: list[float]) -> str:

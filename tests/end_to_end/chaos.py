@@ -264,7 +264,7 @@ def _blow(runs: Runs, kind: str, sweep: str, victim: int, started: float, driver
     active = [note for note in trained if _identity(note) not in ended]
     if kind.endswith("worker"):
         active = [note for note in active if note["pid"] == victim]
-    phase = "stages" if active else "between" if notes else "start"
+    phase = "stages" if active else "between" if trained else "start"
     return Blow(kind, sweep, now, now - started, [note["stage"] for note in active], victim, started, phase)
 
 
