@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bdtune import __version__
+from bdtune.cluster.signals import interruptible
 from bdtune.errors import BdtuneError, UserError
 from bdtune.verbs.cache_commands import app as cache_app
 from bdtune.verbs.console import AsJson, Out, results_only_on_stdout, show_json, show_result, show_table
@@ -39,7 +40,8 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _interruptible():
+                return super().invoke(ctx)
         except Exception as error:
             option = getattr(error, "option_name", "")
             if type(error).__name__ == "NoSuchOption" and (meant := _meant(option)):
@@ -106,9 +108,10 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into plain words and exit status 130."""
+    """Turn Ctrl-C, and SIGTERM, into plain words and exit status 130."""
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -153,7 +156,7 @@ def sweep(
     if download:
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
-    with _interruptible(), results_only_on_stdout():
+    with results_only_on_stdout():
         swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
@@ -201,8 +204,7 @@ def run(
     file, overrides = split(words)
     if download:
         fetch_for_trial(file, overrides)
-    with _interruptible():
-        result = verb.run(file, overrides, run_directory(out), quiet=quiet)
+    result = verb.run(file, overrides, run_directory(out), quiet=quiet)
     trial = next(trial for trial in result.trials if trial.id == result.best)
     show_result(trial.to_json(), tables.trial_table(result), as_json)
     if trial.error:
@@ -287,8 +289,7 @@ def show(
     request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), folder)
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
     sys.stdout.flush()  # before a training that may take long
-    with _interruptible():
-        print(draw(request, train=train), file=sys.stderr)
+    print(draw(request, train=train), file=sys.stderr)
 
 
 @app.command()
@@ -314,8 +315,7 @@ def check(
     from bdtune.verbs import check as verb
     from bdtune.verbs import tables
 
-    with _interruptible():
-        found = verb.check(path, quiet=quiet)
+    found = verb.check(path, quiet=quiet)
     if not as_json:
         for line in verb.lines(found):
             print(line)

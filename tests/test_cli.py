@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -264,13 +265,11 @@ def test_a_trial_that_diverges_ends_with_3_without_a_traceback(bdtune):
     assert "Traceback" not in err
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(bdtune, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(bdtune, monkeypatch, sent):
     from bdtune.verbs import run as verb
 
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(verb, "run", interrupted)
+    monkeypatch.setattr(verb, "run", lambda *_, **__: signal.raise_signal(sent))
     code, _, err = bdtune("run", *TRIAL)
     assert code == 130
     assert err == "interrupted; the same command goes on from here\n"

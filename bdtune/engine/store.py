@@ -221,10 +221,14 @@ class Store:
         shutil.rmtree(grave, ignore_errors=True)
 
     def clear_leftovers(self) -> None:
-        """Remove the leases, the pins and the unfinished files of processes that are gone."""
+        """Remove the leases, the pins and the files of processes that are gone."""
         self.leases.clear_stale()
         self.pins.keys()
-        clear_unfinished(self.root / name for name in ("tmp", "tmp/checkpoints", "leases", "failed"))
+        clear_unfinished(self.root / name for name in ("tmp", "tmp/checkpoints", "leases", "pins", "failed"))
+        for folder in ("tmp/checkpoints", "failed"):
+            for file in (self.root / folder).glob("[!.]*"):
+                if self.has(file.stem):  # its writer was killed right after publishing
+                    file.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Manifest]:
         """Yield the manifests of all published entries, in key order."""

@@ -11,6 +11,7 @@ from bdtune.knobs import short_names
 from bdtune.report.best import marked
 from bdtune.report.groups import Group, grouped, label, rank, varying
 from bdtune.report.panels import ACC, ASR, BEST, QUIET, Panel, draw, panels, undefended
+from bdtune.report.saving import save
 from bdtune.report.selection import rule_title
 from bdtune.trials.results import SEED, show
 
@@ -65,9 +66,7 @@ def overview(result: SweepResult, path: Path) -> Path | None:
     handles = _legend(groups, best, shown)
     ncols = max(2, int(width / LEGEND))
     figure.legend(handles=handles, loc="outside lower left", ncols=ncols, fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    return save(figure, path, dpi=120)
 
 
 def _title(
