@@ -86,6 +86,7 @@ class NeuralCleanse(Defense):
     }
     evidence: ClassVar[tuple[str, ...]] = ("inversion", "outliers", "left")
     pictured: ClassVar[tuple[str, ...]] = ("inversion", "outliers")
+    examples: ClassVar[bool] = True
 
     train: Supervised = Supervised()
     """Training of the classifier that the defense starts from, if the attacker hands over none."""
