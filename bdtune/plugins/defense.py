@@ -139,9 +139,9 @@ class Defense(Plugin):
 class Diagnose(Stage):
     """Compare what a defense decided with the truth.
 
-    Inputs: the defense's evidence by name; `truth`; `examples` of the trigger, if it asks for them. Result: no
-    arrays; info holds the metrics under the defense's name, as `gssd/detected_target`. Nothing that a defense
-    trains on reads it.
+    Inputs: the defense's evidence by name; `truth`; `examples` of the trigger, if it asks for them. Result:
+    no arrays; info holds the metrics under the defense's name, as `gssd/detected_target`. Nothing that a
+    defense trains on reads it.
     """
 
     name: ClassVar[str] = "diagnose"

@@ -53,8 +53,6 @@ def test_each_setting_has_its_own() -> None:
     lines = model_notes(grouped([*models([3.0], [2.5]), *models([3.0], [2.5], threshold=2.75)]))
     assert "with threshold=2:" in lines[0]
     assert "with threshold=2.75:" in lines[1]
-        True
-    ] * 2
     assert "1 of 1 clean" in lines[0]
     assert "0 of 1 clean" in lines[1]
 
