@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 import bdtune
-from bdtune.engine.stage import PluginSource
+from bdtune.engine.stage import Node, PluginSource
 from bdtune.plugins import registry
 from bdtune.plugins.defense import DefenseInputs
-from bdtune.plugins.handles import BACKDOORED, CLEAN, CLEAN_LABELS, FIT, LABELS
+from bdtune.plugins.handles import CLEAN, CLEAN_LABELS, FIT, LABELS, HandedOver
+from tests.doubles import CPU
 from tests.end_to_end.grids import quick
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from bdtune.engine.stage import Node
 
 CLEAN_SET = "clean=0.3"
 
@@ -137,18 +137,24 @@ def test_the_store_shows_that_it_was(grid: Any, tmp_path: Path, name: str) -> No
     assert {stage: count["unique"] for stage, count in after.items()} == +computed
 
 
-INPUTS = {"fit": FIT, "labels": LABELS, "clean": CLEAN, "clean_labels": CLEAN_LABELS}
+GIVEN = DefenseInputs(
+    fit=FIT,
+    labels=LABELS,
+    clean=CLEAN,
+    clean_labels=CLEAN_LABELS,
+    model=PluginSource(plugin=bdtune.model("resnet18")),
+    numerics=CPU,
+)
+BACKDOORED = Node(HandedOver(), {}, numerics=CPU)
 
 
-def chain_of(name: str, **given: Node) -> dict[str, Node]:
-    model = PluginSource(plugin=bdtune.model("resnet18"))
-    return bdtune.defense(name).build(DefenseInputs(**INPUTS, model=model, **given))
+def recipes(chain: dict[str, Node]) -> set[str]:
+    return {node.recipe for each in chain.values() for node in each.walk()}
 
 
 def is_mended(name: str) -> bool:
     """Whether a defense starts from the model that the attacker hands over, where one is."""
-    chain = chain_of(name, backdoored=BACKDOORED)
-    return any(node.recipe == BACKDOORED.recipe for each in chain.values() for node in each.walk())
+    return BACKDOORED.recipe in recipes(bdtune.defense(name).build(replace(GIVEN, backdoored=BACKDOORED)))
 
 
 MENDED = [name for name in registry.names("defenses") if name != "none" and is_mended(name)]
@@ -160,9 +166,6 @@ def test_there_are_defenses_of_a_trained_model() -> None:
 
 @pytest.mark.parametrize("name", MENDED)
 def test_a_defense_of_a_trained_model_shares_it_with_its_baseline(name: str) -> None:
-    train = bdtune.defense(name).baseline_training()
-    baseline = bdtune.defense("none", train=train).build(
-        DefenseInputs(**INPUTS, model=PluginSource(plugin=bdtune.model("resnet18")))
-    )
-    shared = {node.recipe for each in chain_of(name).values() for node in each.walk()}
-    assert baseline["classifier"].recipe in shared
+    defense = bdtune.defense(name)
+    baseline = bdtune.defense("none", train=defense.baseline_training()).build(GIVEN)
+    assert baseline["classifier"].recipe in recipes(defense.build(GIVEN))
