@@ -167,11 +167,10 @@ class Entropies(Blend, Stage):
             for ids, images in blocks:
                 planes = _planes(images, device)
                 blended = self.blended(planes, over, data.mean).flatten(0, 1)
-                entropies = entropy_bits(logits(blended)).view(len(planes), -1)
-                predicted = logits(planes).argmax(1)
-                found.append((ids, as_array(entropies), as_array(predicted)))
-        ids, entropies, predicted = map(np.concatenate, zip(*found, strict=True))
-        return ids.astype(np.int64), entropies, predicted.astype(np.int64)
+                entropies = as_array(entropy_bits(logits(blended)).view(len(planes), -1))
+                predicted = as_array(logits(planes).argmax(1)).astype(np.int64)
+                found.append((ids.astype(np.int64), entropies, predicted))
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
     def blended(self, planes: torch.Tensor, overlays: torch.Tensor, mean: tuple[float, ...]) -> torch.Tensor:
         """Return float [n, N, C, H, W]: each of n images with each of N overlays over it, as pixels."""

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 CLEAN_SET = "clean=0.3"
 
 
+AGREED = (
+    "{optimizer: adam, lr: 3e-4, weight_decay: 0, batch_size: 256, epochs: 100, schedule: constant, "
+    "smallest_crop: 0.08, jitter: 1, blur: 0}"
+)
+
+
 class Promise(NamedTuple):
     """A grid, and how many results it needs of some stages; all of them together have `trials` trials."""
 
@@ -36,13 +42,18 @@ PROMISES = {
             "defense=fine_pruning",
             *quick("train", "tune"),
             "defense.rule=ratio",
-            "defense.ratio=range(0,0.95,0.05)",
+            "defense.ratio=range(0,1,0.05)",
         ),
         20,
         {"supervised": 1, "fp_ranking": 1, "fp_curve": 1},
     ),
     "NAD over beta shares model and teacher": Promise(
-        (CLEAN_SET, "defense=nad", *quick("train", "teacher", "distil"), "defense.distil.beta=0,500,1000"),
+        (
+            CLEAN_SET,
+            "defense=nad",
+            *quick("train", "teacher", "distil"),
+            "defense.distil.beta=[0],[500],[1000]",
+        ),
         3,
         {"supervised": 1, "nad_teacher": 1, "nad_distil": 3},
     ),
@@ -87,22 +98,7 @@ PROMISES = {
         {"penultimate": 1, "spectral_scores": 1},
     ),
     "DBD and GSSD share SimCLR where its settings agree": Promise(
-        (
-            "defense=dbd,gssd",
-            *quick("simclr"),
-            *(
-                f"defense.simclr.{knob}"
-                for knob in (
-                    "optimizer=adam",
-                    "lr=3e-4",
-                    "weight_decay=0",
-                    "schedule=constant",
-                    "smallest_crop=0.08",
-                    "jitter=1",
-                    "blur=0",
-                )
-            ),
-        ),
+        (f"defense={{name: dbd, simclr: {AGREED}}},{{name: gssd, simclr: {AGREED}}}",),
         2,
         {"simclr": 1},
     ),
