@@ -17,6 +17,7 @@ from bdtune.report.baselines import together, value_of, whose
 from bdtune.report.best import best_notes, marked
 from bdtune.report.fit import EMPTY, GAP, fitted, total, widths
 from bdtune.report.groups import Group, grouped, rank, rounded, varying
+from bdtune.report.models import model_notes
 from bdtune.report.order import blocks, shown, sort_metric
 from bdtune.report.seconds import with_seconds
 from bdtune.trials.results import DATA_SEED, SEED, Scalar, show
@@ -104,7 +105,7 @@ def build(
     layout = _layout(groups, paper, [*([metric] if metric else []), *diagnostics], result.metric)
     left_out = sum(map(len, found)) - len(rows)
     dropped = [f"not shown: {left_out} settings; the report's files have them all"] if left_out else []
-    below = (*dropped, *best_notes(result, groups), *_notes(result, groups, layout))
+    below = (*dropped, *best_notes(result, groups), *model_notes(groups), *_notes(result, groups, layout))
     remarks = tuple(f"note: {note}" for note in notes)
     lines = tuple(_row(group, layout, groups, best=group in best) for group in rows)
     return Table(_title(result, groups, layout), _columns(layout, groups, metric), lines, below + remarks)

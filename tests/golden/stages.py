@@ -9,6 +9,7 @@ import numpy as np
 import bdtune
 from bdtune.attacks.latent_backdoor.patch import RowsPerClass
 from bdtune.attacks.pruning_aware.stages import CleanPart
+from bdtune.defending import blending as strip
 from bdtune.defending.filtering import Kept, RandomRemoval
 from bdtune.defenses.aabl import split as aabl
 from bdtune.defenses.abl import stages as abl
@@ -19,7 +20,6 @@ from bdtune.defenses.gssd import stages as gssd
 from bdtune.defenses.lfd import stages as lfd
 from bdtune.defenses.neural_cleanse import outliers
 from bdtune.defenses.spectral_signatures import stages as spectral
-from bdtune.defenses.strip import stages as strip
 from bdtune.engine.stage import Artefact, Context, Stage
 from bdtune.plugins import clean_part
 from bdtune.plugins.all_samples import AllSamples
@@ -361,6 +361,11 @@ def _neural_cleanse() -> Iterator[tuple[Stage, Inputs]]:
         yield outliers.Known(patch=outliers.Patch(**patch)), {"inversion": INVERSION}
 
 
+LOW = Artefact({"scores": -((np.arange(N) * 29) % 64) / 32 - np.where(POISON, 0.0, 1.0)})
+"""Negative entropies, those of poison nearer to zero."""
+LIMIT = Artefact({"threshold": np.array([-0.75])}, {"fell_back": 0.0})
+
+
 def _strip() -> Iterator[tuple[Stage, Inputs]]:
     passes = ((np.arange(20)[:, None] * np.array([3, 5, 7, 11])) % 16 / 8).astype(np.float32)
     same = {"ids": np.arange(0, 60, 3), "predicted": np.arange(20) % CLASSES}
@@ -374,6 +379,7 @@ def _strip() -> Iterator[tuple[Stage, Inputs]]:
         (near, 0.01, "normal"),  # falls back on a quantile that needs more scores
     ):
         yield strip.Threshold(frr=frr, boundary=boundary), {"scores": Artefact({"scores": scores})}
+    yield strip.LowEntropy(), {"scores": LOW, "threshold": LIMIT}
 
 
 def _detection() -> Iterator[tuple[Stage, Inputs]]:
@@ -462,5 +468,11 @@ def _later_evidence() -> dict[str, Inputs]:
                 {"frr": 0.125, "far": 0.25, "auroc": 0.75},
             ),
             "threshold": Artefact({}, {"fell_back": 1.0}),
+        },
+        "strip_filter": {
+            "calibration": LOW,
+            "scores": LOW,
+            "threshold": LIMIT,
+            "removal": FLAGGED_ROWS,
         },
     }
