@@ -10,18 +10,21 @@ fresh moments of Adam; the weight of the unlabelled part follows the epochs of w
 also after an interruption; the last epoch is reported, where the code takes the best on test images; images
 are padded with black, where the code mirrors them. Those of `bdtune.training.mixmatch` come on top.
 
+Not of the paper: `per_class`, by which no class loses all its labels.
+
 The baseline is trained by the recipe of the tuning, for the epochs of warm-up and tuning together. Epochs
 without labels do not count.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from bdtune.defending import pools
 from bdtune.defenses.dbd.stages import Tune, Warmup
+from bdtune.effects import OnlyIf
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
 from bdtune.training.mixmatch import MixMatch
@@ -73,6 +76,8 @@ class DBD(Defense):
     """Training of the head on all labels, the encoder being frozen."""
     eps: float = Field(0.5, gt=0, le=1)
     """Fraction of samples, those of lowest loss, whose labels are read in the tuning."""
+    per_class: Annotated[bool, OnlyIf(per_class=True)] = False
+    """Whether eps is a fraction of each observed class, which keeps all classes, and not of all samples."""
     semi: Semi = Semi()
     """Semi-supervised tuning of the whole network."""
 
@@ -90,7 +95,7 @@ class DBD(Defense):
 
     def _tuning(self) -> Tune:
         ramp = self.semi.epochs if self.semi.ramp is None else self.semi.ramp
-        return self.semi.to(Tune, eps=self.eps, ramp=ramp)
+        return self.semi.to(Tune, eps=self.eps, per_class=self.per_class, ramp=ramp)
 
     def baseline_training(self) -> Supervised:
         return self.semi.undefended(self._epochs)
