@@ -116,7 +116,7 @@ def test_cbd_dependence():
 def test_cbd_discriminator_drops_inputs_and_hidden_units():
     made = new_discriminator(8, 4, Discriminator())
     seen = []
-    for layer in made:
+    for layer in set(made):
         if isinstance(layer, nn.Dropout):
             layer.register_forward_pre_hook(lambda one, given: seen.append((given[0].shape[1], one.p)))
     made(torch.zeros(2, 8))
@@ -220,4 +220,4 @@ def test_aabl_iterated_fgsm():
 def test_aabl_otsu():
     case = cases("aabl")["otsu"]
     scores = case.array("scores")
-    case.agree(above=np.flatnonzero(scores > otsu(scores, 256)[0]))
+    case.agree(middle=otsu(scores, 256)[0] - np.ptp(scores) / 256 / 2)
