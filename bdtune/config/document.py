@@ -14,7 +14,10 @@ from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import MOST_PROBLEMS, ConfigError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from bdtune.config.yaml_file import YamlText
 
 SWEEP_KEYS = tuple(name for name in SweepSpec.model_fields if name != "trial")
 
@@ -104,10 +107,7 @@ def read_document(file: Path, shown_as: str) -> Document:
     """
     text = read_yaml(file, shown_as)
     document = Document(name=shown_as)
-    for path, line in text.lines.items():
-        place = Origin((0, line), f"{shown_as}:{line}")
-        short = _today(path).removeprefix("trial.")
-        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
+    _note_origins(document, text.lines)
     for problem in text.problems[:MOST_PROBLEMS]:
         line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0
         document.found.append((Origin((0, line), problem.where), problem))
@@ -118,6 +118,22 @@ def read_document(file: Path, shown_as: str) -> Document:
         document.finish()
     _sort_keys(document, text.data)
     return document
+
+
+def part_of(text: YamlText, path: str, data: dict[str, Any], shown_as: str) -> Document:
+    """Return the sweep that a file holds at a dotted path as a document; `data` is what stands there."""
+    document = Document(name=f"{shown_as}:{text.lines.get(path, 1)}")
+    below = {known: line for known, line in text.lines.items() if known.startswith(f"{path}.")}
+    _note_origins(document, {known.removeprefix(f"{path}."): line for known, line in below.items()}, shown_as)
+    _sort_keys(document, data)
+    return document
+
+
+def _note_origins(document: Document, lines: Mapping[str, int], shown_as: str = "") -> None:
+    for path, line in lines.items():
+        place = Origin((0, line), f"{shown_as or document.name}:{line}")
+        short = _today(path).removeprefix("trial.")
+        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
 
 
 def _today(path: str) -> str:

@@ -100,10 +100,10 @@ def _open(path_or_name: str | Path | None) -> tuple[Document, str]:
     if path_or_name is None:
         return Document(), "sweep"
     file = find(path_or_name)
-    return read_document(file, _shown(file)), file.stem
+    return read_document(file, shown(file)), file.stem
 
 
-def _shown(file: Path) -> str:
+def shown(file: Path) -> str:
     """Return a file's name for messages: relative where it lies below the working directory."""
     absolute, here = file.absolute(), Path.cwd()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(file)
