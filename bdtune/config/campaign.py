@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import Field, field_validator
 
-from bdtune.checking import check, show, unknown
+from bdtune.checking import check_each, show, unknown
 from bdtune.config.document import Document, part_of
 from bdtune.config.load import find, load_sweep, shown
 from bdtune.config.overrides import apply_overrides
@@ -122,14 +122,14 @@ class _Reader:
         common = _words(self._mapping("set"))
         sweeps = list(self._sweeps([*common, *words]))
         self._distinct(sweeps)
-        if settings is not None:
-            self._named(settings.first, sweeps)
+        self._named(settings.get("first", ()), sweeps)
         if self.problems:
             raise ConfigError(self.problems)
-        assert settings is not None
-        return Campaign(settings, _ordered(settings, sweeps))
+        read = CampaignSettings(**settings)
+        return Campaign(read, _ordered(read, sweeps))
 
-    def _settings(self, words: Sequence[str]) -> CampaignSettings | None:
+    def _settings(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the campaign's own settings, where they are right."""
         raw = {"name": self.file.stem, **{key: self.data[key] for key in self._own_keys()}}
         for word in words:
             key, _, value = word.partition("=")
@@ -138,7 +138,7 @@ class _Reader:
                 raw[key.strip()] = values if key.strip() == "first" and values != [[]] else values[0]
             except (ValueError, IndexError):
                 self._wrong(key, "expected a value after '='", show(value), where=f"command line: {word}")
-        settings, problems = check(CampaignSettings, raw, "the campaign")
+        settings, problems = check_each(CampaignSettings, raw, "the campaign")
         self.problems += [problem.at(self._line(problem.path)) for problem in problems]
         return settings
 
@@ -212,10 +212,8 @@ class _Reader:
 
     def _placed(self, path: str, problem: Problem) -> Problem:
         """Return a sweep's problem with the place in this file that led to it."""
-        if problem.where and not problem.where.startswith("command line"):
-            return problem
-        word = re.sub(r"^command line: ", "", problem.where)
-        return replace(problem.under(path), where=self._line(path), got=problem.got or word)
+        in_a_file = re.fullmatch(r".+:\d+", problem.where) and not problem.where.startswith("command line")
+        return problem if in_a_file else replace(problem.under(path), where=self._line(path))
 
     def _wrong(self, path: str, expected: str, got: str = "", hint: str = "", where: str = "") -> None:
         self.problems.append(Problem(path, expected, got, where or self._line(path), hint))
