@@ -262,7 +262,8 @@ def list_(
         str | None,
         typer.Argument(
             metavar="KIND",
-            help="attacks, defenses, datasets, models, metrics, samplers, schedulers, search-spaces; or all.",
+            help="attacks, defenses, datasets, models, metrics, samplers, schedulers, search-spaces, "
+            "campaigns; or all.",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -25,7 +25,7 @@ from pydantic import Field, field_validator
 
 from bdtune.checking import check_each, show, unknown
 from bdtune.config.document import Document, part_of
-from bdtune.config.load import find, load_sweep, shown
+from bdtune.config.load import SWEEPS, find, holds_sweeps, load_sweep, shown
 from bdtune.config.overrides import apply_overrides
 from bdtune.config.read_sweep import read_sweep
 from bdtune.config.sweep import Resources, SweepSpec, safe_name, sweep_to_dict
@@ -36,9 +36,6 @@ from bdtune.knobs import Knobs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
-SWEEPS = "sweeps"
-"""The key by which a file is a campaign's."""
 
 
 class CampaignSettings(Knobs):
@@ -89,10 +86,9 @@ def is_campaign(path_or_name: str | Path | None) -> bool:
     if path_or_name is None:
         return False
     try:
-        data = read_yaml(find(path_or_name)).data
+        return holds_sweeps(find(path_or_name))
     except ConfigError:
         return False
-    return isinstance(data, dict) and SWEEPS in data
 
 
 def load_campaign(

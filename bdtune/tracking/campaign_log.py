@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
@@ -41,9 +41,9 @@ class CampaignLog:
     def end(self, results: Mapping[str, SweepResult], note: str, *, interrupted: bool) -> None:
         """Write a run for each sweep, and the campaign's own with the table as its note, in Markdown."""
         self.tracker.start()
+        status: Literal["interrupted", "done"] = "interrupted" if interrupted else "done"
         for name, result in results.items():
-            self._write(name, result, "interrupted" if interrupted else "done")
-        status = "interrupted" if interrupted else "done"
+            self._write(name, result, status)
         self.tracker.end(SweepResult(self.campaign.name), status, note=note)
 
     def _write(self, name: str, result: SweepResult, status: str) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -107,7 +107,7 @@ class Part:
         latest = [self.own(trial) for trial in outcome.trials if trial.id in self.ledger.entries]
         result, written = single.reported(self.place.folder, self.spec, self.ledger, self.gallery, latest)
         note = table.markdown(table.build(result, paper=self.spec.published))
-        status = "interrupted" if outcome.interrupted else "done"
+        status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
         self.recorder.tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
         return result
 
