@@ -80,6 +80,14 @@ Words = Annotated[
         help="A YAML file or a shipped search space, then settings such as dataset=cifar10 attack.rate=0.05.",
     ),
 ]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join, as 'auto' or HOST:PORT.")]
+Cpus = Annotated[int | None, typer.Option(min=1, help="CPUs of a local session (default: all).")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of a local session (default: all).")]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Most trials at a time.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")]
+MlflowWait = Annotated[
+    float, typer.Option(min=0, metavar="SECONDS", help="Longest wait for MLflow at the end.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a data set that is not there, where possible.")
@@ -128,14 +136,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def sweep(
     words: Words = None,
     out: Out = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join, as 'auto' or HOST:PORT.")] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a local session (default: all).")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a local session (default: all).")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Most trials at a time.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
-    mlflow_wait: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Longest wait for MLflow at the end.")
-    ] = 30.0,
+    address: Address = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    concurrency: Concurrency = None,
+    retry_failed: RetryFailed = False,
+    mlflow_wait: MlflowWait = 30.0,
     download: Download = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -150,9 +156,10 @@ def sweep(
     """
     from bdtune.cluster.sweep import Options
     from bdtune.verbs import sweep as verb
-    from bdtune.verbs.words import fetch_for_sweep, split
+    from bdtune.verbs.words import fetch_for_sweep, refuse_campaign, split
 
     file, overrides = split(words)
+    refuse_campaign(file)
     if download:
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
@@ -165,6 +172,38 @@ def sweep(
 
 
 @app.command(no_args_is_help=True)
+def campaign(
+    words: Words = None,
+    out: Out = None,
+    address: Address = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    concurrency: Concurrency = None,
+    retry_failed: RetryFailed = False,
+    mlflow_wait: MlflowWait = 30.0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run several sweeps as one: shared work is done once, and the same command goes on.
+
+    'bdtune plan' says what it costs, 'bdtune report' prints its table again. Examples:
+
+    bdtune campaign digits_all
+    bdtune campaign paper/gssd_appendix data_root=/data budget=100 resources.gpu=0.5 --address auto
+    """
+    from bdtune.cluster.sweep import Options
+    from bdtune.verbs import campaign as verb
+
+    file, overrides = _campaign_words(words)
+    options = Options(address, cpus, gpus, retry_failed, concurrency)
+    with _interruptible(), results_only_on_stdout():
+        done = verb.run(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
+    show_result(done.to_json(), verb.summary_table(done.name, done.sweeps, done.left_out), as_json)
+    print("\n".join(done.ending()), file=sys.stderr)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command(no_args_is_help=True)
 def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     """Print what a sweep would compute, what the store has of it, and what sharing saves.
 
@@ -174,11 +213,19 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     bdtune plan gssd.yaml
     bdtune plan gssd.yaml defense.beta_nd=0.6,1.5,3 seed=0,1,2 --json
     """
+    from bdtune.config.campaign import is_campaign
     from bdtune.verbs import sweep as verb
     from bdtune.verbs import tables
     from bdtune.verbs.words import split
 
-    spec, made = verb.plan(*split(words), run_directory(out, write=False))
+    file, overrides = split(words)
+    if file is not None and is_campaign(file):
+        from bdtune.verbs import campaign as campaigns
+
+        planned = campaigns.plan(file, overrides, run_directory(out, write=False))
+        show_result(planned.to_json(), campaigns.plan_table(planned), as_json)
+        return
+    spec, made = verb.plan(file, overrides, run_directory(out, write=False))
     show_result(tables.plan_json(spec, made), tables.plan_table(spec, made), as_json)
 
 
@@ -218,7 +265,8 @@ def list_(
         str | None,
         typer.Argument(
             metavar="KIND",
-            help="attacks, defenses, datasets, models, metrics, samplers, schedulers, search-spaces; or all.",
+            help="attacks, defenses, datasets, models, metrics, samplers, schedulers, search-spaces, "
+            "campaigns; or all.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -350,8 +398,15 @@ def report(
     bdtune report gssd --sort asr --top 5
     bdtune report gssd --json > gssd.json
     """
+    from bdtune.verbs import campaign as campaigns
     from bdtune.verbs import sweep as verb
 
+    if campaigns.is_known(name, run_directory(out, write=False)):
+        if sort or top:
+            raise UserError("--sort and --top are for the table of one sweep, not for a campaign's")
+        told = campaigns.report(name, run_directory(out, write=False))
+        show_result(told.to_json(), campaigns.summary_table(told.name, told.sweeps, told.left_out), as_json)
+        return
     outcome = verb.report(name, run_directory(out, write=False), sort=sort)
     _print_sweep(outcome, as_json, sort=sort, top=top)
 
@@ -416,6 +471,15 @@ def doctor(
     found = examine(run_directory(out), data_root, address)
     show_result([vars(finding) for finding in found], tables.doctor_table(found), as_json)
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
+
+
+def _campaign_words(words: list[str] | None) -> tuple[str, list[str]]:
+    from bdtune.verbs.words import split
+
+    file, overrides = split(words)
+    if file is None:
+        raise UserError("expected a campaign's file first, as in 'bdtune campaign digits_all'")
+    return file, overrides
 
 
 def _print_sweep(swept: Any, as_json: bool, **rows: Any) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from bdtune.cluster.trial_source import TrialSource
     from bdtune.config.sweep import SweepSpec
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.store import Store
@@ -91,20 +92,24 @@ def run_sweep(
     *,
     watcher: SweepListener,
     options: Options | None = None,
+    source: TrialSource | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> Outcome:
     """Run every trial of a sweep that is not in the store yet; returns all results.
 
-    `folder` is the sweep's own. Raises `UserError` when no node can ever hold a trial.
+    `folder` is the sweep's own. `source`: what gives the trials, unless the sweep does. Of `ranks`, by trial
+    id, lower ones start first. Raises `UserError` when no node can ever hold a trial.
     """
     options = options or Options()
     driver = Driver(
         spec,
         ledger,
         executor,
-        make_source(spec, folder),
+        source or make_source(spec, folder),
         watcher,
         folder=folder,
         retry_failed=options.retry_failed,
+        ranks=ranks,
     )
     interrupted, ray_died = False, None
     try:

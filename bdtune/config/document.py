@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bdtune.checking import show, unknown
 from bdtune.config.attack_field import RIVALS, with_knobs
@@ -13,6 +13,11 @@ from bdtune.config.sweep import SweepSpec
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec
 from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import MOST_PROBLEMS, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bdtune.config.yaml_file import YamlText
 
 SWEEP_KEYS = tuple(name for name in SweepSpec.model_fields if name != "trial")
 
@@ -104,10 +109,7 @@ def read_document(file: Path, shown_as: str) -> Document:
     """
     text = read_yaml(file, shown_as)
     document = Document(name=shown_as, folder=file.parent)
-    for path, line in text.lines.items():
-        place = Origin((0, line), f"{shown_as}:{line}")
-        short = _today(path).removeprefix("trial.")
-        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
+    _note_origins(document, text.lines)
     for problem in text.problems[:MOST_PROBLEMS]:
         line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0
         document.found.append((Origin((0, line), problem.where), problem))
@@ -118,6 +120,22 @@ def read_document(file: Path, shown_as: str) -> Document:
         document.finish()
     _sort_keys(document, text.data)
     return document
+
+
+def part_of(text: YamlText, path: str, data: dict[str, Any], shown_as: str, folder: Path) -> Document:
+    """Return the sweep that a file in a folder holds at a dotted path; `data` is what stands there."""
+    document = Document(name=f"{shown_as}:{text.lines.get(path, 1)}", folder=folder)
+    below = {known: line for known, line in text.lines.items() if known.startswith(f"{path}.")}
+    _note_origins(document, {known.removeprefix(f"{path}."): line for known, line in below.items()}, shown_as)
+    _sort_keys(document, data)
+    return document
+
+
+def _note_origins(document: Document, lines: Mapping[str, int], shown_as: str = "") -> None:
+    for path, line in lines.items():
+        place = Origin((0, line), f"{shown_as or document.name}:{line}")
+        short = _today(path).removeprefix("trial.")
+        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
 
 
 def _today(path: str) -> str:

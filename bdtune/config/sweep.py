@@ -147,6 +147,13 @@ class When(Knobs):
     grid: Axes = Field(min_length=1)
 
 
+def safe_name(name: str) -> str:
+    """Return a name that can be a folder's; raises `ValueError` for any other."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(f"expected at most 100 letters, digits, '.', '_' or '-', got '{name}'")
+    return name
+
+
 class SweepSettings(Knobs):
     """What a sweep says beside its trials."""
 
@@ -170,9 +177,7 @@ class SweepSettings(Knobs):
     @classmethod
     def _is_safe(cls, name: str) -> str:
         """A sweep's name becomes a folder."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-            raise ValueError(f"expected at most 100 letters, digits, '.', '_' or '-', got '{name}'")
-        return name
+        return safe_name(name)
 
 
 class SweepSpec(SweepSettings):

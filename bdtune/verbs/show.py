@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from bdtune.plugins.table import Table
 
-SPACES = "search-spaces"
+SPACES, CAMPAIGNS = "search-spaces", "campaigns"
 TABLES: dict[str, Table[Any]] = {table.kind: table for table in (METRICS, SAMPLERS, SCHEDULERS)}
-KINDS = (*registry.KINDS, *TABLES, SPACES)
+KINDS = (*registry.KINDS, *TABLES, SPACES, CAMPAIGNS)
 SINGULAR = {kind.removesuffix("s"): kind for kind in registry.KINDS}
 
 
@@ -44,10 +44,10 @@ def plugin_kind_of(word: str) -> str:
 
 def describe_all(kind: str) -> list[registry.Description]:
     """Return name, summary and source of everything of a kind, without importing any plugin."""
-    if kind == SPACES:
-        from bdtune.config.load import search_spaces
+    if kind in (SPACES, CAMPAIGNS):
+        from bdtune.config.load import campaigns, search_spaces
 
-        return search_spaces()
+        return search_spaces() if kind == SPACES else campaigns()
     if kind in TABLES:
         entries = map(TABLES[kind].find, TABLES[kind].names)
         return [registry.Description(entry.name, entry.about, entry.source) for entry in entries]

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from bdtune.config.sweep import Kept, SweepSpec
+    from bdtune.config.sweep import Kept, Resources, SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
@@ -167,11 +167,8 @@ class SweepScreen:
         self.progress.trial_done(result)
         self.recorder.trial_done(result)
         if result.status == "failed":
-            file = self.folder / "failed" / f"{result.id}.yaml"
-            spec = spec_to_dict(self.recorder.ledger.entries[result.id].spec)
-            replace_file(file, yaml.safe_dump(spec, sort_keys=False).encode())
-            run_dir = self.folder.parent.parent
-            self.progress.message(f"repeat it with: bdtune run {file} --out {run_dir}", always=True)
+            line = leave_failed(self.folder, self.recorder.ledger, result.id)
+            self.progress.message(line, always=True)
 
     def held(self, count: int) -> None:
         """So many trials wait for others."""
@@ -189,6 +186,14 @@ class SweepScreen:
     def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial's stage has numbers of an epoch."""
         self.recorder.learned(trial, role, epoch, metrics)
+
+
+def leave_failed(folder: Path, ledger: Ledger, trial: str) -> str:
+    """Leave a failed trial's settings in its sweep's folder; returns how to repeat it in one process."""
+    file = folder / "failed" / f"{trial}.yaml"
+    spec = spec_to_dict(ledger.entries[trial].spec)
+    replace_file(file, yaml.safe_dump(spec, sort_keys=False).encode())
+    return f"repeat it with: bdtune run {file} --out {folder.parent.parent}"
 
 
 def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
@@ -219,12 +224,34 @@ def _speed(spec: SweepSpec) -> Speed:
 
 def _estimate(spec: SweepSpec, ledger: Ledger, expected: Plan, options: Options) -> Estimate:
     """Return what says how long the rest of a sweep takes; of a search, trials like those of its plan."""
-    cpus = options.cpus or len(os.sched_getaffinity(0))
-    slots = max(1, int(cpus / spec.resources.cpu)) if options.address is None else 1
     count = spec.search.trials if spec.search is not None else 0
     each = expected.seconds_shared / max(1, expected.trials)
-    slots = min(slots, options.concurrency or slots)
+    slots = slots_of(spec.resources, options)
     return Estimate(ledger, slots, guess=_speed(spec), unasked=lambda asked: each * max(0, count - asked))
+
+
+def slots_of(resources: Resources, options: Options) -> int:
+    """Return how many trials run at a time, at least."""
+    cpus = options.cpus or len(os.sched_getaffinity(0))
+    slots = max(1, int(cpus / resources.cpu)) if options.address is None else 1
+    return min(slots, options.concurrency or slots)
+
+
+def make_tracker(
+    run_dir: Path, folder: Path, spec: SweepSpec, tags: Mapping[str, str] | None = None
+) -> Tracker:
+    """Return what records a sweep for MLflow; `tags` are further ones of its own run."""
+    return Tracker(
+        run_dir,
+        spec.name,
+        axes=varied(folder, spec),
+        params=to_params(spec.trial),
+        tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec))), **(tags or {})},
+        artifacts=[
+            (folder / SETTINGS, ""),
+            *((file, ASKED) for file in sorted((folder / ASKED).glob("*.yaml"))),
+        ],
+    )
 
 
 def sweep(
@@ -249,17 +276,7 @@ def sweep(
     spec = spec.model_copy(update={"name": place.name})
     store = Store(run_dir / "store")
     ledger, executor = make_ledger(spec, store)
-    tracker = Tracker(
-        run_dir,
-        spec.name,
-        axes=varied(folder, spec),
-        params=to_params(spec.trial),
-        tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
-        artifacts=[
-            (folder / SETTINGS, ""),
-            *((file, ASKED) for file in sorted((folder / ASKED).glob("*.yaml"))),
-        ],
-    )
+    tracker = make_tracker(run_dir, folder, spec)
     with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
         if place.line():
             progress.message(place.line(), always=True)
@@ -293,7 +310,7 @@ def sweep(
             raise
         finally:
             recorder.close()
-    result, written = _reported(folder, spec, ledger, gallery, outcome.trials)
+    result, written = reported(folder, spec, ledger, gallery, outcome.trials)
     status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
     note = table.markdown(table.build(result, paper=spec.published, notes=spec.notes))
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
@@ -335,7 +352,7 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
         return SweepOutcome(spec, _result(spec, files.read(folder).trials))
     if os.access(folder, os.W_OK):
         gallery = Gallery(folder / "pictures", ledger.resolver)
-        result, _ = _reported(folder, spec, ledger, gallery, sort=sort)
+        result, _ = reported(folder, spec, ledger, gallery, sort=sort)
     else:
         log.warning("%s cannot be written: the report is printed only", folder)
         result = _whole_result(folder, spec, ledger, sort=sort)
@@ -357,7 +374,7 @@ def _whole_result(
     return result
 
 
-def _reported(
+def reported(
     folder: Path,
     spec: SweepSpec,
     ledger: Ledger,

@@ -1,0 +1,480 @@
+"""`bdtune campaign`, and `bdtune plan` and `bdtune report` of one: several sweeps, one driver, one queue."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from bdtune.cluster.session import check_answers
+from bdtune.cluster.sweep import Options, make_ledger, run_sweep
+from bdtune.cluster.trial_source import ListSource
+from bdtune.config.campaign import Campaign, load_campaign, renamed
+from bdtune.config.expand import points
+from bdtune.config.sweep import SweepSpec
+from bdtune.engine.files import replace_file
+from bdtune.engine.store import Store
+from bdtune.errors import Problem, UserError
+from bdtune.metrics import metric_of
+from bdtune.report import table
+from bdtune.report.estimate import Estimate
+from bdtune.report.live import Progress
+from bdtune.report.names import setting_names
+from bdtune.report.selection import rule_title
+from bdtune.report.table import duration
+from bdtune.tracking.campaign_log import CampaignLog
+from bdtune.trials.budget import Spending
+from bdtune.trials.ledger import Ledger
+from bdtune.trials.speed import Speed
+from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, Place, claim, find_place, release
+from bdtune.verbs import sweep as single
+from bdtune.verbs.pictures import Gallery
+from bdtune.verbs.tables import counted, plain_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from bdtune.cluster.sweep import Outcome
+    from bdtune.config.trial import TrialSpec
+    from bdtune.engine.execute import Executor
+    from bdtune.engine.plan import Plan
+    from bdtune.report.table import Table
+    from bdtune.tracking.mlflow_log import Tracker
+    from bdtune.trials.results import SweepResult, TrialResult
+
+CAMPAIGN = "campaign.yaml"
+"""In the campaign's folder, `sweeps/<name>`: its settings, with every sweep written out."""
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """A sweep of a campaign: what it takes alone, and what it adds to the sweeps before it."""
+
+    name: str
+    trials: int
+    left_out: int
+    """Trials that do not fit the budget."""
+    alone_s: float
+    added_s: float
+
+
+@dataclass(frozen=True)
+class CampaignPlan:
+    """What `bdtune plan` prints of a campaign."""
+
+    name: str
+    sweeps: tuple[PlannedSweep, ...]
+    whole: Plan
+    """Of all trials that fit the budget, as of one sweep."""
+    left_out: tuple[str, ...]
+    """The settings of those that do not."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the shape that `bdtune plan --json` prints."""
+        return {
+            "campaign": self.name,
+            "sweeps": [vars(sweep) for sweep in self.sweeps],
+            "left_out": list(self.left_out),
+            **self.whole.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sweep of a campaign that is run: its folder, and what records it."""
+
+    spec: SweepSpec
+    place: Place
+    ledger: Ledger
+    """Its own trials; the campaign's ledger has those of all sweeps."""
+    recorder: single.Recorder
+    gallery: Gallery
+
+    def own(self, result: TrialResult) -> TrialResult:
+        """Return a trial's result as this sweep's: another one may have it as a baseline."""
+        return replace(result, is_baseline=self.ledger.entries[result.id].is_baseline)
+
+    def reported(self, outcome: Outcome) -> SweepResult:
+        """Write the sweep's report, and its end for MLflow."""
+        latest = [self.own(trial) for trial in outcome.trials if trial.id in self.ledger.entries]
+        result, written = single.reported(self.place.folder, self.spec, self.ledger, self.gallery, latest)
+        note = table.markdown(table.build(result, paper=self.spec.published))
+        status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
+        self.recorder.tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
+        return result
+
+
+@dataclass(frozen=True)
+class CampaignOutcome:
+    """What a campaign came to, for the command line to print."""
+
+    name: str
+    sweeps: Mapping[str, SweepResult]
+    left_out: Sequence[str] = ()
+    """The settings of trials that did not fit the budget."""
+    interrupted: bool = False
+    given_up: str | None = None
+    tracking: str = ""
+    folder: Path | None = None
+    latest: tuple[TrialResult, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some given up, 3 some failed, 130 interrupted."""
+        if self.given_up:
+            return 1
+        if self.interrupted:
+            return 130
+        return 3 if any(trial.status in ("failed", "diverged") for trial in self.latest) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the shape that `bdtune campaign --json` prints."""
+        sweeps = {name: result.to_json() for name, result in self.sweeps.items()}
+        return {"campaign": self.name, "sweeps": sweeps, "left_out": list(self.left_out)}
+
+    def ending(self) -> list[str]:
+        """Return the lines that end a run."""
+        written = [f"written to {self.folder}: report.md, and to the folder of each sweep"]
+        if self.given_up:
+            after = f"error: {self.given_up}\nThe same command goes on from here"
+        elif self.interrupted:
+            after = "interrupted; the same command goes on from here"
+        elif self.exit_code:
+            after = "next: mend what failed, then run the same command with --retry-failed"
+        else:
+            after = f"next: bdtune report {self.name}, or bdtune report {next(iter(self.sweeps))}"
+        return [*(written if self.folder else []), *filter(None, [self.tracking]), after]
+
+
+def plan(file: str, overrides: Sequence[str], run_dir: Path) -> CampaignPlan:
+    """Load a campaign and count what it needs; writes nothing."""
+    campaign = load_campaign(file, overrides)
+    store = Store(run_dir / "store", create=False)
+    chosen = _choose(campaign, store)
+    sweeps = [
+        PlannedSweep(spec.name, share.fitting, share.left_out, _alone_s(campaign, spec, store), share.added_s)
+        for spec, share in zip(campaign.sweeps, chosen.shares, strict=True)
+    ]
+    return CampaignPlan(campaign.name, tuple(sweeps), chosen.ledger.plan(_speed(campaign)), chosen.left_out)
+
+
+def plan_table(made: CampaignPlan) -> Table:
+    """Return what a campaign needs, sweep by sweep."""
+    rows = [
+        {
+            "sweep": sweep.name,
+            "trials": sweep.trials,
+            "left out": sweep.left_out,
+            "alone": duration(sweep.alone_s),
+            "added here": duration(sweep.added_s),
+        }
+        for sweep in made.sweeps
+    ]
+    whole = made.whole
+    unique = sum(count.unique for count in whole.stages.values())
+    cached = sum(count.cached for count in whole.stages.values())
+    apart = sum(sweep.alone_s for sweep in made.sweeps)
+    notes = [
+        f"{counted(unique, 'unique stage')}, {cached} of them in the store",
+        f"about {duration(whole.seconds_shared)} of stages to compute; {duration(apart)} as sweeps of "
+        f"their own; {duration(whole.seconds_unshared)} if nothing were shared",
+    ]
+    if whole.unpredicted:
+        notes.append(f"no cost known yet: {', '.join(whole.unpredicted)}")
+    notes += left_out_lines(made.left_out)
+    trials, baselines = counted(whole.trials, "trial"), counted(whole.baselines, "baseline")
+    title = f"campaign {made.name}: {counted(len(rows), 'sweep')}, {trials} and {baselines}"
+    return plain_table(title, rows, notes)
+
+
+def run(
+    file: str,
+    overrides: Sequence[str],
+    run_dir: Path,
+    options: Options,
+    *,
+    quiet: bool = False,
+    wait_s: float = 30.0,
+) -> CampaignOutcome:
+    """Run a campaign to its end, or go on with it; leaves a report beside each sweep and one of all."""
+    campaign = load_campaign(file, overrides)
+    if options.address is not None:
+        check_answers(options.address)  # before anything is written
+    folder = _folder(run_dir, campaign.name)
+    chosen = _choose(campaign, Store(run_dir / "store"))
+    with Progress(quiet=quiet, name=_namer(campaign, chosen.ledger)) as progress:
+        _announce(progress, campaign, chosen, options)
+        replace_file(folder / CAMPAIGN, yaml.safe_dump(campaign.to_dict(), sort_keys=False).encode())
+        parts = [_part(run_dir, spec, campaign.name) for spec in campaign.sweeps]
+        try:
+            outcome = run_sweep(
+                _base(campaign),
+                folder,
+                chosen.ledger,
+                chosen.executor,
+                watcher=_Screens(progress, parts),
+                options=options,
+                source=ListSource(chosen.trials()),
+                ranks=_ranks(campaign, chosen.ledger),
+            )
+        except UserError:  # the machine cannot hold a trial, or there is no such cluster
+            for part in parts:
+                part.recorder.close()
+                part.recorder.tracker.abandon()
+                if not progress.ended:
+                    release(part.place)
+            raise
+        finally:
+            for part in parts:
+                part.recorder.close()
+    results = {part.spec.name: part.reported(outcome) for part in parts}
+    summary = summary_table(campaign.name, results, chosen.left_out)
+    _write_report(folder, summary, campaign, results)
+    log = CampaignLog(run_dir, campaign)
+    log.end(results, table.markdown(summary), interrupted=outcome.interrupted)
+    trackers = [*(part.recorder.tracker for part in parts), log.tracker]
+    return CampaignOutcome(
+        campaign.name,
+        results,
+        chosen.left_out,
+        outcome.interrupted,
+        outcome.given_up,
+        _delivered(trackers, wait_s),
+        folder,
+        tuple(outcome.trials),
+    )
+
+
+def report(name: str, run_dir: Path) -> CampaignOutcome:
+    """Return a campaign's report as the store has it now: nothing is computed."""
+    folder = run_dir / SWEEPS / name
+    campaign = load_campaign(folder / CAMPAIGN, check_data=False)
+    places = [find_place(run_dir, spec) for spec in campaign.sweeps]
+    results = {place.name: single.report(place.name, run_dir).result for place in places if place.known}
+    left = _choose(campaign, Store(run_dir / "store", create=False)).left_out
+    if os.access(folder, os.W_OK):
+        _write_report(folder, summary_table(name, results, left), campaign, results)
+    return CampaignOutcome(name, results, left)
+
+
+def is_known(name: str, run_dir: Path) -> bool:
+    """Return whether a campaign of this name was run in a run directory."""
+    return (run_dir / SWEEPS / name / CAMPAIGN).is_file()
+
+
+def summary_table(name: str, results: Mapping[str, SweepResult], left_out: Sequence[str] = ()) -> Table:
+    """Return one row for each sweep: how far it is, and what its best setting reaches."""
+    rows = [_summary_row(sweep, result) for sweep, result in results.items()]
+    return plain_table(f"campaign {name}", rows, left_out_lines(left_out))
+
+
+def _summary_row(name: str, result: SweepResult) -> dict[str, Any]:
+    counts = Counter(trial.status for trial in result.trials)
+    others = {status: count for status, count in counts.items() if status != "done"}
+    best = [trial for trials in result.best_settings.values() for trial in trials]
+    found = [
+        trial.metrics[metric_of(result.metric)] for trial in best if metric_of(result.metric) in trial.metrics
+    ]
+    return {
+        "sweep": name,
+        "trials": len(result.trials),
+        "done": counts["done"],
+        "others": ", ".join(f"{count} {status}" for status, count in others.items()) or "-",
+        "rule": rule_title(result.metric),
+        "best": f"{fmean(found):.3f}" if found else "-",
+    }
+
+
+def left_out_lines(settings: Sequence[str], most: int = 10) -> list[str]:
+    """Return the lines that name the trials which the budget leaves out."""
+    if not settings:
+        return []
+    more = [f"  and {len(settings) - most} more"] if len(settings) > most else []
+    listed = [f"  {each}" for each in settings[:most]]
+    return [f"{counted(len(settings), 'trial')} left out, which do not fit the budget:", *listed, *more]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a sweep's trials come to within a campaign."""
+
+    fitting: int
+    left_out: int
+    added_s: float
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The trials that a campaign runs: those that fit its budget."""
+
+    ledger: Ledger
+    executor: Executor
+    shares: tuple[_Share, ...]
+    """One for each sweep, in their order."""
+    left_out: tuple[str, ...]
+    """The settings of trials that do not fit."""
+
+    def trials(self) -> list[TrialSpec]:
+        """Return them without the baselines, which come with the trials that need them."""
+        return [entry.spec for entry in self.ledger.entries.values() if not entry.is_baseline]
+
+
+def _choose(campaign: Campaign, store: Store) -> _Chosen:
+    ledger, executor = make_ledger(_base(campaign), store)
+    every = Ledger(campaign.name, executor.resolver, ledger.device)
+    sweeps = [[every.add(trial) for trial in points(spec)] for spec in campaign.sweeps]
+    hours = campaign.settings.budget
+    spending = Spending(every, every.plan(_speed(campaign)), float("inf") if hours is None else hours * 3600)
+    shares = []
+    for entries in sweeps:
+        before = spending.spent_s
+        fitting = spending.buy(entries)
+        ledger.extend(entry.spec for entry in fitting)
+        shares.append(_Share(len(fitting), len(entries) - len(fitting), spending.spent_s - before))
+    named = _namer(campaign, every)
+    left = tuple(named(trial) for trial in dict.fromkeys(spending.left_out))
+    return _Chosen(ledger, executor, tuple(shares), left)
+
+
+def _base(campaign: Campaign) -> SweepSpec:
+    """Return the sweep that stands for the whole campaign: its name, its resources, no axes of its own."""
+    first = campaign.sweeps[0]
+    root = next((spec.trial.data_root for spec in campaign.sweeps if spec.trial.data_root), None)
+    trial = first.trial.model_copy(update={"data_root": root})
+    retries = max(spec.retries for spec in campaign.sweeps)
+    return SweepSpec(name=campaign.name, trial=trial, resources=campaign.resources, retries=retries)
+
+
+def _alone_s(campaign: Campaign, spec: SweepSpec, store: Store) -> float:
+    ledger, _ = make_ledger(spec, store)
+    ledger.extend(points(spec))
+    return ledger.plan(_speed(campaign)).seconds_shared
+
+
+def _speed(campaign: Campaign) -> Speed:
+    return Speed(max(1, int(campaign.resources.cpu)))
+
+
+def _announce(progress: Progress, campaign: Campaign, chosen: _Chosen, options: Options) -> None:
+    for line in left_out_lines(chosen.left_out):
+        progress.message(line, always=True)
+    expected = chosen.ledger.plan(_speed(campaign))
+    progress.estimate = Estimate(
+        chosen.ledger, single.slots_of(campaign.resources, options), guess=_speed(campaign)
+    )
+    counts = expected.stages.values()
+    progress.planned(
+        expected.trials + expected.baselines,
+        unique=sum(count.unique for count in counts),
+        cached=sum(count.cached for count in counts),
+        seconds=None if expected.unpredicted else expected.seconds_shared,
+    )
+
+
+def _ranks(campaign: Campaign, ledger: Ledger) -> dict[str, int]:
+    """Return the trials that start before others, by id: those of `first`, with their baselines."""
+    ranks = {trial: len(campaign.settings.first) for trial in ledger.entries}
+    for rank, spec in reversed(list(enumerate(campaign.sweeps[: len(campaign.settings.first)]))):
+        for trial in points(spec):
+            entry = ledger.add(trial)
+            ranks |= {known: rank for known in (entry.id, entry.baseline_id) if known in ranks}
+    return ranks
+
+
+def _folder(run_dir: Path, name: str) -> Path:
+    """Return the campaign's folder; raises `UserError` when a sweep has the name."""
+    folder = run_dir / SWEEPS / name
+    if (folder / SETTINGS).exists():
+        hint = f"Give the campaign another name, such as name={name}-all"
+        raise UserError(Problem("name", "expected a name that no sweep has", f"'{name}'", hint=hint))
+    return folder
+
+
+def _part(run_dir: Path, spec: SweepSpec, campaign: str) -> Part:
+    """Take a sweep's folder and begin its record."""
+    place = claim(run_dir, spec)
+    spec = renamed(spec, place.name)
+    ledger, executor = make_ledger(spec, Store(run_dir / "store"))
+    ledger.extend(points(spec))
+    tracker = single.make_tracker(run_dir, place.folder, spec, {"bdtune.campaign": campaign})
+    tracker.describe(spec, expected=len(ledger.entries))
+    tracker.start()
+    recorder = single.Recorder(tracker, ledger, spec.keep)
+    return Part(spec, place, ledger, recorder, Gallery(place.folder / "pictures", executor.resolver))
+
+
+def _namer(campaign: Campaign, ledger: Ledger) -> Callable[[str], str]:
+    """Return a function from a trial's id to what differs between the campaign's trials."""
+    paths = dict.fromkeys(
+        path for spec in campaign.sweeps for path in ("attack", "defense", *spec.axis_paths())
+    )
+    return setting_names(ledger, list(paths))
+
+
+def _write_report(
+    folder: Path, summary: Table, campaign: Campaign, results: Mapping[str, SweepResult]
+) -> None:
+    """Write `report.md`: the campaign's table, then that of each sweep."""
+    published = {spec.name: spec.published for spec in campaign.sweeps}
+    tables = [table.build(result, paper=published.get(name, ())) for name, result in results.items()]
+    text = "\n\n".join(table.markdown(each) for each in [summary, *tables])
+    replace_file(folder / "report.md", text.encode())
+
+
+def _delivered(trackers: Sequence[Tracker], wait_s: float) -> str:
+    """Wait for MLflow, for `wait_s` in all; returns what it lacks, in one line."""
+    until = time.monotonic() + wait_s
+    statuses = [
+        tracker.close(max(0.1, until - time.monotonic()), say=partial(print, file=sys.stderr))
+        for tracker in trackers
+    ]
+    waiting = [status for status in statuses if status.waiting]
+    if not waiting:
+        return statuses[-1].line()
+    return replace(waiting[0], waiting=sum(status.waiting for status in waiting)).line()
+
+
+class _Screens:
+    """Passes on what happens in a campaign: to one display, and to the record of each sweep it concerns."""
+
+    def __init__(self, progress: Progress, parts: Sequence[Part]) -> None:
+        self.progress, self.parts = progress, parts
+
+    def trial_done(self, result: TrialResult) -> None:
+        """A trial ended; of one that failed, say how to repeat it in one process."""
+        self.progress.trial_done(result)
+        for part in self._of(result.id):
+            part.recorder.trial_done(part.own(result))
+        if result.status == "failed" and (parts := self._of(result.id)):
+            line = single.leave_failed(parts[0].place.folder, parts[0].ledger, result.id)
+            self.progress.message(line, always=True)
+
+    def held(self, count: int) -> None:
+        """So many trials wait for others."""
+        self.progress.held(count)
+
+    def message(self, text: str) -> None:
+        """What the campaign does beside its trials."""
+        self.progress.message(text)
+
+    def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
+        """A trial is in a stage."""
+        self.progress.stage(trial, stage, epoch, epochs)
+        for part in self._of(trial):
+            part.recorder.began(trial)
+
+    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """A trial's stage has numbers of an epoch."""
+        for part in self._of(trial):
+            part.recorder.learned(trial, role, epoch, metrics)
+
+    def _of(self, trial: str) -> list[Part]:
+        return [part for part in self.parts if trial in part.ledger.entries]
