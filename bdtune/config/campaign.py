@@ -24,11 +24,13 @@ import yaml
 from pydantic import Field, field_validator
 
 from bdtune.checking import check_each, show, unknown
+from bdtune.config.at_hand import parted
 from bdtune.config.document import Document, part_of
+from bdtune.config.expand import points
 from bdtune.config.load import SWEEPS, find, holds_sweeps, load_sweep, shown
 from bdtune.config.overrides import apply_overrides
 from bdtune.config.read_sweep import read_sweep
-from bdtune.config.sweep import Resources, SweepSpec, safe_name, sweep_to_dict
+from bdtune.config.sweep import Resources, SweepSpec, safe_name, sweep_to_dict, with_points
 from bdtune.config.yaml_file import YamlText, parse_value, read_yaml
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
@@ -36,6 +38,8 @@ from bdtune.knobs import Knobs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from bdtune.config.at_hand import Absent
 
 
 class CampaignSettings(Knobs):
@@ -64,6 +68,8 @@ class Campaign:
     settings: CampaignSettings
     sweeps: tuple[SweepSpec, ...]
     """In the order in which their trials start."""
+    absent: tuple[tuple[str, Absent], ...] = ()
+    """What was left out as its data set is not there, with the sweep's name."""
 
     @property
     def name(self) -> str:
@@ -92,22 +98,25 @@ def is_campaign(path_or_name: str | Path | None) -> bool:
 
 
 def load_campaign(
-    path_or_name: str | Path, overrides: Sequence[str] = (), *, check_data: bool = True
+    path_or_name: str | Path, overrides: Sequence[str] = (), *, check_data: bool = True, partial: bool = False
 ) -> Campaign:
     """Load a campaign, with the trials of all its sweeps checked; raises `ConfigError` with all problems.
 
     `overrides` are the campaign's own settings (`budget=10`) or hold for all its sweeps (`seed=0`).
+    `check_data=False` does not look whether the data sets are there; `partial=True` leaves out the trials of
+    those that are not, and sweeps that have no others.
     """
     file = find(path_or_name)
-    reader = _Reader(file, read_yaml(file, shown(file)), check_data=check_data)
+    reader = _Reader(file, read_yaml(file, shown(file)), {"check_data": check_data, "partial": partial})
     return reader.campaign(overrides)
 
 
 class _Reader:
     """Reads one file and notes what is wrong with it."""
 
-    def __init__(self, file: Path, text: YamlText, *, check_data: bool) -> None:
-        self.file, self.text, self.check_data = file, text, check_data
+    def __init__(self, file: Path, text: YamlText, looking: dict[str, bool]) -> None:
+        self.file, self.text, self.looking = file, text, looking
+        self.absent: list[tuple[str, Absent]] = []
         self.problems = list(text.problems)
         self.data: dict[str, Any] = text.data if isinstance(text.data, dict) else {}
 
@@ -122,7 +131,9 @@ class _Reader:
         if self.problems:
             raise ConfigError(self.problems)
         read = CampaignSettings(**settings)
-        return Campaign(read, _ordered(read, sweeps))
+        if not sweeps:
+            raise ConfigError([each.problem for _, each in self.absent])
+        return Campaign(read, _ordered(read, sweeps), tuple(self.absent))
 
     def _settings(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the campaign's own settings, where they are right."""
@@ -162,11 +173,26 @@ class _Reader:
                 hint = "Run it by itself, with 'bdtune sweep'"
                 self._wrong(path, "expected a sweep without a search and a scheduler", f"{what}", hint)
                 continue
-            yield spec
+            self.absent += [(spec.name, each) for each in spec.absent]
+            if points(spec):
+                yield spec
 
     def _sweep(self, path: str, entry: Any, words: Sequence[str]) -> SweepSpec:
+        """Return a sweep; one without a single trial whose data set is there has no trials, if that may be."""
+        try:
+            return self._read(path, entry, words, **self.looking)
+        except ConfigError:
+            if not self.looking["partial"]:
+                raise
+            spec = self._read(path, entry, words, check_data=False, partial=False)
+            present, absent = parted(points(spec))
+            if present:  # something else is wrong
+                raise
+            return with_points(spec, (), absent)
+
+    def _read(self, path: str, entry: Any, words: Sequence[str], **looking: bool) -> SweepSpec:
         if isinstance(entry, str):
-            return load_sweep(self._beside(entry), words, check_data=self.check_data)
+            return load_sweep(self._beside(entry), words, **looking)
         if not isinstance(entry, dict):
             expected = "expected a search space, a file, {sweep: NAME, set: {...}}, or a sweep written out"
             raise ConfigError(Problem("", expected, show(entry)))
@@ -174,12 +200,10 @@ class _Reader:
             for key in entry.keys() - {"sweep", "set"}:
                 raise ConfigError(unknown(key, "", ["sweep", "set"], "a key beside 'sweep'"))
             own = _words(self._mapping("set", entry, path))
-            return load_sweep(self._beside(entry["sweep"]), [*own, *words], check_data=self.check_data)
+            return load_sweep(self._beside(entry["sweep"]), [*own, *words], **looking)
         document: Document = part_of(self.text, path, entry, shown(self.file), self.file.parent)
         apply_overrides(document, words)
-        return read_sweep(
-            document, f"{self.file.stem}-{path[len(SWEEPS) + 1 : -1]}", check_data=self.check_data
-        )
+        return read_sweep(document, f"{self.file.stem}-{path[len(SWEEPS) + 1 : -1]}", **looking)
 
     def _beside(self, name: Any) -> str:
         """Return a file that lies beside the campaign's, else the name as it stands."""

@@ -219,6 +219,13 @@ class SweepSpec(SweepSettings):
         return list(dict.fromkeys(path for section in sections for path in section))
 
 
+def with_points(spec: SweepSpec, points: tuple[TrialSpec, ...], absent: tuple[Absent, ...]) -> SweepSpec:
+    """Return a finite sweep with some of its trials; `absent` says what the others lack."""
+    changed = spec.model_copy()
+    changed._points, changed._absent = points, absent
+    return changed
+
+
 def sweep_to_dict(spec: SweepSpec) -> dict[str, Any]:
     """Return a sweep as JSON-able values that can be written as YAML and read again, every knob included."""
     values = spec.model_dump(mode="json", by_alias=True, exclude={"trial", "search"}, exclude_defaults=True)

@@ -26,7 +26,8 @@ class Spending:
     spent_s: float = 0.0
     left_out: list[str] = field(default_factory=list)
     """Ids of the trials that did not fit, in their order."""
-    _paid: set[str] = field(default_factory=set)
+    paid: set[str] = field(default_factory=set)
+    """Recipes of the stages that were paid for."""
 
     def buy(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the trials that fit, each with its baseline paid for; the others are left out."""
@@ -39,11 +40,11 @@ class Spending:
         new = {
             recipe: self.plan.predicted.get(recipe) or 0.0
             for recipe, step in steps.items()
-            if recipe not in self._paid and self.ledger.resolver.manifest(step) is None
+            if recipe not in self.paid and self.ledger.resolver.manifest(step) is None
         }
         if self.spent_s + sum(new.values()) > self.limit_s:
             self.left_out.append(entry.id)
             return False
         self.spent_s += sum(new.values())
-        self._paid |= new.keys()
+        self.paid |= new.keys()
         return True

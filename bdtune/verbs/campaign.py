@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.cluster.sweep import Outcome
+    from bdtune.config.at_hand import Absent
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.execute import Executor
     from bdtune.engine.plan import Plan
@@ -62,8 +63,13 @@ class PlannedSweep:
     trials: int
     left_out: int
     """Trials that do not fit the budget."""
-    alone_s: float
-    added_s: float
+    stages: int
+    """Stages that the store lacks, as a sweep of its own."""
+    added_stages: int
+    """Those of them that no sweep before it needs."""
+    alone_s: float | None
+    """Their seconds; None where some stage was never run, and cannot be guessed."""
+    added_s: float | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class CampaignPlan:
     """Of all trials that fit the budget, as of one sweep."""
     left_out: tuple[str, ...]
     """The settings of those that do not."""
+    absent: tuple[tuple[str, Absent], ...] = ()
+    """Sweeps with trials whose data sets are not there."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the shape that `bdtune plan --json` prints."""
@@ -83,6 +91,7 @@ class CampaignPlan:
             "campaign": self.name,
             "sweeps": [vars(sweep) for sweep in self.sweeps],
             "left_out": list(self.left_out),
+            "absent": [{"sweep": sweep, **each.to_json()} for sweep, each in self.absent],
             **self.whole.to_json(),
         }
 
@@ -155,15 +164,17 @@ class CampaignOutcome:
 
 
 def plan(file: str, overrides: Sequence[str], run_dir: Path) -> CampaignPlan:
-    """Load a campaign and count what it needs; writes nothing."""
-    campaign = load_campaign(file, overrides)
+    """Load a campaign and count what it needs; writes nothing. What is not at hand is left out."""
+    campaign = load_campaign(file, overrides, partial=True)
     store = Store(run_dir / "store", create=False)
     chosen = _choose(campaign, store)
     sweeps = [
-        PlannedSweep(spec.name, share.fitting, share.left_out, _alone_s(campaign, spec, store), share.added_s)
+        _planned(spec, share, _plan_alone(campaign, spec, store))
         for spec, share in zip(campaign.sweeps, chosen.shares, strict=True)
     ]
-    return CampaignPlan(campaign.name, tuple(sweeps), chosen.ledger.plan(_speed(campaign)), chosen.left_out)
+    return CampaignPlan(
+        campaign.name, tuple(sweeps), chosen.ledger.plan(_speed(campaign)), chosen.left_out, campaign.absent
+    )
 
 
 def plan_table(made: CampaignPlan) -> Table:
@@ -173,23 +184,32 @@ def plan_table(made: CampaignPlan) -> Table:
             "sweep": sweep.name,
             "trials": sweep.trials,
             "left out": sweep.left_out,
-            "alone": duration(sweep.alone_s),
-            "added here": duration(sweep.added_s),
+            "stages": sweep.stages,
+            "added": sweep.added_stages,
+            "time alone": _length(sweep.alone_s),
+            "time added": _length(sweep.added_s),
         }
         for sweep in made.sweeps
     ]
     whole = made.whole
     unique = sum(count.unique for count in whole.stages.values())
     cached = sum(count.cached for count in whole.stages.values())
-    apart = sum(sweep.alone_s for sweep in made.sweeps)
+    every = sum(count.without_sharing for count in whole.stages.values())
+    apart = sum(sweep.stages for sweep in made.sweeps)
     notes = [
-        f"{counted(unique, 'unique stage')}, {cached} of them in the store",
-        f"about {duration(whole.seconds_shared)} of stages to compute; {duration(apart)} as sweeps of "
-        f"their own; {duration(whole.seconds_unshared)} if nothing were shared",
+        f"at most {counted(unique - cached, 'stage')} to compute, {cached} in the store; {apart} as sweeps of "
+        f"their own; {every} if nothing were shared"
     ]
     if whole.unpredicted:
         notes.append(f"no cost known yet: {', '.join(whole.unpredicted)}")
+    else:
+        alone = sum(sweep.alone_s or 0.0 for sweep in made.sweeps)
+        notes.append(
+            f"about {duration(whole.seconds_shared)} of stages to compute; {duration(alone)} as sweeps of "
+            f"their own; {duration(whole.seconds_unshared)} if nothing were shared"
+        )
     notes += left_out_lines(made.left_out)
+    notes += [f"{sweep}: {each.line()}" for sweep, each in made.absent]
     trials, baselines = counted(whole.trials, "trial"), counted(whole.baselines, "baseline")
     title = f"campaign {made.name}: {counted(len(rows), 'sweep')}, {trials} and {baselines}"
     return plain_table(title, rows, notes)
@@ -308,6 +328,7 @@ class _Share:
 
     fitting: int
     left_out: int
+    added_stages: int
     added_s: float
 
 
@@ -335,10 +356,11 @@ def _choose(campaign: Campaign, store: Store) -> _Chosen:
     spending = Spending(every, every.plan(_speed(campaign)), float("inf") if hours is None else hours * 3600)
     shares = []
     for entries in sweeps:
-        before = spending.spent_s
+        before, known = spending.spent_s, len(spending.paid)
         fitting = spending.buy(entries)
         ledger.extend(entry.spec for entry in fitting)
-        shares.append(_Share(len(fitting), len(entries) - len(fitting), spending.spent_s - before))
+        added = len(spending.paid) - known
+        shares.append(_Share(len(fitting), len(entries) - len(fitting), added, spending.spent_s - before))
     named = _namer(campaign, every)
     left = tuple(named(trial) for trial in dict.fromkeys(spending.left_out))
     return _Chosen(ledger, executor, tuple(shares), left)
@@ -353,10 +375,27 @@ def _base(campaign: Campaign) -> SweepSpec:
     return SweepSpec(name=campaign.name, trial=trial, resources=campaign.resources, retries=retries)
 
 
-def _alone_s(campaign: Campaign, spec: SweepSpec, store: Store) -> float:
+def _plan_alone(campaign: Campaign, spec: SweepSpec, store: Store) -> Plan:
     ledger, _ = make_ledger(spec, store)
     ledger.extend(points(spec))
-    return ledger.plan(_speed(campaign)).seconds_shared
+    return ledger.plan(_speed(campaign))
+
+
+def _planned(spec: SweepSpec, share: _Share, alone: Plan) -> PlannedSweep:
+    known = not alone.unpredicted
+    return PlannedSweep(
+        spec.name,
+        share.fitting,
+        share.left_out,
+        sum(count.unique - count.cached for count in alone.stages.values()),
+        share.added_stages,
+        alone.seconds_shared if known else None,
+        share.added_s if known else None,
+    )
+
+
+def _length(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
 
 
 def _speed(campaign: Campaign) -> Speed:

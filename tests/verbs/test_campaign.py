@@ -39,6 +39,7 @@ def test_what_sweeps_share_is_counted_once(file, tmp_path):
     assert made.whole.stages["supervised"].unique == 1  # one undefended model for both defenses
     assert tuned.added_s == pytest.approx(tuned.alone_s)
     assert 0 < distilled.added_s < distilled.alone_s
+    assert distilled.added_stages < distilled.stages
     assert made.whole.seconds_shared == pytest.approx(tuned.added_s + distilled.added_s)
     assert not (tmp_path / "store").exists()
 

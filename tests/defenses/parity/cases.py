@@ -54,7 +54,9 @@ class Case:
 
 def digits(ours: Any, theirs: Any) -> int:
     """Return how many digits of the largest value agree in all values; whole numbers agree in all or none."""
-    one, two = (np.asarray(each.detach() if isinstance(each, torch.Tensor) else each) for each in (ours, theirs))
+    one, two = (
+        np.asarray(each.detach() if isinstance(each, torch.Tensor) else each) for each in (ours, theirs)
+    )
     assert one.shape == two.shape, f"shapes {one.shape} and {two.shape}"
     if np.array_equal(one, two):
         return EXACT
@@ -105,4 +107,6 @@ def images(
     std: tuple[float, ...] = (0.2, 0.25, 0.3),
 ) -> ImageSet:
     """Return these images as a data set of three classes."""
-    return ImageSet(pixels(count, side), np.zeros(count, np.int64) if labels is None else labels, 3, mean, std)
+    return ImageSet(
+        pixels(count, side), np.zeros(count, np.int64) if labels is None else labels, 3, mean, std
+    )

@@ -78,7 +78,9 @@ def removed(features, labels, centred, **knobs):
     """Return scores, and ids of what is removed."""
     data = LabelSet(labels, 4)
     penultimate = Artefact({"features": features})
-    scores = SpectralScores(centred=centred, directions=1, fewest=1).run(CTX, penultimate=penultimate, data=data)
+    scores = SpectralScores(centred=centred, directions=1, fewest=1).run(
+        CTX, penultimate=penultimate, data=data
+    )
     stage = SpectralRemoval(**{"level": 0.15, "rate": None, "target": None, "cap": 0.5, "fewest": 1, **knobs})
     return scores.arrays["scores"], np.flatnonzero(stage.run(CTX, scores=scores, data=data).arrays["flagged"])
 

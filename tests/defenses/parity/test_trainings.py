@@ -105,7 +105,9 @@ def test_cbd_weighted_loss():
 def test_cbd_dependence():
     case = cases("cbd")["dependence"]
     made = new_discriminator(8, 4, Discriminator(lipschitz="none")).eval()
-    for name, layer in zip(("l_in", "l_out"), (one for one in made if isinstance(one, nn.Linear)), strict=True):
+    for name, layer in zip(
+        ("l_in", "l_out"), (one for one in made if isinstance(one, nn.Linear)), strict=True
+    ):
         layer.load_state_dict({part: case.tensor(f"{name}_{part}") for part in ("weight", "bias")})
     z = case.tensor("features").requires_grad_()
     value = Clean().coefficient * dependence(made, case.tensor("backdoored"), z)
@@ -182,7 +184,9 @@ def test_abl_isolation():
     for ascent in case.expected:
         stage = Isolate(ascent=ascent)
         found[ascent] = abl_weights(
-            case, stage, lambda logits, y, own=stage: own.objective(cross_entropy(logits, y, reduction="none"))
+            case,
+            stage,
+            lambda logits, y, own=stage: own.objective(cross_entropy(logits, y, reduction="none")),
         )
     case.agree(**found)
 
