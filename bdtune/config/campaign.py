@@ -178,7 +178,7 @@ class _Reader:
                 yield spec
 
     def _sweep(self, path: str, entry: Any, words: Sequence[str]) -> SweepSpec:
-        """Return a sweep; one without a single trial whose data set is there has no trials, if that may be."""
+        """Return a sweep; if that may be, one of whose data sets none is there has no trials."""
         try:
             return self._read(path, entry, words, **self.looking)
         except ConfigError:

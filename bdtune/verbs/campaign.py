@@ -164,7 +164,7 @@ class CampaignOutcome:
 
 
 def plan(file: str, overrides: Sequence[str], run_dir: Path) -> CampaignPlan:
-    """Load a campaign and count what it needs; writes nothing. What is not at hand is left out."""
+    """Load a campaign and count what it needs, without data sets that are not there; writes nothing."""
     campaign = load_campaign(file, overrides, partial=True)
     store = Store(run_dir / "store", create=False)
     chosen = _choose(campaign, store)
