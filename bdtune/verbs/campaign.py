@@ -197,8 +197,8 @@ def plan_table(made: CampaignPlan) -> Table:
     every = sum(count.without_sharing for count in whole.stages.values())
     apart = sum(sweep.stages for sweep in made.sweeps)
     notes = [
-        f"at most {counted(unique - cached, 'stage')} to compute, {cached} in the store; {apart} as sweeps of "
-        f"their own; {every} if nothing were shared"
+        f"at most {counted(unique - cached, 'stage')} to compute, {cached} in the store; "
+        f"{apart} as sweeps of their own; {every} if nothing were shared"
     ]
     if whole.unpredicted:
         notes.append(f"no cost known yet: {', '.join(whole.unpredicted)}")
