@@ -73,7 +73,10 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Table:
         if count.reused:
             notes.append(f"{stage}: {count.reused} more are saved as by-products of longer trainings")
     if plan.unpredicted:
-        notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}")
+        hint = (
+            "; resources.gpu=0 estimates them on CPUs, if there is no GPU here" if spec.resources.gpu else ""
+        )
+        notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}{hint}")
     else:
         shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
         notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")

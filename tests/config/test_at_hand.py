@@ -65,6 +65,14 @@ def test_a_plan_says_what_it_leaves_out(file: str) -> None:
     assert (found["trials"], found["notes"]) == (2, ["numbers of other machines"])
 
 
+def test_a_plan_for_a_gpu_says_how_costs_are_known_without_one(file: str) -> None:
+    made = Plan(trials=2, baselines=1, unpredicted=("simclr",))
+    for words, said in (([], False), (["resources.gpu=1"], True)):
+        notes = plan_table(load_sweep(file, [ROOT, *words], partial=True), made).notes
+        (line,) = [note for note in notes if note.startswith("no cost known yet: simclr")]
+        assert ("resources.gpu=0" in line) is said
+
+
 def test_a_whole_sweep_needs_them_all_and_says_what_can_be_run(file: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_sweep(file, [ROOT])
