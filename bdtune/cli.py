@@ -338,6 +338,17 @@ def report(
             min=1, metavar="N", help="Only the first N settings; unsorted: on each data set and attack."
         ),
     ] = None,
+    crossed: Annotated[
+        bool, typer.Option("--table", help="Settings as rows and columns: the file's 'table', or what fits.")
+    ] = False,
+    rows: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Rows of that table, as dataset,attack.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(metavar="A,B", help="Its columns, as defense.")] = None,
+    cells: Annotated[str | None, typer.Option(metavar="A,B", help="Its metrics, as acc,asr.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="terminal, markdown, csv, latex (booktabs) or html.")
+    ] = "terminal",
     as_json: AsJson = False,
 ) -> None:
     """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
@@ -348,11 +359,19 @@ def report(
     bdtune report gssd
     bdtune report gssd --sort asr --top 5
     bdtune report gssd --json > gssd.json
+    bdtune report paper/lfd_2 --table --format latex > lfd.tex
+    bdtune report gssd --rows defense.beta_nd --cells acc,asr,der
     """
+    from bdtune.verbs import report_forms
     from bdtune.verbs import sweep as verb
 
+    written_as = report_forms.checked_form(form)
     outcome = verb.report(name, run_directory(out, write=False), sort=sort)
-    _print_sweep(outcome, as_json, sort=sort, top=top)
+    shape = {"rows": rows, "columns": columns, "cells": cells}
+    if crossed or any(text is not None for text in shape.values()):
+        report_forms.print_cross(report_forms.cross_of(outcome, shape), written_as, as_json)
+    else:
+        report_forms.print_settings(outcome, written_as, as_json, sort=sort, top=top)
 
 
 @app.command()

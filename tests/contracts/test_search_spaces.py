@@ -12,7 +12,9 @@ from bdtune.config.load import load_sweep, search_spaces
 from bdtune.config.search import preview
 from bdtune.config.trial import spec_from_dict, spec_to_dict, to_params, trial_id
 from bdtune.plugins.dataset import Dataset
+from bdtune.report import cross
 from bdtune.trials.graph import trial_graph
+from bdtune.trials.results import SweepResult, TrialResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +68,26 @@ def test_its_reference_numbers_have_trials(name: str) -> None:
     rows = [to_params(trial) for trial in trials(spec)]
     for entry in spec.published:
         assert any(entry.params.items() <= row.items() for row in rows), entry
+
+
+@pytest.mark.parametrize("name", PAPERS_SLOW)
+def test_its_table_has_a_cell_for_each_published_number(name: str) -> None:
+    """Before anything is run: each cell says so, and each published number that the table is about is there."""
+    spec = load_sweep(name, check_data=False)
+    if spec.table is None:
+        return
+    planned = [TrialResult(trial_id(t), "pending", to_params(t)) for t in trials(spec)]
+    table = cross.build(SweepResult(spec.name, tuple(planned)), spec.table, published=spec.published)
+    cells = [
+        (metric, cell)
+        for line in table.lines
+        for (_, metric), cell in zip(cross.heads(table), line.cells, strict=True)
+    ]
+    assert {cell.missing for _, cell in cells if " of " not in cell.missing} <= {"not run", "not asked"}
+    shown = {(metric, cell.published) for metric, cell in cells}
+    for entry in spec.published:
+        if entry.params.get("defense") != "none":
+            assert {(m, v) for m, v in entry.metrics.items() if m in spec.table.cells} <= shown, entry
 
 
 def settings(name: str, **wanted: object) -> list[dict[str, object]]:
