@@ -349,6 +349,9 @@ def report(
     form: Annotated[
         str, typer.Option("--format", help="terminal, markdown, csv, latex (booktabs) or html.")
     ] = "terminal",
+    page: Annotated[
+        bool, typer.Option("--html", help="Write report.html: one page with tables, figures and provenance.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
@@ -361,6 +364,7 @@ def report(
     bdtune report gssd --json > gssd.json
     bdtune report paper/lfd_2 --table --format latex > lfd.tex
     bdtune report gssd --rows defense.beta_nd --cells acc,asr,der
+    bdtune report gssd --html
     """
     from bdtune.verbs import report_forms
     from bdtune.verbs import sweep as verb
@@ -368,7 +372,13 @@ def report(
     written_as = report_forms.checked_form(form)
     outcome = verb.report(name, run_directory(out, write=False), sort=sort)
     shape = {"rows": rows, "columns": columns, "cells": cells}
-    if crossed or any(text is not None for text in shape.values()):
+    if page:
+        from bdtune.verbs.report_page import written
+
+        files = [str(path) for path in written(outcome)]
+        show_result({"page": files[0], "figures": files[1:]}, None, as_json)
+        print(f"written: {files[0]} and {len(files) - 1} figures beside it", file=sys.stderr)
+    elif crossed or any(text is not None for text in shape.values()):
         report_forms.print_cross(report_forms.cross_of(outcome, shape), written_as, as_json)
     else:
         report_forms.print_settings(outcome, written_as, as_json, sort=sort, top=top)

@@ -84,6 +84,8 @@ class SweepOutcome:
     """Results of this run's own trials; an earlier run may have left others."""
     why: Mapping[str, str] = field(default_factory=dict)
     """Why trials were not run, by id, where more is known than that they were not."""
+    folder: Path | None = None
+    """The sweep's folder, of a report."""
 
     @property
     def exit_code(self) -> int:
@@ -331,14 +333,14 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     folder = file.parent
     if spec.search is not None:
-        return SweepOutcome(spec, _result(spec, files.read(folder).trials))
+        return SweepOutcome(spec, _result(spec, files.read(folder).trials), folder=folder)
     if os.access(folder, os.W_OK):
         gallery = Gallery(folder / "pictures", ledger.resolver)
         result, _ = _reported(folder, spec, ledger, gallery, sort=sort)
     else:
         log.warning("%s cannot be written: the report is printed only", folder)
         result = _whole_result(folder, spec, ledger, sort=sort)
-    return SweepOutcome(spec, result, why=without_data(ledger))
+    return SweepOutcome(spec, result, why=without_data(ledger), folder=folder)
 
 
 def _whole_result(

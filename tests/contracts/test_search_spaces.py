@@ -72,7 +72,7 @@ def test_its_reference_numbers_have_trials(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPERS_SLOW)
 def test_its_table_has_a_cell_for_each_published_number(name: str) -> None:
-    """Before anything is run: each cell says so, and each published number that the table is about is there."""
+    """Before anything is run each cell says so, and has the published number that it is about."""
     spec = load_sweep(name, check_data=False)
     if spec.table is None:
         return
