@@ -28,7 +28,7 @@ def check_layout(document: Document, layout: TableLayout, trials: Sequence[Trial
                 document.wrong(at, "expected each setting in one place", f"'{path}' in {places[path]} too")
             elif path == "seed":
                 document.wrong(at, "expected a setting over which cells are not averaged", "'seed'")
-            elif known_path(document, f"table.{part}", path) and trials:
+            elif known_path(document, at, path) and trials:
                 _check_setting(document, at, path, trials)
             places.setdefault(path, f"table.{part}")
     for number, metric in enumerate(layout.cells):

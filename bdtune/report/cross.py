@@ -342,7 +342,7 @@ def _summary(cells: Sequence[Cell], metric: str, kind: str) -> Cell:
 def _title(result: SweepResult, groups: Sequence[Group], axes: Sequence[str]) -> str:
     """Name the sweep, and the plugins that are equal in all cells."""
     defended = [group for group in groups if not group.is_baseline]
-    words = []
+    words: list[str] = []
     for path in ("dataset", "attack", "defense", "model"):
         values = {str(group.params.get(path, group.params.get(f"{path}.name"))) for group in defended}
         if path not in axes and len(values) == 1:

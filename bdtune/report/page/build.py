@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 FILE, FIGURES = "report.html", "figures"
 MOST_PAIRS, MOST_CASES = 6, 30
+PRINTED = 100
+"""Characters of a table that fit a printed page; a wider one is broken into blocks of columns."""
 METRICS = ("acc", "asr", "der")
 
 
@@ -148,7 +150,7 @@ def _tables(inputs: Inputs) -> Section:
     spec, result = inputs.spec, inputs.result
     crossed = cross.build(result, spec.table, published=spec.published, why=inputs.why)
     every = table.build(result, paper=spec.published)
-    tables = [_html(cross_table.neutral(crossed))]
+    tables = [_html(block) for block in cross_table.blocks(cross_table.neutral(crossed), PRINTED)]
     return Section("Tables", tables=tables, folded={"Every setting": _html(every)})
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from bdtune.trials.results import SweepResult
 
 
+SMALL = 0.002
+"""Share of all seconds under which a stage is counted among others."""
+
+
 @dataclass(frozen=True)
 class StageCost:
     """The uses of all stages in one role."""
@@ -26,7 +30,7 @@ class StageCost:
 
 
 def stage_costs(result: SweepResult) -> list[StageCost]:
-    """Return the cost of each role that took time, the dearest first."""
+    """Return the cost of each role that took time, the dearest first; small ones together."""
     found: dict[str, list[tuple[bool, float]]] = {}
     for trial in result.trials:
         for role, use in trial.stages.items():
@@ -41,7 +45,15 @@ def stage_costs(result: SweepResult) -> list[StageCost]:
         )
         for role, uses in found.items()
     ]
-    return sorted((c for c in costs if c.spent + c.saved > 0), key=lambda cost: -(cost.spent + cost.saved))
+    costs.sort(key=lambda cost: -(cost.spent + cost.saved))
+    least = SMALL * sum(cost.spent + cost.saved for cost in costs)
+    large = [cost for cost in costs if cost.spent + cost.saved > least]
+    small = [cost for cost in costs if cost not in large and cost.spent + cost.saved > 0]
+    if not small:
+        return large
+    numbers = ((c.computed, c.shared, c.spent, c.saved) for c in small)
+    computed, shared, spent, saved = map(sum, zip(*numbers, strict=True))
+    return [*large, StageCost(f"{len(small)} others", int(computed), int(shared), spent, saved)]
 
 
 def cost_table(costs: Sequence[StageCost]) -> Table:

@@ -15,11 +15,11 @@ from bdtune.report.selection import cases, given, ranking, rule_title, setting_a
 from bdtune.trials.results import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bdtune.report.page.sensitivity import Effect
     from bdtune.report.selection import Case
-    from bdtune.trials.results import SweepResult
+    from bdtune.trials.results import OverallBest, SweepResult
 
 SURVIVES = 0.5
 """Attack success above which a backdoor counts as left in place."""
@@ -40,9 +40,10 @@ def lesson(result: SweepResult, effects: Sequence[Effect], rule: str) -> list[st
     names = short_names(setting_axes(groups))
     every = cases(groups)
     best = marked(groups, result)
-    about = _About(result, groups, best, names, several=len(every) > 1)
+    about = _About(result, best, names, several=len(every) > 1)
     found = [line for case in every for line in _of_case(case, about)]
-    found += _over_all(result)
+    found += _no_honest_rule(groups)
+    found += _over_all(result, groups, names)
     found += _failures(groups, best)
     found += _what_matters(effects, rule)
     return [*found, *_missing(result)]
@@ -53,7 +54,6 @@ class _About:
     """What the sentences about each data set and attack need."""
 
     result: SweepResult
-    groups: Sequence[Group]
     best: Sequence[Group]
     names: Mapping[str, str]
     several: bool
@@ -68,17 +68,16 @@ def _of_case(case: Case, about: _About) -> Iterator[str]:
     if chosen is None:
         yield f"{where}no finished setting can be ranked by {rule_title(result.metric)}."
         return
-    yield f"{where}{_baseline(about.groups, case)}{_best(chosen, about.names, result)}"
-    for line in _honest(case, chosen, about.names, result):
+    yield f"{where}{_baseline(chosen)}{_best(chosen, about.names, result)}"
+    for line in _honest(case, chosen, about.names):
         yield where + line
 
 
-def _baseline(groups: Sequence[Group], case: Case) -> str:
-    own = [
-        group for group in groups if group.is_baseline and given(group.params) == given(case.groups[0].params)
-    ]
-    texts = [f"{name} {stat.text()}" for name in ("acc", "asr") if own and (stat := own[0].stat(name))]
-    weak = "" if not own or own[0].attack_took else " (the attack did not take)"
+def _baseline(chosen: Group) -> str:
+    """Return the numbers of the undefended model that a setting is compared with."""
+    stats = {name: chosen.stat(f"undefended/{name}") for name in ("acc", "asr")}
+    texts = [f"{name} {stat.text()}" for name, stat in stats.items() if stat]
+    weak = "" if chosen.attack_took else " (the attack did not take)"
     return f"Without a defense {' and '.join(texts)}{weak}. " if texts else ""
 
 
@@ -98,32 +97,48 @@ def _cost(chosen: Group) -> str:
     return f"; accuracy {'rises' if change >= 0 else 'falls'} by {abs(change):.3f}"
 
 
-def _honest(case: Case, chosen: Group, names: Mapping[str, str], result: SweepResult) -> Iterator[str]:
+def _honest(case: Case, chosen: Group, names: Mapping[str, str]) -> Iterator[str]:
     """Say what rules that a defender can follow would have chosen, and what that reaches."""
-    rules = [m.rule for m in METRICS.own.values() if m.role == "honest" and chosen.stat(m.name)]
     oracle = ranking(case.groups, "oracle_der")
     der = oracle[0].stat("der") if oracle else None
-    if not rules or der is None:
-        if oracle and is_oracle(result.metric) and len(case.groups) > 1:
-            yield "No honest rule was measured (holdout is 0): what a defender could reach is not known."
-        return
-    for rule in rules:
+    for rule in _honest_rules([chosen]) if der else ():
         ranked = ranking(case.groups, rule)
         reached = ranked[0].stat("der") if ranked else None
-        if reached is not None:
+        if der is not None and reached is not None:
             gap = der.mean - reached.mean
             text = "the best setting too" if ranked[0] is oracle[0] else label(ranked[0], list(names), names)
             yield f"{rule} chooses {text}: der {reached.mean:.3f}, {gap:.3f} under the best there is."
 
 
-def _over_all(result: SweepResult) -> Iterator[str]:
+def _honest_rules(groups: Iterable[Group]) -> list[str]:
+    """Return the honest rules whose metrics were measured."""
+    known = {name for group in groups for trial in group.done for name in trial.metrics}
+    return [
+        metric.rule for metric in METRICS.own.values() if metric.role == "honest" and metric.name in known
+    ]
+
+
+def _no_honest_rule(groups: Sequence[Group]) -> Iterator[str]:
+    defended = [group for group in groups if not group.is_baseline and group.done]
+    if len(defended) > 1 and not _honest_rules(defended):
+        yield "No honest rule was measured (holdout is 0): what a defender could reach is not known."
+
+
+def _over_all(result: SweepResult, groups: Sequence[Group], names: Mapping[str, str]) -> Iterator[str]:
+    """Name the one setting that is best over all data sets and attacks, in mean or in the worst case."""
     words = {"mean": "in mean", "worst": "in the worst case"}
+    found: dict[tuple[str, ...], list[OverallBest]] = {}
     for best in result.overall:
         if best.trials:
-            yield (
-                f"One setting for all, best {words[best.over]} of {best.groups}: {rule_title(result.metric)} "
-                f"{best.mean:.3f} in mean, {best.worst:.3f} on {best.worst_on}."
-            )
+            found.setdefault(best.trials, []).append(best)
+    for trials, bests in found.items():
+        setting = next(group for group in groups if any(trial.id in trials for trial in group.trials))
+        over = " and ".join(words[best.over] for best in bests)
+        yield (
+            f"One setting for all {bests[0].groups}, best {over}: {label(setting, list(names), names)}, with "
+            f"{rule_title(result.metric)} {bests[0].mean:.3f} in mean and {bests[0].worst:.3f} on "
+            f"{bests[0].worst_on}."
+        )
 
 
 def _failures(groups: Sequence[Group], best: Sequence[Group]) -> Iterator[str]:

@@ -34,6 +34,8 @@ MOST_AXES = 10
 MOST_COSTS = 12
 MOST_CURVES = 12
 MOST_TICKS = 6
+LACKING = -0.15
+"""Where a line of parallel coordinates passes an axis that its setting lacks."""
 _NO_CURVE = ("epoch", "seconds", "lr")
 
 
@@ -102,7 +104,8 @@ def main_effects(effects: Sequence[Effect], metrics: Sequence[str]) -> Figure:
                     if metric in lv.metrics
                 ]
                 xs, means = [x for x, _ in known], [values[0] for _, values in known]
-                ax.plot(xs, means, "o-" if effect.slices else "o", ms=4, color=colour, label=metric)
+                joined = effect.slices and isinstance(effect.levels[0].value, int | float)
+                ax.plot(xs, means, "o-" if joined else "o", ms=4, color=colour, label=metric)
                 if effect.slices > 1:
                     ax.vlines(xs, [v[1] for _, v in known], [v[2] for _, v in known], color=colour, alpha=0.4)
             held = (
@@ -176,7 +179,10 @@ def parallel(groups: Sequence[Group], metric: str, best: Sequence[Group]) -> Fig
 
 
 def _heights(ax: Axes, x: int, values: Sequence[Scalar]) -> list[float]:
-    """Return where values stand on an axis of their own, from 0 to 1, and write its ticks; nan: missing."""
+    """Return where values stand on an axis of their own, from 0 to 1, and write its ticks.
+
+    What a setting lacks stands below.
+    """
     present = sorted({value for value in values if value is not None}, key=rank)
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
         numbers = [float(value) for value in present if isinstance(value, int | float)]
@@ -188,8 +194,10 @@ def _heights(ax: Axes, x: int, values: Sequence[Scalar]) -> list[float]:
         place = {value: i / max(1, len(present) - 1) for i, value in enumerate(present)}
     shown = present if len(present) <= 6 else [present[0], present[len(present) // 2], present[-1]]
     for value in shown:
-        ax.annotate(show(value)[:18], (x, place[value]), (4, 1), textcoords="offset points", fontsize=7.5)
-    return [place[value] if value is not None else float("nan") for value in values]
+        ax.annotate(show(value)[:26], (x, place[value]), (4, 1), textcoords="offset points", fontsize=7.5)
+    if None in values:
+        ax.annotate("none", (x, LACKING), (4, 1), textcoords="offset points", fontsize=7.5, color=QUIET)
+    return [LACKING if value is None else place[value] for value in values]
 
 
 def cost_bars(costs: Sequence[StageCost]) -> Figure:
@@ -264,7 +272,8 @@ def _places(ax: Axes, values: Sequence[Scalar]) -> list[float]:
         ax.set_xticks(shown, [f"{number:.3g}" for number in shown])
         ax.minorticks_off()
         return numbers
-    texts = [show(value)[:18] for value in values]
+    texts = [show(value)[:26] for value in values]
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, texts)) > 24 else {}
     ax.set_xticks(range(len(texts)), texts, **turned)
+    ax.set_xlim(-0.5, len(texts) - 0.5)
     return [float(i) for i in range(len(texts))]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bdtune.trials.results import Scalar
 
 Held = tuple[tuple[int, float, str], ...]
-Slices = dict[Held, dict["Scalar", Group]]
+Slices = dict[Held, dict["Scalar", list[Group]]]
 Combinations = dict[tuple["Scalar", "Scalar"], float]
 
 
@@ -70,18 +70,31 @@ def effects(groups: Sequence[Group], metrics: Sequence[str], rule: str) -> list[
     defended = [group for group in groups if not group.is_baseline and group.done]
     axes = varying(defended)
     names = short_names(axes)
-    found = [_effect(axis, names[axis], defended, axes, metrics) for axis in axes]
+    found = [_effect(axis, names[axis], defended, _held((axis,), axes, defended), metrics) for axis in axes]
     return sorted((e for e in found if len(e.levels) > 1), key=lambda effect: -effect.span(rule))
 
 
+def _held(own: Sequence[str], axes: Sequence[str], groups: Sequence[Group]) -> list[str]:
+    """Return the settings that are held: all others, but knobs of a plugin that some of its rivals lack.
+
+    Those cannot be held while the plugin changes: a plugin stands for the mean over its own knobs.
+    """
+
+    def goes_with(axis: str) -> bool:
+        lacking = any(axis not in group.params for group in groups)
+        return lacking and any(axis.startswith(f"{plugin}.") for plugin in own)
+
+    return [axis for axis in axes if axis not in own and not goes_with(axis)]
+
+
 def _effect(
-    axis: str, name: str, groups: Sequence[Group], axes: Sequence[str], metrics: Sequence[str]
+    axis: str, name: str, groups: Sequence[Group], held: Sequence[str], metrics: Sequence[str]
 ) -> Effect:
-    slices = _slices(axis, groups, [other for other in axes if other != axis])
+    slices = _slices(axis, groups, held)
     most = max((len(own) for own in slices.values()), default=0)
     if most < 2:
         having = sorted((g for g in groups if axis in g.params), key=lambda g: rank(g.params[axis]))
-        return Effect(name, tuple(_level(g.params[axis], [g], metrics) for g in having), 0)
+        return Effect(name, tuple(_level(g.params[axis], [[g]], metrics) for g in having), 0)
     widest = [own for own in slices.values() if len(own) == most]
     same = [own for own in widest if own.keys() == widest[0].keys()]
     values = sorted(same[0], key=rank)
@@ -89,23 +102,28 @@ def _effect(
     return Effect(name, levels, len(same))
 
 
-def _slices(axis: str, groups: Sequence[Group], others: Sequence[str]) -> Slices:
-    """Return the groups by the values of the other settings, then by that of the axis."""
+def _slices(axis: str, groups: Sequence[Group], held: Sequence[str]) -> Slices:
+    """Return the groups by the values of what is held, then by that of the axis."""
     found: Slices = {}
     for group in groups:
         if axis in group.params:
-            held = tuple(rank(group.params.get(other)) for other in others)
-            found.setdefault(held, {})[group.params[axis]] = group
+            own = found.setdefault(tuple(rank(group.params.get(other)) for other in held), {})
+            own.setdefault(group.params[axis], []).append(group)
     return found
 
 
-def _level(value: Scalar, groups: Sequence[Group], metrics: Sequence[str]) -> Level:
+def _level(value: Scalar, slices: Sequence[Sequence[Group]], metrics: Sequence[str]) -> Level:
     found = {}
     for metric in metrics:
-        means = [stat.mean for group in groups if (stat := group.stat(metric))]
+        means = [mean for groups in slices if (mean := _mean(groups, metric)) is not None]
         if means:
             found[metric] = (fmean(means), min(means), max(means))
     return Level(value, found)
+
+
+def _mean(groups: Sequence[Group], metric: str) -> float | None:
+    means = [stat.mean for group in groups if (stat := group.stat(metric))]
+    return fmean(means) if means else None
 
 
 def pairs(groups: Sequence[Group], metric: str) -> list[Pair]:
@@ -115,24 +133,24 @@ def pairs(groups: Sequence[Group], metric: str) -> list[Pair]:
     names = short_names(axes)
     found = []
     for both in itertools.combinations(axes, 2):
-        others = [axis for axis in axes if axis not in both]
-        pair = _pair((names[both[0]], names[both[1]]), _combined(both, others, defended, metric))
+        slices = _combined(both, _held(both, axes, defended), defended, metric)
+        pair = _pair((names[both[0]], names[both[1]]), slices)
         found += [pair] if pair else []
     return sorted(found, key=lambda pair: -pair.interaction)
 
 
 def _combined(
-    both: tuple[str, str], others: Sequence[str], groups: Sequence[Group], metric: str
+    both: tuple[str, str], held: Sequence[str], groups: Sequence[Group], metric: str
 ) -> list[Combinations]:
     """Return a metric by the values of two settings, for each way to hold the others."""
     one, two = both
-    slices: dict[Held, dict[tuple[Scalar, Scalar], float]] = {}
+    slices: dict[Held, dict[tuple[Scalar, Scalar], list[Group]]] = {}
     for group in groups:
-        stat = group.stat(metric)
-        if stat is not None and one in group.params and two in group.params:
-            held = tuple(rank(group.params.get(other)) for other in others)
-            slices.setdefault(held, {})[group.params[one], group.params[two]] = stat.mean
-    return list(slices.values())
+        if one in group.params and two in group.params:
+            own = slices.setdefault(tuple(rank(group.params.get(other)) for other in held), {})
+            own.setdefault((group.params[one], group.params[two]), []).append(group)
+    means = [{at: _mean(members, metric) for at, members in own.items()} for own in slices.values()]
+    return [{at: mean for at, mean in own.items() if mean is not None} for own in means]
 
 
 def _pair(names: tuple[str, str], slices: Sequence[Combinations]) -> Pair | None:

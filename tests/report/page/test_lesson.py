@@ -44,7 +44,7 @@ TRIALS = [
 
 def test_it_says_what_is_best_and_what_that_costs():
     text = said(TRIALS)
-    assert "Without a defense acc 0.950 and asr 1.000." in text
+    assert "Without a defense acc 0.950±0.000 and asr 1.000±0.000." in text
     assert (
         "The best setting by oracle der (it reads test data that no defender has) is beta=1: der 0.985±0.000"
         in text
@@ -82,9 +82,23 @@ def test_it_compares_honest_rules_with_the_best_there_is():
         ),
     ]
     text = said(trials)
-    assert "select_acc chooses beta=2: der 0.500, 0.485 under the best there is." in text
+    assert "select_acc chooses beta=2: der 0.495, 0.490 under the best there is." in text
     assert "select_der chooses beta=3: der 0.985, 0.000 under the best there is." in text
     assert "No honest rule" not in text
+
+
+def test_one_setting_for_all_attacks_is_named_once():
+    both = [t for t in TRIALS if not t.is_baseline] + [
+        trial("blend", b, 0, 0.94, 0.1 * b) for b in (1, 2, 3, 4)
+    ]
+    text = said(both)
+    assert (
+        "One setting for all 2, best in mean and in the worst case: beta=1, with oracle der 0.965 in mean"
+        in text
+    )
+    assert "0.945 on blend." in text
+    assert text.count("One setting for all") == 1
+    assert text.count("No honest rule was measured") == 1
 
 
 def test_it_names_the_setting_that_matters_most_and_what_is_missing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -61,6 +62,8 @@ def trial(attack, beta, form, seed, **changes) -> TrialResult:
         "undefended/acc": 0.9,
     }
     values = {
+        "status": "done",
+        "metrics": metrics,
         "stages": {"train": StageUse("a" * 16, seed == 0, 12.0), "evaluate": StageUse("b" * 16, True, 1.0)},
         "curves": {
             "train": [{"epoch": e, "loss": 1 / e, "acc": 1 - 1 / e, "seconds": 1.0} for e in (1, 2, 3)]
@@ -70,7 +73,7 @@ def trial(attack, beta, form, seed, **changes) -> TrialResult:
         "asr_band": 0.9,
     }
     ident = f"{attack}-{beta}-{form}-{seed}"
-    return TrialResult(ident, "done", params, metrics, **{**values, **changes})
+    return TrialResult(id=ident, params=params, **{**values, **changes})
 
 
 def reference(attack, seed) -> TrialResult:
@@ -80,8 +83,13 @@ def reference(attack, seed) -> TrialResult:
     )
 
 
-@pytest.fixture
-def inputs(tmp_path) -> Inputs:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def inputs(folder) -> Inputs:
     trials = [reference(attack, seed) for attack in ("badnets", "blend") for seed in (0, 1)]
     trials += [
         trial(attack, beta, form, seed)
@@ -96,15 +104,15 @@ def inputs(tmp_path) -> Inputs:
         published=(Published(params={"attack": "badnets"}, metrics={"acc": 0.5}, source=EVIL),),
         table=TableLayout(rows=("attack",), columns=("defense.form",), caption=EVIL),
     )  # fmt: skip
-    picture = tmp_path / "best-badnets-attack.png"
+    picture = folder / "best-badnets-attack.png"
     Image.new("RGB", (8, 8)).save(picture)
     made = Manifest("a" * 16, "toy.train", "train", {}, "", {}, {}, Cost(1.0, 0), host=EVIL, commit="abc123")
     return Inputs(spec, selected("small", trials, "oracle_der"), manifests=[made], pictures=[picture])
 
 
-@pytest.fixture
-def page(inputs, tmp_path) -> tuple[Page, list, str]:
-    files = write(inputs, tmp_path / "small")
+@pytest.fixture(scope="module")
+def page(inputs, folder) -> tuple[Page, list, str]:
+    files = write(inputs, folder / "small")
     text = files[0].read_text(encoding="utf-8")
     return Page(text), files, text
 
@@ -152,7 +160,7 @@ def test_no_name_is_markup(page):
     assert not any(key.startswith("on") for _, attrs in read.elements for key in attrs)
 
 
-def test_every_picture_is_embedded_named_and_a_file_as_well(page, tmp_path):
+def test_every_picture_is_embedded_named_and_a_file_as_well(page):
     read, files, _ = page
     embedded = {base64.b64decode(attrs["src"].partition(",")[2]) for attrs in read.of("img")}
     on_disk = {file.read_bytes() for file in files[1:]}
@@ -168,12 +176,11 @@ def test_every_picture_is_embedded_named_and_a_file_as_well(page, tmp_path):
     assert all(attrs["alt"] for attrs in read.of("img"))
 
 
-def test_the_same_results_give_the_same_bytes_and_old_figures_go(inputs, tmp_path):
-    first = write(inputs, tmp_path / "small")
-    before = [file.read_bytes() for file in first]
-    (tmp_path / "small/figures/pair-9.svg").write_text("old")
-    assert [file.read_bytes() for file in write(inputs, tmp_path / "small")] == before
-    assert not (tmp_path / "small/figures/pair-9.svg").exists()
+def test_the_same_results_give_the_same_bytes_and_old_figures_go(inputs, page, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/pair-9.svg").write_text("old")
+    assert [file.read_bytes() for file in write(inputs, tmp_path)] == [file.read_bytes() for file in page[1]]
+    assert not (tmp_path / "figures/pair-9.svg").exists()
 
 
 def test_a_sweep_without_results_has_a_page_that_says_so(inputs, tmp_path):

@@ -83,3 +83,25 @@ def test_a_pair_has_every_combination_and_its_departure_from_adding_up(grid):
     assert pair.interaction == pytest.approx(departure)
     assert found["a", "c"].interaction == pytest.approx(0)
     assert next(iter(found)) == ("a", "b")
+
+
+def test_a_plugin_stands_for_the_mean_over_its_own_knobs():
+    """Knobs that its rivals lack cannot be held while the plugin changes."""
+    values = {("lfd", 1): 0.5, ("lfd", 2): 0.7, ("abl", None): 0.9}
+    groups = grouped(
+        TrialResult(
+            f"{attack}{name}{beta}",
+            "done",
+            {"attack": attack, "defense": name, **({"defense.beta": beta} if beta else {})},
+            {"der": value - (attack == "blend") / 10},
+        )
+        for attack in ("badnets", "blend")
+        for (name, beta), value in values.items()
+    )
+    found = {effect.name: effect for effect in effects(groups, ["der"], "der")}
+    means = {level.value: level.metrics["der"] for level in found["defense"].levels}
+    assert means["lfd"] == (pytest.approx(0.55), pytest.approx(0.5), pytest.approx(0.6))
+    assert means["abl"][0] == pytest.approx(0.85)
+    assert found["attack"].slices == 3
+    pair = next(pair for pair in pairs(groups, "der") if pair.names == ("attack", "defense"))
+    assert pair.means == ((pytest.approx(0.9), pytest.approx(0.6)), (pytest.approx(0.8), pytest.approx(0.5)))
