@@ -15,6 +15,7 @@ from bdtune.report.baselines import Baselines
 from bdtune.report.cross_axes import EXPANDED, PLUGINS, UNDEFENDED, axes_of, completed, is_undefended
 from bdtune.report.groups import Group, Stat, grouped
 from bdtune.report.selection import ranking, rule_title
+from bdtune.trials.results import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -344,7 +345,7 @@ def _title(result: SweepResult, groups: Sequence[Group], axes: Sequence[str]) ->
     defended = [group for group in groups if not group.is_baseline]
     words: list[str] = []
     for path in ("dataset", "attack", "defense", "model"):
-        values = {str(group.params.get(path, group.params.get(f"{path}.name"))) for group in defended}
+        values = {show(group.params[path]) for group in defended if path in group.params}
         if path not in axes and len(values) == 1:
             words += values
     return f"sweep {result.sweep}: {', '.join(words)}" if words else f"sweep {result.sweep}"

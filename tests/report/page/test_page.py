@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from html.parser import HTMLParser
-from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -17,6 +17,9 @@ from bdtune.engine.manifest import Cost, Manifest
 from bdtune.report.page.build import Inputs, write
 from bdtune.report.selection import selected
 from bdtune.trials.results import DataUse, StageUse, TrialResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EVIL = "<script>alert(1)</script>&\"'$x$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
