@@ -89,7 +89,7 @@ def _title(
     return lines
 
 
-def scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group], *, legend: bool = False) -> None:
+def scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group]) -> None:
     """Draw accuracy against attack success: a large mark for each mean, a small dot for each seed."""
     for role in sorted({_role(group, best) for group in groups}):
         style = STYLES[role]
@@ -108,8 +108,6 @@ def scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group], *, legend:
     ax.set_xlabel("asr: attack success (less is better)")
     ax.set_ylabel("acc: clean accuracy (more is better)")
     ax.grid(alpha=0.25)
-    if legend:
-        ax.legend(fontsize=8, frameon=False)
 
 
 def _points(group: Group) -> list[Point]:

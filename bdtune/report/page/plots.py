@@ -87,7 +87,9 @@ def _drawn(width: float, height: float) -> Iterator[Figure]:
 def tradeoff(groups: Sequence[Group], best: Sequence[Group]) -> Figure:
     """Draw accuracy against attack success of every setting, a small dot for each seed."""
     with _drawn(6.4, 4.4) as figure:
-        scatter(figure.subplots(), groups, best, legend=True)
+        ax = figure.subplots()
+        scatter(ax, groups, best)
+        _legend(figure, ax)
     return figure
 
 
@@ -114,7 +116,7 @@ def main_effects(effects: Sequence[Effect], metrics: Sequence[str]) -> Figure:
             ax.set_title(effect.name, fontsize=9)
             ax.set_xlabel(held if effect.slices else "others differ too", fontsize=7.5, color=QUIET)
             ax.set_ylim(-0.06, 1.06)
-        figure.axes[0].legend(fontsize=7.5, frameon=False)
+        _legend(figure, figure.axes[0])
     return figure
 
 
@@ -216,7 +218,7 @@ def cost_bars(costs: Sequence[StageCost]) -> Figure:
         )
         ax.invert_yaxis()
         ax.set_xlabel("seconds")
-        ax.legend(fontsize=7.5, frameon=False)
+        _legend(figure, ax)
         ax.grid(axis="x", alpha=0.25)
     return figure
 
@@ -244,9 +246,19 @@ def curves(trials: Sequence[tuple[str, TrialResult]]) -> Figure | None:
             for name, xs, ys in lines:
                 ax.plot(xs, ys, color=colours.get(name, QUIET), label=name, linewidth=1.3)
             ax.set_title(f"{role}: {column}", fontsize=9)
-            ax.legend(fontsize=7, frameon=False)
-        figure.supxlabel("epoch", fontsize=8)
+            ax.set_xlabel("epoch", fontsize=7.5, color=QUIET)
+        _legend(figure, *figure.axes[: len(panels)])
     return figure
+
+
+def _legend(figure: Figure, *axes: Axes) -> None:
+    """Name the lines of some axes below the figure, each name once: nothing is covered or searched for."""
+    lines: dict[str, Any] = {}
+    for ax in axes:
+        for line, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            lines.setdefault(name, line)
+    place = "outside lower left"
+    figure.legend(list(lines.values()), list(lines), loc=place, ncols=4, fontsize=8, frameon=False)
 
 
 def _grid(figure: Figure, count: int) -> list[Axes]:
