@@ -373,11 +373,15 @@ def _reported(
     """
     with file_lock(folder / ".report.lock"):
         result = _whole_result(folder, spec, ledger, latest, sort=sort)  # before anything is written
-        shaped = cross.build(result, spec.table, published=spec.published, why=without_data(ledger))
-        written = files.write(folder, result, paper=spec.published, shaped=shaped if spec.table else None)
+        shaped = _shaped(spec, result, ledger) if spec.table else None
+        written = files.write(folder, result, paper=spec.published, shaped=shaped)
         written += _pictures_of_best(result, ledger, gallery, folder)
         written += search_pictures.draw(spec, folder) if spec.search is not None else []
     return result, written
+
+
+def _shaped(spec: SweepSpec, result: SweepResult, ledger: Ledger) -> cross.CrossTable:
+    return cross.build(result, spec.table, published=spec.published, why=without_data(ledger))
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
