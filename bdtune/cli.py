@@ -387,6 +387,20 @@ def report(
             min=1, metavar="N", help="Only the first N settings; unsorted: on each data set and attack."
         ),
     ] = None,
+    crossed: Annotated[
+        bool, typer.Option("--table", help="Settings as rows and columns: the file's 'table', or what fits.")
+    ] = False,
+    rows: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Rows of that table, as dataset,attack.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(metavar="A,B", help="Its columns, as defense.")] = None,
+    cells: Annotated[str | None, typer.Option(metavar="A,B", help="Its metrics, as acc,asr.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="terminal, markdown, csv, latex (booktabs) or html.")
+    ] = "terminal",
+    page: Annotated[
+        bool, typer.Option("--html", help="Write report.html: one page with tables, figures and provenance.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
@@ -397,18 +411,33 @@ def report(
     bdtune report gssd
     bdtune report gssd --sort asr --top 5
     bdtune report gssd --json > gssd.json
+    bdtune report paper/lfd_2 --table --format latex > lfd.tex
+    bdtune report gssd --rows defense.beta_nd --cells acc,asr,der
+    bdtune report gssd --html
     """
     from bdtune.verbs import campaign as campaigns
+    from bdtune.verbs import report_forms
     from bdtune.verbs import sweep as verb
 
+    written_as = report_forms.checked_form(form)
     if campaigns.is_known(name, run_directory(out, write=False)):
-        if sort or top:
-            raise UserError("--sort and --top are for the table of one sweep, not for a campaign's")
+        if any((sort, top, page, crossed, rows, columns, cells)):
+            raise UserError("a campaign's table has one form: 'bdtune report SWEEP' has the others")
         told = campaigns.report(name, run_directory(out, write=False))
         show_result(told.to_json(), campaigns.summary_table(told.name, told.sweeps, told.left_out), as_json)
         return
     outcome = verb.report(name, run_directory(out, write=False), sort=sort)
-    _print_sweep(outcome, as_json, sort=sort, top=top)
+    shape = {"rows": rows, "columns": columns, "cells": cells}
+    if page:
+        from bdtune.verbs.report_page import written
+
+        files = [str(path) for path in written(outcome)]
+        show_result({"page": files[0], "figures": files[1:]}, None, as_json)
+        print(f"written: {files[0]} and {len(files) - 1} figures beside it", file=sys.stderr)
+    elif crossed or any(text is not None for text in shape.values()):
+        report_forms.print_cross(report_forms.cross_of(outcome, shape), written_as, as_json)
+    else:
+        report_forms.print_settings(outcome, written_as, as_json, sort=sort, top=top)
 
 
 @app.command()

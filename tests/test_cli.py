@@ -441,6 +441,61 @@ def test_report_sorts_and_shortens_the_table(bdtune, swept):
     assert (code, "--sort: expected a metric or a setting" in err) == (2, True)
 
 
+def test_report_prints_settings_as_rows_and_columns_in_any_form(bdtune, swept):
+    code, out, _ = bdtune("report", "small", "--table", "--cells", "acc,ra")
+    assert (code, "undefended" in out, "ra" in out) == (0, True, True)
+    found = json.loads(bdtune("report", "small", "--rows", "attack", "--cells", "acc", "--json")[1])
+    assert {"title", "rows", "columns", "cells", "notes"} == set(found)
+    assert {cell["metric"] for cell in found["cells"]} == {"acc"}
+    for form, part in (
+        ("latex", "\\toprule"),
+        ("markdown", "| ---"),
+        ("csv", "metric,mean"),
+        ("html", "<table>"),
+    ):
+        code, out, _ = bdtune("report", "small", "--table", "--format", form)
+        assert (code, part in out) == (0, True), form
+    assert "\\toprule" in bdtune("report", "small", "--format", "latex")[1]
+    assert not list(swept.glob("table.*"))  # its file has no table
+
+
+def test_a_wrong_shape_or_form_is_said_with_the_nearest_name(bdtune, swept):
+    code, _, err = bdtune("report", "small", "--rows", "atack,defense.betta", "--cells", "ac")
+    assert code == 2
+    assert "--rows: expected a setting that some trial has" in err
+    assert "Did you mean 'attack'?" in err
+    assert "Did you mean 'acc'?" in err
+    assert err.count("error: ") == 3
+    code, _, err = bdtune("report", "small", "--format", "latec")
+    assert (code, "Did you mean 'latex'?" in err) == (2, True)
+
+
+def test_a_sweep_whose_file_has_a_table_leaves_it_in_every_form(bdtune, swept):
+    settings = yaml.safe_load((swept / "sweep.yaml").read_text())
+    table = {"rows": ["attack"], "columns": ["defense"], "cells": ["acc"]}
+    (swept / "sweep.yaml").write_text(yaml.safe_dump({**settings, "table": table}))
+    assert bdtune("report", "small")[0] == 0
+    assert {file.name for file in swept.glob("table.*")} == {
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "table.html",
+    }
+    assert (swept / "table.html").read_text().startswith("<!doctype html>")
+
+
+def test_report_writes_a_page_with_its_figures(bdtune, swept):
+    code, out, err = bdtune("report", "small", "--html")
+    assert (code, out) == (0, "")
+    assert "report.html" in err
+    page = (swept / "report.html").read_text()
+    assert "Provenance" in page
+    assert "computed by commit" in page
+    found = json.loads(bdtune("report", "small", "--html", "--json")[1])
+    assert found["page"].endswith("report.html")
+    assert sorted(found["figures"]) == sorted(map(str, (swept / "figures").glob("*.svg")))
+
+
 def test_report_says_which_sweeps_there_are(bdtune, swept):
     code, _, err = bdtune("report", "smal")
     assert code == 2

@@ -23,6 +23,7 @@ from bdtune.config.sweep import (
     When,
     spelled_out,
 )
+from bdtune.config.table_layout import check_layout
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec, build, parse_sections
 from bdtune.effects import no_effect
 from bdtune.errors import Problem, nearest
@@ -77,6 +78,8 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True, partia
         found, absent = _at_hand(document, found, partial=partial)
     else:
         check_search(document, space, search, check_data=check_data)
+    if values.get("table") is not None:
+        check_layout(document, values["table"], found)
     document.finish()
     spec = SweepSpec(trial=build(sections), **axes, **values)
     spec._points = tuple(found) if search is None else None

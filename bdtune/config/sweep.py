@@ -138,6 +138,28 @@ class Published(Knobs):
     source: str = Field(min_length=1)
 
 
+class TableLayout(Knobs):
+    """The shape of a sweep's table: settings as rows and columns, metrics in its cells.
+
+    `attack` and `dataset` stand for the plugin with its knobs that vary, `defense` for its name.
+    """
+
+    rows: tuple[str, ...] = ()
+    """Settings by dotted path; unless rows or columns are given, they follow from what varies."""
+    columns: tuple[str, ...] = ()
+    cells: tuple[str, ...] = Field(("acc", "asr"), min_length=1)
+    """Metrics of a cell."""
+    of: Literal["best", "mean"] = "best"
+    """Of several settings in a cell: the best one by `select`, or the mean over them."""
+    summary: tuple[Literal["mean", "worst"], ...] = ()
+    """Further rows: the mean or the worst value over the attacks of each first row setting."""
+    undefended: bool = True
+    """Whether undefended models have a column, or a row, of their own."""
+    percent: bool = False
+    """Write fractions as percentages."""
+    caption: str = ""
+
+
 class When(Knobs):
     """Axes that only the points which meet a condition have."""
 
@@ -170,6 +192,8 @@ class SweepSettings(Knobs):
     """In a file also tables, see `bdtune.config.published`."""
     notes: tuple[str, ...] = ()
     """What a reader of its plan and report should know: what a paper leaves open, what is left out."""
+    table: TableLayout | None = None
+    """The shape of the table that a report adds; it changes no result."""
     keep: tuple[Kept, ...] = ()
     """What MLflow gets of each trial as files, besides its pictures."""
 

@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -24,7 +24,7 @@ from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import file_lock, replace_file
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
-from bdtune.report import files, table
+from bdtune.report import cross, files, table
 from bdtune.report.estimate import Estimate
 from bdtune.report.groups import grouped
 from bdtune.report.live import Progress
@@ -50,7 +50,7 @@ from bdtune.trials.sweep_folder import (
 from bdtune.verbs import search_pictures
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
-from bdtune.verbs.whole_sweep import whole
+from bdtune.verbs.whole_sweep import whole, without_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +82,10 @@ class SweepOutcome:
     """The files of its report, in its folder."""
     latest: tuple[TrialResult, ...] = ()
     """Results of this run's own trials; an earlier run may have left others."""
+    why: Mapping[str, str] = field(default_factory=dict)
+    """Why trials were not run, by id, where more is known than that they were not."""
+    folder: Path | None = None
+    """The sweep's folder, of a report."""
 
     @property
     def exit_code(self) -> int:
@@ -349,14 +353,14 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
     folder = file.parent
     if spec.search is not None:
-        return SweepOutcome(spec, _result(spec, files.read(folder).trials))
+        return SweepOutcome(spec, _result(spec, files.read(folder).trials), folder=folder)
     if os.access(folder, os.W_OK):
         gallery = Gallery(folder / "pictures", ledger.resolver)
         result, _ = reported(folder, spec, ledger, gallery, sort=sort)
     else:
         log.warning("%s cannot be written: the report is printed only", folder)
         result = _whole_result(folder, spec, ledger, sort=sort)
-    return SweepOutcome(spec, result)
+    return SweepOutcome(spec, result, why=without_data(ledger), folder=folder)
 
 
 def _whole_result(
@@ -389,10 +393,15 @@ def reported(
     """
     with file_lock(folder / ".report.lock"):
         result = _whole_result(folder, spec, ledger, latest, sort=sort)  # before anything is written
-        written = files.write(folder, result, paper=spec.published, notes=spec.notes)
+        shaped = _shaped(spec, result, ledger) if spec.table else None
+        written = files.write(folder, result, paper=spec.published, notes=spec.notes, shaped=shaped)
         written += _pictures_of_best(result, ledger, gallery, folder)
         written += search_pictures.draw(spec, folder) if spec.search is not None else []
     return result, written
+
+
+def _shaped(spec: SweepSpec, result: SweepResult, ledger: Ledger) -> cross.CrossTable:
+    return cross.build(result, spec.table, published=spec.published, why=without_data(ledger))
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:

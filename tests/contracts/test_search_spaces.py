@@ -13,7 +13,9 @@ from bdtune.config.search import preview
 from bdtune.config.trial import spec_from_dict, spec_to_dict, to_params, trial_id
 from bdtune.errors import ConfigError, Problem
 from bdtune.plugins.dataset import Dataset
+from bdtune.report import cross
 from bdtune.trials.graph import trial_graph
+from bdtune.trials.results import SweepResult, TrialResult
 from tests.contracts.paper_table import without_files
 
 if TYPE_CHECKING:
@@ -97,6 +99,26 @@ def test_published_seconds_are_of_stages_that_there_are(no_files: None) -> None:
     assert len(roles) == 9
     for trial in trials(spec):
         assert roles <= set(trial_graph(trial).roles.values())
+
+
+@pytest.mark.parametrize("name", PAPERS_SLOW)
+def test_its_table_has_a_cell_for_each_published_number(name: str) -> None:
+    """Before anything is run each cell says so, and has the published number that it is about."""
+    spec = load_sweep(name, check_data=False)
+    if spec.table is None:
+        return
+    planned = [TrialResult(trial_id(t), "pending", to_params(t)) for t in trials(spec)]
+    table = cross.build(SweepResult(spec.name, tuple(planned)), spec.table, published=spec.published)
+    cells = [
+        (metric, cell)
+        for line in table.lines
+        for (_, metric), cell in zip(cross.heads(table), line.cells, strict=True)
+    ]
+    assert {cell.missing for _, cell in cells if " of " not in cell.missing} <= {"not run", "not asked"}
+    shown = {(metric, cell.published) for metric, cell in cells}
+    for entry in spec.published:
+        if entry.params.get("defense") != "none":
+            assert {(m, v) for m, v in entry.metrics.items() if m in spec.table.cells} <= shown, entry
 
 
 def settings(name: str, **wanted: object) -> list[dict[str, object]]:
