@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -23,7 +22,7 @@ from bdtune.config.load import load_sweep
 from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import file_lock, replace_file
 from bdtune.engine.store import Store
-from bdtune.errors import ConfigError, Problem, UserError, nearest
+from bdtune.errors import UserError
 from bdtune.report import files, table
 from bdtune.report.estimate import Estimate
 from bdtune.report.groups import grouped
@@ -39,7 +38,6 @@ from bdtune.trials.speed import Speed
 from bdtune.trials.sweep_folder import (
     ASKED,
     SETTINGS,
-    SWEEPS,
     NameTakenError,
     Place,
     claim,
@@ -48,6 +46,7 @@ from bdtune.trials.sweep_folder import (
     varied,
 )
 from bdtune.verbs import search_pictures
+from bdtune.verbs.home import find_sweep, settings_of
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole
@@ -324,10 +323,9 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
 
     Raises `UserError` when no such sweep was run, or has nothing called like `sort`.
     """
-    file = _resolved(name, run_dir)
-    spec = load_sweep(file, check_data=False)
+    folder = find_sweep(name, run_dir)
+    spec = settings_of(folder)
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
-    folder = file.parent
     if spec.search is not None:
         return SweepOutcome(spec, _result(spec, files.read(folder).trials))
     if os.access(folder, os.W_OK):
@@ -391,20 +389,6 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
         if (trial := best or first) in ledger.entries:
             found += gallery.placed(ledger.entries[trial], folder, place)
     return found
-
-
-def _resolved(name: str, run_dir: Path) -> Path:
-    """Return what a sweep of this name, or of this YAML file, was last run with."""
-    ran = {file.parent.name: file for file in sorted(run_dir.glob(f"{SWEEPS}/*/{SETTINGS}"))}
-    if name not in ran:
-        with contextlib.suppress(ConfigError):
-            spec = load_sweep(name, check_data=False)
-            place = find_place(run_dir, spec)
-            name = place.name if place.known else spec.name
-    if name not in ran:
-        expected = f"expected a sweep that was run in {run_dir}: {', '.join(ran) or 'there is none yet'}"
-        raise UserError(Problem("", expected, f"'{name}'", hint=nearest(name, ran)))
-    return ran[name]
 
 
 def table_of(outcome: SweepOutcome, *, sort: str | None = None, top: int | None = None) -> table.Table:
