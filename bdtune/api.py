@@ -100,8 +100,8 @@ class Trial:
     def model(self) -> Classifier:
         """Return the defended classifier, a torch module.
 
-        It takes float images [B, C, H, W] in [0, 1] to logits [B, K]. It is on the CPU, in evaluation mode, with the normalisation inside. Raises `UserError` where the
-        store lacks its weights.
+        It takes float images [B, C, H, W] in [0, 1] to logits [B, K]; the normalisation is inside. It is on
+        the CPU, in evaluation mode. Raises `UserError` where the store lacks its weights.
         """
         from bdtune.trials.belongings import classifier_of
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,11 +15,17 @@ from bdtune import __version__
 from bdtune.errors import BdtuneError, UserError
 from bdtune.verbs import follow_commands
 from bdtune.verbs.cache_commands import app as cache_app
-from bdtune.verbs.console import AsJson, Out, results_only_on_stdout, show_json, show_result, show_table
+from bdtune.verbs.console import (
+    AsJson,
+    Out,
+    Quiet,
+    interruptible,
+    results_only_on_stdout,
+    show_json,
+    show_result,
+    show_table,
+)
 from bdtune.verbs.place import run_directory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HABITS = {
     "seeds": "seed=0,1,2 runs every setting with three seeds",
@@ -79,7 +84,6 @@ Words = Annotated[
         help="A YAML file or a shipped search space, then settings such as dataset=cifar10 attack.rate=0.05.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a data set that is not there, where possible.")
 ]
@@ -103,16 +107,6 @@ def main() -> None:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into plain words and exit status 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -154,7 +148,7 @@ def sweep(
     if download:
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
-    with _interruptible(), results_only_on_stdout():
+    with interruptible(), results_only_on_stdout():
         swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
@@ -201,7 +195,7 @@ def run(
     file, overrides = split(words)
     if download:
         fetch_for_trial(file, overrides)
-    with _interruptible():
+    with interruptible():
         result = verb.run(file, overrides, run_directory(out), quiet=quiet)
     trial = next(trial for trial in result.trials if trial.id == result.best)
     show_result(trial.to_json(), tables.trial_table(result), as_json)
@@ -294,7 +288,7 @@ def show(
     request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), folder)
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
     sys.stdout.flush()  # before a training that may take long
-    with _interruptible():
+    with interruptible():
         print(draw(request, train=train), file=sys.stderr)
 
 
@@ -321,7 +315,7 @@ def check(
     from bdtune.verbs import check as verb
     from bdtune.verbs import tables
 
-    with _interruptible():
+    with interruptible():
         found = verb.check(path, quiet=quiet)
     if not as_json:
         for line in verb.lines(found):

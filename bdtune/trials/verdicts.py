@@ -89,6 +89,13 @@ def verdicts_of(trial: KnownTrial) -> Verdicts:
     return Verdicts(rows.ids[kept], rows.ids[moved], trained[moved], rows.ids[np.sort(suspected)])
 
 
+def nodes_read(trial: KnownTrial) -> list[Node]:
+    """Return the stages whose results a trial's verdicts are made of."""
+    chain = trial.graph.chain
+    evidence = [chain[name] for name in trial.spec.defense.evidence if name in chain]
+    return [*evidence, *_subsets(chain["classifier"])]
+
+
 def _suspected(trial: KnownTrial) -> np.ndarray | None:
     """Return the positions that the defense names as poison; None where its training says so."""
     defense, chain = trial.spec.defense, trial.graph.chain

@@ -20,6 +20,17 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Run directory (default: BDTUNE_HOME, or bdtune-runs).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into plain words and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @contextlib.contextmanager

@@ -50,13 +50,14 @@ def run(file: str | None, overrides: Sequence[str], run_dir: Path, *, quiet: boo
         progress.estimate = Estimate(ledger, guess=speed)
         results = []
         for entry in ledger.entries.values():
-            results.append(_walk(entry, ledger, executor, progress))
+            results.append(walked(entry, ledger, executor, progress))
             progress.trial_done(results[-1])
     return SweepResult(SINGLE_SWEEP, tuple(results), wanted.id)
 
 
-def _walk(entry: Entry, ledger: Ledger, executor: Executor, progress: Progress) -> TrialResult:
-    executor.made_for = f"{SINGLE_SWEEP}/{entry.id}"
+def walked(entry: Entry, ledger: Ledger, executor: Executor, progress: Progress) -> TrialResult:
+    """Compute what a trial lacks, in this process; returns its result, also where a stage fails."""
+    executor.made_for = f"{ledger.sweep}/{entry.id}"
     try:
         for event in executor.walk(entry.graph.goals):
             tick = event.tick

@@ -377,10 +377,9 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
     """Leave the best trials' pictures beside the table; older ones are not about these.
 
     Where no setting is best, as in a sweep of attacks without a defense, there are pictures of the attacks.
+    Where none can be drawn, as of a sweep that was imported without its results, the older ones stay.
     """
-    for old in (*folder.glob("best-*.png"), *folder.glob("case-*.png")):
-        old.unlink(missing_ok=True)
-    found = []
+    found: list[Path] = []
     for case in cases(grouped(result.trials)):
         best = result.choices.get(case.name)
         first = next((trial.id for group in case.groups for trial in group.done), None)
@@ -388,6 +387,9 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
         place = f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', case.name)}" if len(result.by_group) > 1 else kind
         if (trial := best or first) in ledger.entries:
             found += gallery.placed(ledger.entries[trial], folder, place)
+    old = {*folder.glob("best-*.png"), *folder.glob("case-*.png")} if found else set()
+    for picture in old - set(found):
+        picture.unlink(missing_ok=True)
     return found
 
 

@@ -12,7 +12,7 @@ from bdtune.report.table import Column, Row, Table, duration
 from bdtune.trials.results import SEED, show
 from bdtune.trials.sweep_folder import SWEEPS, varied
 from bdtune.verbs.home import settings_of
-from bdtune.verbs.tables import counted
+from bdtune.verbs.tables import counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,11 +135,6 @@ def page_table(shown: TrialPage) -> Table:
         for row in shown.stages
     )
     return Table(_title(shown.trial), columns, rows, tuple(_notes(shown)))
-
-
-def size(count: int) -> str:
-    """Return a number of bytes: "0.4 kB", "12.3 MB"."""
-    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def _title(trial: KnownTrial) -> str:

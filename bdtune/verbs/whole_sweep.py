@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bdtune.errors import DataError
 from bdtune.report import files
 from bdtune.trials.sweep_folder import asked_trials
 
@@ -35,7 +36,11 @@ def whole(
     asked, unreadable = asked_trials(folder)
     for problem in unreadable:
         log.warning("settings of an earlier run cannot be read, its trials are as last reported: %s", problem)
-    ledger.extend(asked)
+    try:
+        ledger.extend(asked)
+    except DataError as error:
+        log.warning("the data set is not here, so trials are as last reported: %s", error.problems[0])
+        return list(told.values())
     found = [
         _result(entry, ledger, told.get(entry.id), final=entry.id in now) for entry in ledger.entries.values()
     ]
