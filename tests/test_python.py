@@ -220,6 +220,7 @@ def test_the_example_in_readme_runs(tmp_path):
         cwd=tmp_path,
         env=environment,
         timeout=280,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d+ of \d+ poisoned images are suspected", done.stdout)
