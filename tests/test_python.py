@@ -128,7 +128,7 @@ def test_a_trial_gives_its_model_its_poisoned_set_and_its_record():
     assert (model(images_of(test)).argmax(1).numpy() == test.labels).mean() == trial.metrics["acc"]
     train = bdtune.dataset("tiny").load("train")
     data = trial.poisoned_dataset()
-    assert len(data) == 32  # eight are held out
+    assert len(data) == 29  # a quarter of each observed class is held out
     attack = bdtune.attack("badnets", rate=0.2)
     plan = attack.plan(train.labels, seed=0)
     stamped = attack.apply(train.images, np.arange(40), plan)
@@ -173,10 +173,11 @@ def test_verdicts_are_rows_of_the_data_set(name):
     if name == "abl":
         own = trial.known.artefact("isolated").arrays["ids"]
         assert suspected == set(rows[own].tolist())
-        assert len(suspected) == 3
+        assert len(suspected) == 2
     if name == "adversarial_training":
         assert not suspected
-        assert len(kept) == 24  # the others validate
+        assert kept == set(rows[trial.known.artefact("subset").arrays["ids"]].tolist())
+        assert len(kept) < len(rows)  # the others validate
     assert repr(verdicts) == f"Verdicts({len(kept)} kept, 0 relabelled, {len(suspected)} suspected)"
 
 

@@ -36,7 +36,7 @@ LEAST = 4
 
 def sweeps_of(run_dir: Path) -> dict[str, Path]:
     """Return the folder of each sweep by its name."""
-    return {file.parent.name: file.parent for file in sorted(run_dir.glob(f"{SWEEPS}/*/{SETTINGS}"))}
+    return {file.parent.name: file.parent for file in sorted(run_dir.glob(f"{SWEEPS}/[!.]*/{SETTINGS}"))}
 
 
 def find_sweep(name: str, run_dir: Path) -> Path:
@@ -97,7 +97,8 @@ def _computed(run_dir: Path, word: str) -> Iterator[KnownTrial]:
                 ledger = Ledger(name, Resolver(Store(run_dir / "store", create=False)), spec.device)
                 ledger.extend(asked_trials(folder)[0])
                 yield from _begun(ledger, run_dir, word)
-    for file in sorted((run_dir / SINGLE).glob(f"{word}*.yaml")):
+    alone = (run_dir / SINGLE).glob("[!.]*.yaml")
+    for file in sorted(file for file in alone if file.name.startswith(word)):
         spec = spec_from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
         yield KnownTrial(run_dir, _result(spec, run_dir, SINGLE_SWEEP), "", spec.data_root)
 

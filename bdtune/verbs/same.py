@@ -37,12 +37,10 @@ class StageDifference:
     why: str
 
 
-def first_difference(
-    known: KnownTrial, entry: Entry, fresh: Resolver, identity: str
-) -> StageDifference | None:
+def first_difference(known: KnownTrial, entry: Entry, fresh: Resolver) -> StageDifference | None:
     """Return the first stage that is not the same, parents first; None where all are.
 
-    `identity` is the id of the trial that its settings name now.
+    `entry` is the trial that the recorded settings name now, computed in another store.
     """
     roles = entry.graph.roles
     for recipe, node in entry.graph.stages.items():
@@ -58,8 +56,8 @@ def first_difference(
             return StageDifference(role, "recipe", _recipes(before, now))
         if before.digest != now.digest:
             return StageDifference(role, "content", _contents(known, before, fresh, now))
-    if identity != known.result.id:
-        return StageDifference("", "settings", f"the recorded settings are those of trial {identity}")
+    if entry.id != known.result.id:
+        return StageDifference("", "settings", f"the recorded settings are those of trial {entry.id}")
     return None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bdtune.config.trial import trial_id
 from bdtune.engine.environment import environment
 from bdtune.engine.execute import Executor
 from bdtune.engine.key import key_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bdtune.config.trial import TrialSpec
+    from bdtune.engine.manifest import Manifest
     from bdtune.trials.ledger import Entry
     from bdtune.trials.results import SweepResult, TrialResult
 
@@ -92,11 +93,10 @@ def verify(
         ledger = Ledger(f"verify-{folder.name}", executor.resolver, spec.device)
         entries = [ledger.add(each) for each in specs]
         progress.name = setting_names(ledger, spec.axis_paths())
-        _plan(progress, ledger, chosen)
-        return [
-            _checked(*each, ledger, executor, progress, tolerance=tolerance)
-            for each in zip(known, entries, strict=True)
-        ]
+        seconds = {use.key: use.seconds for trial in chosen for use in trial.stages.values()}
+        progress.planned(len(ledger.entries), unique=len(seconds), seconds=sum(seconds.values()))
+        again = _Again(ledger, executor, progress, tolerance)
+        return [again.check(*each) for each in zip(known, entries, strict=True)]
 
 
 def _sample(result: SweepResult, count: int) -> list[TrialResult]:
@@ -120,53 +120,66 @@ def _must_be_possible(specs: Sequence[TrialSpec]) -> None:
         raise UserError(list(problems))
 
 
-def _plan(progress: Progress, ledger: Ledger, chosen: Sequence[TrialResult]) -> None:
-    seconds = {use.key: use.seconds for trial in chosen for use in trial.stages.values()}
-    progress.planned(len(ledger.entries), unique=len(seconds), seconds=sum(seconds.values()))
+@dataclass
+class _Again:
+    """Computes trials again, each once, and compares them."""
 
+    ledger: Ledger
+    executor: Executor
+    progress: Progress
+    tolerance: float
+    done: dict[str, TrialResult] = field(default_factory=dict)
 
-def _checked(
-    known: KnownTrial,
-    entry: Entry,
-    ledger: Ledger,
-    executor: Executor,
-    progress: Progress,
-    *,
-    tolerance: float,
-) -> TrialCheck:
-    """Compute a trial and its baseline, with as many threads as before, and compare."""
-    changed = _changed_environment(known)
-    baseline = ledger.baseline(entry)
-    for each in (baseline, entry) if baseline else (entry,):
-        now = walked(each, ledger, executor, progress)
-        progress.trial_done(now)
-    name = progress.name(entry.id)
-    if now.status != "done":
-        return TrialCheck(known.result.id, name, "failed", 0, None, {}, changed, now.error or now.status)
-    first = first_difference(known, entry, executor.resolver, trial_id(entry.spec))
-    numbers = _differing(known.result.metrics, now.metrics)
-    verdict = _verdict(first, numbers, exact=not changed, tolerance=tolerance)
-    return TrialCheck(known.result.id, name, verdict, len(known.result.stages), first, numbers, changed)
+    def check(self, known: KnownTrial, entry: Entry) -> TrialCheck:
+        """Compute a trial and its baseline, with as many threads as before, and compare."""
+        changed = _changed_environment(known)
+        baseline = self.ledger.baseline(entry)
+        if baseline is not None:
+            self._compute(baseline)
+        now = self._compute(entry)
+        trial, name = known.result.id, self.progress.name(entry.id)
+        if now.status != "done":
+            return TrialCheck(trial, name, "failed", 0, None, {}, changed, now.error or now.status)
+        first = first_difference(known, entry, self.executor.resolver)
+        numbers = _differing(known.result.metrics, now.metrics)
+        verdict = _verdict(first, numbers, exact=not changed, tolerance=self.tolerance)
+        return TrialCheck(trial, name, verdict, len(known.result.stages), first, numbers, changed)
+
+    def _compute(self, entry: Entry) -> TrialResult:
+        if entry.id not in self.done:
+            self.done[entry.id] = walked(entry, self.ledger, self.executor, self.progress)
+            self.progress.trial_done(self.done[entry.id])
+        return self.done[entry.id]
 
 
 def _changed_environment(known: KnownTrial) -> dict[str, tuple[str, str]]:
-    """Return what computed a trial's stages that is not the same here; sets torch's threads as they were."""
+    """Return what computed a trial that is not the same here; gives torch as many threads as it had.
+
+    Threads count where something was trained, a GPU where it was used.
+    """
     import torch
 
-    manifests = [known.manifest(use.key) for use in known.result.stages.values()]
-    recorded = [manifest.environment for manifest in manifests if manifest is not None]
-    if threads := next((int(each["threads"]) for each in recorded if "threads" in each), None):
-        torch.set_num_threads(threads)
-    here, found = environment(), {}
+    found = [known.manifest(use.key) for use in known.result.stages.values()]
+    recorded = [_deciding(manifest) for manifest in found if manifest is not None]
     if not any(recorded):
-        found["environment"] = ("not recorded", "")
-    for each in recorded:
-        found |= {
-            name: (there, here.get(name, "none"))
-            for name, there in each.items()
-            if here.get(name) != there and not (name == "threads" and there == str(threads))
-        }
-    return found
+        return {"environment": ("not recorded", "")}
+    threads = Counter(each["threads"] for each in recorded if "threads" in each).most_common(1)
+    if threads:
+        torch.set_num_threads(int(threads[0][0]))
+    here = environment()
+    return {
+        name: (there, here.get(name, "none"))
+        for each in recorded
+        for name, there in each.items()
+        if here.get(name) != there
+    }
+
+
+def _deciding(manifest: Manifest) -> dict[str, str]:
+    """Return what may have decided the last bits of a result."""
+    tag = manifest.preimage.get("numerics") or {}
+    left_out = {*(() if tag else ("threads",)), *(() if tag.get("device") == "cuda" else ("gpu",))}
+    return {name: value for name, value in manifest.environment.items() if name not in left_out}
 
 
 def _differing(
