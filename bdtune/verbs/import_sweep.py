@@ -18,13 +18,12 @@ from bdtune.engine.owner import beside
 from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.trials.known import MANIFESTS
-from bdtune.trials.sweep_folder import ASKED, SETTINGS, SWEEPS, find_place
+from bdtune.trials.sweep_folder import ASKED, SETTINGS, SWEEPS, find_place, identity_of
 from bdtune.verbs.export_sweep import CONTENTS, FORMAT, STORE, SWEEP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.config.sweep import SweepSpec
     from bdtune.trials.sweep_folder import Place
 
 
@@ -62,17 +61,17 @@ def import_sweep(source: Path, home: Path) -> Imported:
     here already; nothing is written then.
     """
     about = _contents(source)
-    spec = load_sweep(source / SWEEP / SETTINGS, check_data=False)
     sweeps = home / SWEEPS
-    _refuse_known(home, spec)
+    _place(source, home)  # before anything is written
     sweeps.mkdir(parents=True, exist_ok=True)
     with file_lock(sweeps / ".lock"):
-        place = _refuse_known(home, spec)
+        place = _place(source, home)
         temporary = beside(sweeps / place.name)
         try:
             shutil.copytree(source / SWEEP, temporary)
-            shutil.copytree(source / MANIFESTS, temporary / MANIFESTS)
-            if place.name != spec.name:
+            if (source / MANIFESTS).is_dir():  # else nothing was computed of it yet
+                shutil.copytree(source / MANIFESTS, temporary / MANIFESTS)
+            if place.name != place.wanted:
                 _rename(temporary, place.name)
             results = _adopt(source / STORE, Store(home / "store"))
             temporary.rename(place.folder)
@@ -82,8 +81,10 @@ def import_sweep(source: Path, home: Path) -> Imported:
     return Imported(place.name, about["name"], place.folder, results, needs)
 
 
-def _refuse_known(home: Path, spec: SweepSpec) -> Place:
-    place = find_place(home, spec)
+def _place(source: Path, home: Path) -> Place:
+    """Return where the sweep belongs; raises `UserError` if it is there already."""
+    spec = load_sweep(source / SWEEP / SETTINGS, check_data=False)
+    place = find_place(home, spec, identity_of(source / SWEEP))
     if place.known:
         expected = f"expected a run directory without this sweep; it is '{place.name}' in {home}"
         raise UserError(Problem("", expected, hint="Import it elsewhere: --out FOLDER"))

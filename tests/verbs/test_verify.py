@@ -62,12 +62,11 @@ def entry_of(home, role):
     return Store(home / "store").folder(key)
 
 
-def forge(folder, arrays=None, **changes):
+def forge(folder, arrays):
     """Change an entry and all sums over it, as nothing but computing it again can find."""
     manifest = Manifest.from_json((folder / MANIFEST).read_bytes())
     store = Store(folder.parents[2])
     artefact = store.open(manifest.key)
-    arrays = artefact.arrays if arrays is None else arrays
     shutil.rmtree(folder)
     store._manifests.clear()
     published = store.publish(
@@ -78,7 +77,7 @@ def forge(folder, arrays=None, **changes):
         cost=manifest.cost,
         made_for=manifest.made_for,
     )
-    (folder / MANIFEST).write_bytes(replace(published, **changes).to_json())
+    (folder / MANIFEST).write_bytes(replace(published, environment=manifest.environment).to_json())
 
 
 def files_of(folder):
