@@ -16,6 +16,7 @@ from bdtune.plugins.metric import METRICS
 from bdtune.report import files
 from bdtune.report.groups import Group, grouped, varying
 from bdtune.report.table import Column, Row, Table
+from bdtune.trials.known import KnownTrial
 from bdtune.trials.results import show
 from bdtune.trials.sweep_folder import SETTINGS
 from bdtune.verbs.home import LEAST, find_trial, settings_of, sweeps_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PLUGINS = ("dataset", "attack", "defense", "model")
 ABSENT = "-"
+EVALUATE = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _of_sweeps(one: _Side, two: _Side) -> Differences:
 
 
 def _settings(one: _Side, two: _Side) -> Iterable[Setting]:
-    """Yield what was asked for differently: fixed settings, values of axes, seeds, and the rule."""
+    """Yield what was asked for differently (fixed settings, axes, seeds, the rule), and what computed it."""
     for each in Identity.of(one.spec).differences(Identity.of(two.spec)):
         yield Setting(each.path, each.theirs, each.ours)
     for path in dict.fromkeys([*one.spec.axis_paths(), *two.spec.axis_paths(), "seed"]):
@@ -181,6 +183,20 @@ def _settings(one: _Side, two: _Side) -> Iterable[Setting]:
     rules = [f"{side.result.metric} ({side.result.mode})" for side in (one, two)]
     if rules[0] != rules[1]:
         yield Setting("select", *rules)
+    one_by, two_by = _computed_by(one), _computed_by(two)
+    for name in dict.fromkeys([*one_by, *two_by]):
+        if one_by.get(name) != two_by.get(name):
+            yield Setting(f"computed with {name}", *(by.get(name) or ABSENT for by in (one_by, two_by)))
+
+
+def _computed_by(side: _Side) -> dict[str, str]:
+    """Return what computed a sweep's last finished trial: commit, libraries, processor."""
+    home = side.folder.parent.parent
+    for trial in reversed(side.result.trials):
+        known, use = KnownTrial(home, trial, side.folder.name), trial.stages.get(EVALUATE)
+        if use is not None and (manifest := known.manifest(use.key)) is not None:
+            return {"commit": manifest.commit, **manifest.environment}
+    return {}
 
 
 def _values(side: _Side, path: str) -> list[str]:

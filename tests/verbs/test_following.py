@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import bdtune
-from bdtune.engine.store import ARRAYS, Store
+from bdtune.engine.manifest import Manifest
+from bdtune.engine.store import ARRAYS, MANIFEST, Store
 from bdtune.errors import UserError
 from bdtune.report import files, table
 from bdtune.tracking.mlflow_log import Tracker
@@ -208,6 +210,18 @@ def test_a_difference_beyond_the_spread_is_marked_and_settings_of_one_sweep_are_
     assert number.beyond_spread
     assert (found.only_first, found.only_second) == (("quality=1",), ("quality=0.25",))
     assert "-0.5000*" in table.plain(diff.diff_tables(found)[1])
+
+
+def test_code_and_libraries_that_computed_two_sweeps_are_compared(home):
+    folder = computed(home, "name=other", "seed=5")
+    last = files.read(folder).trials[-1]
+    file = Store(home / "store").folder(last.stages["evaluate"].key) / MANIFEST
+    manifest = Manifest.from_json(file.read_bytes())
+    changed = replace(manifest, commit="0123", environment={**manifest.environment, "numpy": "0.1"})
+    file.write_bytes(changed.to_json())
+    found = {each.path: each.second for each in diff.diff("toy", "other", home).settings}
+    assert (found["computed with commit"], found["computed with numpy"]) == ("0123", "0.1")
+    assert "computed with torch" not in found
 
 
 def test_a_sweep_and_itself_do_not_differ(made):
