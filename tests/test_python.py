@@ -82,7 +82,13 @@ def test_a_sweep_is_planned_run_and_reported(in_process, tmp_path):
 def test_the_report_is_a_function_whether_or_not_its_package_was_imported(tmp_path):
     for first in ("", "import bdtune.report.table\n", "from bdtune.report import files\n"):
         code = f"{first}import bdtune\nprint(callable(bdtune.report), bdtune.report.__name__)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
         assert done.stdout.startswith("True")
 
 
