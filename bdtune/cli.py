@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -15,8 +14,17 @@ from typer.core import TyperGroup
 from bdtune import __version__
 from bdtune.cluster.signals import interruptible
 from bdtune.errors import BdtuneError, UserError
+from bdtune.verbs import follow_commands
 from bdtune.verbs.cache_commands import app as cache_app
-from bdtune.verbs.console import AsJson, Out, results_only_on_stdout, show_json, show_result, show_table
+from bdtune.verbs.console import (
+    AsJson,
+    Out,
+    Quiet,
+    results_only_on_stdout,
+    show_json,
+    show_result,
+    show_table,
+)
 from bdtune.verbs.place import run_directory
 
 if TYPE_CHECKING:
@@ -88,7 +96,6 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed tr
 MlflowWait = Annotated[
     float, typer.Option(min=0, metavar="SECONDS", help="Longest wait for MLflow at the end.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a data set that is not there, where possible.")
 ]
@@ -196,7 +203,7 @@ def campaign(
 
     file, overrides = _campaign_words(words)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
-    with _interruptible(), results_only_on_stdout():
+    with results_only_on_stdout():
         done = verb.run(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
     show_result(done.to_json(), verb.summary_table(done.name, done.sweeps, done.left_out), as_json)
     print("\n".join(done.ending()), file=sys.stderr)
@@ -292,8 +299,8 @@ def list_(
 
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, dataset or model.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, dataset or model; or trial.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, or the trial's id.")],
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings of an attack's picture: its knobs, the data set."),
@@ -310,16 +317,23 @@ def show(
 ) -> None:
     """Show the knobs of a plugin; of an attack also a picture: clean, poisoned, and their difference.
 
-    What an attack trains first is taken from the store, or trained with --train. Examples:
+    What an attack trains first is taken from the store, or trained with --train. Of a trial its stages are
+    shown: what each reads, where its result lies, what it cost. Examples:
 
     bdtune show defense gssd
     bdtune show attack badnets attack.pattern=grid -o grid.png
     bdtune show attack badnets dataset=cifar10 data_root=/data
     bdtune show attack trojan dataset.train_limit=200 --train
+    bdtune show trial 0d12aa10
     """
     from bdtune.verbs import show as verb
     from bdtune.verbs import tables
 
+    if kind.casefold() == "trial":
+        if words or picture or train:
+            raise UserError("settings and a picture are for attacks only, not for a trial")
+        follow_commands.show_trial(name, out, as_json=as_json)
+        return
     shown = verb.shown(verb.plugin_kind_of(kind), name)
     if verb.kind_of(kind) != "attacks":
         if words or picture or train:
@@ -500,6 +514,9 @@ def doctor(
     found = examine(run_directory(out), data_root, address)
     show_result([vars(finding) for finding in found], tables.doctor_table(found), as_json)
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
+
+
+follow_commands.register(app)
 
 
 def _campaign_words(words: list[str] | None) -> tuple[str, list[str]]:

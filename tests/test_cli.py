@@ -535,6 +535,46 @@ def test_cache_why_and_verify(bdtune, swept, own_folder):
     assert (code, json.loads(out)["damaged"]) == (3, [first])
 
 
+def test_sweeps_and_trials_are_followed_up(bdtune, swept, own_folder):
+    report = json.loads(bdtune("report", "small", "--json")[1])
+    [listed] = json.loads(bdtune("ls", "--json")[1])
+    assert (listed["sweep"], listed["done"], listed["trials"]) == ("small", 1, 1)
+    assert "small" in bdtune("ls")[1]
+    trial, other = (each["id"] for each in report["trials"])
+    stages = json.loads(bdtune("show", "trial", trial[:8], "--json")[1])["stages"]
+    assert all(Path(stage["folder"]).is_dir() for stage in stages)
+    assert "classifier" in bdtune("show", "trial", trial)[1]
+    assert json.loads(bdtune("diff", trial, other, "--json")[1])["settings"]
+    code, out, err = bdtune("export", trial, "best", "--json")
+    assert code == 0
+    assert {Path(file).name for file in json.loads(out)} >= {"model.safetensors", "rows.csv"}
+    assert "written to" in err
+    assert bdtune("export", trial, "best")[0] == 2
+    assert bdtune("export", trial, "again", "--weights")[0] == 2
+    for words in (["show", "trial", "/x"], ["diff", "small", "smal"], ["verify", "smal"], ["import", "best"]):
+        code, out, err = bdtune(*words)
+        assert (code, out) == (2, "")
+        assert "expected" in err
+
+
+def test_a_sweep_that_is_exported_reports_and_verifies_elsewhere(bdtune, swept, own_folder):
+    before = bdtune("report", "small", "--json")[1]
+    assert bdtune("export", "small", "moved")[0] == 0
+    code, _, err = bdtune("import", "moved", "--out", "there")
+    assert code == 0
+    assert "bdtune verify small --out" in err
+    assert bdtune("report", "small", "--json", "--out", "there")[1] == before
+    code, out, _ = bdtune("verify", "small", "--out", "there", "--json", "--quiet")
+    assert (code, {check["verdict"] for check in json.loads(out)}) == (0, {"equal"})
+    file = own_folder / "there" / "sweeps" / "small" / "sweep.json"
+    raw = json.loads(file.read_text())
+    raw["trials"][0]["metrics"]["acc"] += 0.5
+    file.write_text(json.dumps(raw))
+    code, out, _ = bdtune("verify", "small", "--out", "there", "--quiet")
+    assert code == 3
+    assert "all stages are equal, but the report says acc" in " ".join(out.split())
+
+
 def test_sync_where_nothing_was_swept(bdtune, own_folder):
     assert bdtune("sync", "--json") == (0, "[]\n", "")
     assert bdtune("sync")[0] == 0

@@ -37,6 +37,11 @@ LABELLED, SCORES = "pool.labelled", "pool.scores"
 LEAST = "#009E73"
 
 
+def unlabelled(training: Training) -> np.ndarray:
+    """Return the positions int64 of the rows whose labels are not read in the last epoch."""
+    return np.flatnonzero(~training[LABELLED][-1])
+
+
 def judged(trainings: Sequence[Training], truth: Truth) -> dict[str, float]:
     """Return how much is labelled, how much of it is poison, and how far scores tell poison apart.
 

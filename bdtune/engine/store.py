@@ -198,6 +198,24 @@ class Store:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def adopt(self, contents: dict[str, bytes]) -> None:
+        """Take in an entry of another store, given as its files; one that is here already stands.
+
+        Raises `ValueError` where the files are not those that their manifest names.
+        """
+        manifest = Manifest.from_json(contents[MANIFEST])
+        found = {
+            name: FileEntry(len(content), hashlib.sha256(content).hexdigest())
+            for name, content in contents.items()
+            if name != MANIFEST
+        }
+        if found != manifest.files:
+            raise ValueError(f"the files of entry {manifest.key} are not those of its manifest")
+        if not self.has(manifest.key):
+            last = {MANIFEST: contents[MANIFEST]}
+            files = {name: content for name, content in contents.items() if name != MANIFEST}
+            self._rename_into_place(manifest.key, files | last, force=True)
+
     def quarantine(self, key: str, why: str) -> None:
         """Move a damaged entry away, say so, and forget it, so that it is computed again."""
         self._manifests.pop(key, None)

@@ -25,6 +25,7 @@ from bdtune.plugins.registry import Plugin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from matplotlib.figure import Figure
 
     from bdtune.plugins.data import TriggerExamples, Truth
@@ -125,6 +126,14 @@ class Defense(Plugin):
         A value that is not defined (no poison, no target class) is left out or NaN.
         """
         return {}
+
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray | None:
+        """Return the training rows, int64 positions, taken for poison; `artefacts` holds the evidence.
+
+        None: those that the classifier was not trained on with their observed label. A defense overrides this
+        if it leaves out rows for other reasons, or trains on those that it suspects.
+        """
+        return None
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure | None:
         """Return a picture of what the defense saw, or None; `artefacts` holds what is `pictured`."""

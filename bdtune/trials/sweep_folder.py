@@ -75,9 +75,12 @@ class NameTakenError(UserError):
         super().__init__(Problem("name", expected, got, hint=f"Give another, such as name={place.name}"))
 
 
-def find_place(run_dir: Path, spec: SweepSpec) -> Place:
-    """Return where a sweep belongs: its own folder, else one that is free; writes nothing."""
-    own = Identity.of(spec)
+def find_place(run_dir: Path, spec: SweepSpec, own: Identity | None = None) -> Place:
+    """Return where a sweep belongs: its own folder, else one that is free; writes nothing.
+
+    `own` is the sweep's identity, where its settings alone do not say what it was run as.
+    """
+    own = own or Identity.of(spec)
     rival: tuple[Difference, ...] = ()
     for folder in _folders(run_dir / SWEEPS, spec.name):
         differences = tuple(_differences(folder, own))
@@ -110,7 +113,7 @@ def release(place: Place) -> None:
 
 def varied(folder: Path, spec: SweepSpec) -> list[str]:
     """Return the dotted paths that a sweep varies: this run's, then those of earlier runs."""
-    identity = _identity(folder)
+    identity = identity_of(folder)
     return list(dict.fromkeys([*spec.axis_paths(), *(identity.axes if identity else ())]))
 
 
@@ -151,13 +154,13 @@ def _vacant(folder: Path) -> bool:
 
 
 def _differences(folder: Path, own: Identity) -> list[Difference]:
-    identity = _identity(folder)
+    identity = identity_of(folder)
     if identity is None:
         return [Difference("settings", "unreadable", "known")]
     return identity.differences(own)
 
 
-def _identity(folder: Path) -> Identity | None:
+def identity_of(folder: Path) -> Identity | None:
     """Return the identity of the sweep that a folder belongs to; None if it cannot be known."""
     with suppress(FileNotFoundError, ValueError, TypeError):
         return Identity(**json.loads((folder / IDENTITY).read_text(encoding="utf-8")))
@@ -171,7 +174,7 @@ def _note(folder: Path, spec: SweepSpec) -> None:
     if not _asked(folder, only_noted=True) and (folder / SETTINGS).exists():
         before = (folder / SETTINGS).read_bytes()
         replace_file(folder / ASKED / f"{key_of(yaml.safe_load(before))}.yaml", before)
-    earlier, own = _identity(folder), Identity.of(spec)
+    earlier, own = identity_of(folder), Identity.of(spec)
     identity = earlier.extended(own) if earlier else own
     replace_file(folder / IDENTITY, json.dumps(asdict(identity), indent=1).encode())
     settings = sweep_to_dict(spec)

@@ -38,7 +38,7 @@ def plugin_kind_of(word: str) -> str:
     """Return the kind of plugin that a word means; the others have no knobs to show."""
     kind = kind_of(word)
     if kind not in registry.KINDS:
-        raise ConfigError(Problem("", f"expected one of {', '.join(SINGULAR)}", f"'{word}'"))
+        raise ConfigError(Problem("", f"expected one of {', '.join(SINGULAR)}, trial", f"'{word}'"))
     return kind
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -23,7 +22,7 @@ from bdtune.config.load import load_sweep
 from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import file_lock, replace_file
 from bdtune.engine.store import Store
-from bdtune.errors import ConfigError, Problem, UserError, nearest
+from bdtune.errors import UserError
 from bdtune.report import cross, files, table
 from bdtune.report.estimate import Estimate
 from bdtune.report.groups import grouped
@@ -39,7 +38,6 @@ from bdtune.trials.speed import Speed
 from bdtune.trials.sweep_folder import (
     ASKED,
     SETTINGS,
-    SWEEPS,
     NameTakenError,
     Place,
     claim,
@@ -48,6 +46,7 @@ from bdtune.trials.sweep_folder import (
     varied,
 )
 from bdtune.verbs import search_pictures
+from bdtune.verbs.home import find_sweep, settings_of
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole, without_data
@@ -348,10 +347,9 @@ def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome
 
     Raises `UserError` when no such sweep was run, or has nothing called like `sort`.
     """
-    file = _resolved(name, run_dir)
-    spec = load_sweep(file, check_data=False)
+    folder = find_sweep(name, run_dir)
+    spec = settings_of(folder)
     ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
-    folder = file.parent
     if spec.search is not None:
         return SweepOutcome(spec, _result(spec, files.read(folder).trials), folder=folder)
     if os.access(folder, os.W_OK):
@@ -408,10 +406,9 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
     """Leave the best trials' pictures beside the table; older ones are not about these.
 
     Where no setting is best, as in a sweep of attacks without a defense, there are pictures of the attacks.
+    Where none can be drawn, as of a sweep that was imported without its results, the older ones stay.
     """
-    for old in (*folder.glob("best-*.png"), *folder.glob("case-*.png")):
-        old.unlink(missing_ok=True)
-    found = []
+    found: list[Path] = []
     for case in cases(grouped(result.trials)):
         best = result.choices.get(case.name)
         first = next((trial.id for group in case.groups for trial in group.done), None)
@@ -419,21 +416,10 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
         place = f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', case.name)}" if len(result.by_group) > 1 else kind
         if (trial := best or first) in ledger.entries:
             found += gallery.placed(ledger.entries[trial], folder, place)
+    old = {*folder.glob("best-*.png"), *folder.glob("case-*.png")} if found else set()
+    for picture in old - set(found):
+        picture.unlink(missing_ok=True)
     return found
-
-
-def _resolved(name: str, run_dir: Path) -> Path:
-    """Return what a sweep of this name, or of this YAML file, was last run with."""
-    ran = {file.parent.name: file for file in sorted(run_dir.glob(f"{SWEEPS}/*/{SETTINGS}"))}
-    if name not in ran:
-        with contextlib.suppress(ConfigError):
-            spec = load_sweep(name, check_data=False)
-            place = find_place(run_dir, spec)
-            name = place.name if place.known else spec.name
-    if name not in ran:
-        expected = f"expected a sweep that was run in {run_dir}: {', '.join(ran) or 'there is none yet'}"
-        raise UserError(Problem("", expected, f"'{name}'", hint=nearest(name, ran)))
-    return ran[name]
 
 
 def table_of(outcome: SweepOutcome, *, sort: str | None = None, top: int | None = None) -> table.Table:

@@ -36,6 +36,11 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes: "0.4 kB", "12.3 MB"."""
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
 def _text(value: Any) -> str:
     if value is None:
         return "-"

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bdtune.errors import DataError
 from bdtune.report import files
 from bdtune.trials.sweep_folder import asked_trials
 
@@ -36,7 +37,11 @@ def whole(
     asked, unreadable = asked_trials(folder)
     for problem in unreadable:
         log.warning("settings of an earlier run cannot be read, its trials are as last reported: %s", problem)
-    place = {ledger.add(trial).id: number for number, trial in enumerate(asked)}
+    try:
+        place = {ledger.add(trial).id: number for number, trial in enumerate(asked)}
+    except DataError as error:
+        log.warning("the data set is not here, so trials are as last reported: %s", error.problems[0])
+        return list(told.values())
     entries = sorted(ledger.entries.values(), key=lambda entry: place.get(entry.id, -1))  # baselines first
     found = [_result(entry, ledger, told.get(entry.id), final=entry.id in now) for entry in entries]
     others = [trial for trial in told.values() if trial.id not in ledger.entries]

@@ -33,6 +33,7 @@ from bdtune.training.simclr import SimCLR
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from matplotlib.figure import Figure
 
     from bdtune.engine.stage import Artefact, Node
@@ -102,6 +103,9 @@ class DBD(Defense):
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         return pools.judged([artefacts["classifier"].arrays], truth)
+
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return pools.unlabelled(artefacts["classifier"].arrays)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         found = artefacts["classifier"].arrays

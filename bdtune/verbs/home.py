@@ -1,0 +1,115 @@
+"""Finding sweeps and trials in a run directory by what people call them."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import yaml
+
+from bdtune.config.load import load_sweep
+from bdtune.config.trial import spec_from_dict
+from bdtune.engine.resolve import Resolver
+from bdtune.engine.store import Store
+from bdtune.errors import ConfigError, Problem, UserError, nearest
+from bdtune.report import files
+from bdtune.trials.known import KnownTrial
+from bdtune.trials.ledger import Ledger
+from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, asked_trials, find_place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bdtune.config.sweep import SweepSpec
+    from bdtune.config.trial import TrialSpec
+    from bdtune.trials.results import TrialResult
+
+SINGLE = "trials"
+"""Folder of the settings of trials that `bdtune run` computed: `<id>.yaml`."""
+SINGLE_SWEEP = "run"
+"""What these trials are recorded under in manifests."""
+LEAST = 4
+"""Characters of an id that may stand for it."""
+
+
+def sweeps_of(run_dir: Path) -> dict[str, Path]:
+    """Return the folder of each sweep by its name."""
+    return {file.parent.name: file.parent for file in sorted(run_dir.glob(f"{SWEEPS}/[!.]*/{SETTINGS}"))}
+
+
+def find_sweep(name: str, run_dir: Path) -> Path:
+    """Return the folder of the sweep of this name or YAML file; raises `UserError` with the nearest name."""
+    known = sweeps_of(run_dir)
+    if name not in known:
+        with contextlib.suppress(ConfigError):
+            spec = load_sweep(name, check_data=False)
+            place = find_place(run_dir, spec)
+            name = place.name if place.known else spec.name
+    if name not in known:
+        expected = f"expected a sweep that was run in {run_dir}: {', '.join(known) or 'there is none yet'}"
+        raise UserError(Problem("", expected, f"'{name}'", hint=nearest(name, known)))
+    return known[name]
+
+
+def settings_of(folder: Path) -> SweepSpec:
+    """Return what a sweep was last run with, wherever its data are; raises `UserError`."""
+    return load_sweep(folder / SETTINGS, check_data=False)
+
+
+def find_trial(word: str, run_dir: Path) -> KnownTrial:
+    """Return the one trial whose id begins so; raises `UserError` where there is none, or several."""
+    found = {trial.result.id: trial for trial in _reported(run_dir, word)}
+    found = found or {trial.result.id: trial for trial in _computed(run_dir, word)}
+    if len(found) == 1 and len(word) >= LEAST:
+        return next(iter(found.values()))
+    begins = f"'{word}', which begins {len(found)} ids"
+    expected = f"expected the id of a trial of {run_dir}, or its first {LEAST} or more digits"
+    hint = f"{nearest(word, sweeps_of(run_dir))} 'bdtune report NAME --json' lists a sweep's trials".strip()
+    raise UserError(Problem("trial", expected, begins if len(found) > 1 else f"'{word}'", hint=hint))
+
+
+def _reported(run_dir: Path, word: str) -> Iterator[KnownTrial]:
+    """Yield the reported trials whose id begins so; what finished since the report is read from the store."""
+    for name, folder in sweeps_of(run_dir).items():
+        found = [trial for trial in files.reported(folder) if trial.id.startswith(word)]
+        if found:
+            root = settings_of(folder).trial.data_root
+            yield from (KnownTrial(run_dir, _now(trial, run_dir, name, root), name, root) for trial in found)
+
+
+def _now(trial: TrialResult, run_dir: Path, name: str, root: Path | None) -> TrialResult:
+    if trial.status != "pending":
+        return trial
+    with contextlib.suppress(UserError):  # its data set is not here, say
+        now = _result(KnownTrial(run_dir, trial, name, root).spec, run_dir, name)
+        return replace(now, is_baseline=trial.is_baseline)
+    return trial
+
+
+def _computed(run_dir: Path, word: str) -> Iterator[KnownTrial]:
+    """Yield the trials whose id begins so of sweeps without a report yet, and of `bdtune run`."""
+    for name, folder in sweeps_of(run_dir).items():
+        with contextlib.suppress(UserError):
+            spec = settings_of(folder)
+            if spec.search is None:
+                ledger = Ledger(name, Resolver(Store(run_dir / "store", create=False)), spec.device)
+                ledger.extend(asked_trials(folder)[0])
+                yield from _begun(ledger, run_dir, word)
+    alone = (run_dir / SINGLE).glob("[!.]*.yaml")
+    for file in sorted(file for file in alone if file.name.startswith(word)):
+        spec = spec_from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        yield KnownTrial(run_dir, _result(spec, run_dir, SINGLE_SWEEP), "", spec.data_root)
+
+
+def _begun(ledger: Ledger, run_dir: Path, word: str) -> Iterator[KnownTrial]:
+    for entry in ledger.entries.values():
+        if entry.id.startswith(word):
+            yield KnownTrial(run_dir, ledger.result(entry), ledger.sweep, entry.spec.data_root)
+
+
+def _result(spec: TrialSpec, run_dir: Path, sweep: str) -> TrialResult:
+    """Return a trial's result as the store has it now."""
+    ledger = Ledger(sweep, Resolver(Store(run_dir / "store", create=False)))
+    return ledger.result(ledger.add(spec))
