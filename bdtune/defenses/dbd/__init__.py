@@ -4,11 +4,12 @@ Source: "Backdoor Defense via Decoupling the Training Process" (Huang et al., IC
 authors' released code, whose tuning starts from the 100th of 1,000 planned epochs of SimCLR.
 
 Departures from the code: both views of an image are anchors of the contrastive loss, where the code has the
-first; batch norm keeps its running statistics in the warm-up (`warmup.bn_mode: train` moves them, as in the
-code); samples are scored as they are (`semi.score_views: augmented` as in the code); the tuning starts with
-fresh moments of Adam; the weight of the unlabelled part follows the epochs of warm-up and tuning together,
-also after an interruption; the last epoch is reported, where the code takes the best on test images; images
-are padded with black, where the code mirrors them. Those of `bdtune.training.mixmatch` come on top.
+first; what is compared comes from a head without biases and batch norm (`simclr.head: normed` is the code's);
+batch norm keeps its running statistics in the warm-up (`warmup.bn_mode: train` moves them, as in the code);
+samples are scored as they are (`semi.score_views: augmented` as in the code); the tuning starts with fresh
+moments of Adam; the weight of the unlabelled part follows the epochs of warm-up and tuning together, also
+after an interruption; the last epoch is reported, where the code takes the best on test images; images are
+padded with black, where the code mirrors them. Those of `bdtune.training.mixmatch` come on top.
 
 Not of the paper: `per_class`, by which no class loses all its labels.
 

@@ -54,9 +54,8 @@ class Case:
 
 def digits(ours: Any, theirs: Any) -> int:
     """Return how many digits of the largest value agree in all values; whole numbers agree in all or none."""
-    one, two = (
-        np.asarray(each.detach() if isinstance(each, torch.Tensor) else each) for each in (ours, theirs)
-    )
+    one = np.asarray(ours.detach() if isinstance(ours, torch.Tensor) else ours)
+    two = np.asarray(theirs)
     assert one.shape == two.shape, f"shapes {one.shape} and {two.shape}"
     if np.array_equal(one, two):
         return EXACT
@@ -107,6 +106,12 @@ def images(
     std: tuple[float, ...] = (0.2, 0.25, 0.3),
 ) -> ImageSet:
     """Return these images as a data set of three classes."""
-    return ImageSet(
-        pixels(count, side), np.zeros(count, np.int64) if labels is None else labels, 3, mean, std
-    )
+    observed = np.zeros(count, np.int64) if labels is None else labels
+    return ImageSet(pixels(count, side), observed, 3, mean, std)
+
+
+def normalised(data: ImageSet) -> torch.Tensor:
+    """Return all images as a network sees them, float32 [N, C, H, W]."""
+    planes = torch.tensor(data.images_at(np.arange(len(data)))).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    return (planes - mean) / std

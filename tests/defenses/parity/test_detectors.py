@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from bdtune.detection import flags
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import LabelSet
 from bdtune.training._flowbank import FlowBank, FlowShape
+from bdtune.training.flows import Density, Flows
 from bdtune.training.nt_xent import nt_xent
 from bdtune.training.weights import module_arrays
 from tests.defenses.parity.cases import cases, images, patterned_network
@@ -78,9 +81,8 @@ def removed(features, labels, centred, **knobs):
     """Return scores, and ids of what is removed."""
     data = LabelSet(labels, 4)
     penultimate = Artefact({"features": features})
-    scores = SpectralScores(centred=centred, directions=1, fewest=1).run(
-        CTX, penultimate=penultimate, data=data
-    )
+    scoring = SpectralScores(centred=centred, directions=1, fewest=1)
+    scores = scoring.run(CTX, penultimate=penultimate, data=data)
     stage = SpectralRemoval(**{"level": 0.15, "rate": None, "target": None, "cap": 0.5, "fewest": 1, **knobs})
     return scores.arrays["scores"], np.flatnonzero(stage.run(CTX, scores=scores, data=data).arrays["flagged"])
 
@@ -120,12 +122,18 @@ def test_strip_boundary():
 # GSSD
 
 
+SHAPE = FlowShape(8, 2, 1)
+
+
+def arrays_of(case):
+    """Return the case's weights of one flow, float32 [1, ...] by name, 0 where it has none."""
+    given = {name: case.inputs.get(name, np.zeros(size)) for name, size in SHAPE.parameters().items()}
+    return {name: np.asarray(value, np.float32)[None] for name, value in given.items()}
+
+
 def bank_of(case):
-    """Return one flow with the case's weights, 0 where it has none."""
-    shape = FlowShape(8, 2, 1)
-    given = {name: case.inputs.get(name, np.zeros(size)) for name, size in shape.parameters().items()}
-    arrays = {name: np.asarray(value, np.float32)[None] for name, value in given.items()}
-    return FlowBank.from_arrays(shape, arrays, "cpu")
+    """Return one flow with the case's weights."""
+    return FlowBank.from_arrays(SHAPE, arrays_of(case), "cpu")
 
 
 def test_gssd_contrastive_loss():
@@ -147,6 +155,17 @@ def test_gssd_actnorm_after_the_first_batch():
     bank, x_KBD = bank_of(case), case.tensor("rows")[None]
     bank.initialise(x_KBD, torch.ones(1, 16), 0.0)
     case.agree(**{name: bank.weights[name][0] for name in case.expected})
+
+
+def test_gssd_training():
+    case = cases("gssd")["training"]
+    features = Artefact({"z": case.array("rows").astype(np.float32)})
+    data = LabelSet(np.repeat([0, 1], [14, 10]), 2)
+    first = {name: np.repeat(value, 2, 0) for name, value in arrays_of(case).items()}
+    with mock.patch("bdtune.training._flowtrainer.initial_weights", return_value=first):
+        flows = Flows(epochs=20, min_std=0.0).run(CTX, features=features, data=data)
+    found = Density().run(CTX, flows=flows, features=features, data=data)
+    case.agree(density=found.arrays["L"])
 
 
 def test_gssd_verdicts():

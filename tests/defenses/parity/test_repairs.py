@@ -31,7 +31,7 @@ CTX = Context(0, CPU)
 
 def test_neural_cleanse_schedule():
     case = cases("neural_cleanse")["schedule"]
-    costs, trace = Costs(Inversion(), 6), []
+    costs, trace = Costs(Inversion(), 5), []
     for worked, norm in zip(case.tensor("worked").T, torch.tensor(case.array("norm")).T, strict=True):
         trace.append(costs.cost.clone())
         costs.update(worked.double(), norm, costs.candidates(worked, norm))

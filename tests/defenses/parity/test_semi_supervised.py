@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 import bdtune
 from bdtune.defending.isolation import flagged_lowest, symmetric_cross_entropy
@@ -16,9 +17,9 @@ from bdtune.defenses.dbd.stages import Tune, Warmup
 from bdtune.engine.stage import Context
 from bdtune.training import loop
 from bdtune.training.losses import cross_entropies
-from bdtune.training.nt_xent import nt_xent
+from bdtune.training.nt_xent import nt_xent, projection_head
 from bdtune.training.semi import SemiFit
-from tests.defenses.parity.cases import batch, cases
+from tests.defenses.parity.cases import batch, cases, images, normalised, patterned_network
 from tests.doubles import CPU
 
 SCE = {"sce_a": 0.1, "sce_b": 1.0, "sce_clip": 1e-4}
@@ -41,6 +42,14 @@ def test_dbd_labelled():
 def test_dbd_contrastive_loss():
     case = cases("dbd")["simclr"]
     case.agree(both=nt_xent(case.tensor("projections"), DBD().simclr.temperature))
+
+
+def test_dbd_projections():
+    case = cases("dbd")["head"]
+    head = projection_head(4, 3, "normed").train()
+    given = {name: case.tensor(name.replace(".", "_")) for name, _ in head.named_parameters()}
+    head.load_state_dict(given, strict=False)
+    case.agree(unit=normalize(head(case.tensor("features"))))
 
 
 def test_dbd_mixmatch():
@@ -82,7 +91,7 @@ def test_asd_pool_of_the_third_rule():
     case = cases("asd")["meta"]
     before, after = (cross_entropies(case.array(name), case.array("labels")) for name in ("before", "after"))
     fit = SimpleNamespace(losses=lambda _network, _done: after)
-    with mock.patch.object(MetaGuided, "taught", lambda *_: None):
+    with mock.patch.object(MetaGuided, "taught", return_value=None):
         flags, fall = MetaGuided(eps=0.5, meta=Meta(), **SCE).split(fit, before, 0)
     case.agree(fall=fall, labelled=np.flatnonzero(flags))
 
@@ -92,3 +101,13 @@ def test_asd_virtual_model_trains_the_same_layers():
     parts = [[weight.numel() for weight in part.parameters()] for part in layers]
     last = [part for part in parts if part][-Meta().layers :]
     cases("asd")["virtual"].agree(count=sum(map(sum, last)))
+
+
+def test_asd_virtual_model_after_some_steps():
+    data = images(30, labels=np.arange(30) % 3)
+    network = patterned_network("resnet18", width=2)
+    fit = SimpleNamespace(judged=network, data=data, device=torch.device("cpu"), ctx=Context(0, CPU))
+    stage = MetaGuided(eps=0.5, meta=Meta(passes=3, optimizer="sgd"), augment="none", **SCE)
+    taught = stage.taught(fit, 0).eval()
+    with torch.no_grad():
+        cases("asd")["taught"].agree(logits=taught(normalised(data)[:8]))

@@ -13,13 +13,13 @@ import bdtune
 from bdtune.defending.isolation import count_of, lowest
 from bdtune.defenses.aabl.losses import IFGSM, AdversarialLosses
 from bdtune.defenses.aabl.split import otsu
-from bdtune.defenses.abl.training import Isolate, Unlearn
+from bdtune.defenses.abl.training import Isolate, Recover, Unlearn
 from bdtune.defenses.cbd.deconfounding import Deconfounding, dependence, new_discriminator
 from bdtune.defenses.cbd.training import Clean, Discriminator
 from bdtune.defenses.dst.consistency import Consistency
 from bdtune.defenses.dst.objectives import intra, mixed
 from bdtune.defenses.dst.split import flagged
-from bdtune.defenses.dst.training import Extractor, Head
+from bdtune.defenses.dst.training import Extractor, Head, Repair
 from bdtune.defenses.nad.attention import Distillation, apart, attention
 from bdtune.defenses.nad.stages import Distil
 from bdtune.engine.stage import Artefact, Context
@@ -27,10 +27,11 @@ from bdtune.training import loop
 from bdtune.training.adversarial import PGD
 from bdtune.training.losses import cross_entropies
 from bdtune.training.pgd import Ascent, pixel_logits
+from bdtune.training.predict import trained_network
 from bdtune.training.sup_con import SupCon
 from bdtune.training.sup_con_loss import sup_con
 from bdtune.training.weights import module_arrays
-from tests.defenses.parity.cases import batch, cases, images, patterned_network
+from tests.defenses.parity.cases import batch, cases, images, normalised, patterned_network
 from tests.doubles import CPU
 
 CTX = Context(0, CPU)
@@ -86,6 +87,21 @@ def test_dst_mixed_cross_entropy():
     case.agree(loss=loss, **dict(head.named_parameters()))
 
 
+def test_dst_repair():
+    bad = np.arange(30) % 5 == 0
+    data = images(30, labels=np.where(bad, 0, np.arange(30) % 3))
+    network = patterned_network("resnet18", width=2)
+    clean, poison = (
+        Artefact({"ids": np.flatnonzero(rows), "labels": data.labels[rows]}) for rows in (~bad, bad)
+    )
+    stage = Repair(epochs=2, lr=0.002, batch_size=64, augment="none")
+    given = {"data": data, "subset": clean, "poison": poison, "model": bdtune.model("resnet18", width=2)}
+    mended = stage.run(CTX, **given, init=Artefact(module_arrays(network)))
+    repaired = trained_network(given["model"], data, mended, CPU)
+    with torch.no_grad():
+        cases("dst")["repair"].agree(logits=repaired(normalised(data)[:8]))
+
+
 # CBD
 
 
@@ -105,9 +121,8 @@ def test_cbd_weighted_loss():
 def test_cbd_dependence():
     case = cases("cbd")["dependence"]
     made = new_discriminator(8, 4, Discriminator(lipschitz="none")).eval()
-    for name, layer in zip(
-        ("l_in", "l_out"), (one for one in made if isinstance(one, nn.Linear)), strict=True
-    ):
+    layers = [layer for layer in made if isinstance(layer, nn.Linear)]
+    for name, layer in zip(("l_in", "l_out"), layers, strict=True):
         layer.load_state_dict({part: case.tensor(f"{name}_{part}") for part in ("weight", "bias")})
     z = case.tensor("features").requires_grad_()
     value = Clean().coefficient * dependence(made, case.tensor("backdoored"), z)
@@ -124,6 +139,10 @@ def test_cbd_discriminator_drops_inputs_and_hidden_units():
     made(torch.zeros(2, 8))
     widths, shares = zip(*seen, strict=True)
     cases("cbd")["dropout"].agree(widths=widths, shares=shares)
+
+
+def test_cbd_rates():
+    cases("cbd")["rates"].agree(rates=[Clean().rate(done) for done in range(100)])
 
 
 # NAD
@@ -166,6 +185,10 @@ def test_nad_step():
     case.agree(loss=loss, gradient=logits.grad, **gradients)
 
 
+def test_nad_rates():
+    cases("nad")["rates"].agree(rates=[Distil().rate(done) for done in range(20)])
+
+
 # ABL
 
 
@@ -183,11 +206,11 @@ def test_abl_isolation():
     case, found = cases("abl")["isolation"], {}
     for ascent in case.expected:
         stage = Isolate(ascent=ascent)
-        found[ascent] = abl_weights(
-            case,
-            stage,
-            lambda logits, y, own=stage: own.objective(cross_entropy(logits, y, reduction="none")),
-        )
+
+        def loss(logits, labels, stage=stage):
+            return stage.objective(cross_entropy(logits, labels, reduction="none"))
+
+        found[ascent] = abl_weights(case, stage, loss)
     case.agree(**found)
 
 
@@ -200,6 +223,12 @@ def test_abl_isolated():
     case = cases("abl")["isolated"]
     logits = linear(case.tensor("weight"))(case.tensor("images")).detach().numpy()
     case.agree(ids=lowest(cross_entropies(logits, case.array("labels")), count_of(0.1, 60)))
+
+
+def test_abl_rates():
+    stages = Recover(), Unlearn()
+    recover, unlearn = ([stage.rate(done) for done in range(stage.epochs)] for stage in stages)
+    cases("abl")["rates"].agree(recover=recover, unlearn=unlearn)
 
 
 # Adversarial trainings
