@@ -31,9 +31,9 @@ class SupCon(TorchStage):
 
     Inputs: data (ImageSet), model (Model), and trusted (artefact with ids int64 [n]) where `positives` asks.
     Result: weights `model.<name>` without the network's linear head; the projection head is dropped too.
-    Departures: the order of the jitter's steps is drawn per batch; the projection head has no biases; the rate
-    warms up epoch by epoch from 0 and falls to 0, where the code does so step by step from 0.01 and ends at a
-    thousandth.
+    Departures: the order of the jitter's steps is drawn per batch; the projection head has no biases; the
+    rate warms up epoch by epoch from 0 and falls to 0, where the code does so step by step from 0.01 and ends
+    at a thousandth.
     Raises `Diverged` on a non-finite loss or weight, `UserError` with fewer than 2 images.
     """
 

@@ -7,13 +7,13 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from bdtune.defenses.strip.stages import Entropies, Scores, Threshold
 
 import bdtune
 from bdtune.defenses.activation_clustering.clusters import Clustered, Reduced
 from bdtune.defenses.activation_clustering.verdicts import Suspects
 from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Relabel, Verdict
 from bdtune.defenses.spectral_signatures.stages import SpectralRemoval, SpectralScores
-from bdtune.defenses.strip.stages import Entropies, Scores, Threshold
 from bdtune.detection import flags
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import LabelSet
