@@ -98,11 +98,10 @@ def check_rows(document: Document, tables: Mapping[str, Sequence[Row]], trials: 
     for at, rows in tables.items():
         for number, where in ((row.number, row.where) for row in rows):
             if not any(number.params.items() <= each for each in settings):
-                got = (
-                    f"none with {', '.join(f'{path}={show(value)}' for path, value in number.params.items())}"
-                )
+                wanted = ", ".join(f"{path}={show(value)}" for path, value in number.params.items())
                 expected = "expected a trial of the sweep for every row"
-                document.report(Problem(at, expected, got, where, "Leave the row out with 'without'"))
+                hint = "Leave the row out with 'without'"
+                document.report(Problem(at, expected, f"none with {wanted}", where, hint))
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,8 @@ class _Reader:
         file = read_csv(self.document.folder / table.table, table.table)
         for problem in file.problems:
             self.document.report(problem.under(f"{self.at}.table"))
-        if file.problems or not (self._names_are_known(table) & self._columns_are_there(table, file)):
+        known = self._names_are_known(table)  # both are looked at, so that all problems are noted
+        if file.problems or not self._columns_are_there(table, file) or not known:
             return []
         found = (self._row(table, line) for line in file.lines if table.takes(line))
         return [row for row in found if row is not None]
@@ -221,6 +221,6 @@ def _named(column: str, rule: Rule) -> Iterator[str]:
 
 def _spelled(path: str, value: Any) -> Any:
     """Return a setting with a plugin spelled as its file is."""
-    return (
-        registry.canonical(PLUGIN_KINDS[path], value) if path in PLUGIN_KINDS and value != "none" else value
-    )
+    if path not in PLUGIN_KINDS or not isinstance(value, str):
+        return value
+    return registry.canonical(PLUGIN_KINDS[path], value)
