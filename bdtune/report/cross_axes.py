@@ -147,6 +147,6 @@ def asked_layout(
 
 
 def _unknown(key: str, name: str, known: Sequence[str], what: str) -> Problem:
-    varying_first = ", ".join(known) if len(known) <= 16 else f"such as {', '.join(known[:8])}"
-    expected = f"expected a {what} that some trial has: {varying_first}"
+    listed = ", ".join(known) if len(known) <= 16 else f"such as {', '.join(known[:8])}"
+    expected = f"expected a {what} that some trial has: {listed}"
     return Problem(f"--{key}", expected, f"'{name}'", hint=nearest(name, known))
