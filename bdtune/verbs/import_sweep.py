@@ -75,7 +75,7 @@ def import_sweep(source: Path, home: Path) -> Imported:
                 _rename(temporary, place.name)
             (
                 temporary / "sweep.json"
-            ).touch()  # the report is later than what it reports, as 'bdtune ls' asks
+            ).touch()  # later than the settings that it is of
             results = _adopt(source / STORE, Store(home / "store"))
             temporary.rename(place.folder)
         finally:
