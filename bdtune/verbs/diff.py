@@ -251,7 +251,7 @@ def _number(setting: str, metric: str, one: Group, two: Group) -> Number | None:
         return None
     if a is None or b is None:
         return Number(setting, metric, a.mean if a else None, b.mean if b else None, None)
-    if one.values(metric) == two.values(metric):
+    if a.mean == b.mean and (a.n != b.n or one.values(metric) == two.values(metric)):
         return None
     spreads = [stat.std for stat in (a, b) if stat.std is not None]
     beyond = abs(b.mean - a.mean) > max(spreads) if spreads else None

@@ -190,6 +190,7 @@ def test_two_sweeps_differ_in_settings_and_numbers(home):
                 for result in (one, two)
             ]
             assert (number.first, number.second) == pytest.approx(means)
+    assert not any(number.difference == 0 for number in found.numbers)  # of other seeds equal means
     assert (found.only_first, found.only_second) == ((), ())
     text = "\n".join(table.plain(each, 80) for each in diff.diff_tables(found))
     assert max(map(len, text.splitlines())) <= 80

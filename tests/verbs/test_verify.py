@@ -17,8 +17,8 @@ from bdtune.engine.store import ARRAYS, MANIFEST, Store
 from bdtune.errors import UserError
 from bdtune.report import files, table
 from bdtune.trials.known import MANIFESTS
+from bdtune.verbs import ls, trial
 from bdtune.verbs import sweep as verb
-from bdtune.verbs import trial
 from bdtune.verbs.export_sweep import export_sweep
 from bdtune.verbs.home import find_trial
 from bdtune.verbs.import_sweep import import_sweep
@@ -199,6 +199,8 @@ def test_an_exported_sweep_gives_the_same_report_elsewhere_and_verifies_there(ho
     there = tmp_path / "there"
     assert import_sweep(tmp_path / "out", there).name == "toy"
     after = there / "sweeps" / "toy"
+    [row] = ls.listing(there)
+    assert (row.state, row.done, row.trials) == ("done", 2, 2)
     verb.report("toy", there)
     for name in ("report.md", "report.csv", "sweep.json"):
         assert (after / name).read_bytes() == (before / name).read_bytes(), name
