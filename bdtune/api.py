@@ -203,7 +203,7 @@ class PlannedSweep(_Shown):
         """Return the table of the plan."""
         from bdtune.verbs.tables import plan_table
 
-        return plan_table(self.spec.name, self.plan)
+        return plan_table(self.spec, self.plan)
 
 
 def sweep(
