@@ -263,7 +263,7 @@ def diff_tables(found: Differences) -> list[Table]:
     heads = tuple(Column(word, numeric=False) for word in ("setting", found.first, found.second))
     settings = tuple(Row((each.path, each.first, each.second)) for each in found.settings)
     one = Table("settings that differ", heads, settings, () if settings else ("none",))
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("setting", numeric=False),
         Column("metric", numeric=False),
         Column(found.first),

@@ -106,9 +106,10 @@ def verify(
 
     home = run_directory(out, write=False)
     folder = find_sweep(name, home)
-    options = {"sample": sample, "tolerance": tolerance, "data_root": data_root, "quiet": quiet}
     with interruptible():
-        found = verb.verify(folder, home, **options)
+        found = verb.verify(
+            folder, home, sample=sample, tolerance=tolerance, data_root=data_root, quiet=quiet
+        )
     show_result([check.to_json() for check in found], verify_table(folder.name, found, tolerance), as_json)
     raise typer.Exit(0 if all(check.good for check in found) else 3)
 
@@ -144,7 +145,8 @@ def export(
     if (folder := sweeps_of(home).get(name)) is not None:
         from bdtune.verbs.export_sweep import export_sweep
 
-        kept: list[Kept] = [*(["model"] if weights else []), *(["verdicts"] if verdicts else [])]
+        asked: dict[Kept, bool] = {"model": weights, "verdicts": verdicts}
+        kept = [kind for kind, wanted in asked.items() if wanted]
         done = export_sweep(folder, home, target, keep=kept)
         show_result(done.to_json(), None, as_json)
         print(done.line(), file=sys.stderr)

@@ -73,9 +73,7 @@ def import_sweep(source: Path, home: Path) -> Imported:
                 shutil.copytree(source / MANIFESTS, temporary / MANIFESTS)
             if place.name != place.wanted:
                 _rename(temporary, place.name)
-            (
-                temporary / "sweep.json"
-            ).touch()  # later than the settings that it is of
+            (temporary / "sweep.json").touch()  # later than the settings that it is of
             results = _adopt(source / STORE, Store(home / "store"))
             temporary.rename(place.folder)
         finally:
