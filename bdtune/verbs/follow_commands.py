@@ -143,7 +143,7 @@ def export(
         from bdtune.verbs.export_sweep import export_sweep
 
         asked: dict[Kept, bool] = {"model": weights, "verdicts": verdicts}
-        kept = [name for name, wanted in asked.items() if wanted]
+        kept = [kind for kind, wanted in asked.items() if wanted]
         done = export_sweep(folder, home, target, keep=kept)
         show_result(done.to_json(), None, as_json)
         print(done.line(), file=sys.stderr)

@@ -99,8 +99,8 @@ def _computed(run_dir: Path, word: str) -> Iterator[KnownTrial]:
                 yield from _begun(ledger, run_dir, word)
     alone = (run_dir / SINGLE).glob("[!.]*.yaml")
     for file in sorted(file for file in alone if file.name.startswith(word)):
-        trial = spec_from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-        yield KnownTrial(run_dir, _result(trial, run_dir, SINGLE_SWEEP), "", trial.data_root)
+        own = spec_from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        yield KnownTrial(run_dir, _result(own, run_dir, SINGLE_SWEEP), "", own.data_root)
 
 
 def _begun(ledger: Ledger, run_dir: Path, word: str) -> Iterator[KnownTrial]:

@@ -56,7 +56,7 @@ def test_dbd_mixmatch():
     case = cases("dbd")["mixmatch"]
     network = torch.nn.Linear(6, 3)
     network.load_state_dict({name: case.tensor(name) for name in ("weight", "bias")})
-    recipe = DBD().semi.to(Tune, eps=0.5, ramp=190)
+    recipe = DBD().semi.to(Tune, eps=0.5, per_class=False, ramp=190)
     fit = SemiFit.__new__(SemiFit)  # without data: images are given as they are seen
     fit.recipe, fit.network, fit.before = recipe, network, 10
     fit.ctx, fit.device, fit.data = Context(0, CPU), torch.device("cpu"), SimpleNamespace(num_classes=3)
