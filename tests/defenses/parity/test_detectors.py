@@ -7,9 +7,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from bdtune.defenses.strip.stages import Entropies, Scores, Threshold
 
 import bdtune
+from bdtune.defending.blending import Entropies, Scores, Threshold
 from bdtune.defenses.activation_clustering.clusters import Clustered, Reduced
 from bdtune.defenses.activation_clustering.verdicts import Suspects
 from bdtune.defenses.gssd.stages import ClassTests, CleanSplit, Relabel, Verdict
