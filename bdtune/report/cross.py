@@ -107,6 +107,7 @@ class _Builder:
     layout: TableLayout
     published: Sequence[Published]
     why: Mapping[str, str]
+    groups: Sequence[Group]
     mixed: bool = False  # whether some cell has several settings
     trainings: int = 1  # undefended models of several trainings in one cell
     fitting: dict[str, None] = field(default_factory=dict)  # sources of the published numbers shown
@@ -120,7 +121,8 @@ class _Builder:
         self.mixed = self.mixed or len(groups) > 1
         if self.layout.of == "mean" and len(groups) > 1:
             return [self._mean(groups, metric) for metric in self.layout.cells]
-        ranked = ranking(groups, self.result.metric, self.result.mode)
+        own = [group for group in self.groups if group in groups]  # ties as in the table of settings
+        ranked = ranking(own, self.result.metric, self.result.mode)
         chosen = ranked[0] if ranked else groups[0] if len(groups) == 1 else None
         if chosen is None:
             published = {metric: self._published(groups, metric) for metric in self.layout.cells}
@@ -215,7 +217,7 @@ def build(
     """
     found = grouped(result.trials)
     layout = completed(layout, found)
-    builder = _Builder(result, layout, published, why or {})
+    builder = _Builder(result, layout, published, why or {}, found)
     rows, columns = axes_of(layout, found)
     order = {trial.id: number for number, trial in enumerate(result.trials)}
     groups = [group for group in found if layout.undefended or not is_undefended(group)]

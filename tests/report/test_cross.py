@@ -106,6 +106,13 @@ def test_of_several_settings_the_best_is_shown_or_their_mean():
     assert stat.std == pytest.approx(stdev((0.4, 0.2)))
 
 
+def test_of_equal_settings_it_shows_the_one_that_is_marked_best():
+    trials = [trial("badnets", "lfd", asr=0.2, **{"defense.beta": beta}) for beta in (2, 1)]
+    result = selected("s", trials, "oracle_der")
+    table = cross.build(result, TableLayout(rows=("attack",), columns=("defense",)))
+    assert cell(table, ("badnets",), "lfd").trials == (result.best,)
+
+
 PAPER = [
     Published(
         params={"attack": "badnets", "defense": "lfd"},

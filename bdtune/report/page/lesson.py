@@ -174,7 +174,8 @@ def _failures(groups: Sequence[Group], best: Sequence[Group]) -> Iterator[str]:
 def _apart(group: Group, best: Sequence[Group], axes: Sequence[str], names: Mapping[str, str]) -> str:
     """Return the values in which a setting differs from the best one on its data set and attack."""
     peer = next((other for other in best if given(other.params) == given(group.params)), None)
-    own = [axis for axis in axes if peer is None or group.params.get(axis) != peer.params.get(axis)]
+    case = given(dict.fromkeys(axes))  # the data set and attack that it is about
+    own = [a for a in axes if a in case or peer is None or group.params.get(a) != peer.params.get(a)]
     return label(group, own, names) or "the best setting itself"
 
 

@@ -126,7 +126,7 @@ def heat_map(pair: Pair, metric: str) -> Figure:
     with _drawn(max(3.6, 1.1 + 0.75 * len(columns)), max(2.4, 1.2 + 0.42 * len(rows))) as figure:
         ax = figure.subplots()
         image = ax.imshow(np.array(pair.means), cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        ax.set_xticks(range(len(columns)), list(map(show, columns)))
+        _name(ax, columns)
         ax.set_yticks(range(len(rows)), list(map(show, rows)))
         ax.set_xlabel(pair.names[1])
         ax.set_ylabel(pair.names[0])
@@ -284,8 +284,13 @@ def _places(ax: Axes, values: Sequence[Scalar]) -> list[float]:
         ax.set_xticks(shown, [f"{number:.3g}" for number in shown])
         ax.minorticks_off()
         return numbers
+    _name(ax, values)
+    ax.set_xlim(-0.5, len(values) - 0.5)
+    return [float(i) for i in range(len(values))]
+
+
+def _name(ax: Axes, values: Sequence[Scalar]) -> None:
+    """Write values side by side below an axis; long ones are turned."""
     texts = [show(value)[:26] for value in values]
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, texts)) > 24 else {}
     ax.set_xticks(range(len(texts)), texts, **turned)
-    ax.set_xlim(-0.5, len(texts) - 0.5)
-    return [float(i) for i in range(len(texts))]
