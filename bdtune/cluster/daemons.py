@@ -5,7 +5,6 @@ Ray itself waits a minute for its GCS, or ends the driver without a word at the 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import signal
 import threading
@@ -71,16 +70,3 @@ def _ended(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True
-
-
-def leave() -> None:
-    """End what is left of a session whose daemon died: shutting it down would wait for what is gone.
-
-    This process cannot start another session.
-    """
-    import ray
-
-    atexit.unregister(ray.shutdown)
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdtune.cluster.daemons import RayDiedError, leave, watched
+from bdtune.cluster.daemons import watched
 from bdtune.cluster.signals import handlers_stay, interruptible
 from bdtune.errors import BdtuneError, Problem, UserError
 
@@ -74,18 +74,14 @@ def session(
         if needs is not None:
             gpus_here = {} if gpus is None and not needs.gpu else {"GPU": _gpus() if gpus is None else gpus}
             fitting([{"CPU": cpus, **gpus_here}], needs)
-    end = ray.shutdown
     try:
         with interruptible():
             with handlers_stay():  # Ray sets one of its own
                 _open(address, cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes, say)
             with watched():
                 yield
-    except RayDiedError:
-        end = leave
-        raise
     finally:
-        end()
+        ray.shutdown()
 
 
 def _open(
