@@ -27,5 +27,5 @@ def test_trials_of_every_search_space_are_made_of_their_params_again(name):
 
 def test_settings_that_this_version_lacks_are_named():
     params = to_params(load_sweep("gssd").trial)
-    with pytest.raises(ConfigError, match="Did you mean 'beta_nd'"):
+    with pytest.raises(ConfigError, match="Did you mean 'beta_d'"):
         spec_from_params({**params, "defense.beta_md": 1.0}, None)
