@@ -216,6 +216,7 @@ def test_a_notebook_finds_every_name_with_what_it_does():
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(900)
 def test_the_example_in_readme_runs(tmp_path):
     text = (ROOT / "README.md").read_text()
     [code] = re.findall(r"```python\n(import bdtune\n.*?)```", text, re.DOTALL)
@@ -226,7 +227,7 @@ def test_the_example_in_readme_runs(tmp_path):
         text=True,
         cwd=tmp_path,
         env=environment,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
