@@ -31,6 +31,8 @@ def _checked(value: Any) -> float | int | str:
     raise ValueError(f"{expected}, got {show(value)}")
 
 
+MOST = 2**31
+"""Images: more than any data set has, and few enough to count with."""
 CleanSize = Annotated[float | int | str, PlainValidator(_checked)]
 """How many images: a share of each class (0.05), a count over all classes (500), or "10 per class"."""
 
@@ -80,9 +82,10 @@ class Reserve(Frozen):
 def _by_class(size: float | str, sizes: np.ndarray) -> np.ndarray:
     """Return how many images of each class are taken, int64 [K]; a count is shared out by their sizes."""
     if isinstance(size, str):
-        return np.where(sizes > 0, int(size.split()[0]), 0)
+        return np.where(sizes > 0, min(int(size.split()[0]), MOST), 0)
     if size < 1:
         return np.floor(size * sizes + 0.5).astype(np.int64)
+    size = min(size, MOST)
     exact = size * sizes / max(1, sizes.sum())
     counts = np.floor(exact).astype(np.int64)
     largest = np.argsort(counts - exact, kind="stable")  # the largest remainder first
