@@ -82,7 +82,7 @@ class Reserve(Frozen):
 def _by_class(size: float | str, sizes: np.ndarray) -> np.ndarray:
     """Return how many images of each class are taken, int64 [K]; a count is shared out by their sizes."""
     if isinstance(size, str):
-        return np.where(sizes > 0, min(int(size.split()[0]), MOST), 0)
+        return np.where(sizes > 0, int(size.split()[0]), 0)
     if size < 1:
         return np.floor(size * sizes + 0.5).astype(np.int64)
     size = min(size, MOST)
