@@ -17,13 +17,6 @@ for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME"):  # the user's own; plugins are li
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes of tests one has all that start Ray: they mostly wait, and share the machine."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with files that start Ray, those of whole sweeps first: they take longest, and mostly wait."""
     waiting = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in waiting, "end_to_end" not in item.path.parts))
