@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -102,7 +102,7 @@ class Diverged(BdtuneError):  # noqa: N818 - a state that a trial ends in
     """A loss or weight became non-finite; the trial ends as "diverged" and is not retried."""
 
 
-def nearest(name: object, choices: Iterable[object]) -> str:
+def nearest(name: object, choices: Iterable[Any]) -> str:
     """Return "Did you mean 'x'?" for the closest of `choices`, or "" when none is close."""
     return _nearest(str(name), tuple(map(str, choices))) if len(str(name)) <= LONGEST_NAME else ""
 
