@@ -270,7 +270,9 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(bdtune, monkeypatch, s
     from bdtune.verbs import run as verb
 
     monkeypatch.setattr(verb, "run", lambda *_, **__: signal.raise_signal(sent))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
     code, _, err = bdtune("run", *TRIAL)
+    signal.signal(signal.SIGINT, before)
     assert code == 130
     assert err == "interrupted; the same command goes on from here\n"
 

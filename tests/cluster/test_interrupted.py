@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import pytest
 
@@ -19,7 +18,10 @@ def at_ray(monkeypatch, does):
 
 
 def test_ctrl_c_at_any_moment_ends_a_sweep_with_what_it_has(bench, monkeypatch):
-    at_ray(monkeypatch, lambda _: signal.raise_signal(signal.SIGINT))
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    at_ray(monkeypatch, interrupted)
     outcome = bench.run()
     assert outcome.interrupted
     assert outcome.given_up is None
