@@ -113,8 +113,12 @@ def test_the_tables_of_plugins_are_those_of_their_files():
     assert written == tables(), "write the tables anew: python -m tests.contracts.test_readme"
 
 
+SWEEPS = "bdtune.sweep("  # run in a process of its own by tests/test_python.py
+
+
 @pytest.mark.parametrize(
-    "code", [block for block in blocks("python") if not any(mark in block.values[0] for mark in EXAMPLES)]
+    "code",
+    [block for block in blocks("python") if not any(mark in block.values[0] for mark in (*EXAMPLES, SWEEPS))],
 )
 def test_python_runs(code):
     exec(compile(code, "page", "exec"), {"__name__": "page"})
