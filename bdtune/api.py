@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -43,12 +44,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class _Shown:
+class _Shown(ABC):
     """Base of what a notebook prints as a table."""
 
+    @abstractmethod
     def table(self) -> tables.Table:
         """Return the table that the command line prints."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return tables.plain(self.table(), 120)

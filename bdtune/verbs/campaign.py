@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -115,9 +115,7 @@ class Part:
         """Write the sweep's report, and its end for MLflow."""
         latest = [self.own(trial) for trial in outcome.trials if trial.id in self.ledger.entries]
         result, written = single.reported(self.place.folder, self.spec, self.ledger, self.gallery, latest)
-        note = table.markdown(table.build(result, paper=self.spec.published))
-        status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
-        self.recorder.tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
+        single.end(self.recorder.tracker, self.spec, result, written, interrupted=outcome.interrupted)
         return result
 
 
@@ -138,11 +136,7 @@ class CampaignOutcome:
     @property
     def exit_code(self) -> int:
         """0 all done, 1 some given up, 3 some failed, 130 interrupted."""
-        if self.given_up:
-            return 1
-        if self.interrupted:
-            return 130
-        return 3 if any(trial.status in ("failed", "diverged") for trial in self.latest) else 0
+        return single.exit_code(self.given_up, self.latest, interrupted=self.interrupted)
 
     def to_json(self) -> dict[str, Any]:
         """Return the shape that `bdtune campaign --json` prints."""
@@ -409,13 +403,7 @@ def _announce(progress: Progress, campaign: Campaign, chosen: _Chosen, options: 
     progress.estimate = Estimate(
         chosen.ledger, single.slots_of(campaign.resources, options), guess=_speed(campaign)
     )
-    counts = expected.stages.values()
-    progress.planned(
-        expected.trials + expected.baselines,
-        unique=sum(count.unique for count in counts),
-        cached=sum(count.cached for count in counts),
-        seconds=None if expected.unpredicted else expected.seconds_shared,
-    )
+    single.announce(progress, expected)
 
 
 def _ranks(campaign: Campaign, ledger: Ledger) -> dict[str, int]:
@@ -462,8 +450,15 @@ def _write_report(
     folder: Path, summary: Table, campaign: Campaign, results: Mapping[str, SweepResult]
 ) -> None:
     """Write `report.md`: the campaign's table, then that of each sweep."""
-    published = {spec.name: spec.published for spec in campaign.sweeps}
-    tables = [table.build(result, paper=published.get(name, ())) for name, result in results.items()]
+    specs = {spec.name: spec for spec in campaign.sweeps}
+    tables = [
+        table.build(
+            result,
+            paper=specs[name].published if name in specs else (),
+            notes=specs[name].notes if name in specs else (),
+        )
+        for name, result in results.items()
+    ]
     text = "\n\n".join(table.markdown(each) for each in [summary, *tables])
     replace_file(folder / "report.md", text.encode())
 

@@ -52,7 +52,7 @@ from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.whole_sweep import whole, without_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from bdtune.config.sweep import Kept, Resources, SweepSpec
@@ -89,11 +89,7 @@ class SweepOutcome:
     @property
     def exit_code(self) -> int:
         """0 all done, 1 some given up, 3 some failed, 130 interrupted."""
-        if self.given_up:
-            return 1
-        if self.interrupted:
-            return 130
-        return 3 if any(trial.status in ("failed", "diverged") for trial in self.latest) else 0
+        return exit_code(self.given_up, self.latest, interrupted=self.interrupted)
 
     def ending(self, out: Path | None) -> list[str]:
         """Return the lines that end a run: what was written where, and which command is next.
@@ -233,6 +229,26 @@ def _estimate(spec: SweepSpec, ledger: Ledger, expected: Plan, options: Options)
     return Estimate(ledger, slots, guess=_speed(spec), unasked=lambda asked: each * max(0, count - asked))
 
 
+def announce(progress: Progress, expected: Plan) -> None:
+    """Say what is to come."""
+    counts = expected.stages.values()
+    progress.planned(
+        expected.trials + expected.baselines,
+        unique=sum(count.unique for count in counts),
+        cached=sum(count.cached for count in counts),
+        seconds=None if expected.unpredicted else expected.seconds_shared,
+    )
+
+
+def exit_code(given_up: str | None, trials: Iterable[TrialResult], *, interrupted: bool) -> int:
+    """Return 0 when all is done, 1 when some were given up, 3 when some failed, 130 when interrupted."""
+    if given_up:
+        return 1
+    if interrupted:
+        return 130
+    return 3 if any(trial.status in ("failed", "diverged") for trial in trials) else 0
+
+
 def slots_of(resources: Resources, options: Options) -> int:
     """Return how many trials run at a time, at least."""
     cpus = options.cpus or len(os.sched_getaffinity(0))
@@ -285,13 +301,7 @@ def sweep(
             progress.message(place.line(), always=True)
         expected = _plan(spec, ledger)
         progress.estimate = _estimate(spec, ledger, expected, options)
-        counts = expected.stages.values()
-        progress.planned(
-            expected.trials + expected.baselines,
-            unique=sum(count.unique for count in counts),
-            cached=sum(count.cached for count in counts),
-            seconds=None if expected.unpredicted else expected.seconds_shared,
-        )
+        announce(progress, expected)
         tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
@@ -314,9 +324,7 @@ def sweep(
         finally:
             recorder.close()
     result, written = reported(folder, spec, ledger, gallery, outcome.trials)
-    status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
-    note = table.markdown(table.build(result, paper=spec.published, notes=spec.notes))
-    tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
+    end(tracker, spec, result, written, interrupted=outcome.interrupted)
     return SweepOutcome(
         spec,
         result,
@@ -326,6 +334,15 @@ def sweep(
         written,
         tuple(outcome.trials),
     )
+
+
+def end(
+    tracker: Tracker, spec: SweepSpec, result: SweepResult, written: Iterable[Path], *, interrupted: bool
+) -> None:
+    """Record the end of a sweep: its table as the note of its run, and the files of its report."""
+    note = table.markdown(table.build(result, paper=spec.published, notes=spec.notes))
+    status: Literal["interrupted", "done"] = "interrupted" if interrupted else "done"
+    tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
 
 
 def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str]) -> Place:
