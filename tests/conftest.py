@@ -42,6 +42,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def node_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a node keeps lies in a folder of these tests, not in the user's own."""
+    os.environ["BDTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """One small local Ray session for all tests that need a real one."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
-FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
+FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG", "BDTUNE_CACHE")
 """Variables of the driver that trials on other nodes need too."""
 
 

@@ -14,6 +14,7 @@ from bdtune import __version__
 from bdtune.engine.manifest import git_commit
 from bdtune.errors import ConfigError
 from bdtune.plugins import registry
+from bdtune.reading.decoded import maps_folder
 from bdtune.tracking.commands import doctor_lines
 from bdtune.verbs.place import folder
 
@@ -51,7 +52,7 @@ def examine(run_dir: Path, data_root: Path | None = None, address: str | None = 
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
     ]
     found += [_package(name) for name in (*PACKAGES, *FOR_SWEEPS)]
-    found += [_jobs(), _devices(), _disk(run_dir)]
+    found += [_jobs(), _devices(), _disk(run_dir), _maps()]
     found += [Finding("mlflow store", "ok" if good else "info", line) for good, line in doctor_lines(run_dir)]
     return found + _plugins() + _data(data_root) + cluster
 
@@ -90,6 +91,18 @@ def _disk(run_dir: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     severity: Severity = "ok" if free >= LEAST_FREE_BYTES else "info"
     return Finding("run directory", severity, f"{run_dir}, {free / 1e9:.0f} GB free")
+
+
+def _maps() -> Finding:
+    """Say where streamed sets leave their decoded images, and how much room they take."""
+    folder = maps_folder()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    held = sum(file.stat().st_blocks * 512 for file in folder.glob("*/*"))
+    free = shutil.disk_usage(there).free
+    text = f"{folder}: {held / 1e9:.1f} GB of streamed data sets, {free / 1e9:.0f} GB free"
+    if not os.access(there, os.W_OK):
+        return Finding("decoded images", "info", f"{text}; not writable, so each epoch decodes anew")
+    return Finding("decoded images", "ok", text)
 
 
 def _plugins() -> list[Finding]:
