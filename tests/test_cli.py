@@ -592,6 +592,7 @@ def test_doctor_says_what_there_is_and_writes_nothing(bdtune, own_folder):
     assert found["data set cifar10"]["severity"] == "info"
     assert found["data root"]["text"].endswith("nowhere is no folder")
     assert str(own_folder) in found["run directory"]["text"]
+    assert found["decoded images"]["text"].startswith(os.environ["BDTUNE_CACHE"])
     code, out, _ = bdtune("doctor")
     assert code == 0
     assert "no problem" in out
