@@ -15,7 +15,15 @@ from typer.core import TyperGroup
 from bdtune import __version__
 from bdtune.errors import BdtuneError, UserError
 from bdtune.verbs.cache_commands import app as cache_app
-from bdtune.verbs.console import AsJson, Out, results_only_on_stdout, show_json, show_result, show_table
+from bdtune.verbs.console import (
+    AsJson,
+    Out,
+    StoreAt,
+    results_only_on_stdout,
+    show_json,
+    show_result,
+    show_table,
+)
 from bdtune.verbs.place import run_directory
 
 if TYPE_CHECKING:
@@ -125,6 +133,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def sweep(
     words: Words = None,
     out: Out = None,
+    store: StoreAt = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join, as 'auto' or HOST:PORT.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a local session (default: all).")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a local session (default: all).")] = None,
@@ -143,7 +152,7 @@ def sweep(
 
     bdtune sweep gssd.yaml
     bdtune sweep gssd.yaml dataset=cifar10 data_root=/data seed=0,1
-    bdtune sweep paper/gssd_k1 resources.gpu=0.5 --address auto
+    bdtune sweep paper/gssd_k1 resources.gpu=0.5 --address auto --store s3://bucket/gssd
     """
     from bdtune.cluster.sweep import Options
     from bdtune.verbs import sweep as verb
@@ -154,7 +163,9 @@ def sweep(
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
     with _interruptible(), results_only_on_stdout():
-        swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
+        swept = verb.sweep(
+            file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
+        )
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
     print("\n".join(swept.ending(out)), file=sys.stderr)
@@ -162,7 +173,7 @@ def sweep(
 
 
 @app.command(no_args_is_help=True)
-def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
+def plan(words: Words = None, out: Out = None, store: StoreAt = None, as_json: AsJson = False) -> None:
     """Print what a sweep would compute, what the store has of it, and what sharing saves.
 
     Computes and writes nothing. Examples:
@@ -174,7 +185,7 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     from bdtune.verbs import tables
     from bdtune.verbs.words import split
 
-    spec, made = verb.plan(*split(words), run_directory(out, write=False))
+    spec, made = verb.plan(*split(words), run_directory(out, write=False), store=store)
     show_result(made.to_json(), tables.plan_table(spec.name, made), as_json)
 
 
@@ -182,6 +193,7 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
 def run(
     words: Words = None,
     out: Out = None,
+    store: StoreAt = None,
     download: Download = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -201,7 +213,7 @@ def run(
     if download:
         fetch_for_trial(file, overrides)
     with _interruptible():
-        result = verb.run(file, overrides, run_directory(out), quiet=quiet)
+        result = verb.run(file, overrides, run_directory(out), store=store, quiet=quiet)
     trial = next(trial for trial in result.trials if trial.id == result.best)
     show_result(trial.to_json(), tables.trial_table(result), as_json)
     if trial.error:
@@ -251,6 +263,7 @@ def show(
         Path | None, typer.Option("--picture", "-o", help="An attack's picture (default: NAME.png, here).")
     ] = None,
     out: Out = None,
+    store: StoreAt = None,
     train: Annotated[
         bool,
         typer.Option("--train", help="Compute what the attack trains first, if the store lacks it."),
@@ -283,7 +296,8 @@ def show(
         print(f"no picture: it needs {', '.join(needed)}", file=sys.stderr)
         return
     folder = run_directory(out, write=train)
-    request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), folder)
+    target = (picture or Path(f"{name}.png")).absolute()
+    request = requested(name, words or [], target, folder, store=store)
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
     sys.stdout.flush()  # before a training that may take long
     with _interruptible():
@@ -326,6 +340,7 @@ def check(
 def report(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, or its YAML file.")],
     out: Out = None,
+    store: StoreAt = None,
     sort: Annotated[
         str | None,
         typer.Option(
@@ -351,7 +366,7 @@ def report(
     """
     from bdtune.verbs import sweep as verb
 
-    outcome = verb.report(name, run_directory(out, write=False), sort=sort)
+    outcome = verb.report(name, run_directory(out, write=False), store=store, sort=sort)
     _print_sweep(outcome, as_json, sort=sort, top=top)
 
 
@@ -394,6 +409,7 @@ def sync(out: Out = None, as_json: AsJson = False) -> None:
 @app.command()
 def doctor(
     out: Out = None,
+    store: StoreAt = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets (default: BDTUNE_DATA).")
     ] = None,
@@ -412,7 +428,7 @@ def doctor(
     from bdtune.verbs import tables
     from bdtune.verbs.doctor import examine
 
-    found = examine(run_directory(out), data_root, address)
+    found = examine(run_directory(out), data_root, address, store=store)
     show_result([vars(finding) for finding in found], tables.doctor_table(found), as_json)
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
 

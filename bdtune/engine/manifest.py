@@ -18,6 +18,8 @@ from typing import Any
 from bdtune.engine.key import canonical_json
 
 FORMAT = 1
+MANIFEST = "manifest.json"
+"""The file of an entry that holds its manifest."""
 
 
 @cache

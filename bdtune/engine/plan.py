@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,9 +37,7 @@ class Costs:
     def __init__(self, store: Store, guess: Guess = no_guess) -> None:
         self._guess = guess
         seconds: dict[tuple[str | None, ...], deque[float]] = defaultdict(partial(deque, maxlen=RECENT))
-        file = store.root / "costs.jsonl"
-        for line in file.read_text().splitlines() if file.exists() else []:
-            row = json.loads(line)
+        for row in store.costs():
             stage, knobs, scale = row["stage"], row.get("config_hash"), row.get("scale")
             for key in ((stage, knobs, scale), (stage, knobs)):
                 seconds[key].append(row["seconds"])

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 Out = Annotated[
     Path | None, typer.Option("--out", help="Run directory (default: BDTUNE_HOME, or bdtune-runs).")
 ]
+StoreAt = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="PLACE",
+        help="Folder, or bucket as s3://NAME/PREFIX (default: as at the last time, or in --out).",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 

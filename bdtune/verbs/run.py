@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from bdtune.config.load import load_trial
 from bdtune.engine.execute import Executor, StageFailed
-from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
 from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
@@ -15,6 +14,7 @@ from bdtune.report.names import setting_names
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.results import SweepResult
 from bdtune.trials.speed import Speed
+from bdtune.verbs.stores import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +27,17 @@ NAME = "run"
 """What single trials are recorded under in manifests."""
 
 
-def run(file: str | None, overrides: Sequence[str], run_dir: Path, *, quiet: bool = False) -> SweepResult:
+def run(
+    file: str | None,
+    overrides: Sequence[str],
+    run_dir: Path,
+    *,
+    store: str | None = None,
+    quiet: bool = False,
+) -> SweepResult:
     """Compute one trial, or take it from the store; the result holds its baseline too."""
     spec = load_trial(file, overrides)
-    executor = Executor(Store(run_dir / "store"), InProcess(spec.data_root, spec.pipeline))
+    executor = Executor(open_store(run_dir, store, alone=True), InProcess(spec.data_root, spec.pipeline))
     ledger = Ledger(NAME, executor.resolver)
     wanted = ledger.add(spec)
     speed = Speed(len(os.sched_getaffinity(0)))

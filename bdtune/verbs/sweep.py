@@ -22,7 +22,6 @@ from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
 from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import file_lock, replace_file
-from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files, table
 from bdtune.report.estimate import Estimate
@@ -50,6 +49,7 @@ from bdtune.trials.sweep_folder import (
 from bdtune.verbs import search_pictures
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
+from bdtune.verbs.stores import open_store
 from bdtune.verbs.whole_sweep import whole
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class SweepOutcome:
 class Recorder:
     """Reports trials to the tracker, in a thread of its own."""
 
-    def __init__(self, tracker: Tracker, ledger: Ledger, keep: tuple[Kept, ...] = ()) -> None:
-        self.tracker, self.ledger, self.keep = tracker, ledger, keep
+    def __init__(self, tracker: Tracker, ledger: Ledger, folder: Path, keep: tuple[Kept, ...] = ()) -> None:
+        self.tracker, self.ledger, self.folder, self.keep = tracker, ledger, folder, keep
         self._begun: set[str] = set()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
@@ -148,9 +148,8 @@ class Recorder:
             job()
 
     def _record(self, result: TrialResult) -> None:
-        self.tracker.finished(
-            result, kept_files(self.ledger.entries[result.id], self.ledger.resolver, self.keep)
-        )
+        entry, into = self.ledger.entries[result.id], self.folder / "kept"
+        self.tracker.finished(result, kept_files(entry, self.ledger.resolver, self.keep, into))
 
     def _record_start(self, trial: str) -> None:
         self.tracker.began(self.ledger.result(self.ledger.entries[trial], "pending"))
@@ -191,14 +190,16 @@ class SweepScreen:
         self.recorder.learned(trial, role, epoch, metrics)
 
 
-def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
+def plan(
+    file: str | None, overrides: Sequence[str], run_dir: Path, *, store: str | None = None
+) -> tuple[SweepSpec, Plan]:
     """Load a sweep, under the name that it would get, and count what it needs; writes nothing."""
     spec = load_sweep(file, overrides)
     place = find_place(run_dir, spec)
     if place.line():
         print(place.line(), file=sys.stderr)
     spec = spec.model_copy(update={"name": place.name})
-    ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
+    ledger, _ = make_ledger(spec, open_store(run_dir, store, write=False))
     return spec, _plan(spec, ledger)
 
 
@@ -230,6 +231,7 @@ def sweep(
     run_dir: Path,
     options: Options,
     *,
+    store: str | None = None,
     quiet: bool = False,
     wait_s: float = 30.0,
 ) -> SweepOutcome:
@@ -241,11 +243,11 @@ def sweep(
     spec = load_sweep(file, overrides)
     if options.address is not None:
         check_answers(options.address)  # before anything is written
+    opened = open_store(run_dir, store)
     place = _claimed(run_dir, spec, overrides)
     folder = place.folder
     spec = spec.model_copy(update={"name": place.name})
-    store = Store(run_dir / "store")
-    ledger, executor = make_ledger(spec, store)
+    ledger, executor = make_ledger(spec, opened)
     tracker = Tracker(
         run_dir,
         spec.name,
@@ -272,7 +274,7 @@ def sweep(
         tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
-        recorder = Recorder(tracker, ledger, spec.keep)
+        recorder = Recorder(tracker, ledger, folder, spec.keep)
         try:
             outcome = run_sweep(
                 spec,
@@ -319,14 +321,14 @@ def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str]) -> Place:
     return claim(run_dir, spec)
 
 
-def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome:
+def report(name: str, run_dir: Path, *, store: str | None = None, sort: str | None = None) -> SweepOutcome:
     """Return a sweep's report as the store has it now: nothing is computed.
 
     Raises `UserError` when no such sweep was run, or has nothing called like `sort`.
     """
     file = _resolved(name, run_dir)
     spec = load_sweep(file, check_data=False)
-    ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
+    ledger, _ = make_ledger(spec, open_store(run_dir, store, write=False))
     folder = file.parent
     if spec.search is not None:
         return SweepOutcome(spec, _result(spec, files.read(folder).trials))
