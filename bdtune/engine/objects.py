@@ -7,6 +7,7 @@ conditional, which is what leases and commits are made of: `put_if_absent` (HTTP
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,18 +22,12 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az", "memory")
 PAUSES_S = (0.5, 2.0, 8.0)
 """Between attempts at a request, each of which the library has repeated on its own, with pauses that grow."""
-OPTIONS: dict[str, Any] = {
-    "retry_config": {
-        "max_retries": 8,
-        "backoff": {
-            "init_backoff": timedelta(seconds=0.2),
-            "max_backoff": timedelta(seconds=10),
-            "base": 2,
-        },
-        "retry_timeout": timedelta(seconds=60),
-    },
-    "client_options": {"connect_timeout": "5 seconds", "timeout": "120 seconds"},
+RETRIES: dict[str, Any] = {
+    "max_retries": 8,
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
+    "retry_timeout": timedelta(seconds=60),
 }
+TIMEOUTS = {"connect_timeout": "5 seconds", "timeout": "120 seconds"}
 PAGE = 1000
 """Objects in a page of a listing, which is what servers give at once."""
 MARKER = "bdtune-store"
@@ -100,7 +95,6 @@ class Bucket:
 
     address: str
     _store: Any
-    _pauses_s: tuple[float, ...] = PAUSES_S
 
     def get(self, name: str) -> Found | None:
         import obstore
@@ -169,7 +163,7 @@ class Bucket:
         """Make a request again after faults that pass: throttling, time-outs, a connection that broke."""
         from obstore import exceptions
 
-        for pause in (*self._pauses_s, None):
+        for pause in (*PAUSES_S, None):
             try:
                 return ask()
             except (FileNotFoundError, exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
@@ -216,7 +210,9 @@ def open_bucket(address: str) -> Bucket:
     if scheme == "memory":
         return Bucket(address, _memories.setdefault(rest, stores.MemoryStore()))
     try:
-        return Bucket(address.rstrip("/"), stores.from_url(address, **OPTIONS))
+        options = {**TIMEOUTS, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")}
+        opened = stores.from_url(address, retry_config=RETRIES, client_options=options)
+        return Bucket(address.rstrip("/"), opened)
     except (BaseError, ValueError) as error:
         expected = f"expected an address such as {scheme}://bucket/prefix"
         raise UserError(Problem("--store", expected, f"'{address}'", hint=_first_line(error))) from error

@@ -14,7 +14,7 @@ from bdtune.poisoning.sources import trained_nodes
 from bdtune.reading.resident import InProcess
 from bdtune.report.stages import StageProgress, described
 from bdtune.report.table import duration
-from bdtune.verbs.stores import open_store
+from bdtune.verbs.stores import checked, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,7 +62,8 @@ def draw(request: Request, *, train: bool = False) -> str:
     spec, attack = request.spec, request.attack
     nodes = trained_nodes(attack, spec.dataset, spec.data_root, spec.seed_of_data, spec.numerics)
     if nodes:
-        store = open_store(request.run_dir, request.store, write=train, alone=True)
+        at = checked(request.run_dir, request.store, write=train, alone=True)
+        store = opened(request.run_dir, at, write=train)
         executor = Executor(store, InProcess(spec.data_root, spec.pipeline))
         missing = [node for node in _missing(nodes.values(), executor) if node.stage.kind == "train"]
         if missing and not train:

@@ -14,7 +14,7 @@ from bdtune.report.names import setting_names
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.results import SweepResult
 from bdtune.trials.speed import Speed
-from bdtune.verbs.stores import open_store
+from bdtune.verbs.stores import checked, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,8 @@ def run(
 ) -> SweepResult:
     """Compute one trial, or take it from the store; the result holds its baseline too."""
     spec = load_trial(file, overrides)
-    executor = Executor(open_store(run_dir, store, alone=True), InProcess(spec.data_root, spec.pipeline))
+    at = checked(run_dir, store, alone=True)
+    executor = Executor(opened(run_dir, at), InProcess(spec.data_root, spec.pipeline))
     ledger = Ledger(NAME, executor.resolver)
     wanted = ledger.add(spec)
     speed = Speed(len(os.sched_getaffinity(0)))

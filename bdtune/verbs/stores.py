@@ -27,8 +27,10 @@ def store_at(run_dir: Path, given: str | None = None) -> Path | str:
     return named if is_address(named) else folder("--store", Path(named))
 
 
-def open_store(run_dir: Path, given: str | None = None, *, write: bool = True, alone: bool = False) -> Store:
-    """Open a run directory's store; to `write`, note where it is, so that later commands find it.
+def checked(
+    run_dir: Path, given: str | None = None, *, write: bool = True, alone: bool = False
+) -> Path | str:
+    """Return where a run directory's store is, once it is known to answer; a folder is not looked at.
 
     Only a process that is `alone` may keep a store in its memory. Raises `UserError` when the store cannot be
     reached, or its server takes no notice of conditions.
@@ -40,6 +42,11 @@ def open_store(run_dir: Path, given: str | None = None, *, write: bool = True, a
             hint = "'bdtune run' is one process, for which memory:// is enough"
             raise UserError(Problem("--store", expected, at, hint=hint))
         check(open_bucket(at), write=write)
+    return at
+
+
+def opened(run_dir: Path, at: Path | str, *, write: bool = True) -> Store:
+    """Open a run directory's store; to `write`, note where it is, so that later commands find it."""
     if write:
         _note(run_dir, at)
     return Store(at, create=write)
@@ -50,7 +57,7 @@ def existing_store(run_dir: Path, given: str | None = None) -> Store:
     at = store_at(run_dir, given)
     if isinstance(at, Path) and not at.exists():
         raise UserError(f"no store at {at}; run a sweep first, or give its --out or --store")
-    return open_store(run_dir, given, write=False)
+    return opened(run_dir, checked(run_dir, given, write=False), write=False)
 
 
 def _note(run_dir: Path, at: Path | str) -> None:

@@ -49,7 +49,7 @@ from bdtune.trials.sweep_folder import (
 from bdtune.verbs import search_pictures
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
-from bdtune.verbs.stores import open_store
+from bdtune.verbs.stores import checked, opened
 from bdtune.verbs.whole_sweep import whole
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def plan(
     if place.line():
         print(place.line(), file=sys.stderr)
     spec = spec.model_copy(update={"name": place.name})
-    ledger, _ = make_ledger(spec, open_store(run_dir, store, write=False))
+    ledger, _ = make_ledger(spec, opened(run_dir, checked(run_dir, store, write=False), write=False))
     return spec, _plan(spec, ledger)
 
 
@@ -243,11 +243,11 @@ def sweep(
     spec = load_sweep(file, overrides)
     if options.address is not None:
         check_answers(options.address)  # before anything is written
-    opened = open_store(run_dir, store)
+    at = checked(run_dir, store)
     place = _claimed(run_dir, spec, overrides)
     folder = place.folder
     spec = spec.model_copy(update={"name": place.name})
-    ledger, executor = make_ledger(spec, opened)
+    ledger, executor = make_ledger(spec, opened(run_dir, at))
     tracker = Tracker(
         run_dir,
         spec.name,
@@ -328,7 +328,7 @@ def report(name: str, run_dir: Path, *, store: str | None = None, sort: str | No
     """
     file = _resolved(name, run_dir)
     spec = load_sweep(file, check_data=False)
-    ledger, _ = make_ledger(spec, open_store(run_dir, store, write=False))
+    ledger, _ = make_ledger(spec, opened(run_dir, checked(run_dir, store, write=False), write=False))
     folder = file.parent
     if spec.search is not None:
         return SweepOutcome(spec, _result(spec, files.read(folder).trials))
