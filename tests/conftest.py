@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from tests.engine.places import Stand
     from tests.s3 import Server
 
-for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME"):  # the user's own; plugins are listed when tests are collected
+for name in (
+    "BDTUNE_PLUGINS",
+    "BDTUNE_HOME",
+    "BDTUNE_STORE",
+    "BDTUNE_CACHE",
+):  # the user's own; plugins are listed when tests are collected
     os.environ.pop(name, None)
 
 

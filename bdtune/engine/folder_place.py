@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -27,6 +28,7 @@ from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import MANIFEST
 from bdtune.engine.owner import beside, clear_unfinished
 from bdtune.engine.pins import Pins
+from bdtune.engine.place import DAMAGED
 from bdtune.errors import StoreError
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.engine.manifest import FileEntry
+
+
+log = logging.getLogger(__name__)
 
 
 class FolderPlace:
@@ -87,7 +92,7 @@ class FolderPlace:
                     sync_folder(target.parent)
             except OSError:
                 if not (target / MANIFEST).exists():  # else another process was faster
-                    self.quarantine(key)
+                    log.warning(DAMAGED, key, "it has no manifest", self.quarantine(key))
                     temporary.rename(target)
         except OSError as error:
             raise StoreError(f"cannot write {target}: {error}") from error

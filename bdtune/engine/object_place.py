@@ -188,6 +188,7 @@ class ObjectPlace:
         self.log.append({"failed": key})
 
     def forget_failure(self, key: str) -> None:
+        self.log.refresh()
         if key in self.log.failed:
             self.objects.delete(_failed(key))
             self.log.failed.discard(key)

@@ -62,7 +62,9 @@ class Objects(Protocol):
     Each operation raises `OutageError` when the server does not answer, and `UserError` when it refuses.
     """
 
-    address: str
+    @property
+    def address(self) -> str:
+        """Where they are, as s3://bucket/prefix."""
 
     def get(self, name: str) -> Found | None:
         """Return an object's content and tag, or None."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from bdtune.engine.manifest import FileEntry
 
 
+DAMAGED = "store entry %s is damaged (%s); moved to %s, it will be computed again"
+
+
 class Leases(Protocol):
     """At most one process works on a key. Leases only save work; correctness never rests on them."""
 
@@ -64,14 +67,25 @@ class Place(Protocol):
     Contents are bytes here: `Store` knows what they mean and whether they are right.
     """
 
-    root: Path | str
-    """By which any process finds the place: a folder, or an address."""
-    leases: Leases
-    pins: Pins
-    wait_s: float
-    """Between two looks at what another process is doing."""
-    readers: int
-    """Reads that are best made at a time."""
+    @property
+    def root(self) -> Path | str:
+        """By which any process finds the place: a folder, or an address."""
+
+    @property
+    def leases(self) -> Leases:
+        """Who works on what."""
+
+    @property
+    def pins(self) -> Pins:
+        """What running sweeps use."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds between two looks at what another process is doing."""
+
+    @property
+    def readers(self) -> int:
+        """Reads that are best made at a time."""
 
     def manifest(self, key: str) -> bytes | None:
         """Return the manifest of a published key, else None."""

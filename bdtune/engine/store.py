@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from bdtune.engine.key import digest_of
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
-from bdtune.engine.place import place_at
+from bdtune.engine.place import DAMAGED, place_at
 from bdtune.engine.stage import Artefact, config_hash_of, scale_of
 from bdtune.errors import Diverged, StoreError
 
@@ -163,9 +163,7 @@ class Store:
         self._forget(key)
         grave = self.place.quarantine(key)
         if grave is not None:
-            log.warning(
-                "store entry %s is damaged (%s); moved to %s, it will be computed again", key, why, grave
-            )
+            log.warning(DAMAGED, key, why, grave)
 
     def remove(self, key: str) -> None:
         """Delete an entry; readers see it whole or not at all."""

@@ -347,6 +347,7 @@ def test_an_outage_is_no_stages_failure_and_costs_no_checkpoint_of_a_running_one
     assert executor.compute(chain(epochs=3)).arrays
     assert "is not saved" in caplog.text
     objects.fails = lambda operation, name: name.startswith("payloads")
+    executor = Executor(store, None)
     with pytest.raises(OutageError):
         executor.compute(chain(plus=1.0))
     objects.fails = lambda operation, name: False
