@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from tests.engine.places import Stand
     from tests.s3 import Server
 
-for name in (
-    "BDTUNE_PLUGINS",
-    "BDTUNE_HOME",
-    "BDTUNE_STORE",
-    "BDTUNE_CACHE",
-):  # the user's own; plugins are listed when tests are collected
+# The user's own: plugins are listed when tests are collected.
+for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME", "BDTUNE_STORE", "BDTUNE_CACHE"):
     os.environ.pop(name, None)
 
 

@@ -52,23 +52,26 @@ class PublicationLog:
         self.costs: dict[str, dict[str, Any]] = {}
         """Rows of published keys by their text, in the order in which they were read."""
         self._writer = uuid.uuid4().hex[:12]
-        self._minute, self._lines = "", [""][:0]
+        self._minute = ""
+        self._lines: list[str] = []
+        self._sent = 0
         self._read: dict[str, Tag] = {}
         self._newest = ""
         self._looked_at: float | None = None
         self._lock = threading.RLock()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row to this minute's object; when the server is away, with the next row."""
+        """Add a row to this minute's object; when the server is away, it goes with the next row."""
         with self._lock:
             minute = max(self._minute, _minute(self.now()))
             if minute != self._minute:
-                self._minute, self._lines = minute, []
+                self._minute, self._lines, self._sent = minute, self._lines[self._sent :], 0
             line = json.dumps(row)
             self._lines.append(line)
             self._take(line)
             try:
                 self.objects.put(f"{FOLDER}/{minute}-{self._writer}.jsonl", _text(self._lines))
+                self._sent = len(self._lines)
             except OutageError as error:
                 log.warning("the log of the store cannot be written for now: %s", error)
 

@@ -245,6 +245,23 @@ def test_a_clock_that_goes_back_loses_no_row(objects):
     assert reader.published == {"a", "b", "c"}
 
 
+def test_rows_that_met_an_outage_go_with_the_next_one(objects):
+    now = [at(5)]
+    writer = PublicationLog(objects, lambda: now[0])
+    writer.append({"key": "a"})
+    objects.fails = lambda operation, name: operation == "put"
+    writer.append({"key": "b"})
+    now[0] = at(7)
+    writer.append({"key": "c"})
+    objects.fails = lambda operation, name: False
+    now[0] = at(9)
+    writer.append({"key": "d"})
+    reader = PublicationLog(objects, lambda: at(9))
+    reader.refresh()
+    assert reader.published == set("abcd")
+    assert len(list(objects.list("log"))) == 2
+
+
 def test_old_objects_of_the_log_become_one_and_readers_notice_nothing(objects, monkeypatch):
     monkeypatch.setattr(publication_log, "MERGED_FROM", 5)
     for minute in range(8):
