@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -100,7 +101,7 @@ class Application:
             return [SLOW_DOWN]
         if fault == "cut":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 2) // 2)
-            environ["werkzeug.socket"].close()
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return []
         with self.lock:
             content = list(self.inner(environ, start_response if fault != "lost" else _nobody))

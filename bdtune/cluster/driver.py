@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import defaultdict
@@ -15,12 +16,13 @@ from bdtune.engine.files import append_line
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
 from bdtune.engine.ready_queue import Job, ReadyQueue
+from bdtune.errors import OutageError
 from bdtune.metrics import metric_of
 from bdtune.trials.results import TrialResult
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from bdtune.cluster.trial_source import TrialSource
@@ -132,6 +134,11 @@ class Driver:
 
     def release(self) -> tuple[str, dict[str, Any]] | None:
         """Return the next trial's id and configuration, or None when all are better held back."""
+        with self._noting_outage():
+            return self._next()
+        return None
+
+    def _next(self) -> tuple[str, dict[str, Any]] | None:
         while not self._halted:
             for again in self.deaths.due():
                 self.queue.done(again.id)
@@ -159,7 +166,19 @@ class Driver:
         A process that died, a disk that is full and a store that does not answer are no results: the same
         command tries again.
         """
-        self.executor.store.catch_up()  # with what the trial published
+        with self._noting_outage():
+            self.executor.store.catch_up()  # with what the trial published
+            self._ended_with(trial, report)
+
+    @contextlib.contextmanager
+    def _noting_outage(self) -> Iterator[None]:
+        """End the sweep in order where the store does not answer: Tune would stop with a stack."""
+        try:
+            yield
+        except OutageError as error:
+            self._outage = self._outage or str(error)
+
+    def _ended_with(self, trial: str, report: Mapping[str, Any] | None) -> None:
         if report is None:
             self._died(trial)
             return
