@@ -152,7 +152,8 @@ def sweep(
 
     bdtune sweep gssd.yaml
     bdtune sweep gssd.yaml dataset=cifar10 data_root=/data seed=0,1
-    bdtune sweep paper/gssd_k1 resources.gpu=0.5 --address auto --store s3://bucket/gssd
+    bdtune sweep paper/gssd_k1 resources.gpu=0.5 --address auto
+    bdtune sweep gssd.yaml --address auto --store s3://bucket/gssd
     """
     from bdtune.cluster.sweep import Options
     from bdtune.verbs import sweep as verb

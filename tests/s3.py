@@ -100,7 +100,8 @@ class Application:
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
             return [SLOW_DOWN]
         if fault == "cut":
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 2) // 2)
+            if length := int(environ.get("CONTENT_LENGTH") or 0):
+                environ["wsgi.input"].read(length // 2)
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             return []
         with self.lock:

@@ -48,7 +48,7 @@ class PublicationLog:
         self.published: set[str] = set()
         """Keys that are published, as far as is known."""
         self.failed: set[str] = set()
-        """Keys whose last attempt failed, as far as is known."""
+        """Keys of which an attempt failed; it may have been forgotten since."""
         self.costs: dict[str, dict[str, Any]] = {}
         """Rows of published keys by their text, in the order in which they were read."""
         self._writer = uuid.uuid4().hex[:12]
@@ -136,7 +136,6 @@ class PublicationLog:
             self.failed.add(row["failed"])
             return
         self.published.add(row["key"])
-        self.failed.discard(row["key"])
         self.costs.setdefault(line, row)
 
     def _back(self, span: timedelta) -> str:
