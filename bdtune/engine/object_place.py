@@ -80,10 +80,10 @@ class ObjectPlace:
         copy = self.cache.get(entry.sha256, entry.bytes) if copies else None
         if copy is not None:
             return copy
-        path = _payload(key, self._read[key][0], name)
-        found = self.objects.get(path)
+        attempt = self._read[key][0]
+        found = self.objects.get(_payload(key, attempt, name)) if attempt else None
         if found is None:
-            raise FileNotFoundError(f"{self.root}/{path} is missing")
+            raise FileNotFoundError(f"{name} is missing")
         self.cache.put(found.content)
         return found.content
 

@@ -34,7 +34,8 @@ def test_a_sweep_in_a_bucket_survives_its_driver_and_comes_to_the_same(tmp_path,
     store = Store(address)
     place = store.place
     published = [row["key"] for row in store.costs()]
-    assert sorted(published) == store.every_key(), "nothing is published twice"
+    assert len(published) == len(set(published)), "nothing is published twice"
+    assert set(published) <= set(store.every_key())
     assert not [each.name for kind in ("leases", "pins", "checkpoints") for each in place.objects.list(kind)]
 
     started = runs.notes()

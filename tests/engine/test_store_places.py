@@ -71,8 +71,13 @@ def test_the_first_of_two_results_stands(stand):
 @pytest.mark.parametrize("name", [ARRAYS, CURVE, MANIFEST])
 @pytest.mark.parametrize(
     "change",
-    [lambda old: old[:-5], lambda old: old[:-3] + bytes([old[-3] ^ 16]) + old[-2:], lambda old: None],
-    ids=["cut", "bit", "gone"],
+    [
+        lambda old: old[:-5],
+        lambda old: old[:-3] + bytes([old[-3] ^ 16]) + old[-2:],
+        lambda old: bytes([old[0] ^ 16]) + old[1:],
+        lambda old: None,
+    ],
+    ids=["cut", "bit", "first bit", "gone"],
 )
 def test_a_damaged_entry_is_moved_away_once_and_computed_again(stand, name, change, caplog):
     publish(stand.store())
