@@ -28,6 +28,9 @@ def test_a_sweep_in_a_bucket_survives_its_driver_and_comes_to_the_same(tmp_path,
     driver.kill()
     driver.communicate()
     result = runs.finish()  # the run directory knows where its store is
+    asked = s3.requests()
+    assert any("PUT" in line and "/entries/" in line for line in asked)
+    assert not [line for line in asked if "prefix=" in line and "entries" in line], "nobody lists them all"
     assert (runs.folder / "runs" / "store.txt").read_text() == f"{address}\n"
     assert not (runs.folder / "runs" / "store").exists()
 
@@ -41,8 +44,6 @@ def test_a_sweep_in_a_bucket_survives_its_driver_and_comes_to_the_same(tmp_path,
     started = runs.notes()
     assert metrics(runs.finish()) == metrics(result)
     assert runs.notes() == started, "the same command again computes nothing"
-    asked = s3.requests()
-    assert not [line for line in asked if "prefix=" in line and "entries" in line], "nobody lists them all"
 
     folder = Runs(tmp_path / "folder")
     assert metrics(folder.finish()) == metrics(result)
