@@ -9,12 +9,34 @@ if sys.version_info < (3, 11):  # noqa: UP036 - the one sentence that an older P
     raise SystemExit(f"bdtune needs Python 3.11 or newer; this is {sys.version.split()[0]}")
 
 if TYPE_CHECKING:
+    from bdtune.api import load_model, plan, report, run, sweep, trial
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.defense import Defense
     from bdtune.plugins.model import Model
 
 __version__ = "0.1.0"
+__all__ = [
+    "attack",
+    "dataset",
+    "defense",
+    "load_model",
+    "model",
+    "plan",
+    "report",
+    "run",
+    "sweep",
+    "trial",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what runs sweeps and reads results when it is first asked for: `import bdtune` stays quick."""
+    if name in __all__:
+        from bdtune import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'bdtune' has no attribute '{name}'")
 
 
 def attack(name: str, **knobs: Any) -> Attack:

@@ -13,11 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from bdtune import __version__
+from bdtune.cluster.signals import interruptible
 from bdtune.errors import BdtuneError, UserError
+from bdtune.verbs import follow_commands
 from bdtune.verbs.cache_commands import app as cache_app
 from bdtune.verbs.console import (
     AsJson,
     Out,
+    Quiet,
     StoreAt,
     results_only_on_stdout,
     show_json,
@@ -47,7 +50,8 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _interruptible():
+                return super().invoke(ctx)
         except Exception as error:
             option = getattr(error, "option_name", "")
             if type(error).__name__ == "NoSuchOption" and (meant := _meant(option)):
@@ -86,7 +90,14 @@ Words = Annotated[
         help="A YAML file or a shipped search space, then settings such as dataset=cifar10 attack.rate=0.05.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join, as 'auto' or HOST:PORT.")]
+Cpus = Annotated[int | None, typer.Option(min=1, help="CPUs of a local session (default: all).")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of a local session (default: all).")]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Most trials at a time.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")]
+MlflowWait = Annotated[
+    float, typer.Option(min=0, metavar="SECONDS", help="Longest wait for MLflow at the end.")
+]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a data set that is not there, where possible.")
 ]
@@ -114,9 +125,10 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into plain words and exit status 130."""
+    """Turn Ctrl-C, and SIGTERM, into plain words and exit status 130."""
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -134,14 +146,12 @@ def sweep(
     words: Words = None,
     out: Out = None,
     store: StoreAt = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join, as 'auto' or HOST:PORT.")] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a local session (default: all).")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a local session (default: all).")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Most trials at a time.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
-    mlflow_wait: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Longest wait for MLflow at the end.")
-    ] = 30.0,
+    address: Address = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    concurrency: Concurrency = None,
+    retry_failed: RetryFailed = False,
+    mlflow_wait: MlflowWait = 30.0,
     download: Download = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -157,13 +167,14 @@ def sweep(
     """
     from bdtune.cluster.sweep import Options
     from bdtune.verbs import sweep as verb
-    from bdtune.verbs.words import fetch_for_sweep, split
+    from bdtune.verbs.words import fetch_for_sweep, refuse_campaign, split
 
     file, overrides = split(words)
+    refuse_campaign(file)
     if download:
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
-    with _interruptible(), results_only_on_stdout():
+    with results_only_on_stdout():
         swept = verb.sweep(
             file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
         )
@@ -174,20 +185,64 @@ def sweep(
 
 
 @app.command(no_args_is_help=True)
+def campaign(
+    words: Words = None,
+    out: Out = None,
+    store: StoreAt = None,
+    address: Address = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    concurrency: Concurrency = None,
+    retry_failed: RetryFailed = False,
+    mlflow_wait: MlflowWait = 30.0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run several sweeps as one: shared work is done once, and the same command goes on.
+
+    'bdtune plan' says what it costs, 'bdtune report' prints its table again. Examples:
+
+    bdtune campaign digits_all
+    bdtune campaign paper/gssd_appendix data_root=/data budget=100 resources.gpu=0.5 --address auto
+    """
+    from bdtune.cluster.sweep import Options
+    from bdtune.verbs import campaign as verb
+
+    file, overrides = _campaign_words(words)
+    options = Options(address, cpus, gpus, retry_failed, concurrency)
+    with results_only_on_stdout():
+        done = verb.run(
+            file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
+        )
+    show_result(done.to_json(), verb.summary_table(done.name, done.sweeps, done.left_out), as_json)
+    print("\n".join(done.ending()), file=sys.stderr)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command(no_args_is_help=True)
 def plan(words: Words = None, out: Out = None, store: StoreAt = None, as_json: AsJson = False) -> None:
     """Print what a sweep would compute, what the store has of it, and what sharing saves.
 
-    Computes and writes nothing. Examples:
+    Computes and writes nothing. Trials of data sets that are not there are left out, and counted.
+    Examples:
 
     bdtune plan gssd.yaml
     bdtune plan gssd.yaml defense.beta_nd=0.6,1.5,3 seed=0,1,2 --json
     """
+    from bdtune.config.campaign import is_campaign
     from bdtune.verbs import sweep as verb
     from bdtune.verbs import tables
     from bdtune.verbs.words import split
 
-    spec, made = verb.plan(*split(words), run_directory(out, write=False), store=store)
-    show_result(made.to_json(), tables.plan_table(spec.name, made), as_json)
+    file, overrides = split(words)
+    if file is not None and is_campaign(file):
+        from bdtune.verbs import campaign as campaigns
+
+        planned = campaigns.plan(file, overrides, run_directory(out, write=False), store=store)
+        show_result(planned.to_json(), campaigns.plan_table(planned), as_json)
+        return
+    spec, made = verb.plan(file, overrides, run_directory(out, write=False), store=store)
+    show_result(tables.plan_json(spec, made), tables.plan_table(spec, made), as_json)
 
 
 @app.command(no_args_is_help=True)
@@ -213,8 +268,7 @@ def run(
     file, overrides = split(words)
     if download:
         fetch_for_trial(file, overrides)
-    with _interruptible():
-        result = verb.run(file, overrides, run_directory(out), store=store, quiet=quiet)
+    result = verb.run(file, overrides, run_directory(out), store=store, quiet=quiet)
     trial = next(trial for trial in result.trials if trial.id == result.best)
     show_result(trial.to_json(), tables.trial_table(result), as_json)
     if trial.error:
@@ -228,7 +282,8 @@ def list_(
         str | None,
         typer.Argument(
             metavar="KIND",
-            help="attacks, defenses, datasets, models, metrics, samplers, schedulers, search-spaces; or all.",
+            help="attacks, defenses, datasets, models, metrics, samplers, schedulers, search-spaces, "
+            "campaigns; or all.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -254,8 +309,8 @@ def list_(
 
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, dataset or model.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, dataset or model; or trial.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, or the trial's id.")],
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings of an attack's picture: its knobs, the data set."),
@@ -273,16 +328,23 @@ def show(
 ) -> None:
     """Show the knobs of a plugin; of an attack also a picture: clean, poisoned, and their difference.
 
-    What an attack trains first is taken from the store, or trained with --train. Examples:
+    What an attack trains first is taken from the store, or trained with --train. Of a trial its stages are
+    shown: what each reads, where its result lies, what it cost. Examples:
 
     bdtune show defense gssd
     bdtune show attack badnets attack.pattern=grid -o grid.png
     bdtune show attack badnets dataset=cifar10 data_root=/data
     bdtune show attack trojan dataset.train_limit=200 --train
+    bdtune show trial 0d12aa10
     """
     from bdtune.verbs import show as verb
     from bdtune.verbs import tables
 
+    if kind.casefold() == "trial":
+        if words or picture or train:
+            raise UserError("settings and a picture are for attacks only, not for a trial")
+        follow_commands.show_trial(name, out, store, as_json=as_json)
+        return
     shown = verb.shown(verb.plugin_kind_of(kind), name)
     if verb.kind_of(kind) != "attacks":
         if words or picture or train:
@@ -301,8 +363,7 @@ def show(
     request = requested(name, words or [], target, folder, store=store)
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
     sys.stdout.flush()  # before a training that may take long
-    with _interruptible():
-        print(draw(request, train=train), file=sys.stderr)
+    print(draw(request, train=train), file=sys.stderr)
 
 
 @app.command()
@@ -328,8 +389,7 @@ def check(
     from bdtune.verbs import check as verb
     from bdtune.verbs import tables
 
-    with _interruptible():
-        found = verb.check(path, quiet=quiet)
+    found = verb.check(path, quiet=quiet)
     if not as_json:
         for line in verb.lines(found):
             print(line)
@@ -354,6 +414,20 @@ def report(
             min=1, metavar="N", help="Only the first N settings; unsorted: on each data set and attack."
         ),
     ] = None,
+    crossed: Annotated[
+        bool, typer.Option("--table", help="Settings as rows and columns: the file's 'table', or what fits.")
+    ] = False,
+    rows: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Rows of that table, as dataset,attack.")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(metavar="A,B", help="Its columns, as defense.")] = None,
+    cells: Annotated[str | None, typer.Option(metavar="A,B", help="Its metrics, as acc,asr.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="terminal, markdown, csv, latex (booktabs) or html.")
+    ] = "terminal",
+    page: Annotated[
+        bool, typer.Option("--html", help="Write report.html: one page with tables, figures and provenance.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
@@ -364,11 +438,33 @@ def report(
     bdtune report gssd
     bdtune report gssd --sort asr --top 5
     bdtune report gssd --json > gssd.json
+    bdtune report paper/lfd_2 --table --format latex > lfd.tex
+    bdtune report gssd --rows defense.beta_nd --cells acc,asr,der
+    bdtune report gssd --html
     """
+    from bdtune.verbs import campaign as campaigns
+    from bdtune.verbs import report_forms
     from bdtune.verbs import sweep as verb
 
+    written_as = report_forms.checked_form(form)
+    if campaigns.is_known(name, run_directory(out, write=False)):
+        if any((sort, top, page, crossed, rows, columns, cells)):
+            raise UserError("a campaign's table has one form: 'bdtune report SWEEP' has the others")
+        told = campaigns.report(name, run_directory(out, write=False), store=store)
+        show_result(told.to_json(), campaigns.summary_table(told.name, told.sweeps, told.left_out), as_json)
+        return
     outcome = verb.report(name, run_directory(out, write=False), store=store, sort=sort)
-    _print_sweep(outcome, as_json, sort=sort, top=top)
+    shape = {"rows": rows, "columns": columns, "cells": cells}
+    if page:
+        from bdtune.verbs.report_page import written
+
+        files = [str(path) for path in written(outcome)]
+        show_result({"page": files[0], "figures": files[1:]}, None, as_json)
+        print(f"written: {files[0]} and {len(files) - 1} figures beside it", file=sys.stderr)
+    elif crossed or any(text is not None for text in shape.values()):
+        report_forms.print_cross(report_forms.cross_of(outcome, shape), written_as, as_json)
+    else:
+        report_forms.print_settings(outcome, written_as, as_json, sort=sort, top=top)
 
 
 @app.command()
@@ -432,6 +528,18 @@ def doctor(
     found = examine(run_directory(out), data_root, address, store=store)
     show_result([vars(finding) for finding in found], tables.doctor_table(found), as_json)
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
+
+
+follow_commands.register(app)
+
+
+def _campaign_words(words: list[str] | None) -> tuple[str, list[str]]:
+    from bdtune.verbs.words import split
+
+    file, overrides = split(words)
+    if file is None:
+        raise UserError("expected a campaign's file first, as in 'bdtune campaign digits_all'")
+    return file, overrides
 
 
 def _print_sweep(swept: Any, as_json: bool, **rows: Any) -> None:

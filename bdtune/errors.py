@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -106,9 +106,9 @@ class Diverged(BdtuneError):  # noqa: N818 - a state that a trial ends in
     """A loss or weight became non-finite; the trial ends as "diverged" and is not retried."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: object, choices: Iterable[Any]) -> str:
     """Return "Did you mean 'x'?" for the closest of `choices`, or "" when none is close."""
-    return _nearest(str(name), tuple(choices)) if len(str(name)) <= LONGEST_NAME else ""
+    return _nearest(str(name), tuple(map(str, choices))) if len(str(name)) <= LONGEST_NAME else ""
 
 
 @lru_cache(maxsize=4096)

@@ -21,6 +21,12 @@ for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME", "BDTUNE_STORE", "BDTUNE_CACHE"):
     os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files that start Ray, those of whole sweeps first: they take longest, and mostly wait."""
+    waiting = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: (item.path not in waiting, "end_to_end" not in item.path.parts))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep measurements of the machine's speed out of the user's cache folder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -264,14 +265,14 @@ def test_a_trial_that_diverges_ends_with_3_without_a_traceback(bdtune):
     assert "Traceback" not in err
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(bdtune, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(bdtune, monkeypatch, sent):
     from bdtune.verbs import run as verb
 
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(verb, "run", interrupted)
+    monkeypatch.setattr(verb, "run", lambda *_, **__: signal.raise_signal(sent))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
     code, _, err = bdtune("run", *TRIAL)
+    signal.signal(signal.SIGINT, before)
     assert code == 130
     assert err == "interrupted; the same command goes on from here\n"
 
@@ -445,6 +446,61 @@ def test_report_sorts_and_shortens_the_table(bdtune, swept):
     assert (code, "--sort: expected a metric or a setting" in err) == (2, True)
 
 
+def test_report_prints_settings_as_rows_and_columns_in_any_form(bdtune, swept):
+    code, out, _ = bdtune("report", "small", "--table", "--cells", "acc,ra")
+    assert (code, "undefended" in out, "ra" in out) == (0, True, True)
+    found = json.loads(bdtune("report", "small", "--rows", "attack", "--cells", "acc", "--json")[1])
+    assert {"title", "rows", "columns", "cells", "notes"} == set(found)
+    assert {cell["metric"] for cell in found["cells"]} == {"acc"}
+    for form, part in (
+        ("latex", "\\toprule"),
+        ("markdown", "| ---"),
+        ("csv", "metric,mean"),
+        ("html", "<table>"),
+    ):
+        code, out, _ = bdtune("report", "small", "--table", "--format", form)
+        assert (code, part in out) == (0, True), form
+    assert "\\toprule" in bdtune("report", "small", "--format", "latex")[1]
+    assert not list(swept.glob("table.*"))  # its file has no table
+
+
+def test_a_wrong_shape_or_form_is_said_with_the_nearest_name(bdtune, swept):
+    code, _, err = bdtune("report", "small", "--rows", "atack,defense.betta", "--cells", "ac")
+    assert code == 2
+    assert "--rows: expected a setting that some trial has" in err
+    assert "Did you mean 'attack'?" in err
+    assert "Did you mean 'acc'?" in err
+    assert err.count("error: ") == 3
+    code, _, err = bdtune("report", "small", "--format", "latec")
+    assert (code, "Did you mean 'latex'?" in err) == (2, True)
+
+
+def test_a_sweep_whose_file_has_a_table_leaves_it_in_every_form(bdtune, swept):
+    settings = yaml.safe_load((swept / "sweep.yaml").read_text())
+    table = {"rows": ["attack"], "columns": ["defense"], "cells": ["acc"]}
+    (swept / "sweep.yaml").write_text(yaml.safe_dump({**settings, "table": table}))
+    assert bdtune("report", "small")[0] == 0
+    assert {file.name for file in swept.glob("table.*")} == {
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "table.html",
+    }
+    assert (swept / "table.html").read_text().startswith("<!doctype html>")
+
+
+def test_report_writes_a_page_with_its_figures(bdtune, swept):
+    code, out, err = bdtune("report", "small", "--html")
+    assert (code, out) == (0, "")
+    assert "report.html" in err
+    page = (swept / "report.html").read_text()
+    assert "Provenance" in page
+    assert "computed by commit" in page
+    found = json.loads(bdtune("report", "small", "--html", "--json")[1])
+    assert found["page"].endswith("report.html")
+    assert sorted(found["figures"]) == sorted(map(str, (swept / "figures").glob("*.svg")))
+
+
 def test_report_says_which_sweeps_there_are(bdtune, swept):
     code, _, err = bdtune("report", "smal")
     assert code == 2
@@ -514,6 +570,7 @@ def test_a_store_in_a_bucket_is_found_again_reported_verified_and_cleared(
     words = (*TRIAL, "numerics.device=cpu")
     assert bdtune("run", *words, "-q", "--store", address)[0] == 0
     assert json.loads(bdtune("plan", *words, "--json")[1])["stages"]["toy_tail"]["cached"] == 1
+    (swept / "store.txt").write_text(f"{address}\n")  # as if the sweep had begun there
     after = json.loads(bdtune("report", "small", "--json")[1])
     assert [trial["metrics"] for trial in after["trials"]] == [trial["metrics"] for trial in before["trials"]]
     found = json.loads(bdtune("cache", "ls", "--json")[1])
@@ -536,6 +593,46 @@ def test_a_store_in_a_bucket_is_found_again_reported_verified_and_cleared(
     code, out, _ = bdtune("doctor", "--json", "--store", "s3://nobody/x")
     assert code == 1
     assert "expected a bucket that exists" in out
+
+
+def test_sweeps_and_trials_are_followed_up(bdtune, swept, own_folder):
+    report = json.loads(bdtune("report", "small", "--json")[1])
+    [listed] = json.loads(bdtune("ls", "--json")[1])
+    assert (listed["sweep"], listed["done"], listed["trials"]) == ("small", 1, 1)
+    assert "small" in bdtune("ls")[1]
+    trial, other = (each["id"] for each in report["trials"])
+    stages = json.loads(bdtune("show", "trial", trial[:8], "--json")[1])["stages"]
+    assert all(Path(stage["folder"]).is_dir() for stage in stages)
+    assert "classifier" in bdtune("show", "trial", trial)[1]
+    assert json.loads(bdtune("diff", trial, other, "--json")[1])["settings"]
+    code, out, err = bdtune("export", trial, "best", "--json")
+    assert code == 0
+    assert {Path(file).name for file in json.loads(out)} >= {"model.safetensors", "rows.csv"}
+    assert "written to" in err
+    assert bdtune("export", trial, "best")[0] == 2
+    assert bdtune("export", trial, "again", "--weights")[0] == 2
+    for words in (["show", "trial", "/x"], ["diff", "small", "smal"], ["verify", "smal"], ["import", "best"]):
+        code, out, err = bdtune(*words)
+        assert (code, out) == (2, "")
+        assert "expected" in err
+
+
+def test_a_sweep_that_is_exported_reports_and_verifies_elsewhere(bdtune, swept, own_folder):
+    before = bdtune("report", "small", "--json")[1]
+    assert bdtune("export", "small", "moved")[0] == 0
+    code, _, err = bdtune("import", "moved", "--out", "there")
+    assert code == 0
+    assert "bdtune verify small --out" in err
+    assert bdtune("report", "small", "--json", "--out", "there")[1] == before
+    code, out, _ = bdtune("verify", "small", "--out", "there", "--json", "--quiet")
+    assert (code, {check["verdict"] for check in json.loads(out)}) == (0, {"equal"})
+    file = own_folder / "there" / "sweeps" / "small" / "sweep.json"
+    raw = json.loads(file.read_text())
+    raw["trials"][0]["metrics"]["acc"] += 0.5
+    file.write_text(json.dumps(raw))
+    code, out, _ = bdtune("verify", "small", "--out", "there", "--quiet")
+    assert code == 3
+    assert "all stages are equal, but the report says acc" in " ".join(out.split())
 
 
 def test_sync_where_nothing_was_swept(bdtune, own_folder):

@@ -66,8 +66,8 @@ class _End:
 class Driver:
     """All trials of one sweep, from the first question to the last result.
 
-    `slots` bounds how many adaptive trials are open at once. A trial's result is given out when that of its
-    baseline is there, as it is compared with it.
+    `slots` bounds how many adaptive trials are open at once. Of `ranks`, by trial id, lower ones start first.
+    A trial's result is given out when that of its baseline is there, as it is compared with it.
     """
 
     def __init__(
@@ -80,9 +80,10 @@ class Driver:
         *,
         folder: Path,
         retry_failed: bool = False,
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         self.spec, self.ledger, self.executor = spec, ledger, executor
-        self.source, self.listener = source, listener
+        self.source, self.listener, self.ranks = source, listener, ranks or {}
         self.folder, self.retry_failed = folder, retry_failed
         self.slots = 1
         self.results: dict[str, TrialResult] = {}
@@ -244,7 +245,14 @@ class Driver:
             return
         self.executor.prefix_reuse.want(entry.graph.stages.values())
         made_for = f"{self.ledger.sweep}/{entry.id}"
-        job = Job(entry.id, entry.graph.goals, self._first(entry), made_for, priority=entry.is_baseline)
+        job = Job(
+            entry.id,
+            entry.graph.goals,
+            self._first(entry),
+            made_for,
+            priority=entry.is_baseline,
+            rank=self.ranks.get(entry.id, 0),
+        )
         self.queue.add(job)
 
     def _first(self, entry: Entry) -> list[Node]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bdtune.engine.owner import is_gone, me
+from bdtune.engine.owner import beside, clear_unfinished, is_gone, me
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,10 @@ SCRATCH = "tune"
 def scratch(folder: Path) -> Iterator[Path]:
     """Make a scratch folder in a sweep's folder for this start alone: another may run the same sweep."""
     own = folder / SCRATCH / uuid.uuid4().hex
-    own.mkdir(parents=True)
-    note_processes(own)
+    making = beside(own)
+    making.mkdir(parents=True)
+    note_processes(making)
+    making.rename(own)  # it never lacks its owner
     try:
         yield own
     finally:
@@ -53,6 +55,7 @@ def clear_left(sweeps: Path) -> None:
                 for process in note["processes"] if note else ():
                     _end(process)
                 shutil.rmtree(old, ignore_errors=True)
+    clear_unfinished((sweeps, *sweeps.glob("*"), *sweeps.glob("*/*")))
 
 
 def _note(folder: Path) -> dict[str, Any] | None:

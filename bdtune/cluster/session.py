@@ -6,12 +6,14 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdtune.cluster.signals import sigterm_interrupts
+from bdtune.cluster.daemons import watched
+from bdtune.cluster.signals import handlers_stay, interruptible
 from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def session(
 
     `cpus` and `gpus` of a local session are those of the machine unless given (fake GPUs are accepted). `say`
     is told what takes time, and which cluster was joined. Raises `UserError`, before anything is started,
-    where nobody answers at the address, or where no trial of these `needs` would ever fit on this machine.
+    where nobody answers at the address, or where no trial of these `needs` would ever fit on this machine;
+    and `RayDiedError` when Ray's own processes die that were started here.
     """
     _quiet_environment()
     import ray
@@ -66,21 +69,37 @@ def session(
         return
     if address is not None:
         check_answers(address)
-        say(f"joining a Ray cluster ({address}) ...")
-        _join(address)
-        say(f"joined {_described()}")
     else:
         cpus = cpus or len(os.sched_getaffinity(0))
         if needs is not None:
             gpus_here = {} if gpus is None and not needs.gpu else {"GPU": _gpus() if gpus is None else gpus}
             fitting([{"CPU": cpus, **gpus_here}], needs)
-        say("starting Ray on this machine, which takes some seconds ...")
-        _start(cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
     try:
-        with sigterm_interrupts():  # Ray has set a handler of its own
-            yield
+        with interruptible():
+            with handlers_stay():  # Ray sets one of its own
+                _open(address, cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes, say)
+            with watched():
+                yield
     finally:
         ray.shutdown()
+
+
+def _open(
+    address: str | None, cpus: int | None, gpus: int | None, store_bytes: int, say: Callable[[str], None]
+) -> None:
+    """Join a cluster, or start a session; a SIGTERM that Ray takes meanwhile interrupts, too."""
+    try:
+        if address is not None:
+            say(f"joining a Ray cluster ({address}) ...")
+            _join(address)
+            say(f"joined {_described()}")
+        else:
+            say("starting Ray on this machine, which takes some seconds ...")
+            _start(cpus, gpus, store_bytes)
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def check_answers(address: str) -> None:
@@ -131,7 +150,7 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _start(cpus: int, gpus: int | None, store_bytes: int) -> None:
+def _start(cpus: int | None, gpus: int | None, store_bytes: int) -> None:
     """Start a session of this machine, again if need be: Ray gives itself 30 s, which a busy one may need."""
     import ray
 

@@ -11,9 +11,11 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bdtune.cluster.daemons import RayDiedError
 from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.scratch import clear_left, scratch
 from bdtune.cluster.session import Needs, session, slots
+from bdtune.cluster.signals import handlers_stay
 from bdtune.cluster.trial_source import make_source
 from bdtune.config.expand import points, with_values
 from bdtune.engine.execute import Executor
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from bdtune.cluster.trial_source import TrialSource
     from bdtune.config.sweep import SweepSpec
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.store import Store
@@ -92,34 +95,49 @@ def run_sweep(
     *,
     watcher: SweepListener,
     options: Options | None = None,
+    source: TrialSource | None = None,
+    ranks: Mapping[str, int] | None = None,
 ) -> Outcome:
     """Run every trial of a sweep that is not in the store yet; returns all results.
 
-    `folder` is the sweep's own. Raises `UserError` when no node can ever hold a trial.
+    `folder` is the sweep's own. `source`: what gives the trials, unless the sweep does. Of `ranks`, by trial
+    id, lower ones start first. Raises `UserError` when no node can ever hold a trial.
     """
     options = options or Options()
     driver = Driver(
         spec,
         ledger,
         executor,
-        make_source(spec, folder),
+        source or make_source(spec, folder),
         watcher,
         folder=folder,
         retry_failed=options.retry_failed,
+        ranks=ranks,
     )
-    interrupted = False
-    executor.store.clear_leftovers()
-    clear_left(folder.parent)
-    with executor.store.pins.held():
-        driver.answer()
-        if not driver.finished:
-            interrupted = _run_on_ray(driver, watcher, options)
+    interrupted, ray_died = False, None
+    try:
+        _clear(executor.store, folder)  # what killed starts left
+        with executor.store.pins.held():
+            driver.answer()
+            if not driver.finished:
+                _run_on_ray(driver, watcher, options)
+        _clear(executor.store, folder)  # what killed workers left
+    except KeyboardInterrupt:  # Ctrl-C, and SIGTERM that does the same
+        interrupted = True
+    except RayDiedError as error:
+        ray_died = str(error)
     order = [driver.results[trial] for trial in ledger.entries if trial in driver.results]
-    return Outcome(order, interrupted, len(driver._started), driver.given_up)
+    given_up = driver.given_up or ray_died
+    return Outcome(order, interrupted or not driver.complete, len(driver._started), given_up)
 
 
-def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> bool:
-    """Run what is left; returns whether it was interrupted."""
+def _clear(store: Store, folder: Path) -> None:
+    store.clear_leftovers()
+    clear_left(folder.parent)
+
+
+def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> None:
+    """Run what is left, until it is done or interrupted."""
     from bdtune.cluster import shared as sharing
 
     trials = driver.ledger.entries.values()
@@ -158,7 +176,7 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> boo
             streamed=streamed,
         )
         with _watching(live, watcher):
-            return _tune(driver, common, needs, fitting, own)
+            _tune(driver, common, needs, fitting, own)
 
 
 def _extremes(spec: SweepSpec) -> list[TrialSpec]:
@@ -181,8 +199,8 @@ def _epochs(driver: Driver) -> int:
     return max((trial_graph(spec).epochs for spec in specs), default=1)
 
 
-def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) -> bool:
-    """Let Tune run what the driver releases; returns whether it was interrupted."""
+def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) -> None:
+    """Let Tune run what the driver releases, until its own handler of Ctrl-C ends the trials."""
     from ray import tune
 
     from bdtune.cluster.searcher import HoldBack
@@ -195,7 +213,7 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) ->
     trainable = tune.with_resources(
         tune.with_parameters(Trial, shared=common), tune.PlacementGroupFactory(needs.bundles)
     )
-    with _quiet(), _interruptible() as interrupted:
+    with _quiet(), handlers_stay():  # Tune leaves its own behind, which would take the next Ctrl-C
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -216,23 +234,12 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) ->
             ),
         )
         tuner.fit()
-    return interrupted.is_set() or not driver.complete
 
 
 def _unpickled(scheduler: Any) -> Any:
     """Keep a scheduler, and the driver with it, out of the snapshot that Tune pickles and nobody reads."""
     scheduler.__reduce_ex__ = lambda _: (object, ())
     return scheduler
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Note Ctrl-C, and SIGTERM that does the same; Tune's own handler, set while it runs, ends the trials."""
-    seen = threading.Event()
-    try:
-        yield seen
-    except KeyboardInterrupt:
-        seen.set()
 
 
 @contextlib.contextmanager

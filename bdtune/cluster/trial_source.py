@@ -26,7 +26,7 @@ from bdtune.errors import ConfigError
 from bdtune.tuning.samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from bdtune.config.sweep import Domain, SweepSpec
@@ -51,24 +51,30 @@ class TrialSource(Protocol):
         """Say what a ticket's trial reached on each objective; None when it failed."""
 
 
-class GridSource:
+class ListSource:
+    """Trials that are known beforehand, in their order."""
+
+    adaptive = False
+
+    def __init__(self, trials: Iterable[TrialSpec]) -> None:
+        self._trials = enumerate(trials)
+
+    def ask(self) -> tuple[int, TrialSpec] | None:
+        return next(self._trials, None)
+
+    def tell(self, ticket: int, values: Sequence[float] | None) -> None:
+        """Known trials learn nothing."""
+
+
+class GridSource(ListSource):
     """The points of a finite sweep.
 
     Under a scheduler they come in the order of their ids, which are hashes: what stops trials early compares
     each with those before it, and in a grid's own order, worse settings first, it would stop none.
     """
 
-    adaptive = False
-
     def __init__(self, spec: SweepSpec) -> None:
-        judged = spec.scheduler.judges
-        self._points = iter(enumerate(sorted(points(spec), key=trial_id) if judged else points(spec)))
-
-    def ask(self) -> tuple[int, TrialSpec] | None:
-        return next(self._points, None)
-
-    def tell(self, ticket: int, values: Sequence[float] | None) -> None:
-        """A finite sweep learns nothing."""
+        super().__init__(sorted(points(spec), key=trial_id) if spec.scheduler.judges else points(spec))
 
 
 class StudySource:

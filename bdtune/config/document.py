@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdtune.checking import show, unknown
@@ -14,7 +15,9 @@ from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import MOST_PROBLEMS, ConfigError, Problem
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    from bdtune.config.yaml_file import YamlText
 
 SWEEP_KEYS = tuple(name for name in SweepSpec.model_fields if name != "trial")
 
@@ -37,6 +40,8 @@ class Document:
     trial: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
     name: str = "command line"
+    folder: Path = Path()
+    """Where files that it names are found from."""
     origins: dict[str, Origin] = field(default_factory=dict)
     found: list[tuple[Origin, Problem]] = field(default_factory=list)
     overridden: set[str] = field(default_factory=set)
@@ -103,11 +108,8 @@ def read_document(file: Path, shown_as: str) -> Document:
     Raises `ConfigError` when the file is no YAML, or no mapping.
     """
     text = read_yaml(file, shown_as)
-    document = Document(name=shown_as)
-    for path, line in text.lines.items():
-        place = Origin((0, line), f"{shown_as}:{line}")
-        short = _today(path).removeprefix("trial.")
-        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
+    document = Document(name=shown_as, folder=file.parent)
+    _note_origins(document, text.lines)
     for problem in text.problems[:MOST_PROBLEMS]:
         line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0
         document.found.append((Origin((0, line), problem.where), problem))
@@ -118,6 +120,22 @@ def read_document(file: Path, shown_as: str) -> Document:
         document.finish()
     _sort_keys(document, text.data)
     return document
+
+
+def part_of(text: YamlText, path: str, data: dict[str, Any], shown_as: str, folder: Path) -> Document:
+    """Return the sweep that a file in a folder holds at a dotted path; `data` is what stands there."""
+    document = Document(name=f"{shown_as}:{text.lines.get(path, 1)}", folder=folder)
+    below = {known: line for known, line in text.lines.items() if known.startswith(f"{path}.")}
+    _note_origins(document, {known.removeprefix(f"{path}."): line for known, line in below.items()}, shown_as)
+    _sort_keys(document, data)
+    return document
+
+
+def _note_origins(document: Document, lines: Mapping[str, int], shown_as: str = "") -> None:
+    for path, line in lines.items():
+        place = Origin((0, line), f"{shown_as or document.name}:{line}")
+        short = _today(path).removeprefix("trial.")
+        document.origins[short if short.partition(".")[0] in TRIAL_KEYS else _today(path)] = place
 
 
 def _today(path: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bdtune.checking import show
+from bdtune.config.at_hand import absence
 from bdtune.config.document import assign
 from bdtune.config.limits import MAX_COMPARISONS, too_many_trials
 from bdtune.config.trial import (
@@ -104,13 +105,16 @@ def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
     return changed[0]
 
 
-def expand(space: Space, report: Callable[[Problem], None], *, check_data: bool = False) -> list[TrialSpec]:
+def expand(
+    space: Space, report: Callable[[Problem], None], *, check_data: bool = False, partial: bool = False
+) -> list[TrialSpec]:
     """Return the trials of a space; what is wrong is reported once for each value or pair of settings.
 
+    `partial`: that a data set is not there is nothing wrong.
     Entries of `when` and `exclude` that no trial meets, as the command line overrides what they ask for, are
     taken out of the space.
     """
-    reader = PointReader(space, report, check_data=check_data)
+    reader = PointReader(space, report, check_data=check_data, partial=partial)
     factors = list(_factors(space, reader))
     count = math.prod(len(factor) for factor in factors)
     conditions = _Conditions(space, reader)
@@ -203,9 +207,17 @@ def _same_trial(first: Point, second: Point) -> Problem:
 class PointReader:
     """Reads points; each distinct group of settings, data set and attack is checked once."""
 
-    def __init__(self, space: Space, report: Callable[[Problem], None], *, check_data: bool = False) -> None:
+    def __init__(
+        self,
+        space: Space,
+        report: Callable[[Problem], None],
+        *,
+        check_data: bool = False,
+        partial: bool = False,
+    ) -> None:
         self.space, self.failed = space, False
-        self._checks = cross_checks(data=check_data)
+        self._checks, self._without_files = cross_checks(data=check_data), cross_checks(data=False)
+        self._partial, self._absent = partial, dict[tuple[str, str], bool]()
         self._report = report
         self._told: set[Problem] = set()
         self._alike: Counter[tuple[str, ...]] = Counter()
@@ -289,7 +301,7 @@ class PointReader:
     def _agrees(self, spec: TrialSpec, found: Mapping[str, tuple[Any, str]], point: Point) -> bool:
         """Check what belongs together, each distinct combination once."""
         good = True
-        for keys, problems_of in self._checks:
+        for keys, problems_of in self._without_files if self._is_absent(found) else self._checks:
             if not all(key in found for key in keys):
                 continue
             memo = tuple(found[key][1] for key in keys)
@@ -300,6 +312,15 @@ class PointReader:
                 self._agreed[memo] = not problems
             good = good and self._agreed[memo]
         return good
+
+    def _is_absent(self, found: Mapping[str, tuple[Any, str]]) -> bool:
+        """Return whether the data set is not there, which a partial sweep may do without."""
+        if not self._partial or not {"dataset", "data_root"} <= found.keys():
+            return False
+        (dataset, key), (root, place) = found["dataset"], found["data_root"]
+        if (key, place) not in self._absent:
+            self._absent[key, place] = absence(dataset, root) is not None
+        return self._absent[key, place]
 
     def report(self, problem: Problem, point: Point) -> None:
         """Report a problem where the value that causes it stands; alike ones only so often."""

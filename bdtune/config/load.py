@@ -20,20 +20,27 @@ if TYPE_CHECKING:
 
     from bdtune.config.sweep import SweepSpec
 
+SWEEPS = "sweeps"
+"""The key by which a file is a campaign's."""
 _SUFFIXES = ("", ".yaml", ".yml")
 
 
 def load_sweep(
-    path_or_name: str | Path | None, overrides: Sequence[str] = (), *, check_data: bool = True
+    path_or_name: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    check_data: bool = True,
+    partial: bool = False,
 ) -> SweepSpec:
     """Load a sweep, with all its trials checked; raises `ConfigError` with all problems.
 
     `path_or_name`: a file, or the name of a shipped search space, with or without `.yaml`; None when the
-    overrides say everything. `check_data=False` does not look whether the data sets are there.
+    overrides say everything. `check_data=False` does not look whether the data sets are there;
+    `partial=True` leaves out the trials of those that are not, and `SweepSpec.absent` says so.
     """
     document, name = _open(path_or_name)
     apply_overrides(document, overrides)
-    return read_sweep(document, name, check_data=check_data)
+    return read_sweep(document, name, check_data=check_data, partial=partial)
 
 
 def load_trial(
@@ -59,7 +66,18 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def search_spaces() -> list[Description]:
     """Return the shipped search spaces: names, descriptions, and what their published numbers are from."""
-    return [_describe(name, file) for name, file in sorted(_shipped().items())]
+    return [_describe(name, file) for name, file in sorted(_shipped().items()) if not holds_sweeps(file)]
+
+
+def campaigns() -> list[Description]:
+    """Return the shipped campaigns, which are several sweeps each: names and descriptions."""
+    return [_describe(name, file) for name, file in sorted(_shipped().items()) if holds_sweeps(file)]
+
+
+def holds_sweeps(file: Path) -> bool:
+    """Return whether a file is a campaign's; False where it cannot be read."""
+    data = read_yaml(file).data
+    return isinstance(data, dict) and SWEEPS in data
 
 
 def find(path_or_name: str | Path) -> Path:
@@ -100,10 +118,10 @@ def _open(path_or_name: str | Path | None) -> tuple[Document, str]:
     if path_or_name is None:
         return Document(), "sweep"
     file = find(path_or_name)
-    return read_document(file, _shown(file)), file.stem
+    return read_document(file, shown(file)), file.stem
 
 
-def _shown(file: Path) -> str:
+def shown(file: Path) -> str:
     """Return a file's name for messages: relative where it lies below the working directory."""
     absolute, here = file.absolute(), Path.cwd()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(file)

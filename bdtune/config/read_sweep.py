@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bdtune.checking import check, check_each, show
-from bdtune.config.document import mapping
+from bdtune.config.at_hand import parted
 from bdtune.config.expand import Space, expand
 from bdtune.config.limits import too_many_axes
+from bdtune.config.published import check_rows, read_published
 from bdtune.config.search import check_search, distinct, known_path
 from bdtune.config.sweep import (
     Axes,
@@ -22,6 +23,7 @@ from bdtune.config.sweep import (
     When,
     spelled_out,
 )
+from bdtune.config.table_layout import check_layout
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec, build, parse_sections
 from bdtune.effects import no_effect
 from bdtune.errors import Problem, nearest
@@ -35,6 +37,7 @@ from bdtune.tuning.schedulers import NONE, SCHEDULERS, SchedulerKnobs
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from bdtune.config.at_hand import Absent
     from bdtune.config.document import Document
     from bdtune.tuning.samplers import Sampler
     from bdtune.tuning.schedulers import Scheduler
@@ -42,10 +45,11 @@ if TYPE_CHECKING:
 _AXIS_KEYS = ("grid", "zip", "vary", "seeds", "when", "exclude")
 
 
-def read_sweep(document: Document, name: str, *, check_data: bool = True) -> SweepSpec:
+def read_sweep(document: Document, name: str, *, check_data: bool = True, partial: bool = False) -> SweepSpec:
     """Return the sweep of a document with all its trials checked; raises `ConfigError` with all problems.
 
-    `name` is the sweep's name unless it gives one. `check_data` looks whether the data sets are there.
+    `name` is the sweep's name unless it gives one. `check_data` looks whether the data sets are there;
+    `partial` leaves out the trials of those that are not, unless that is all of them.
     """
     sections, problems = parse_sections(document.trial)
     for problem in problems:
@@ -54,7 +58,8 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
         document.report(problem)
         document.finish()  # before each of them is looked at
     values = _settings(document, name)
-    _check_references(document)
+    numbers, tables = read_published(document)
+    values["published"] = tuple(numbers)
     axes = _axis_values(document)
     space = Space(_raw(document, sections), sections, **axes, overridden=frozenset(document.overridden))
     search: Search | None = values.get("search")
@@ -64,20 +69,48 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True) -> Swe
     _check_objectives(document, values, sections, space)
     _check_attacked(document, values, sections, space)
     found: list[TrialSpec] = []
+    absent: tuple[Absent, ...] = ()
     if search is None:
-        found = expand(space, document.report, check_data=check_data)
+        found = expand(space, document.report, check_data=check_data, partial=partial)
         axes |= {"when": space.when, "exclude": space.exclude}
+        if not document.found and not document.overridden:  # else some rows may well have no trial
+            check_rows(document, tables, found)
+        found, absent = _at_hand(document, found, partial=partial)
     else:
         check_search(document, space, search, check_data=check_data)
+    if values.get("table") is not None:
+        check_layout(document, values["table"], found)
     document.finish()
     spec = SweepSpec(trial=build(sections), **axes, **values)
     spec._points = tuple(found) if search is None else None
+    spec._absent = absent
     return spec
+
+
+def _at_hand(
+    document: Document, trials: list[TrialSpec], *, partial: bool
+) -> tuple[list[TrialSpec], tuple[Absent, ...]]:
+    """Return the trials whose data sets are there, and what the others lack, if that may be.
+
+    Where it may not, say how the trials that lack nothing are run alone.
+    """
+    if partial:
+        present, absent = parted(trials)
+        if not present:
+            for each in absent:
+                document.report(each.problem)
+        return present, absent
+    names = ",".join(dict.fromkeys(trial.dataset.plugin_name() for trial in trials))
+    if names and any(problem.path == "data_root" for _, problem in document.found):
+        expected = "expected every data set of the sweep to be there"
+        hint = f"dataset={names} runs its trials alone; 'bdtune plan' leaves the others out"
+        document.wrong("dataset", expected, f"{names} alone", hint)
+    return trials, ()
 
 
 def _settings(document: Document, name: str) -> dict[str, Any]:
     """Return the settings that vary nothing, where they are right; some have a short form."""
-    plain = SweepSettings.model_fields.keys() - {"scheduler"}
+    plain = SweepSettings.model_fields.keys() - {"scheduler", "published"}
     raw, short = {"name": name, **{key: value for key, value in document.sweep.items() if key in plain}}, {}
     if isinstance(raw.get("select"), str):
         raw["select"], short["select.metric"] = {"metric": raw["select"]}, "select"
@@ -112,22 +145,6 @@ def _of_domain(problem: Problem) -> Problem:
     inner = parts is not None and (parts[2] in Domain.model_fields or problem.about_key)
     expected = "expected {uniform: [a, b]}, {log_uniform: [a, b]}, {int: [a, b]} or {choice: [...]}"
     return Problem(parts[1] if parts and inner else problem.path, expected)
-
-
-def _check_references(document: Document) -> None:
-    """Report settings and metrics of published numbers that there are none of."""
-    raw = document.sweep.get("published")
-    for number, entry in enumerate(raw if isinstance(raw, list) else []):
-        params, metrics = (mapping(mapping(entry).get(key)) for key in ("params", "metrics"))
-        for path in params:
-            known_path(document, f"published[{number}].params", path)
-        for metric, value in metrics.items():
-            path = f"published[{number}].metrics.{metric}"
-            if metric not in METRICS.names and "/" not in metric:
-                expected = f"expected one of the metrics: {', '.join(METRICS.names)}"
-                document.wrong(path, expected, show(metric), nearest(metric, METRICS.names))
-            elif metric in METRICS.own and isinstance(value, int | float) and not 0 <= value <= 1:
-                document.wrong(path, "expected a number from 0 to 1", show(value))
 
 
 def _check_attacked(

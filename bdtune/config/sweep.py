@@ -30,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from bdtune.config.at_hand import Absent
 from bdtune.config.trial import TrialSpec, spec_to_dict
 from bdtune.knobs import Knobs, absolute
 from bdtune.metrics import Mode
@@ -137,6 +138,28 @@ class Published(Knobs):
     source: str = Field(min_length=1)
 
 
+class TableLayout(Knobs):
+    """The shape of a sweep's table: settings as rows and columns, metrics in its cells.
+
+    `attack` and `dataset` stand for the plugin with its knobs that vary, `defense` for its name.
+    """
+
+    rows: tuple[str, ...] = ()
+    """Settings by dotted path; unless rows or columns are given, they follow from what varies."""
+    columns: tuple[str, ...] = ()
+    cells: tuple[str, ...] = Field(("acc", "asr"), min_length=1)
+    """Metrics of a cell."""
+    of: Literal["best", "mean"] = "best"
+    """Of several settings in a cell: the best one by `select`, or the mean over them."""
+    summary: tuple[Literal["mean", "worst"], ...] = ()
+    """Further rows: the mean or the worst value over the attacks of each first row setting."""
+    undefended: bool = True
+    """Whether undefended models have a column, or a row, of their own."""
+    percent: bool = False
+    """Write fractions as percentages."""
+    caption: str = ""
+
+
 class When(Knobs):
     """Axes that only the points which meet a condition have."""
 
@@ -144,6 +167,13 @@ class When(Knobs):
 
     condition: dict[str, Any] = Field(alias="if", min_length=1)
     grid: Axes = Field(min_length=1)
+
+
+def safe_name(name: str) -> str:
+    """Return a name that can be a folder's; raises `ValueError` for any other."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(f"expected at most 100 letters, digits, '.', '_' or '-', got '{name}'")
+    return name
 
 
 class SweepSettings(Knobs):
@@ -159,6 +189,11 @@ class SweepSettings(Knobs):
     retries: int = Field(1, ge=0, le=100)
     """How often a trial whose process died is started again at once; then it waits, longer each time."""
     published: tuple[Published, ...] = ()
+    """In a file also tables, see `bdtune.config.published`."""
+    notes: tuple[str, ...] = ()
+    """What a reader of its plan and report should know: what a paper leaves open, what is left out."""
+    table: TableLayout | None = None
+    """The shape of the table that a report adds; it changes no result."""
     keep: tuple[Kept, ...] = ()
     """What MLflow gets of each trial as files, besides its pictures."""
 
@@ -166,9 +201,7 @@ class SweepSettings(Knobs):
     @classmethod
     def _is_safe(cls, name: str) -> str:
         """A sweep's name becomes a folder."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-            raise ValueError(f"expected at most 100 letters, digits, '.', '_' or '-', got '{name}'")
-        return name
+        return safe_name(name)
 
 
 class SweepSpec(SweepSettings):
@@ -183,6 +216,12 @@ class SweepSpec(SweepSettings):
     exclude: tuple[dict[str, Any], ...] = ()
 
     _points: tuple[TrialSpec, ...] | None = PrivateAttr(None)
+    _absent: tuple[Absent, ...] = PrivateAttr(())
+
+    @property
+    def absent(self) -> tuple[Absent, ...]:
+        """The data sets that are not there and whose trials are left out, where only a part was asked for."""
+        return self._absent
 
     @property
     def objectives(self) -> tuple[tuple[str, Mode], ...]:
@@ -202,6 +241,13 @@ class SweepSpec(SweepSettings):
         sections += [entry.grid for entry in self.when]
         sections += [self.search.space if self.search else (), ("seed",) if self.seeds else ()]
         return list(dict.fromkeys(path for section in sections for path in section))
+
+
+def with_points(spec: SweepSpec, points: tuple[TrialSpec, ...], absent: tuple[Absent, ...]) -> SweepSpec:
+    """Return a finite sweep with some of its trials; `absent` says what the others lack."""
+    changed = spec.model_copy()
+    changed._points, changed._absent = points, absent
+    return changed
 
 
 def sweep_to_dict(spec: SweepSpec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ BINS = 50
 FLOOR = 1e-12  # smaller losses are drawn there: the axis is logarithmic
 PARTS = (("clean", "#0072B2"), ("poisoned", "#D55E00"))  # told apart by colour-blind readers too
 SHARE = "#6a737d"
+ROOM = 1.4  # the height of a histogram's axis over its highest bar: a legend stands above the bars
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
@@ -41,11 +42,13 @@ def draw_histogram(ax: Axes, losses: np.ndarray, poison: np.ndarray, line: float
 def draw_stacked(ax: Axes, values: np.ndarray, poison: np.ndarray, edges: np.ndarray) -> None:
     """Draw a histogram of values [n] with poisoned ones on top of clean ones; `edges` are its bins' ends.
 
-    One outline for each part: bars, one patch for each bin, take several times as long.
+    One outline for each part: bars, one patch for each bin, take several times as long. Room is left for a
+    legend, which matplotlib would place on the bars.
     """
     clean, poisoned = (np.histogram(values[rows], edges)[0] for rows in (~poison, poison))
     for (name, colour), low, high in zip(PARTS, (0 * clean, clean), (clean, clean + poisoned), strict=True):
         ax.stairs(high, edges, baseline=low, fill=True, color=colour, label=name)
+    ax.set_ylim(0, ROOM * (clean + poisoned).max(initial=1))
 
 
 def draw_trace(ax: Axes, trace: np.ndarray, poison: np.ndarray, *, share_above: bool = False) -> None:

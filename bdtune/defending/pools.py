@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     Training = Mapping[str, np.ndarray]
 
 LABELLED, SCORES = "pool.labelled", "pool.scores"
+LEAST = "#009E73"
+
+
+def unlabelled(training: Training) -> np.ndarray:
+    """Return the positions int64 of the rows whose labels are not read in the last epoch."""
+    return np.flatnonzero(~training[LABELLED][-1])
 
 
 def judged(trainings: Sequence[Training], truth: Truth) -> dict[str, float]:
@@ -57,7 +63,7 @@ def judged(trainings: Sequence[Training], truth: Truth) -> dict[str, float]:
         "labelled_poison_most": np.max(by_epoch, initial=0.0, where=np.isfinite(by_epoch)),
         "poison_labelled": mean(last[poison]),
         **isolation(~last, poison),
-        "smallest_class": min(mean(last[truth.observed == c]) for c in np.unique(truth.observed)),
+        "smallest_class": smallest_class_by_epoch(labelled, truth.observed)[-1],
         "changed": mean(last != labelled[-2]) if len(labelled) > 1 else np.nan,
         "auroc": auroc(scores, poison),
         "auroc_first": auroc(first, poison),
@@ -69,6 +75,13 @@ def judged(trainings: Sequence[Training], truth: Truth) -> dict[str, float]:
 def poison_by_epoch(labelled: np.ndarray, poison: np.ndarray) -> np.ndarray:
     """Return the share of poison in what is labelled float64 [E]; nan where nothing is."""
     return np.array([mean(poison[row]) for row in labelled])
+
+
+def smallest_class_by_epoch(labelled: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Return the least labelled share of an observed class float64 [E]."""
+    classes = [labelled[:, observed == c].mean(1, dtype=np.float64) for c in np.unique(observed)]
+    least: np.ndarray = np.min(classes, axis=0)
+    return least
 
 
 class Scores(NamedTuple):
@@ -86,7 +99,7 @@ def figure(shown: Sequence[Scores], trainings: Sequence[Training], truth: Truth)
     for ax, scores in zip(axes, shown, strict=False):
         _draw_scores(ax, scores, truth.is_poison)
         ax.set_title(scores.title, fontsize="medium")
-    _draw_epochs(axes[-1], trainings, truth.is_poison)
+    _draw_epochs(axes[-1], trainings, truth)
     axes[-1].set_title("what is labelled", fontsize="medium")
     return picture
 
@@ -105,12 +118,13 @@ def _draw_scores(ax: Axes, scores: Scores, poison: np.ndarray) -> None:
     dress(ax)
 
 
-def _draw_epochs(ax: Axes, trainings: Sequence[Training], poison: np.ndarray) -> None:
-    labelled = np.concatenate([each[LABELLED] for each in trainings])
+def _draw_epochs(ax: Axes, trainings: Sequence[Training], truth: Truth) -> None:
+    labelled, poison = np.concatenate([each[LABELLED] for each in trainings]), truth.is_poison
     epochs = np.arange(1, len(labelled) + 1)
-    found = poison_by_epoch(labelled, poison)
+    found, least = poison_by_epoch(labelled, poison), smallest_class_by_epoch(labelled, truth.observed)
     ax.plot(epochs, found, color=PARTS[1][1], marker=".", label="poison in what is labelled")
     ax.plot(epochs, labelled.mean(1), color=SHARE, label="labelled, of all samples")
+    ax.plot(epochs, least, color=LEAST, marker=".", label="labelled, of the class with the fewest")
     ax.axhline(mean(poison), color=PARTS[1][1], linestyle=":", linewidth=1, label="poison in all samples")
     for begin in np.cumsum([len(each[LABELLED]) for each in trainings])[:-1]:
         ax.axvline(begin + 0.5, color="black", linestyle="--", linewidth=0.8)

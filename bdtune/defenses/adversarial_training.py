@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.plugins.all_samples import AllSamples
@@ -85,6 +86,9 @@ class AdversariallyTrained(Defense):
             curve = arrays["validation.robust_acc"]
             found |= {"best_epoch": best_epoch(arrays), "overfitting": float(curve.max() - curve[-1])}
         return found
+
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return np.empty(0, np.int64)  # what is left out is there to validate
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         """Draw the losses on adversarial images, clean and poisoned, while training and in its last epoch.

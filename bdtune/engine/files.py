@@ -49,10 +49,12 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one short line; concurrent appenders do not mix theirs."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Append one short line; concurrent appenders do not mix theirs, and a torn one before it stays alone."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, (line + "\n").encode())
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"  # its writer was killed
+        os.write(descriptor, ("\n" * torn + line + "\n").encode())
     finally:
         os.close(descriptor)
 

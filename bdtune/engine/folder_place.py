@@ -32,7 +32,7 @@ from bdtune.engine.place import DAMAGED
 from bdtune.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from bdtune.engine.manifest import FileEntry
@@ -46,6 +46,7 @@ class FolderPlace:
 
     wait_s = 0.2
     readers = 1
+    layout = "objects/<first two digits of the key>/<key>"
 
     def __init__(self, root: Path, *, create: bool = True) -> None:
         self.root = root.absolute()
@@ -60,6 +61,9 @@ class FolderPlace:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make a store at {self.root}: {error}") from error
+
+    def where(self, key: str) -> str:
+        return str(self.folder(key))
 
     def folder(self, key: str) -> Path:
         """Return where the entry of a key lies, or would lie."""
@@ -122,16 +126,21 @@ class FolderPlace:
         paths = [self.folder(key) / name for name in names]
         return [path for path in paths if path.exists()]
 
-    def note(self, key: str, row: dict[str, Any]) -> None:
-        append_line(self.root / "costs.jsonl", json.dumps(row))
+    def note(self, key: str, row: dict[str, Any] | None) -> None:
+        if row is not None:
+            append_line(self.root / "costs.jsonl", json.dumps(row))
 
     def notes(self) -> list[dict[str, Any]]:
-        rows = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self.root / "costs.jsonl").read_text().splitlines():
-                with contextlib.suppress(ValueError):  # torn by a power failure
-                    rows.append(json.loads(line))
-        return rows
+        return list(self._rows())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the whole lines: one that was torn costs a prediction, but no plan."""
+        file = self.root / "costs.jsonl"
+        for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and {"stage", "seconds"} <= row.keys():
+                    yield row
 
     def catch_up(self) -> None:
         """Do nothing: what others publish is seen at once."""
@@ -157,7 +166,11 @@ class FolderPlace:
     def clear_leftovers(self) -> None:
         self.leases.clear_stale()
         self.pins.keys()
-        clear_unfinished(self.root / name for name in ("tmp", "tmp/checkpoints", "leases", "failed"))
+        clear_unfinished(self.root / name for name in ("tmp", "tmp/checkpoints", "leases", "pins", "failed"))
+        for folder in ("tmp/checkpoints", "failed"):
+            for file in (self.root / folder).glob("[!.]*"):
+                if (self.folder(file.stem) / MANIFEST).exists():  # its writer was killed after publishing
+                    file.unlink(missing_ok=True)
 
     def clear_orphans(self) -> int:
         return 0

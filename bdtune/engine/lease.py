@@ -88,7 +88,7 @@ class Leases:
         try:
             holder = json.loads(path.read_text())
             age = self._now() - path.stat().st_mtime
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # torn by a power failure: a kill leaves it whole
             return True
         if age > STALE_S:
             return True

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bdtune.engine.environment import environment
 from bdtune.engine.key import canonical_json
 
 FORMAT = 1
@@ -85,6 +86,8 @@ class Manifest:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     host: str = field(default_factory=socket.gethostname)
     commit: str = field(default_factory=git_commit)
+    environment: dict[str, str] = field(default_factory=environment)
+    """Versions, processor and threads; empty in what an earlier version wrote."""
     format: int = FORMAT
 
     @property
@@ -109,6 +112,7 @@ class Manifest:
             body = json.loads(content)
             if body.pop("checksum", None) != _checksum(body) or body["format"] != FORMAT:
                 raise ValueError("checksum or format differs")
+            body.setdefault("environment", {})
             files = {name: FileEntry(**entry) for name, entry in body.pop("files").items()}
             return cls(files=files, cost=Cost(**body.pop("cost")), **body)
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:

@@ -51,6 +51,7 @@ class ObjectPlace:
 
     wait_s = 2.0
     readers = READERS
+    layout = "payloads/<key>/<attempt>"
 
     def __init__(self, objects: Objects, cache: NodeCache | None = None) -> None:
         self.objects = objects
@@ -60,6 +61,9 @@ class ObjectPlace:
         self.pins = ObjectPins(objects)
         self.log = PublicationLog(objects)
         self._read: dict[str, tuple[str, Tag]] = {}  # the attempt and tag of each manifest that was read
+
+    def where(self, key: str) -> str:
+        return f"{self.root}/{_payload(key)}"
 
     def manifest(self, key: str) -> bytes | None:
         self.log.refresh()
@@ -163,8 +167,8 @@ class ObjectPlace:
                 found.append(path)
         return found
 
-    def note(self, key: str, row: dict[str, Any]) -> None:
-        self.log.append({"key": key, **row})
+    def note(self, key: str, row: dict[str, Any] | None) -> None:
+        self.log.append({"key": key, **(row or {})})
 
     def notes(self) -> list[dict[str, Any]]:
         self.log.refresh()
@@ -199,6 +203,11 @@ class ObjectPlace:
     def clear_leftovers(self) -> None:
         self.leases.clear_stale()
         self.pins.keys()
+        self.log.refresh()
+        for folder in ("checkpoints", "failed"):
+            for listed in self.objects.list(folder):
+                if _last(listed) in self.log.published:  # its writer was killed after publishing
+                    self.objects.delete(listed.name)
         if merged := self.log.merge():
             log.info("made one object of %d in the store's log", merged)
 

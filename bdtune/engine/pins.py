@@ -9,6 +9,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from bdtune.engine.files import replace_file
 from bdtune.engine.owner import is_gone, me
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ class Pins:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep a file of pins while the block runs; keys added before, while planning, are pinned too."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._file = self.folder / f"{uuid.uuid4().hex}.jsonl"
-        self._file.write_text("".join(json.dumps(line) + "\n" for line in (me(), *self._seen)))
+        lines = "".join(json.dumps(line) + "\n" for line in (me(), *self._seen))
+        replace_file(self._file, lines.encode())  # a file that does not say whose it is would stay for ever
         try:
             yield
         finally:

@@ -72,6 +72,10 @@ class Place(Protocol):
         """By which any process finds the place: a folder, or an address."""
 
     @property
+    def layout(self) -> str:
+        """Where below the root an entry's files lie, in words."""
+
+    @property
     def leases(self) -> Leases:
         """Who works on what."""
 
@@ -86,6 +90,9 @@ class Place(Protocol):
     @property
     def readers(self) -> int:
         """Reads that are best made at a time."""
+
+    def where(self, key: str) -> str:
+        """Return where the files of an entry lie, or would lie: a folder or an address."""
 
     def manifest(self, key: str) -> bytes | None:
         """Return the manifest of a published key, else None."""
@@ -111,8 +118,8 @@ class Place(Protocol):
     def files(self, key: str, names: Iterable[str], into: Path) -> list[Path]:
         """Return files of an entry as paths; a place that is no folder copies them below `into`."""
 
-    def note(self, key: str, row: dict[str, Any]) -> None:
-        """Note that a key was published, and what it took."""
+    def note(self, key: str, row: dict[str, Any] | None) -> None:
+        """Note that a key was published, and what it took; `row` is None if it was computed elsewhere."""
 
     def notes(self) -> list[dict[str, Any]]:
         """Return what all processes noted of what it took."""

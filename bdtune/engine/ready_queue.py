@@ -40,6 +40,8 @@ class Job:
     """Entered in the manifests of derived stages that are run here for this job."""
     priority: bool = False
     """True if other jobs report their results relative to this one: it is scheduled first."""
+    rank: int = 0
+    """Jobs of a lower rank start before those of a higher one."""
     claims: set[str] = field(default_factory=set)
     """Keys this job has yet to publish while it runs, as far as they are known."""
     may_reveal: dict[str, set[str]] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class ReadyQueue:
         self.predict = predict
         self.running: dict[str, Job] = {}
         self._settled: list[Settled] = []
-        self._ready: list[tuple[tuple[bool, bool, float, int, int], Job]] = []
+        self._ready: list[tuple[tuple[int, bool, bool, float, int, int], Job]] = []
         self._blocked: dict[str, list[Job]] = defaultdict(list)
         self._count = itertools.count()
         self._looked_at = 0.0
@@ -194,8 +196,8 @@ class ReadyQueue:
             return True
         return self.executor.store.leases.held_by_other(key)
 
-    def _priority(self, job: Job) -> tuple[bool, bool, float, int, int]:
-        """The priority go first, then followers of a finished stage, then the longest remaining path.
+    def _priority(self, job: Job) -> tuple[int, bool, bool, float, int, int]:
+        """Lower ranks go first, then the priority, followers of a finished stage, the longest remaining path.
 
         Where seconds are not known yet epochs decide, so that a training starts before the shorter ones whose
         results it saves.
@@ -203,4 +205,4 @@ class ReadyQueue:
         steps = {step.recipe: step for node in job.nodes for step in node.walk()}.values()
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
         seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
-        return not job.priority, len(todo) == len(steps), -seconds, -epochs, next(self._count)
+        return job.rank, not job.priority, len(todo) == len(steps), -seconds, -epochs, next(self._count)

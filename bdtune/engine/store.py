@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from bdtune.engine.key import digest_of
-from bdtune.engine.manifest import Cost, FileEntry, Manifest
+from bdtune.engine.manifest import MANIFEST, Cost, FileEntry, Manifest
 from bdtune.engine.place import DAMAGED, place_at
 from bdtune.engine.stage import Artefact, config_hash_of, scale_of
 from bdtune.errors import Diverged, StoreError
@@ -141,10 +141,7 @@ class Store:
             preimage=preimage,
             digest=digest_of(artefact.arrays, artefact.info),
             info=dict(artefact.info),
-            files={
-                name: FileEntry(len(content), hashlib.sha256(content).hexdigest())
-                for name, content in contents.items()
-            },
+            files={name: _entry_of(content) for name, content in contents.items()},
             cost=cost,
             made_for=made_for,
         )
@@ -157,6 +154,33 @@ class Store:
         if published is None:
             raise StoreError(f"the entry {key} of {self.root} vanished right after it was written")
         return published
+
+    def contents(self, key: str) -> dict[str, bytes]:
+        """Return the files of an entry as they are, its manifest too; nothing is checked, copied or moved.
+
+        Empty where there is no such entry. Raises `OSError` where a file cannot be read.
+        """
+        content = self.place.manifest(key)
+        if content is None:
+            return {}
+        entries = Manifest.from_json(content).files.items()
+        files = {name: self.place.read(key, name, entry, copies=False) for name, entry in entries}
+        return {**files, MANIFEST: content}
+
+    def adopt(self, contents: dict[str, bytes]) -> None:
+        """Take in an entry of another store, given as its files; one that is here already stands.
+
+        Raises `ValueError` where the files are not those that their manifest names.
+        """
+        files = dict(contents)
+        content = files.pop(MANIFEST)
+        manifest = Manifest.from_json(content)
+        found = {name: _entry_of(file) for name, file in files.items()}
+        if found != manifest.files:
+            raise ValueError(f"the files of entry {manifest.key} are not those of its manifest")
+        if not self.has(manifest.key):
+            self.place.commit(manifest.key, files, content, force=True)
+            self.place.note(manifest.key, None)
 
     def quarantine(self, key: str, why: str) -> None:
         """Move a damaged entry away, say so, and forget it, so that it is computed again."""
@@ -235,6 +259,10 @@ class Store:
     def forget_failure(self, key: str) -> None:
         """Allow a failed key to be tried again."""
         self.place.forget_failure(key)
+
+
+def _entry_of(content: bytes) -> FileEntry:
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _rows(curve: bytes) -> list[dict[str, float]]:

@@ -89,6 +89,14 @@ class TriggeredSet(ImageSet):
 
 
 @dataclass(frozen=True)
+class TriggerExamples:
+    """n test images as they are, and with the attack's trigger."""
+
+    clean: np.ndarray  # uint8 [n, H, W, C]
+    stamped: np.ndarray  # uint8 [n, H, W, C]
+
+
+@dataclass(frozen=True)
 class Truth:
     """What only evaluation and diagnostics may see; no stage that a defense trains on takes it."""
 
@@ -96,6 +104,7 @@ class Truth:
     observed: np.ndarray  # int64 [N]
     role: np.ndarray  # uint8 [N]: 0 clean, 1 poison, 2 cover
     target: int | None  # None when there is no single target class
+    examples: TriggerExamples | None = None  # where the defense asks for them, and there is an attack
 
     @property
     def is_poison(self) -> np.ndarray:

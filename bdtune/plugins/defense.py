@@ -10,7 +10,7 @@ nothing else.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import SerializeAsAny, SkipValidation
@@ -25,9 +25,10 @@ from bdtune.plugins.registry import Plugin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from matplotlib.figure import Figure
 
-    from bdtune.plugins.data import Truth
+    from bdtune.plugins.data import TriggerExamples, Truth
     from bdtune.plugins.model import Model
     from bdtune.training.supervised import Supervised
 
@@ -89,6 +90,8 @@ class Defense(Plugin):
     """Names of the chain's nodes that `diagnose` reads, beside the truth."""
     pictured: ClassVar[tuple[str, ...] | None] = None
     """Names of those that `figure` reads, where they are others: equal ones have one picture."""
+    examples: ClassVar[bool] = False
+    """Whether `diagnose` compares with the attack's trigger: the truth then has `examples`."""
     judged: ClassVar[tuple[str, ...]] = ("classifier",)
     """Names of the chain's nodes whose epochs a scheduler may judge, in the order in which they run.
 
@@ -124,6 +127,14 @@ class Defense(Plugin):
         """
         return {}
 
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray | None:
+        """Return the training rows, int64 positions, taken for poison; `artefacts` holds the evidence.
+
+        None: those that the classifier was not trained on with their observed label. A defense overrides this
+        if it leaves out rows for other reasons, or trains on those that it suspects.
+        """
+        return None
+
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure | None:
         """Return a picture of what the defense saw, or None; `artefacts` holds what is `pictured`."""
         return None
@@ -137,8 +148,9 @@ class Defense(Plugin):
 class Diagnose(Stage):
     """Compare what a defense decided with the truth.
 
-    Inputs: the defense's evidence by name; `truth`. Result: no arrays; info holds the metrics under the
-    defense's name, as `gssd/detected_target`. Nothing that a defense trains on reads it.
+    Inputs: the defense's evidence by name; `truth`; `examples` of the trigger, if it asks for them. Result:
+    no arrays; info holds the metrics under the defense's name, as `gssd/detected_target`. Nothing that a
+    defense trains on reads it.
     """
 
     name: ClassVar[str] = "diagnose"
@@ -147,15 +159,22 @@ class Diagnose(Stage):
     defense: SerializeAsAny[SkipValidation[Defense]]
     """The defense that is judged."""
 
-    def run(self, ctx: Context, *, truth: Truth, **evidence: Artefact) -> Artefact:
-        found = defined(self.defense.diagnose(evidence, truth))
+    def run(
+        self, ctx: Context, *, truth: Truth, examples: TriggerExamples | None = None, **evidence: Artefact
+    ) -> Artefact:
+        found = defined(self.defense.diagnose(evidence, replace(truth, examples=examples)))
         prefix = self.defense.plugin_name()
         return Artefact(info={f"{prefix}/{name}": value for name, value in found.items()})
 
 
-def diagnosis(defense: Defense, chain: Mapping[str, Node], truth: Source) -> Node | None:
+def diagnosis(
+    defense: Defense, chain: Mapping[str, Node], truth: Source, examples: Source | None = None
+) -> Node | None:
     """Return the node that judges a chain, or None when the defense has nothing to be judged by."""
-    evidence = {name: chain[name] for name in defense.evidence if name in chain}
-    if not evidence:
+    inputs: dict[str, Node | Source] = {name: chain[name] for name in defense.evidence if name in chain}
+    if not inputs:
         return None
-    return Node(Diagnose(defense=defense), {**evidence, "truth": truth}, chain["classifier"].master_seed)
+    inputs["truth"] = truth
+    if defense.examples and examples is not None:
+        inputs["examples"] = examples
+    return Node(Diagnose(defense=defense), inputs, chain["classifier"].master_seed)

@@ -31,6 +31,8 @@ def _checked(value: Any) -> float | int | str:
     raise ValueError(f"{expected}, got {show(value)}")
 
 
+MOST = 2**31
+"""Images: more than any data set has, and few enough to count with."""
 CleanSize = Annotated[float | int | str, PlainValidator(_checked)]
 """How many images: a share of each class (0.05), a count over all classes (500), or "10 per class"."""
 
@@ -83,6 +85,7 @@ def _by_class(size: float | str, sizes: np.ndarray) -> np.ndarray:
         return np.where(sizes > 0, int(size.split()[0]), 0)
     if size < 1:
         return np.floor(size * sizes + 0.5).astype(np.int64)
+    size = min(size, MOST)
     exact = size * sizes / max(1, sizes.sum())
     counts = np.floor(exact).astype(np.int64)
     largest = np.argsort(counts - exact, kind="stable")  # the largest remainder first

@@ -23,7 +23,15 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Node, PluginSource, Resident, Source, Stage
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
-from bdtune.plugins.data import GoalSet, ImageSet, ImageStream, LabelSet, TriggeredSet, Truth
+from bdtune.plugins.data import (
+    GoalSet,
+    ImageSet,
+    ImageStream,
+    LabelSet,
+    TriggeredSet,
+    TriggerExamples,
+    Truth,
+)
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.poison_plan import SplitName, drawn_order
 from bdtune.poisoning.reserve import Reserve
@@ -41,6 +49,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1
 """The label of an image that is shown without one."""
+SHOWN = 64
+"""Test images in which an inverted trigger is compared with the attack's."""
 T = TypeVar("T", bound="DataSource")
 Images = np.ndarray | ImageStream
 """uint8 [N, H, W, C], resident or as a stream."""
@@ -234,6 +244,21 @@ class TriggeredLabels(TriggeredTest):
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> GoalSet:  # type: ignore[override]
         _, labels, goals = self._measured(resident.labels(self.dataset, "test"))
         return GoalSet(labels, self.dataset.num_classes, goals)
+
+
+class TriggerShown(TriggeredTest):
+    """A few of these images as they are and with the trigger: what an inverted one is compared with."""
+
+    role: ClassVar[str] = "trigger_shown"
+    loads: ClassVar[type] = TriggerExamples
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> TriggerExamples:  # type: ignore[override]
+        split, attack = resident.split(self.dataset, "test"), self.bound
+        assert attack is not None
+        labels = np.asarray(split.labels)
+        ids = self._measured(labels)[0][:SHOWN]
+        clean = ImageSet(split.images, labels, **self._facts()).images_at(ids)
+        return TriggerExamples(clean, attack.equip(artefacts).trigger(clean, ids))
 
 
 class CoverTest(AttackedSource):

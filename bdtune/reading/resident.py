@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Pipeline = Literal["auto", "resident", "stream"]
 
 MEMORY_SHARE = 0.25
-"""A set that would fill more of the free memory is streamed: a poisoned copy must fit beside it."""
+"""A set that would fill more of the machine's memory is streamed: a poisoned copy must fit beside it."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,13 @@ class InProcess:
 
 @lru_cache(maxsize=64)
 def must_stream(dataset: Dataset, split: SplitName, root: Path | None, pipeline: Pipeline) -> bool:
-    """Return whether a split is to be read in blocks: on request, or because it does not fit."""
+    """Return whether a split is to be read in blocks: on request, or because it does not fit.
+
+    By all memory, not by what is free: a streamed training sees another order and is another result, so the
+    same command must decide alike at every load.
+    """
     if pipeline != "auto":
         return pipeline == "stream"
     height, width, channels = dataset.stream(split, root).images.shape[1:]
     size = len(dataset.labels(split, root)) * height * width * channels
-    return size > MEMORY_SHARE * psutil.virtual_memory().available
+    return size > MEMORY_SHARE * psutil.virtual_memory().total

@@ -11,6 +11,7 @@ from bdtune.knobs import short_names
 from bdtune.report.best import marked
 from bdtune.report.groups import Group, grouped, label, rank, varying
 from bdtune.report.panels import ACC, ASR, BEST, QUIET, Panel, draw, panels, undefended
+from bdtune.report.saving import save
 from bdtune.report.selection import rule_title
 from bdtune.trials.results import SEED, show
 
@@ -53,7 +54,7 @@ def overview(result: SweepResult, path: Path) -> Path | None:
     figure = Figure(figsize=(width, HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(rows, 5 + 3 * columns)
-    _scatter(figure.add_subplot(grid[:, :5]), groups, best)
+    scatter(figure.add_subplot(grid[:, :5]), groups, best)
     for index, panel in enumerate(shown):
         column, row = divmod(index, rows)
         box = figure.add_subplot(grid[row, 5 + 3 * column : 8 + 3 * column])
@@ -65,9 +66,7 @@ def overview(result: SweepResult, path: Path) -> Path | None:
     handles = _legend(groups, best, shown)
     ncols = max(2, int(width / LEGEND))
     figure.legend(handles=handles, loc="outside lower left", ncols=ncols, fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    return path
+    return save(figure, path, dpi=120)
 
 
 def _title(
@@ -89,7 +88,8 @@ def _title(
     return lines
 
 
-def _scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group]) -> None:
+def scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group]) -> None:
+    """Draw accuracy against attack success: a large mark for each mean, a small dot for each seed."""
     for role in sorted({_role(group, best) for group in groups}):
         style = STYLES[role]
         points = [_points(group) for group in groups if _role(group, best) == role]
@@ -98,7 +98,7 @@ def _scatter(ax: Axes, groups: Sequence[Group], best: Sequence[Group]) -> None:
         faint = {"color": style["color"], "alpha": 0.5}
         ax.plot(*_split(joined), linewidth=0.8, **faint)
         ax.plot(*_split([seed for _, seed in seeds]), linestyle="none", marker="o", ms=2.5, **faint)
-        ax.plot(*_split([mean for mean, *_ in points]), linestyle="none", **style)
+        ax.plot(*_split([mean for mean, *_ in points]), linestyle="none", label=role, **style)
     reached = [value for group in groups for value in group.values("acc")]
     span = max(max(reached) - min(reached), LEAST_SPAN)  # else noise of a thousandth would fill the picture
     top = min((max(reached) + min(reached) + span) / 2, 1.0)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from bdtune.engine.files import replace_file
 from bdtune.errors import UserError
-from bdtune.report import table
+from bdtune.report import cross_table, forms, table
+from bdtune.report.page.document import standalone
+from bdtune.report.seconds import with_seconds
 from bdtune.trials.results import SweepResult
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.config.sweep import Published
+    from bdtune.report.cross import CrossTable
     from bdtune.report.table import Table
     from bdtune.trials.results import TrialResult
 
@@ -32,18 +35,22 @@ def write(
     result: SweepResult,
     *,
     paper: Sequence[Published] = (),
+    notes: Sequence[str] = (),
     diagnostics: Sequence[str] = (),
+    shaped: CrossTable | None = None,
     figure: bool = True,
 ) -> list[Path]:
     """Write `sweep.json`, `report.md`, `report.csv`, `report.png` into a sweep's folder; return the paths.
 
-    Each file is replaced atomically. There is no picture where no trial has numbers.
+    A `shaped` table is written as `table.md`, `.csv`, `.tex` and `.html`. Each file is replaced atomically.
+    There is no picture where no trial has numbers.
     """
-    full = table.build(result, paper=paper, diagnostics=diagnostics)
+    full = table.build(result, paper=paper, notes=notes, diagnostics=diagnostics)
     texts = {
         "sweep.json": json.dumps(result.to_json(), allow_nan=False),
         "report.md": table.markdown(full),
-        "report.csv": table.csv_text(result),
+        "report.csv": table.csv_text(with_seconds(result, paper)),
+        **(_shaped_texts(shaped) if shaped else {}),
     }
     for name, text in texts.items():
         replace_file(folder / name, text.encode())
@@ -54,6 +61,16 @@ def write(
         picture = overview(result, folder / "report.png")
         paths += [picture] if picture else []
     return paths
+
+
+def _shaped_texts(shaped: CrossTable) -> dict[str, str]:
+    neutral = cross_table.neutral(shaped)
+    return {
+        "table.md": forms.text_of(neutral, "markdown"),
+        "table.csv": cross_table.csv_text(shaped),
+        "table.tex": forms.text_of(neutral, "latex"),
+        "table.html": standalone(neutral.title, forms.text_of(neutral, "html")),
+    }
 
 
 def read(folder: Path) -> SweepResult:
@@ -78,12 +95,16 @@ def reported(folder: Path) -> tuple[TrialResult, ...]:
         return ()
 
 
+def width() -> int:
+    """Return the characters of a line: COLUMNS, else the terminal's, else `PLAIN_WIDTH`."""
+    return shutil.get_terminal_size((PLAIN_WIDTH, 0)).columns
+
+
 def show(shown: Table, stream: TextIO | None = None) -> None:
     """Print a table: with colours on a terminal, as plain aligned text elsewhere; long texts are wrapped."""
     stream = stream or sys.stdout
     if not stream.isatty():
-        width = shutil.get_terminal_size((PLAIN_WIDTH, 0)).columns  # obeys COLUMNS
-        print(table.plain(shown, width), file=stream)
+        print(table.plain(shown, width()), file=stream)
         return
     from rich.console import Console
 

@@ -17,6 +17,8 @@ GAP = 2
 """Characters between two columns."""
 LONGEST_WORD = 30  # longer words are broken when their column is wrapped
 LONGEST_PAIR = 16  # a knob's name and value of so many characters stay in one line
+BREAKS = "._/+ "
+"""Characters after which a head may go on in another line."""
 TIED = "\N{NO-BREAK SPACE}"
 EMPTY = "-"
 
@@ -91,7 +93,7 @@ def _wrapped_cells(cells: Sequence[str], each: Sequence[int]) -> tuple[str, ...]
 
 
 def _short_heads(table: Table) -> Table:
-    """Break heads that are wider than their numbers, after an underscore, a dot or a space."""
+    """Break heads that are wider than their numbers, after a character of `BREAKS`."""
     columns = []
     for i, column in enumerate(table.columns):
         cells = max((len(row.cells[i]) for row in table.rows), default=0)
@@ -100,7 +102,7 @@ def _short_heads(table: Table) -> Table:
 
 
 def _broken(name: str, width: int) -> str:
-    parts = re.split(r"(?<=[._ ])", name)
+    parts = re.split(rf"(?<=[{BREAKS}])", name)
     width = max(width, *map(len, parts))
     lines = [""]
     for part in parts:
@@ -110,6 +112,11 @@ def _broken(name: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _whole(name: str) -> str:
+    """Return a head in one line: a line that no other character broke was broken by a space."""
+    return re.sub(rf"(?<=[{BREAKS}])\n", "", name).replace("\n", " ")
+
+
 def _without_spares(table: Table, width: int) -> Table:
     """Leave out columns, those of the highest `spare` first, until the rest fits."""
     missing: list[str] = []
@@ -117,7 +124,7 @@ def _without_spares(table: Table, width: int) -> Table:
         last = max(range(len(table.columns)), key=lambda i: (table.columns[i].spare, i))
         if not table.columns[last].spare:
             break
-        missing.append(table.columns[last].name.replace("\n", ""))
+        missing.append(_whole(table.columns[last].name))
         rows = tuple(replace(row, cells=_without(row.cells, last)) for row in table.rows)
         table = replace(table, columns=_without(table.columns, last), rows=rows)
     note = (f"no room for: {', '.join(reversed(missing))}; the report's files have all",) if missing else ()

@@ -28,8 +28,17 @@ class Stat:
 
     def text(self, digits: int = 3) -> str:
         """Return "0.989±0.002", or the mean alone for one seed."""
-        spread = "" if self.std is None else f"±{self.std:.{digits}f}"
-        return f"{self.mean:.{digits}f}{spread}"
+        spread = "" if self.std is None else f"±{rounded(self.std, digits, like=self.mean)}"
+        return f"{rounded(self.mean, digits)}{spread}"
+
+
+LARGE = 1000
+"""Numbers from here on, such as seconds, are shown without decimals."""
+
+
+def rounded(value: float, digits: int = 3, *, like: float | None = None) -> str:
+    """Return a number with so many decimals; with none if it is large, or the number that it is `like`."""
+    return f"{value:.{0 if abs(value if like is None else like) >= LARGE else digits}f}"
 
 
 @dataclass(frozen=True, eq=False)

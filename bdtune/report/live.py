@@ -1,4 +1,4 @@
-"""Progress of a sweep while it runs: a small live display on a terminal, plain lines elsewhere."""
+"""Progress of a sweep while it runs: a live display on a terminal or in a notebook, else plain lines."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Progress:
         self._clock = clock
         self._lock = threading.Lock()
         self._live: Live | None = None
-        self._on_terminal = not quiet and self.stream.isatty()
+        self._lives = not quiet and (self.stream.isatty() or (stream is None and _in_notebook()))
         self.trials = 0
         self.predicted: float | None = None
         self.running: dict[str, Running] = {}
@@ -90,7 +90,7 @@ class Progress:
         self._started = self._clock()
         length = f", about {duration(seconds)} of computing" if seconds else ""
         self.message(f"{trials} trials, {unique} stages, {cached} of them in the store{length}")
-        if self._on_terminal and self._live is None:
+        if self._lives and self._live is None:
             self._live = self._open()
 
     def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
@@ -220,11 +220,14 @@ class Progress:
         from rich.console import Console
         from rich.live import Live
 
-        live = Live(
+        from bdtune.report.notebook import NotebookLive
+
+        on_terminal = self.stream.isatty()
+        live = (Live if on_terminal else NotebookLive)(
             get_renderable=self._render,
-            console=Console(file=self.stream),
-            refresh_per_second=REFRESHES_PER_S,
-            transient=True,
+            console=Console(file=self.stream, force_jupyter=False),
+            refresh_per_second=REFRESHES_PER_S if on_terminal else 1,
+            transient=on_terminal,
         )
         live.start()
         return live
@@ -249,6 +252,14 @@ class Progress:
             rows.add_row(Text(state.stage), Text(epochs), Text(length, style="dim"), Text(self.name(trial)))
         more = len(running) - MOST_RUNNING
         return Group(head, rows, *([Text(f"and {more} more", style="dim")] if more > 0 else []))
+
+
+def _in_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False  # rich takes a moment to load
+    from bdtune.report.notebook import in_notebook
+
+    return in_notebook()
 
 
 def _numbers(result: TrialResult) -> str:

@@ -137,6 +137,11 @@ def _numbers(ax: Axes, values: Sequence[Scalar], *, held: bool) -> list[float]:
     return numbers
 
 
+def log_scale(numbers: Sequence[float]) -> bool:
+    """Return whether numbers suit a logarithmic axis: all positive, and spread wide."""
+    return bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_RATIO
+
+
 def undefended(panel: Panel, groups: Sequence[Group], metric: str) -> Stat | None:
     """Return the level without a defense; None where the panel has several."""
     cases = [given(group.params) for group in panel.groups]

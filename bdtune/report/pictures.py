@@ -10,6 +10,7 @@ import numpy as np
 
 from bdtune.plugins.poison_plan import Role, Rows
 from bdtune.poisoning.dirty_label import named
+from bdtune.report.saving import save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,9 +110,7 @@ def _picture(
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, format="png", metadata={"Software": "bdtune"})
-    return path
+    return save(figure, path, dpi=DPI, metadata={"Software": "bdtune"})
 
 
 def _rows(images: np.ndarray, ids: np.ndarray, attack: Attack, plan: PoisonPlan, look: _Look) -> list[_Row]:

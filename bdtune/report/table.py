@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bdtune.knobs import short_names
@@ -16,8 +16,10 @@ from bdtune.plugins.metric import columns
 from bdtune.report.baselines import together, value_of, whose
 from bdtune.report.best import best_notes, marked
 from bdtune.report.fit import EMPTY, GAP, fitted, total, widths
-from bdtune.report.groups import Group, grouped, rank, varying
+from bdtune.report.groups import Group, grouped, rank, rounded, varying
+from bdtune.report.models import model_notes
 from bdtune.report.order import blocks, shown, sort_metric
+from bdtune.report.seconds import with_seconds
 from bdtune.trials.results import DATA_SEED, SEED, Scalar, show
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Column:
     numeric: bool = True
     spare: int = 0  # 0: never left out
     knob: bool = False  # whether it may share one column with the other knobs
+    group: str = ""  # a head above those of the columns beside it that have the same one
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Row:
 
     cells: tuple[str, ...]
     kind: str = ""  # "undefended", "best", "failed", "not_taken" or ""
+    bold: frozenset[int] = frozenset()  # cells that stand out in forms other than plain text
+    starts: bool = False  # whether a rule stands above it
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def build(
     result: SweepResult,
     *,
     paper: Sequence[Published] = (),
+    notes: Sequence[str] = (),
     diagnostics: Sequence[str] = (),
     sort: str | None = None,
     top: int | None = None,
@@ -88,10 +94,12 @@ def build(
 ) -> Table:
     """Return the table of a sweep.
 
-    `diagnostics` names further metrics to show; `sort` a metric or a setting to sort by; see `order.blocks`.
+    `paper` holds published numbers to show beside ours, `notes` what the sweep says of itself; `diagnostics`
+    names further metrics to show; `sort` a metric or a setting to sort by; see `order.blocks`.
     Of each block the undefended rows and the first `top` settings are kept, else `limit` settings in all.
     Raises `UserError` where there is nothing called like `sort`.
     """
+    result = with_seconds(result, paper)
     groups = grouped(result.trials)
     best = marked(groups, result)
     found = [together(block) for block in blocks(groups, result, sort)]
@@ -100,9 +108,10 @@ def build(
     layout = _layout(groups, paper, [*([metric] if metric else []), *diagnostics], result.metric)
     left_out = sum(map(len, found)) - len(rows)
     dropped = [f"not shown: {left_out} settings; the report's files have them all"] if left_out else []
-    notes = (*dropped, *best_notes(result, groups), *_notes(result, groups, layout))
+    below = (*dropped, *best_notes(result, groups), *model_notes(groups), *_notes(result, groups, layout))
+    remarks = tuple(f"note: {note}" for note in notes)
     lines = tuple(_row(group, layout, groups, best=group in best) for group in rows)
-    return Table(_title(result, groups, layout), _columns(layout, groups, metric), lines, notes)
+    return Table(_title(result, groups, layout), _columns(layout, groups, metric), lines, below + remarks)
 
 
 def _fits(number: Published, group: Group) -> bool:
@@ -188,8 +197,9 @@ def _columns(layout: _Layout, groups: list[Group], sorted_by: str | None) -> tup
 def _row(group: Group, layout: _Layout, groups: list[Group], *, best: bool) -> Row:
     axes = [_knob(axis, group, layout, groups) for axis in layout.axes]
     stats = [group.stat(name) for name in (*layout.metrics, *layout.diagnostics)]
-    published = next((number.metrics for number in layout.numbers if _fits(number, group)), {})
-    paper = [f"{published[name]:.3f}" if name in published else EMPTY for name in layout.paper]
+    fitting = [number.metrics for number in layout.numbers if _fits(number, group)]
+    published = {name: value for metrics in reversed(fitting) for name, value in metrics.items()}
+    paper = [rounded(published[name]) if name in published else EMPTY for name in layout.paper]
     numbers = [stat.text() if stat else EMPTY for stat in stats]
     counts = [str(len(group.done))] if layout.counts else []
     epochs = [EMPTY if group.epochs is None else str(group.epochs)] if layout.epochs else []
@@ -275,8 +285,21 @@ def duration(seconds: float) -> str:
 # ------------------------------------------------------------------------------------------------ writers
 
 
+def stacked(table: Table) -> Table:
+    """Return a table with the heads of groups of columns as first lines of the columns' own."""
+    if not any(column.group for column in table.columns):
+        return table
+    before, columns = "", []
+    for column in table.columns:
+        above = column.group if column.group != before else ""
+        before = column.group
+        columns.append(replace(column, name=f"{above}\n{column.name}", group=""))
+    return replace(table, columns=tuple(columns))
+
+
 def plain(table: Table, width: int | None = None) -> str:
     """Return a table as aligned text, fitted to `width` if given; a cell may have several lines."""
+    table = stacked(table)
     table = table if width is None else fitted(table, width)
     each = widths(table)
 
@@ -293,8 +316,8 @@ def plain(table: Table, width: int | None = None) -> str:
 
     rule = "-" * total(each)
     head = aligned([column.name for column in table.columns])
-    body = [aligned(row.cells) for row in table.rows]
-    return "\n".join([table.title, rule, head, rule, *body, rule, *table.notes])
+    body = [line for row in table.rows for line in ([rule] * row.starts + [aligned(row.cells)])]
+    return "\n".join([*filter(None, [table.title]), rule, head, rule, *body, rule, *table.notes])
 
 
 STYLES = {"best": "bold green", "failed": "red", "not_taken": "yellow", "undefended": "dim"}
@@ -307,11 +330,13 @@ def rich_table(table: Table, width: int) -> Lines:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = fitted(table, width)
+    table = fitted(stacked(table), width)
     shown = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in table.columns:
         shown.add_column(Text(column.name), justify="right" if column.numeric else "left", no_wrap=True)
     for row in table.rows:
+        if row.starts:
+            shown.add_section()
         shown.add_row(*map(Text, row.cells), style=STYLES.get(row.kind))
     return Lines(Text(table.title, style="bold"), Text(), shown, Text(), Text("\n".join(table.notes)))
 
@@ -319,10 +344,12 @@ def rich_table(table: Table, width: int) -> Lines:
 def markdown(table: Table) -> str:
     """Return a table as GitHub Markdown, the best row in bold."""
     dashes = ["---:" if column.numeric else "---" for column in table.columns]
-    lines = [_pipes([column.name for column in table.columns]), _pipes(dashes)]
+    heads = [" ".join(filter(None, (column.group, column.name))) for column in table.columns]
+    lines = [_pipes([head.replace("|", "\\|") for head in heads]), _pipes(dashes)]
     for row in table.rows:
         cells = [cell.replace("|", "\\|") for cell in row.cells]
-        lines.append(_pipes([f"**{cell}**" if row.kind == "best" and cell else cell for cell in cells]))
+        strong = [cell and (row.kind == "best" or i in row.bold) for i, cell in enumerate(cells)]
+        lines.append(_pipes([f"**{c}**" if bold else c for c, bold in zip(cells, strong, strict=True)]))
     notes = "\n".join(f"- {note}" for note in table.notes)
     return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
 

@@ -296,6 +296,21 @@ def check_diagnosis_and_figure(name: str) -> None:
     assert picture is None or picture.axes
 
 
+def check_verdicts(name: str) -> None:
+    """What the defense suspects are positions of training rows, each once."""
+    defense = small_defense(name)
+    run, chain, _ = whole_run(type(defense))
+    found = defense.suspected({key: run(chain[key]) for key in defense.evidence if key in chain})
+    if found is None:
+        return
+    rows = len(observed_set())
+    described = f"{found.dtype} {list(found.shape)}"
+    right = (found.dtype, found.ndim) == (np.int64, 1)
+    assert right, f"expected int64 [n] of `suspected`, got {described}"
+    inside = len(found) == len(set(found.tolist()) & set(range(rows)))
+    assert inside, f"expected positions from 0 to {rows - 1} of `suspected`, each once"
+
+
 def check_derived_stages(name: str) -> None:
     """Derived stages need neither torch nor images, since the driver runs them, and repeat exactly."""
     run, *_ = whole_run(type(small_defense(name)))
@@ -341,6 +356,7 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     check_reads_what_it_is_given,
     check_truth_is_not_read,
     check_diagnosis_and_figure,
+    check_verdicts,
     check_derived_stages,
     check_subsets,
 )

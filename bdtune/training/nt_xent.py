@@ -5,16 +5,25 @@ Source: SimCLR (Chen et al., 2020), equation 1: the positive is in the denominat
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
+if TYPE_CHECKING:
+    from bdtune.training.simclr import HeadKind
 
-def projection_head(width: int, projection: int) -> nn.Sequential:
-    """Return linear d -> d, ReLU, linear d -> `projection`, both without bias."""
-    return nn.Sequential(
-        nn.Linear(width, width, bias=False), nn.ReLU(inplace=True), nn.Linear(width, projection, bias=False)
-    )
+
+def projection_head(width: int, projection: int, kind: HeadKind = "plain") -> nn.Sequential:
+    """Return linear d -> d, ReLU, linear d -> `projection`.
+
+    plain: without biases, as GSSD has it; normed: with biases, and batch norm before the ReLU, as DBD has it.
+    """
+    normed = kind == "normed"
+    between = [nn.BatchNorm1d(width)] if normed else []
+    first, last = nn.Linear(width, width, bias=normed), nn.Linear(width, projection, bias=normed)
+    return nn.Sequential(first, *between, nn.ReLU(inplace=True), last)
 
 
 def nt_xent(projections: torch.Tensor, temperature: float) -> torch.Tensor:

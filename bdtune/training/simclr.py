@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bdtune.training.loop import Training
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+HeadKind = Literal["plain", "normed"]
 
 
 class SimCLR(TorchStage):
@@ -64,6 +65,8 @@ class SimCLR(TorchStage):
     """Divides cosine similarities."""
     projection: int = Field(128, ge=1)
     """Width of the projections that the loss compares."""
+    head: Annotated[HeadKind, OnlyIf(head="normed")] = "plain"
+    """What makes them: two linear layers around a ReLU without biases, or with biases and batch norm."""
     flip: bool | None = None
     """Whether views are mirrored; null: unless a mirror image may be of another class."""
     smallest_crop: Annotated[float, OnlyIf(own_views=True)] = Field(0.08, gt=0, le=1)
@@ -102,7 +105,7 @@ class SimCLR(TorchStage):
         device = session.device_of(ctx.numerics)
         network = weights.new_network(model, data, ctx.seed, ctx.numerics)
         with session.seeded(ctx.seed, "projection"):
-            head = nt_xent.projection_head(network.feature_dim, self.projection).to(device)
+            head = nt_xent.projection_head(network.feature_dim, self.projection, self.head).to(device)
         trained = [weight for name, weight in network.named_parameters() if not name.startswith("head.")]
         rule: dict[str, Any] = {"weight_decay": self.weight_decay, "momentum": self.momentum}
         optimizer = loop.make_optimizer(

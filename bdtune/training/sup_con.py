@@ -31,8 +31,9 @@ class SupCon(TorchStage):
 
     Inputs: data (ImageSet), model (Model), and trusted (artefact with ids int64 [n]) where `positives` asks.
     Result: weights `model.<name>` without the network's linear head; the projection head is dropped too.
-    Departures: views are SimCLR's, of stronger crops and colours than the code's; the rate warms up epoch by
-    epoch from 0 and falls to 0, where the code does so step by step from 0.01 and ends at a thousandth.
+    Departures: the order of the jitter's steps is drawn per batch; the projection head has no biases; the
+    rate warms up epoch by epoch from 0 and falls to 0, where the code does so step by step from 0.01 and ends
+    at a thousandth.
     Raises `Diverged` on a non-finite loss or weight, `UserError` with fewer than 2 images.
     """
 
@@ -61,6 +62,10 @@ class SupCon(TorchStage):
     trusted: if both are trusted, of its label; any_label: of its label, trusted or not, if it is itself."""
     flip: bool | None = None
     """Whether views are mirrored; null: unless a mirror image may be of another class."""
+    smallest_crop: float = Field(0.2, gt=0, le=1)
+    """Least share of an image's area that a view shows."""
+    jitter: float = Field(0.5, ge=0, le=1.25)
+    """Strength of the change of colours; 1: brightness, contrast and saturation by 0.8, hue by 0.2."""
 
     @property
     def needs_trusted(self) -> bool:
@@ -102,7 +107,8 @@ class SupCon(TorchStage):
         )
         images, known = batches.DeviceSet(data, device), self._known(len(data), trusted).to(device)
         flip = data.mirrors if self.flip is None else self.flip
-        views = augment.Augmentation.of("simclr", data, session.dtype_of(ctx.numerics), flip=flip)
+        looks = {"smallest_crop": self.smallest_crop, "jitter": self.jitter}
+        views = augment.Augmentation.of("simclr", data, session.dtype_of(ctx.numerics), flip=flip, **looks)
 
         def epoch(done: int) -> dict[str, float]:
             lr = self.rate(done)

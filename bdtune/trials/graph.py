@@ -22,6 +22,7 @@ from bdtune.poisoning.sources import (
     SelectCleanSet,
     SelectSet,
     TriggeredTest,
+    TriggerShown,
     TruthSource,
 )
 from bdtune.training.choices import settled
@@ -142,6 +143,7 @@ class _Sources(NamedTuple):
     triggered: TriggeredTest | None
     cover: CoverTest | None
     truth: TruthSource
+    examples: TriggerShown | None
 
 
 @lru_cache(maxsize=256)
@@ -176,6 +178,7 @@ def _sources(
         triggered=None if attack is None else TriggeredTest(**attacked),
         cover=CoverTest(**attacked) if attack is not None and attack.covers_test else None,
         truth=fit.read_as(TruthSource),
+        examples=None if attack is None else TriggerShown(**attacked),
     )
 
 
@@ -208,7 +211,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     optional |= {"select": data.select, "select_clean": data.select_clean}
     inputs |= {name: source for name, source in optional.items() if source is not None}
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
-    diagnose = defenses.diagnosis(spec.defense, chain, data.truth)
+    diagnose = defenses.diagnosis(spec.defense, chain, data.truth, data.examples)
     return TrialGraph(
         evaluate, diagnose, chain, _baseline(spec), data.fit.digest, data.truth, spec.defense.judged
     )

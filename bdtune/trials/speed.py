@@ -44,7 +44,7 @@ class Speed:
     """
 
     def __init__(self, threads: int = 1) -> None:
-        self.threads = threads
+        self.threads = min(threads, len(os.sched_getaffinity(0)))  # more would only get in each other's way
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self._file = Path(cache) / "bdtune" / "speed.json"
         self._known: dict[str, float | None] = {}

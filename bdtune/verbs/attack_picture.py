@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from bdtune.config.load import load_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.plan import Costs
+from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, UserError
 from bdtune.poisoning.sources import trained_nodes
 from bdtune.reading.resident import InProcess
 from bdtune.report.stages import StageProgress, described
 from bdtune.report.table import duration
-from bdtune.verbs.stores import checked, opened
+from bdtune.verbs.stores import checked, store_at, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.stage import Artefact, Node
-    from bdtune.engine.store import Store
     from bdtune.plugins.attack import Attack
 
 
@@ -62,8 +62,8 @@ def draw(request: Request, *, train: bool = False) -> str:
     spec, attack = request.spec, request.attack
     nodes = trained_nodes(attack, spec.dataset, spec.data_root, spec.seed_of_data, spec.numerics)
     if nodes:
-        at = checked(request.run_dir, request.store, write=train, alone=True)
-        store = opened(request.run_dir, at, write=train)
+        at = checked(store_at(request.run_dir, request.store), write=train, alone=True)
+        store = to_write(request.run_dir, at) if train else Store(at, create=False)
         executor = Executor(store, InProcess(spec.data_root, spec.pipeline))
         missing = [node for node in _missing(nodes.values(), executor) if node.stage.kind == "train"]
         if missing and not train:

@@ -96,7 +96,7 @@ class _Roots:
             yield Difference("", "stage", first.name, second.name)
             return
         own = []
-        for path, values in _differing(first, second):
+        for path, values in differing(first, second):
             parents = self._parents(path, *values)
             if parents is None:
                 own.append(Difference(first.name, path, *map(_text, values)))
@@ -123,14 +123,15 @@ class _Roots:
         return found
 
 
-def _differing(first: Manifest, second: Manifest) -> list[tuple[str, tuple[Any, Any]]]:
+def differing(first: Manifest, second: Manifest) -> list[tuple[str, tuple[Any, Any]]]:
+    """Return the dotted paths in which the recipes of two entries differ, each with both values."""
     one, two = dict(_flat(first.preimage)), dict(_flat(second.preimage))
     paths = sorted(one.keys() | two.keys())
     return [(path, (one.get(path), two.get(path))) for path in paths if one.get(path) != two.get(path)]
 
 
 def _distance(pair: tuple[Manifest, Manifest]) -> tuple[bool, int]:
-    return pair[0].stage != pair[1].stage, len(_differing(*pair))
+    return pair[0].stage != pair[1].stage, len(differing(*pair))
 
 
 def _text(value: Any) -> Any:

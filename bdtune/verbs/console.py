@@ -24,10 +24,11 @@ StoreAt = Annotated[
     typer.Option(
         "--store",
         metavar="PLACE",
-        help="Folder, or bucket as s3://NAME/PREFIX (default: as at the last time, or in --out).",
+        help="Folder, or bucket as s3://NAME/PREFIX (default: the sweep's, the last one, or in --out).",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from bdtune.engine.key import key_of
 from bdtune.errors import StoreError
 from bdtune.poisoning.sources import trained_nodes
 from bdtune.reading.resident import InProcess
+from bdtune.report.saving import save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,9 +78,7 @@ class Gallery:
         figure = defense.figure(self._open(nodes), truth)
         if figure is None:
             return None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-        return path
+        return save(figure, path, dpi=110)
 
     def _open(self, nodes: Mapping[str, Node]) -> dict[str, Artefact]:
         found = {}

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import yaml
+
 from bdtune.config.load import load_trial
+from bdtune.config.trial import spec_to_dict
 from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.files import replace_file
 from bdtune.reading.resident import InProcess
 from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
@@ -14,7 +18,8 @@ from bdtune.report.names import setting_names
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.results import SweepResult
 from bdtune.trials.speed import Speed
-from bdtune.verbs.stores import checked, opened
+from bdtune.verbs.home import SINGLE, SINGLE_SWEEP
+from bdtune.verbs.stores import checked, store_at, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +27,6 @@ if TYPE_CHECKING:
 
     from bdtune.trials.ledger import Entry
     from bdtune.trials.results import TrialResult
-
-NAME = "run"
-"""What single trials are recorded under in manifests."""
 
 
 def run(
@@ -37,10 +39,13 @@ def run(
 ) -> SweepResult:
     """Compute one trial, or take it from the store; the result holds its baseline too."""
     spec = load_trial(file, overrides)
-    at = checked(run_dir, store, alone=True)
-    executor = Executor(opened(run_dir, at), InProcess(spec.data_root, spec.pipeline))
-    ledger = Ledger(NAME, executor.resolver)
+    at = checked(store_at(run_dir, store), alone=True)
+    executor = Executor(to_write(run_dir, at), InProcess(spec.data_root, spec.pipeline))
+    ledger = Ledger(SINGLE_SWEEP, executor.resolver)
     wanted = ledger.add(spec)
+    for entry in ledger.entries.values():
+        settings = yaml.safe_dump(spec_to_dict(entry.spec), sort_keys=False)
+        replace_file(run_dir / SINGLE / f"{entry.id}.yaml", settings.encode())
     speed = Speed(len(os.sched_getaffinity(0)))
     plan = ledger.plan(speed)
     with executor.store.pins.held(), Progress(quiet=quiet, name=setting_names(ledger, [])) as progress:
@@ -53,13 +58,14 @@ def run(
         progress.estimate = Estimate(ledger, guess=speed)
         results = []
         for entry in ledger.entries.values():
-            results.append(_walk(entry, ledger, executor, progress))
+            results.append(walked(entry, ledger, executor, progress))
             progress.trial_done(results[-1])
-    return SweepResult(NAME, tuple(results), wanted.id)
+    return SweepResult(SINGLE_SWEEP, tuple(results), wanted.id)
 
 
-def _walk(entry: Entry, ledger: Ledger, executor: Executor, progress: Progress) -> TrialResult:
-    executor.made_for = f"{NAME}/{entry.id}"
+def walked(entry: Entry, ledger: Ledger, executor: Executor, progress: Progress) -> TrialResult:
+    """Compute what a trial lacks, in this process; returns its result, also where a stage fails."""
+    executor.made_for = f"{ledger.sweep}/{entry.id}"
     try:
         for event in executor.walk(entry.graph.goals):
             tick = event.tick

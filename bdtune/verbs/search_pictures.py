@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from bdtune.cluster.trial_source import open_study
-from bdtune.engine.files import replace_file
+from bdtune.report.saving import save
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +57,7 @@ def _drawn(plot: Callable[..., Any], study: Any, path: Path, about: dict[str, An
             drawn = plot(study, **about)
         figure = (drawn.flat[0] if hasattr(drawn, "flat") else drawn).figure
         figure.set_size_inches(8, 4.5)
-        content = BytesIO()
-        figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
-        replace_file(path, content.getvalue())
+        save(figure, path, dpi=110, bbox_inches="tight")
     except Exception as error:
         log.warning("no picture %s: %s", path.name, error)
         return []

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from bdtune.plugins.table import Table
 
-SPACES = "search-spaces"
+SPACES, CAMPAIGNS = "search-spaces", "campaigns"
 TABLES: dict[str, Table[Any]] = {table.kind: table for table in (METRICS, SAMPLERS, SCHEDULERS)}
-KINDS = (*registry.KINDS, *TABLES, SPACES)
+KINDS = (*registry.KINDS, *TABLES, SPACES, CAMPAIGNS)
 SINGULAR = {kind.removesuffix("s"): kind for kind in registry.KINDS}
 
 
@@ -38,16 +38,16 @@ def plugin_kind_of(word: str) -> str:
     """Return the kind of plugin that a word means; the others have no knobs to show."""
     kind = kind_of(word)
     if kind not in registry.KINDS:
-        raise ConfigError(Problem("", f"expected one of {', '.join(SINGULAR)}", f"'{word}'"))
+        raise ConfigError(Problem("", f"expected one of {', '.join(SINGULAR)}, trial", f"'{word}'"))
     return kind
 
 
 def describe_all(kind: str) -> list[registry.Description]:
     """Return name, summary and source of everything of a kind, without importing any plugin."""
-    if kind == SPACES:
-        from bdtune.config.load import search_spaces
+    if kind in (SPACES, CAMPAIGNS):
+        from bdtune.config.load import campaigns, search_spaces
 
-        return search_spaces()
+        return search_spaces() if kind == SPACES else campaigns()
     if kind in TABLES:
         entries = map(TABLES[kind].find, TABLES[kind].names)
         return [registry.Description(entry.name, entry.about, entry.source) for entry in entries]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -10,7 +9,7 @@ import re
 import shlex
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -22,8 +21,8 @@ from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
 from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import file_lock, replace_file
-from bdtune.errors import ConfigError, Problem, UserError, nearest
-from bdtune.report import files, table
+from bdtune.errors import UserError
+from bdtune.report import cross, files, table
 from bdtune.report.estimate import Estimate
 from bdtune.report.groups import grouped
 from bdtune.report.live import Progress
@@ -38,25 +37,27 @@ from bdtune.trials.speed import Speed
 from bdtune.trials.sweep_folder import (
     ASKED,
     SETTINGS,
-    SWEEPS,
+    STORE,
     NameTakenError,
     Place,
     claim,
     find_place,
     release,
+    store_of,
     varied,
 )
 from bdtune.verbs import search_pictures
+from bdtune.verbs.home import find_sweep, settings_of
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
-from bdtune.verbs.stores import checked, opened
-from bdtune.verbs.whole_sweep import whole
+from bdtune.verbs.stores import checked, of_sweep, store_for, to_read, to_write
+from bdtune.verbs.whole_sweep import whole, without_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from bdtune.config.sweep import Kept, SweepSpec
+    from bdtune.config.sweep import Kept, Resources, SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
@@ -82,15 +83,15 @@ class SweepOutcome:
     """The files of its report, in its folder."""
     latest: tuple[TrialResult, ...] = ()
     """Results of this run's own trials; an earlier run may have left others."""
+    why: Mapping[str, str] = field(default_factory=dict)
+    """Why trials were not run, by id, where more is known than that they were not."""
+    folder: Path | None = None
+    """The sweep's folder, of a report."""
 
     @property
     def exit_code(self) -> int:
         """0 all done, 1 some given up, 3 some failed, 130 interrupted."""
-        if self.given_up:
-            return 1
-        if self.interrupted:
-            return 130
-        return 3 if any(trial.status in ("failed", "diverged") for trial in self.latest) else 0
+        return exit_code(self.given_up, self.latest, interrupted=self.interrupted)
 
     def ending(self, out: Path | None) -> list[str]:
         """Return the lines that end a run: what was written where, and which command is next.
@@ -166,11 +167,8 @@ class SweepScreen:
         self.progress.trial_done(result)
         self.recorder.trial_done(result)
         if result.status == "failed":
-            file = self.folder / "failed" / f"{result.id}.yaml"
-            spec = spec_to_dict(self.recorder.ledger.entries[result.id].spec)
-            replace_file(file, yaml.safe_dump(spec, sort_keys=False).encode())
-            run_dir = self.folder.parent.parent
-            self.progress.message(f"repeat it with: bdtune run {file} --out {run_dir}", always=True)
+            line = leave_failed(self.folder, self.recorder.ledger, result.id)
+            self.progress.message(line, always=True)
 
     def held(self, count: int) -> None:
         """So many trials wait for others."""
@@ -190,16 +188,29 @@ class SweepScreen:
         self.recorder.learned(trial, role, epoch, metrics)
 
 
+def leave_failed(folder: Path, ledger: Ledger, trial: str) -> str:
+    """Leave a failed trial's settings in its sweep's folder; returns how to repeat it in one process."""
+    file = folder / "failed" / f"{trial}.yaml"
+    spec = spec_to_dict(ledger.entries[trial].spec)
+    replace_file(file, yaml.safe_dump(spec, sort_keys=False).encode())
+    store = f" --store {store_of(folder)}" if (folder / STORE).exists() else ""
+    return f"repeat it with: bdtune run {file} --out {folder.parent.parent}{store}"
+
+
 def plan(
     file: str | None, overrides: Sequence[str], run_dir: Path, *, store: str | None = None
 ) -> tuple[SweepSpec, Plan]:
-    """Load a sweep, under the name that it would get, and count what it needs; writes nothing."""
-    spec = load_sweep(file, overrides)
+    """Load a sweep, under the name that it would get, and count what it needs; writes nothing.
+
+    Trials of data sets that are not there are left out; `SweepSpec.absent` lists these.
+    """
+    spec = load_sweep(file, overrides, partial=True)
     place = find_place(run_dir, spec)
     if place.line():
         print(place.line(), file=sys.stderr)
     spec = spec.model_copy(update={"name": place.name})
-    ledger, _ = make_ledger(spec, opened(run_dir, checked(run_dir, store, write=False), write=False))
+    at = store_for(run_dir, [place.folder] if place.known else [], store)
+    ledger, _ = make_ledger(spec, to_read(at))
     return spec, _plan(spec, ledger)
 
 
@@ -217,12 +228,54 @@ def _speed(spec: SweepSpec) -> Speed:
 
 def _estimate(spec: SweepSpec, ledger: Ledger, expected: Plan, options: Options) -> Estimate:
     """Return what says how long the rest of a sweep takes; of a search, trials like those of its plan."""
-    cpus = options.cpus or len(os.sched_getaffinity(0))
-    slots = max(1, int(cpus / spec.resources.cpu)) if options.address is None else 1
     count = spec.search.trials if spec.search is not None else 0
     each = expected.seconds_shared / max(1, expected.trials)
-    slots = min(slots, options.concurrency or slots)
+    slots = slots_of(spec.resources, options)
     return Estimate(ledger, slots, guess=_speed(spec), unasked=lambda asked: each * max(0, count - asked))
+
+
+def announce(progress: Progress, expected: Plan) -> None:
+    """Say what is to come."""
+    counts = expected.stages.values()
+    progress.planned(
+        expected.trials + expected.baselines,
+        unique=sum(count.unique for count in counts),
+        cached=sum(count.cached for count in counts),
+        seconds=None if expected.unpredicted else expected.seconds_shared,
+    )
+
+
+def exit_code(given_up: str | None, trials: Iterable[TrialResult], *, interrupted: bool) -> int:
+    """Return 0 when all is done, 1 when some were given up, 3 when some failed, 130 when interrupted."""
+    if given_up:
+        return 1
+    if interrupted:
+        return 130
+    return 3 if any(trial.status in ("failed", "diverged") for trial in trials) else 0
+
+
+def slots_of(resources: Resources, options: Options) -> int:
+    """Return how many trials run at a time, at least."""
+    cpus = options.cpus or len(os.sched_getaffinity(0))
+    slots = max(1, int(cpus / resources.cpu)) if options.address is None else 1
+    return min(slots, options.concurrency or slots)
+
+
+def make_tracker(
+    run_dir: Path, folder: Path, spec: SweepSpec, tags: Mapping[str, str] | None = None
+) -> Tracker:
+    """Return what records a sweep for MLflow; `tags` are further ones of its own run."""
+    return Tracker(
+        run_dir,
+        spec.name,
+        axes=varied(folder, spec),
+        params=to_params(spec.trial),
+        tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec))), **(tags or {})},
+        artifacts=[
+            (folder / SETTINGS, ""),
+            *((file, ASKED) for file in sorted((folder / ASKED).glob("*.yaml"))),
+        ],
+    )
 
 
 def sweep(
@@ -243,34 +296,19 @@ def sweep(
     spec = load_sweep(file, overrides)
     if options.address is not None:
         check_answers(options.address)  # before anything is written
-    at = checked(run_dir, store)
-    place = _claimed(run_dir, spec, overrides)
+    known = find_place(run_dir, spec)
+    at = checked(store_for(run_dir, [known.folder] if known.known else [], store))
+    place = _claimed(run_dir, spec, overrides, at)
     folder = place.folder
     spec = spec.model_copy(update={"name": place.name})
-    ledger, executor = make_ledger(spec, opened(run_dir, at))
-    tracker = Tracker(
-        run_dir,
-        spec.name,
-        axes=varied(folder, spec),
-        params=to_params(spec.trial),
-        tags={"bdtune.oracle": values.oracle_tag(oracle_reads(spec, _knobs(spec)))},
-        artifacts=[
-            (folder / SETTINGS, ""),
-            *((file, ASKED) for file in sorted((folder / ASKED).glob("*.yaml"))),
-        ],
-    )
+    ledger, executor = make_ledger(spec, to_write(run_dir, at))
+    tracker = make_tracker(run_dir, folder, spec)
     with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
         if place.line():
             progress.message(place.line(), always=True)
         expected = _plan(spec, ledger)
         progress.estimate = _estimate(spec, ledger, expected, options)
-        counts = expected.stages.values()
-        progress.planned(
-            expected.trials + expected.baselines,
-            unique=sum(count.unique for count in counts),
-            cached=sum(count.cached for count in counts),
-            seconds=None if expected.unpredicted else expected.seconds_shared,
-        )
+        announce(progress, expected)
         tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
@@ -292,10 +330,8 @@ def sweep(
             raise
         finally:
             recorder.close()
-    result, written = _reported(folder, spec, ledger, gallery, outcome.trials)
-    status: Literal["interrupted", "done"] = "interrupted" if outcome.interrupted else "done"
-    note = table.markdown(table.build(result, paper=spec.published))
-    tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
+    result, written = reported(folder, spec, ledger, gallery, outcome.trials)
+    end(tracker, spec, result, written, interrupted=outcome.interrupted)
     return SweepOutcome(
         spec,
         result,
@@ -307,18 +343,27 @@ def sweep(
     )
 
 
-def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str]) -> Place:
+def end(
+    tracker: Tracker, spec: SweepSpec, result: SweepResult, written: Iterable[Path], *, interrupted: bool
+) -> None:
+    """Record the end of a sweep: its table as the note of its run, and the files of its report."""
+    note = table.markdown(table.build(result, paper=spec.published, notes=spec.notes))
+    status: Literal["interrupted", "done"] = "interrupted" if interrupted else "done"
+    tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
+
+
+def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str], at: Path | str) -> Place:
     """Take the sweep's folder; where the user gave a name that is taken, ask on a terminal."""
     named = any(word.partition("=")[0].strip() == "name" for word in overrides)
     try:
-        return claim(run_dir, spec, numbered=not named)
+        return claim(run_dir, spec, at, numbered=not named)
     except NameTakenError as taken:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
         print(f"{taken.place.line()}", file=sys.stderr)
         if not typer.confirm("Run it?", default=True, err=True):
             raise
-    return claim(run_dir, spec)
+    return claim(run_dir, spec, at)
 
 
 def report(name: str, run_dir: Path, *, store: str | None = None, sort: str | None = None) -> SweepOutcome:
@@ -326,19 +371,18 @@ def report(name: str, run_dir: Path, *, store: str | None = None, sort: str | No
 
     Raises `UserError` when no such sweep was run, or has nothing called like `sort`.
     """
-    file = _resolved(name, run_dir)
-    spec = load_sweep(file, check_data=False)
-    ledger, _ = make_ledger(spec, opened(run_dir, checked(run_dir, store, write=False), write=False))
-    folder = file.parent
+    folder = find_sweep(name, run_dir)
+    spec = settings_of(folder)
+    ledger, _ = make_ledger(spec, of_sweep(folder, store))
     if spec.search is not None:
-        return SweepOutcome(spec, _result(spec, files.read(folder).trials))
+        return SweepOutcome(spec, _result(spec, files.read(folder).trials), folder=folder)
     if os.access(folder, os.W_OK):
         gallery = Gallery(folder / "pictures", ledger.resolver)
-        result, _ = _reported(folder, spec, ledger, gallery, sort=sort)
+        result, _ = reported(folder, spec, ledger, gallery, sort=sort)
     else:
         log.warning("%s cannot be written: the report is printed only", folder)
         result = _whole_result(folder, spec, ledger, sort=sort)
-    return SweepOutcome(spec, result)
+    return SweepOutcome(spec, result, why=without_data(ledger), folder=folder)
 
 
 def _whole_result(
@@ -356,7 +400,7 @@ def _whole_result(
     return result
 
 
-def _reported(
+def reported(
     folder: Path,
     spec: SweepSpec,
     ledger: Ledger,
@@ -371,20 +415,24 @@ def _reported(
     """
     with file_lock(folder / ".report.lock"):
         result = _whole_result(folder, spec, ledger, latest, sort=sort)  # before anything is written
-        written = files.write(folder, result, paper=spec.published)
+        shaped = _shaped(spec, result, ledger) if spec.table else None
+        written = files.write(folder, result, paper=spec.published, notes=spec.notes, shaped=shaped)
         written += _pictures_of_best(result, ledger, gallery, folder)
         written += search_pictures.draw(spec, folder) if spec.search is not None else []
     return result, written
+
+
+def _shaped(spec: SweepSpec, result: SweepResult, ledger: Ledger) -> cross.CrossTable:
+    return cross.build(result, spec.table, published=spec.published, why=without_data(ledger))
 
 
 def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, folder: Path) -> list[Path]:
     """Leave the best trials' pictures beside the table; older ones are not about these.
 
     Where no setting is best, as in a sweep of attacks without a defense, there are pictures of the attacks.
+    Where none can be drawn, as of a sweep that was imported without its results, the older ones stay.
     """
-    for old in (*folder.glob("best-*.png"), *folder.glob("case-*.png")):
-        old.unlink(missing_ok=True)
-    found = []
+    found: list[Path] = []
     for case in cases(grouped(result.trials)):
         best = result.choices.get(case.name)
         first = next((trial.id for group in case.groups for trial in group.done), None)
@@ -392,27 +440,17 @@ def _pictures_of_best(result: SweepResult, ledger: Ledger, gallery: Gallery, fol
         place = f"{kind}-{re.sub(r'[^A-Za-z0-9.]+', '-', case.name)}" if len(result.by_group) > 1 else kind
         if (trial := best or first) in ledger.entries:
             found += gallery.placed(ledger.entries[trial], folder, place)
+    old = {*folder.glob("best-*.png"), *folder.glob("case-*.png")} if found else set()
+    for picture in old - set(found):
+        picture.unlink(missing_ok=True)
     return found
-
-
-def _resolved(name: str, run_dir: Path) -> Path:
-    """Return what a sweep of this name, or of this YAML file, was last run with."""
-    ran = {file.parent.name: file for file in sorted(run_dir.glob(f"{SWEEPS}/*/{SETTINGS}"))}
-    if name not in ran:
-        with contextlib.suppress(ConfigError):
-            spec = load_sweep(name, check_data=False)
-            place = find_place(run_dir, spec)
-            name = place.name if place.known else spec.name
-    if name not in ran:
-        expected = f"expected a sweep that was run in {run_dir}: {', '.join(ran) or 'there is none yet'}"
-        raise UserError(Problem("", expected, f"'{name}'", hint=nearest(name, ran)))
-    return ran[name]
 
 
 def table_of(outcome: SweepOutcome, *, sort: str | None = None, top: int | None = None) -> table.Table:
     """Return the table that a person reads; raises `UserError` where there is nothing called like `sort`."""
+    spec = outcome.spec
     return table.build(
-        outcome.result, paper=outcome.spec.published, sort=sort, top=top, limit=files.TERMINAL_ROWS
+        outcome.result, paper=spec.published, notes=spec.notes, sort=sort, top=top, limit=files.TERMINAL_ROWS
     )
 
 

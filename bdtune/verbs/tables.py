@@ -10,6 +10,7 @@ from bdtune.report.table import Column, Row, Table, duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from bdtune.config.sweep import SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.plugins.registry import Description
     from bdtune.trials.results import SweepResult
@@ -35,6 +36,11 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes: "0.4 kB", "12.3 MB"."""
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
 def _text(value: Any) -> str:
     if value is None:
         return "-"
@@ -43,8 +49,17 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def plan_table(name: str, plan: Plan) -> Table:
-    """Return what a sweep needs, stage by stage."""
+def plan_json(spec: SweepSpec, plan: Plan) -> dict[str, Any]:
+    """Return the shape that `bdtune plan --json` prints."""
+    return {
+        **plan.to_json(),
+        "left_out": [each.to_json() for each in spec.absent],
+        "notes": list(spec.notes),
+    }
+
+
+def plan_table(spec: SweepSpec, plan: Plan) -> Table:
+    """Return what a sweep needs, stage by stage, what is left out, and what the sweep says of itself."""
     rows = [
         {
             "stage": stage,
@@ -63,11 +78,16 @@ def plan_table(name: str, plan: Plan) -> Table:
         if count.reused:
             notes.append(f"{stage}: {count.reused} more are saved as by-products of longer trainings")
     if plan.unpredicted:
-        notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}")
+        hint = (
+            "; resources.gpu=0 estimates them on CPUs, if there is no GPU here" if spec.resources.gpu else ""
+        )
+        notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}{hint}")
     else:
         shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
         notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")
-    title = f"{name}: {counted(plan.trials, 'trial')} and {counted(plan.baselines, 'baseline')}"
+    notes += [each.line() for each in spec.absent]
+    notes += [f"note: {note}" for note in spec.notes]
+    title = f"{spec.name}: {counted(plan.trials, 'trial')} and {counted(plan.baselines, 'baseline')}"
     table = plain_table(title, rows, notes)
     columns = tuple(Column(column.name, column.name != "stage") for column in table.columns)
     return Table(table.title, columns, table.rows, table.notes)

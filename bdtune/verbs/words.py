@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bdtune.config.campaign import is_campaign
 from bdtune.config.load import load_sweep, load_trial, split_words
 from bdtune.errors import UserError
 
@@ -18,6 +19,12 @@ def split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
     if not words:
         raise UserError("expected a YAML file, a search space or settings, as in 'bdtune sweep gssd.yaml'")
     return split_words(words)
+
+
+def refuse_campaign(file: str | None) -> None:
+    """Raise `UserError` for the file of a campaign, which is no sweep."""
+    if is_campaign(file):
+        raise UserError(f"{file} is a campaign, of several sweeps: 'bdtune campaign {file}' runs it")
 
 
 def fetch_for_sweep(file: str | None, overrides: Sequence[str]) -> None:

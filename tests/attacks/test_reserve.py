@@ -142,3 +142,8 @@ def test_what_an_attacker_trains_is_made_of_the_training_set_alone(name: str) ->
     data = [value for value in read if isinstance(value, FitSet | FitLabels)]
     assert data
     assert all(each.reserve == RESERVE and each.seed == 3 for each in data)
+
+
+@pytest.mark.parametrize("size", [2**70, 10**300, "9999999 per class"])
+def test_a_number_that_no_data_set_has_is_a_shortage(size: int | str) -> None:
+    assert Reserve(clean=size).shortage(LABELS).endswith("of the 40 of class 0")

@@ -17,6 +17,7 @@ from bdtune.poisoning.sources import (
     FitSet,
     SelectSet,
     TriggeredTest,
+    TriggerShown,
     TruthSource,
 )
 from bdtune.poisoning.stream import SealedStream
@@ -128,6 +129,22 @@ def test_the_holdout_depends_on_the_seed():
 
 def test_without_a_holdout_nothing_is_held():
     assert len(SelectSet(dataset=Tiny(), attack=BADNETS).load(Memory(), {})) == 0
+
+
+@pytest.mark.parametrize("resident", [Memory(), Streaming()])
+def test_examples_of_the_trigger_are_the_first_test_images_with_and_without_it(resident):
+    found = TriggerShown(dataset=Tiny(), attack=BADNETS).load(resident, {})
+    triggered = TriggeredTest(dataset=Tiny(), attack=BADNETS).load(Memory(), {})
+    assert len(found.clean) == len(found.stamped) == 64
+    assert np.array_equal(found.clean, Tiny().load("test").images[:64])
+    assert np.array_equal(found.stamped, triggered.images[:64])
+
+
+def test_examples_know_a_trained_trigger():
+    source = TriggerShown(dataset=Tiny(), attack=Trained(rate=0.1))
+    assert list(source.upstream) == ["level"]
+    level = Artefact({"level": np.float32(0.6)})
+    assert (source.load(Memory(), {"level": level}).stamped == 153).all()
 
 
 def test_triggered_test_keeps_all_rows_with_true_labels_and_goals():

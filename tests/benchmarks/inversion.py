@@ -1,7 +1,9 @@
 """Time of K trigger inversions together, beside the same one by one: `python -m tests.benchmarks.inversion`.
 
 One by one is the obvious program: for each class a mask and a pattern, autograd and `torch.optim.Adam`, the
-network frozen and in evaluation mode. Both run in turn within one process; the best of several rounds counts.
+network frozen and in evaluation mode, float32 and for comparison bf16. Together adds one idea at a time: all
+classes in one pass, batch norm folded into the convolutions, bf16. All make as many steps on the same images.
+They run in turn within one process; the best of several rounds counts.
 """
 
 from __future__ import annotations
@@ -20,19 +22,25 @@ from bdtune.defenses.neural_cleanse.inverter import Inverter
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import ImageSet
+from bdtune.poisoning.crafting import frozen_network
+from bdtune.training.session import autocast
 from bdtune.training.weights import module_arrays, new_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from bdtune.plugins.model import Model
 
+    Precision = Literal["fp32", "bf16"]
+
 BATCH = 32
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def one_by_one(model: Model, data: ImageSet, ctx: Context) -> Callable[[], None]:
+def one_by_one(model: Model, data: ImageSet, numerics: Numerics) -> Callable[[], None]:
     """Return a function that passes once over the images for every class, one after the other."""
-    network = new_network(model, data, 0, ctx.numerics).eval().requires_grad_(False)
+    network = new_network(model, data, 0, numerics).eval().requires_grad_(False)
     device = next(network.parameters()).device
     images = torch.as_tensor(np.asarray(data.images), device=device).permute(0, 3, 1, 2) / 255
     labels = torch.as_tensor(data.labels, device=device)
@@ -51,7 +59,8 @@ def one_by_one(model: Model, data: ImageSet, ctx: Context) -> Callable[[], None]
             for batch in torch.randperm(len(images), device=device).split(BATCH):
                 rows = batch[labels[batch] != label]
                 mask, pattern = (own_mask.tanh() + 1) / 2, (own_pattern.tanh() + 1) / 2
-                logits = network(((1 - mask) * images[rows] + mask * pattern - mean) / std)
+                with autocast(numerics):
+                    logits = network(((1 - mask) * images[rows] + mask * pattern - mean) / std).float()
                 goals = torch.full((len(rows),), label, device=device)
                 loss = cross_entropy(logits, goals) + 1e-3 * mask.sum()
                 adam.zero_grad()
@@ -62,22 +71,36 @@ def one_by_one(model: Model, data: ImageSet, ctx: Context) -> Callable[[], None]
     return epoch
 
 
-def together(model: Model, data: ImageSet, ctx: Context) -> Callable[[], None]:
+def together(model: Model, data: ImageSet, numerics: Numerics, *, fold: bool = True) -> Callable[[], None]:
     """Return a function that passes once over the images for all classes with `Inversion`."""
-    weights = Artefact(module_arrays(new_network(model, data, 0, ctx.numerics)))
+    weights = Artefact(module_arrays(new_network(model, data, 0, numerics)))
     stage = Inversion(epochs=10**4, batch_size=BATCH, start_cost="initial", early_stop=False)
-    inverter = Inverter(stage, ctx, data, model, weights)
+    inverter = Inverter(stage, Context(numerics=numerics), data, model, weights)
+    if not fold:
+        inverter.network = frozen_network(model, data, weights, numerics)
     epochs = iter(range(10**4))
     return lambda: inverter.epoch(next(epochs))  # type: ignore[return-value]
 
 
-def seconds(epoch: Callable[[], None], device: str) -> float:
-    """Return the wall-clock seconds of one call."""
-    start = time.perf_counter()
+def ways(model: Model, data: ImageSet, device: Literal["cpu", "cuda"]) -> dict[str, Callable[[], None]]:
+    """Return the alternatives by the names of their columns."""
+    fp32, bf16 = (Numerics(device=device, precision=each) for each in ("fp32", "bf16"))  # type: ignore[arg-type]
+    return {
+        "one by one": one_by_one(model, data, fp32),
+        "its bf16": one_by_one(model, data, bf16),
+        "together": together(model, data, fp32, fold=False),
+        "folded": together(model, data, fp32),
+        "folded bf16": together(model, data, bf16),
+    }
+
+
+def seconds(epoch: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
+    """Return the seconds of one call."""
+    start = clock()
     epoch()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def main() -> None:
@@ -89,27 +112,34 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=16, help="of the images")
     parser.add_argument("--images", type=int, default=64, help="clean images")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: on a busy machine, one thread")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     model = (
         bdtune.model("resnet18", width=args.width) if args.model == "resnet18" else bdtune.model(args.model)
     )
-    ctx = Context(numerics=Numerics(device=args.device, precision="fp32"))
     what = f"{args.model}, images of {args.side} pixels, batches of {BATCH}"
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, {what}")
-    print("ms per step and class   one by one   together   ratio")
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {what}, {args.clock} time")
     for classes in args.classes:
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (args.images, args.side, args.side, 3), dtype=np.uint8)
         labels = rng.integers(0, classes, args.images)
         data = ImageSet(images, labels, classes, (0.5,) * 3, (0.25,) * 3)
-        ways = [one_by_one(model, data, ctx), together(model, data, ctx)]
-        for way in ways:
-            seconds(way, args.device)  # warm up
-        rounds = [[seconds(way, args.device) for way in ways] for _ in range(args.rounds)]
+        compared = ways(model, data, args.device)
+        if classes == args.classes[0]:
+            print("ms per step and class" + "".join(f"{name:>13}" for name in compared) + "   ratio")
+        for way in compared.values():
+            seconds(way, args.device, CLOCKS[args.clock])  # warm up
+        rounds = [
+            [seconds(way, args.device, CLOCKS[args.clock]) for way in compared.values()]
+            for _ in range(args.rounds)
+        ]
         steps = classes * -(-args.images // BATCH)
         best = [1000 * min(times) / steps for times in zip(*rounds, strict=True)]
-        print(f"K = {classes:<18}{best[0]:12.2f}{best[1]:11.2f}{best[0] / best[1]:8.2f}", flush=True)
+        columns = "".join(f"{value:13.2f}" for value in best)
+        print(f"K = {classes:<17}{columns}{best[0] / best[-1]:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from bdtune.cluster.session import session
-from bdtune.cluster.signals import sigterm_interrupts
+from bdtune.cluster.signals import handlers_stay, interruptible
 from tests.cluster.test_session import Starting
 
 
@@ -37,7 +37,7 @@ def test_sigterm_in_a_session_does_what_ctrl_c_does(monkeypatch):
 
 def test_the_handler_before_comes_back():
     before = signal.getsignal(signal.SIGTERM)
-    with sigterm_interrupts():
+    with interruptible():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -46,7 +46,7 @@ def test_another_thread_leaves_signals_alone():
     seen = []
 
     def work():
-        with sigterm_interrupts():
+        with interruptible():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -67,3 +67,37 @@ def test_a_local_session_is_started_on_the_head_of_a_cluster_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", ray := PartOfACluster(failures=0))
     with session(cpus=2):
         assert ray.on
+
+
+class TermedWhileItStarts(Starting):
+    """A Ray that a SIGTERM meets while it starts: its handler ends the process with 15."""
+
+    def init(self, **options):
+        super().init(**options)
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_while_ray_starts_interrupts_too_and_ends_the_session(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ray := TermedWhileItStarts(failures=0))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), session(cpus=2):
+        pass
+    assert not ray.on
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_handlers_that_a_block_leaves_behind_are_undone():
+    before = signal.getsignal(signal.SIGINT)
+    with handlers_stay():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_sigterm_interrupts_what_a_script_started_in_the_background_too():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell without job control does
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)

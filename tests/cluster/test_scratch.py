@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from bdtune.cluster import scratch as module
 from bdtune.cluster.scratch import OLD_S, OWNER, clear_left, scratch
-from bdtune.engine.owner import me
+from bdtune.engine.owner import beside, me
+from tests.engine.test_owner import of
 
 
 @pytest.fixture
@@ -18,6 +20,13 @@ def sleeper():
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
         yield process
         process.kill()
+
+
+def ended_pid():
+    """Return the number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
 
 
 def left_by(folder, holder, *processes):
@@ -46,6 +55,34 @@ def test_what_a_killed_start_left_is_removed_and_its_processes_end(tmp_path, sle
     clear_left(tmp_path)
     assert not old.exists()
     assert sleeper.wait(timeout=10) == -9
+
+
+def test_a_start_that_is_killed_before_it_could_say_whose_its_folder_is_leaves_none(tmp_path, monkeypatch):
+    def dies(own):
+        (own / OWNER).write_text('{"own')
+        raise SystemExit
+
+    monkeypatch.setattr(module, "note_processes", dies)
+    with pytest.raises(SystemExit), scratch(tmp_path / "sweeps" / "a"):
+        pass
+    [left] = (tmp_path / "sweeps" / "a" / "tune").iterdir()
+    clear_left(tmp_path / "sweeps")
+    assert left.exists(), "its maker is alive"
+    of(left, {"pid": ended_pid()})
+    clear_left(tmp_path / "sweeps")
+    assert not list((tmp_path / "sweeps" / "a" / "tune").iterdir())
+
+
+def test_files_that_a_killed_start_was_writing_for_its_sweep_are_removed(tmp_path):
+    pid = ended_pid()
+    for folder in ("a", "a/runs", "a/asked", "a/pictures"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "whole.json").write_text("{}")
+        path = beside(tmp_path / folder / "whole.json")
+        path.write_text("{")
+        of(path, {"pid": pid})
+    clear_left(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"whole.json"}
 
 
 def test_another_machines_folder_stays_until_it_is_old(tmp_path, sleeper):

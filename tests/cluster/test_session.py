@@ -66,7 +66,7 @@ def test_one_that_never_starts_is_the_machines_fault_and_is_said_in_words(monkey
     monkeypatch.setitem(sys.modules, "ray", ray := Starting(9))
     with pytest.raises(BdtuneError, match=r"in 3 attempts: The current node timed out"), session(cpus=2):
         pass
-    assert (ray.left, ray.stops) == (6, 3)
+    assert (ray.left, ray.stops) == (6, 4)
 
 
 def test_hyperband_opens_a_band_of_trials_the_others_as_many_as_fit():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import psutil
 import pytest
 
 from bdtune.config.trial import parse_trial, trial_id
 from bdtune.plugins import registry
+from bdtune.reading.resident import must_stream
 from bdtune.trials.graph import trial_graph
 
 GSSD = {
@@ -210,3 +212,14 @@ def test_a_scheduler_judges_a_training_that_the_next_stage_goes_on_with() -> Non
     best = {"name": "adversarial_training", "validation": 0.1, "checkpoint": "best", "train": {"epochs": 4}}
     assert judged(**best) == [("adversarial_training", 0), ("best_epoch", 4)]
     assert judged(name="lfd", student={"epochs": 6}) == [("lfd_student", 0)]
+
+
+@pytest.mark.parametrize(("total", "streamed"), [(1 << 20, True), (1 << 40, False)])
+def test_all_memory_decides_whether_images_fit_and_a_busy_machine_does_not(monkeypatch, total, streamed):
+    memory = psutil.virtual_memory()._replace(total=total, available=0 if not streamed else 1 << 40)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    must_stream.cache_clear()
+    try:
+        assert must_stream(spec(dataset="digits").dataset, "train", None, "auto") is streamed
+    finally:
+        must_stream.cache_clear()

@@ -215,6 +215,22 @@ SEARCH = [
         "s.yaml:3: published[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, select_clean_acc, select_der, select_clean_der, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
         "s.yaml:4: published[1].source: expected text, got nothing",
     ),
+    wrong(
+        "a table",
+        HEAD
+        + "table:\n  rows: [attack, defense.bta, seed, defence]\n  columns: [attack]\n  cells: [acc, ars]\n  summary: [best]\n",
+        "s.yaml:6: table.summary[0]: expected 'mean' or 'worst', got 'best'",
+    ),
+    wrong(
+        "settings of a table",
+        HEAD
+        + "table:\n  rows:\n  - attack\n  - defense.bta\n  - seed\n  - defence\n  columns: [attack]\n  cells: [acc, ars]\n",
+        "s.yaml:5: table.rows[1]: expected a setting that some trial of the sweep has, got 'defense.bta'. Did you mean 'defense.beta'?",
+        "s.yaml:6: table.rows[2]: expected a setting over which cells are not averaged, got 'seed'",
+        f"s.yaml:7: table.rows[3].defence: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
+        "s.yaml:8: table.columns[0]: expected each setting in one place, got 'attack' in table.rows too",
+        "s.yaml:9: table.cells[1]: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, select_clean_acc, select_der, select_clean_der, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
+    ),
 ]
 
 COMMAND_LINE = [

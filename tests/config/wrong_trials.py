@@ -163,6 +163,11 @@ TRIAL = [
         f"s.yaml:3: defense.lr: expected a knob of tiny: {KNOBS}, got 'lr'. Did you mean 'warmup.lr'?",
     ),
     wrong(
+        "a number that is none of a few",
+        "trial: {dataset: {name: digits, side: 36}, defense: tiny}\n",
+        "s.yaml:1: dataset.side: expected 16 or 32, got 36. Did you mean '32'?",
+    ),
+    wrong(
         "a rate in percent",
         "trial:\n  dataset: toy\n  defense: tiny\n  attack:\n    name: badnets\n    rate: 10\n",
         "s.yaml:6: attack.rate: expected a number from 0 to 1 or null, got 10",

@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from bdtune import cli, testing
+from bdtune.config.campaign import is_campaign, load_campaign
 from bdtune.config.expand import points
 from bdtune.config.load import load_sweep, search_spaces, split_words
 from bdtune.config.search import preview
@@ -112,8 +113,12 @@ def test_the_tables_of_plugins_are_those_of_their_files():
     assert written == tables(), "write the tables anew: python -m tests.contracts.test_readme"
 
 
+SWEEPS = "bdtune.sweep("  # run in a process of its own by tests/test_python.py
+
+
 @pytest.mark.parametrize(
-    "code", [block for block in blocks("python") if not any(mark in block.values[0] for mark in EXAMPLES)]
+    "code",
+    [block for block in blocks("python") if not any(mark in block.values[0] for mark in (*EXAMPLES, SWEEPS))],
 )
 def test_python_runs(code):
     exec(compile(code, "page", "exec"), {"__name__": "page"})
@@ -173,6 +178,9 @@ def test_examples_of_search_and_scheduler_are_read(examples, tmp_path):
 def test_search_spaces_on_pages_expand(text, tmp_path):
     file = tmp_path / "space.yaml"
     file.write_text(text)
+    if is_campaign(file):
+        assert len(load_campaign(str(file), check_data=False).sweeps) > 1
+        return
     spec = load_sweep(str(file))
     assert len(points(spec) if spec.search is None else preview(spec, 20)) > 1
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 import bdtune
 from bdtune.defending import pools
 from bdtune.defending.isolation import symmetric_cross_entropy
+from bdtune.defending.loss_pictures import draw_stacked, panels
 from bdtune.defenses.dbd.stages import Tune, Warmup
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
@@ -100,8 +102,20 @@ def test_the_warmup_is_adam_on_frozen_features(inputs: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("eps", "count"), [(0.5, 30), (0.29, 17), (1.0, 60)])
 def test_the_samples_of_lowest_loss_keep_their_labels(eps: float, count: int) -> None:
     losses = np.random.default_rng(0).gamma(1.0, 1.0, 60)
-    kept, scores = Tune(eps=eps).split(None, losses, 0)  # type: ignore[arg-type]
+    kept, scores = Tune(eps=eps, per_class=False).split(None, losses, 0)  # type: ignore[arg-type]
     assert set(np.flatnonzero(kept)) == set(sorted(range(60), key=lambda row: losses[row])[:count])
+    assert np.array_equal(scores, losses)
+
+
+def test_a_class_of_high_losses_keeps_labels_where_each_class_has_its_own_share() -> None:
+    losses, labels = np.random.default_rng(0).gamma(1.0, 1.0, 60), np.arange(60) % 3
+    losses[labels == 2] += 100
+    fit: Any = SimpleNamespace(labels=labels)
+    together, _ = Tune(eps=0.5, per_class=False).split(fit, losses, 0)
+    assert np.bincount(labels[together], minlength=3).tolist()[2] == 0
+    apart, scores = Tune(eps=0.5, per_class=True).split(fit, losses, 0)
+    assert np.bincount(labels[apart]).tolist() == [10, 10, 10]
+    assert all(losses[apart & (labels == c)].max() < losses[~apart & (labels == c)].min() for c in range(3))
     assert np.array_equal(scores, losses)
 
 
@@ -119,7 +133,8 @@ def test_what_a_setting_leaves_untouched(poisoned: tuple[DefenseInputs, Truth]) 
 
     tuning = [{"lambda_u": 5}, {"ramp": 3}, {"temperature": 1}, {"mixup_alpha": 0}, {"lr": 0.1}]
     tuning += [{"epochs": 3}, {"iterations": 3}, {"views": 1}, {"ema": 0.5}, {"score_views": "augmented"}]
-    assert {first(semi=knobs) for knobs in tuning} == {"classifier"} == {first(eps=0.3)}
+    assert {first(semi=knobs) for knobs in tuning} == {"classifier"}
+    assert {first(eps=0.3), first(per_class=True)} == {"classifier"}
     training: list[dict[str, Any]] = [{"epochs": 2}, {"sce_a": 1.0}, {"sce_b": 0.0}, {"lr": 0.1}]
     assert {first(warmup=knobs) for knobs in [*training, {"bn_mode": "train"}]} == {"warmup"}
     ssl: list[dict[str, Any]] = [{"epochs": 2}, {"lr": 0.1}, {"temperature": 1.0}, {"blur": 0.0}]
@@ -212,6 +227,16 @@ def test_the_picture_shows_losses_and_the_pool(
     assert len(last.get_lines()) == 1
     shares = right.get_lines()[0].get_ydata()
     np.testing.assert_allclose(shares, [truth.is_poison[row].mean() for row in found.arrays["pool.labelled"]])
+    fewest = right.get_lines()[2].get_ydata()
+    classes = [truth.observed == c for c in np.unique(truth.observed)]
+    pool = found.arrays["pool.labelled"]
+    np.testing.assert_allclose(fewest, [min(row[own].mean() for own in classes) for row in pool])
+
+
+def test_a_legend_has_room_above_the_bars() -> None:
+    (ax,) = panels(1)[1]
+    draw_stacked(ax, np.arange(8.0), np.arange(8) > 5, np.linspace(0, 8, 3))
+    assert ax.get_ylim() == pytest.approx((0, 1.4 * 4))
 
 
 def test_settings_have_the_papers_defaults() -> None:

@@ -73,6 +73,7 @@ def test_a_non_disruptive_attack_is_found_split_and_relabelled() -> None:
     assert found["kept_poison"] <= 0.02  # 44 % of the class is poison
     assert found["relabel_poison"] >= 0.98
     assert found["relabel_acc"] >= 0.95
+    assert found["distance_own"] < 0.7 * found["distance_target"]  # poison lies where its own classes do
     assert found["relabel_recall"] == pytest.approx(int(0.15 * 270) / 120)
 
 

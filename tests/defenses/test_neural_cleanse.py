@@ -29,13 +29,14 @@ from bdtune.defenses.neural_cleanse.repair import Activations, Left, Prune, Unle
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
-from bdtune.plugins.data import ImageSet, Truth
+from bdtune.plugins.data import ImageSet, TriggerExamples, Truth
 from bdtune.plugins.defense import DefenseInputs, diagnosis
 from bdtune.plugins.model import Model
 from bdtune.plugins.network import Network
 from bdtune.training.batches import DeviceSet
 from bdtune.training.session import generator
 from bdtune.training.weights import module_arrays, new_network
+from bdtune.trials.graph import trial_graph
 from tests.doubles import CPU, Is
 
 if TYPE_CHECKING:
@@ -274,6 +275,17 @@ def test_passes_of_any_size_give_the_same_triggers(
         np.testing.assert_allclose(parts[name], whole[name], atol=1e-4)
 
 
+def test_triggers_fitted_in_bf16_are_as_small_and_work(inputs: dict[str, Any], inverted: Artefact) -> None:
+    """Norms within 15 % of those of float32; they are judged in float32 either way."""
+    stage = Inversion(epochs=120, batch_size=16, patience=3, stop_patience=10)
+    ctx = replace(CTX, numerics=CPU.model_copy(update={"precision": "bf16"}))
+    found = stage.run(ctx, **inputs).arrays
+    assert digest_of(found, {}) != digest_of(inverted.arrays, {})
+    assert (found["success"] >= 0.99).all()
+    assert found["norm"].argmin() == 0
+    np.testing.assert_allclose(found["norm"], inverted.arrays["norm"], rtol=0.15)
+
+
 def test_the_backdoor_has_the_smallest_trigger_in_its_place(inverted: Artefact) -> None:
     found = inverted.arrays
     assert found["reached"].all()
@@ -289,11 +301,35 @@ def test_the_backdoor_has_the_smallest_trigger_in_its_place(inverted: Artefact) 
 def test_the_classifier_is_not_changed_and_has_no_gradient(inputs: dict[str, Any]) -> None:
     before = digest_of(inputs["classifier"].arrays, {})
     own = Inverter(Inversion(epochs=1, batch_size=16), CTX, **inputs)
+    assert isinstance(own.network, nn.Module)
+    weights = digest_of(module_arrays(own.network), {})
     own.epoch(0)
     assert not own.network.training
     assert all(weight.grad is None for weight in own.network.parameters())
+    assert digest_of(module_arrays(own.network), {}) == weights
     assert digest_of(inputs["classifier"].arrays, {}) == before
-    assert digest_of(module_arrays(own.network), {}) == before
+
+
+def test_images_that_do_not_count_pass_no_network(inputs: dict[str, Any]) -> None:
+    passed = []
+    for images in ("others", "all"):
+        own = Inverter(Inversion(epochs=1, batch_size=50, images=images), CTX, **inputs)
+        network, sizes = own.network, []
+        own.network = lambda x, network=network, sizes=sizes: (sizes.append(len(x)), network(x))[1]
+        own.epoch(0)
+        passed.append(sizes[0])
+    assert passed == [CLASSES * 40, CLASSES * 50]  # ten images of each class
+
+
+def test_a_batch_of_nothing_but_the_class_itself_moves_nothing(inputs: dict[str, Any]) -> None:
+    rows = np.flatnonzero(CLEAN.labels == 2)
+    data = replace(CLEAN, images=CLEAN.images_at(rows), labels=CLEAN.labels[rows])
+    own = Inverter(Inversion(epochs=1, batch_size=10), CTX, **{**inputs, "data": data})
+    before = {name: value.clone() for name, value in own.free.items()}
+    own.epoch(0)
+    for name, value in own.free.items():
+        assert torch.equal(value[2], before[name][2])
+        assert not torch.equal(value[0], before[name][0])
 
 
 def test_a_class_whose_trigger_never_works_keeps_its_last(inputs: dict[str, Any]) -> None:
@@ -650,7 +686,7 @@ def judged(inverted: Artefact, target: int | None, **more: Artefact) -> tuple[di
 def test_the_diagnosis_names_hits_and_false_alarms(inverted: Artefact) -> None:
     left = Artefact({"success": np.array([0.25])})
     hit = report.diagnose(*judged(inverted, 0, left=left))
-    assert (hit["detected_target"], hit["false_alarms"], hit["flagged"]) == (1, 0, 1)
+    assert (hit["detected_target"], hit["false_alarms"], hit["flagged"], hit["detected"]) == (1, 0, 1, 1)
     assert hit["index"] == hit["index_target"] > 2
     assert (hit["reversed_before"], hit["reversed_after"]) == (inverted.arrays["success"][0], 0.25)
     assert hit["norm_target"] == inverted.arrays["norm"].min()
@@ -660,6 +696,58 @@ def test_the_diagnosis_names_hits_and_false_alarms(inverted: Artefact) -> None:
     nobody = report.diagnose(*judged(inverted, None))
     assert "detected_target" not in nobody
     assert nobody["flagged"] == 1
+
+
+def examples_of(rows: Any, columns: Any) -> TriggerExamples:
+    """Two grey images with a white patch at these places."""
+    clean = np.full((2, 8, 8, 3), 100, np.uint8)
+    stamped = clean.copy()
+    stamped[:, rows, columns] = 255
+    return TriggerExamples(clean, stamped)
+
+
+def test_the_inverted_trigger_is_compared_with_the_attacks_own() -> None:
+    patch = examples_of(slice(0, 2), slice(0, 2))
+    mask, white = np.zeros((8, 8)), np.ones((8, 8, 3))
+    mask[0, :3] = 0.9
+    mask[5, 5] = 0.4  # less than half
+    found = report.compared(mask, white, patch)
+    assert found["iou_target"] == pytest.approx(2 / 5)
+    apart = 0.0
+    for row, column in np.ndindex(8, 8):
+        ours = round((1 - mask[row, column]) * 100 + mask[row, column] * 255)
+        theirs = 255 if row < 2 and column < 2 else 100
+        apart += abs(ours - theirs) / 255 / 64
+    assert found["distance_target"] == pytest.approx(apart, abs=1e-3)
+    same = report.compared((patch.stamped[0, ..., 0] == 255).astype(float), white, patch)
+    assert same == {"iou_target": 1.0, "distance_target": 0.0}
+    assert report.compared(np.zeros((8, 8)), white, patch)["iou_target"] == 0
+    assert report.compared(mask, white, examples_of(slice(0), slice(0))) == {}
+
+
+def test_the_backdoors_pixel_is_found(inverted: Artefact) -> None:
+    """The hand-made classifier's backdoor is the first pixel."""
+    artefacts, truth = judged(inverted, 0)
+    assert "iou_target" not in report.diagnose(artefacts, truth)
+    shown = replace(truth, examples=examples_of(0, 0))
+    assert report.diagnose(artefacts, shown)["iou_target"] == 1
+    missed = replace(shown, target=3)
+    assert report.diagnose(artefacts, missed)["iou_target"] < 0.1
+
+
+def test_only_who_asks_is_shown_the_trigger() -> None:
+    raw = {"dataset": "digits", "attack": "badnets", "clean": 0.1}
+    for name, asks in (("neural_cleanse", True), ("fine_pruning", False)):
+        spec, _ = parse_trial({**raw, "defense": name})
+        assert spec is not None
+        judge = trial_graph(spec).diagnose
+        assert judge is not None
+        assert ("examples" in judge.inputs) == asks
+    spec, _ = parse_trial({**raw, "attack": None, "defense": "neural_cleanse"})
+    assert spec is not None
+    judge = trial_graph(spec).diagnose
+    assert judge is not None
+    assert "examples" not in judge.inputs
 
 
 def test_the_picture_has_triggers_and_indices(inverted: Artefact) -> None:

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
-from bdtune.defenses.strip.stages import Blend, Entropies, Overlays, Scores, Threshold, entropy_bits
+from bdtune.defending.blending import Blend, Entropies, Overlays, Scores, Threshold, entropy_bits
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import UserError
 from bdtune.models.resnet_s import ResNetS
@@ -53,6 +53,9 @@ def slow_entropy(data: ImageSet, image: np.ndarray, overlay: np.ndarray, blend: 
     if blend.clip:
         mixed = np.minimum(np.maximum(mixed, 0), 1)
     seen = (mixed - np.array(data.mean)) / np.array(data.std)
+    if blend.space == "normalised":
+        inputs = [(each / 255 - np.array(data.mean)) / np.array(data.std) for each in (image, overlay)]
+        seen = blend.input_weight * inputs[0] + blend.overlay_weight * inputs[1]
     network = trained_network(MODEL, data, weights(), CPU)
     with torch.inference_mode():
         logits = network(torch.from_numpy(seen).permute(2, 0, 1)[None].float())[0].numpy()
@@ -62,7 +65,15 @@ def slow_entropy(data: ImageSet, image: np.ndarray, overlay: np.ndarray, blend: 
 
 
 @pytest.mark.parametrize(
-    "knobs", [{}, {"overlay_weight": 0.5}, {"input_weight": 0.5, "overlay_weight": 0.5}, {"clip": False}]
+    "knobs",
+    [
+        {},
+        {"overlay_weight": 0.5},
+        {"input_weight": 0.5, "overlay_weight": 0.5},
+        {"clip": False},
+        {"space": "normalised"},
+        {"space": "normalised", "overlay_weight": 0.5},
+    ],
 )
 def test_entropies_equal_the_equations(knobs: dict[str, float]) -> None:
     data, overlays = images(5), images(4, seed=1).images

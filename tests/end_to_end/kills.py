@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import signal
 import sqlite3
 import subprocess
@@ -14,8 +12,6 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from bdtune.engine.stage import config_hash_of
 from bdtune.engine.store import Store
@@ -34,19 +30,19 @@ grid:
   defense.beta: [0.3, 0.45, 0.5]
 select: {metric: oracle_acc}
 """
-LONGEST_S = 150.0
+LONGEST_S = 300.0
 """For one start of the sweep."""
 
 
 class Runs:
     """Starts of one sweep in one run directory, each a process (and Ray session) of its own."""
 
-    def __init__(self, folder: Path, slower: float = 1.0) -> None:
+    def __init__(self, folder: Path, slower: float = 1.0, *, space: str = SPACE) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
         self.log = folder / "toy.log"
         self.file = folder / "small.yaml"
-        space = SPACE.replace("PREFIX_S", f"{0.4 * slower}").replace("TAIL_S", f"{0.3 * slower}")
+        space = space.replace("PREFIX_S", f"{0.4 * slower}").replace("TAIL_S", f"{0.3 * slower}")
         self.file.write_text(space)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -68,6 +64,8 @@ class Runs:
             "BDTUNE_HOME": str(self.folder / "runs"),
             "RAY_AUTH_MODE": "disabled",
         }
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a script that put us behind
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / "stderr.txt").open("a") as errors:
             return subprocess.Popen(
                 command,
@@ -136,10 +134,29 @@ class Runs:
         published = Counter(config_hash_of(manifest.preimage) for manifest in manifests)
         return Counter(json.loads(line)["config_hash"] for line in lines) - published
 
-    def blocked(self) -> list[str]:
-        """Return the keys whose lease a living process holds."""
-        leases = self.store.leases
-        return [f.name for f in leases.folder.iterdir() if f.name[0] != "." and leases.held_by_other(f.name)]
+    def leftovers(self) -> list[str]:
+        """Return leases, pins, failures, checkpoints, unfinished files and scratch folders that stayed."""
+        root, store = self.folder / "runs", self.folder / "runs" / "store"
+        places = ("leases", "pins", "failed", "tmp/checkpoints", "quarantine")
+        found = {path for place in places for path in (store / place).iterdir()}
+        found |= {path for path in (store / "tmp").iterdir() if path.name != "checkpoints"}
+        found |= {*root.glob("sweeps/*/tune/*"), *root.rglob(".*@*")}
+        return sorted(str(path.relative_to(root)) for path in found)
+
+    def differences(self, result: dict[str, Any], undisturbed: Runs, expected: dict[str, Any]) -> list[str]:
+        """Return in what a disturbed sweep's end differs from an undisturbed one's."""
+        statuses, runs_of = self.mlflow_runs()
+        left = self.leftovers()
+        wrong = {
+            "other metrics": metrics(result) != metrics(expected),
+            "other contents": digests(self) != digests(undisturbed),
+            "computed again although it was published": self.computed_after_publishing(),
+            "published twice": self.published_twice(),
+            f"MLflow runs: {dict(statuses)}": statuses != {"FINISHED": len(result["trials"]) + 1},
+            f"MLflow runs per trial: {dict(runs_of)}": runs_of != dict.fromkeys(metrics(result), 1),
+            f"left: {left}": left,
+        }
+        return [difference for difference, is_so in wrong.items() if is_so]
 
     def mlflow_runs(self) -> tuple[Counter[str], Counter[str]]:
         """Return the runs' statuses, and how many runs each trial has."""
@@ -149,44 +166,6 @@ class Runs:
             trials = Counter(trial for (trial,) in named)
         database.close()
         return statuses, trials
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a driver as a power failure would; its Ray session dies of that."""
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
-
-
-def kill_a_worker(driver: int) -> bool:
-    """Kill one process that computes a trial of a driver; returns whether there was one."""
-    for process in psutil.Process(driver).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.cmdline()[0].startswith("ray::") and ".train" in process.cmdline()[0]:
-                process.kill()
-                return True
-    return False
-
-
-def killed_often(runs: Runs, kills: int, seed: int, span_s: float) -> tuple[dict[str, Any], int]:
-    """Kill the sweep at random moments, most of them within `span_s` of the first stage that a start begins.
-
-    Returns what the undisturbed last start prints, and the number of kills that met a running driver.
-    """
-    draw = random.Random(seed)
-    done = 0
-    for _ in range(kills):
-        begun = len(runs.notes())
-        process = runs.start()
-        if draw.random() < 0.75:
-            while process.poll() is None and len(runs.notes()) == begun:
-                time.sleep(0.05)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(draw.uniform(0.0, span_s))
-        done += process.poll() is None
-        kill(process)
-    return runs.finish(), done
 
 
 def metrics(result: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.end_to_end.kills import LONGEST_S, Runs, digests, kill_a_worker, killed_often, metrics
+from tests.end_to_end.chaos import Chaos, workers
+from tests.end_to_end.kills import LONGEST_S, Runs, metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -20,16 +21,7 @@ def undisturbed(tmp_path_factory):
 
 def is_whole(runs, result, undisturbed) -> None:
     """Check that a disturbed sweep ended as the undisturbed one, and paid for nothing twice."""
-    first, expected = undisturbed
-    assert metrics(result) == metrics(expected)
-    assert digests(runs) == digests(first), "bit for bit"
-    assert not runs.computed_after_publishing()
-    assert not runs.published_twice()
-    assert not runs.blocked()
-    statuses, trials = runs.mlflow_runs()
-    assert statuses == {"FINISHED": len(result["trials"]) + 1}
-    assert set(trials.values()) == {1}
-    assert trials.keys() == metrics(result).keys()
+    assert not runs.differences(result, *undisturbed)
 
 
 def test_the_undisturbed_sweep_shares_and_its_rerun_is_free(undisturbed):
@@ -47,10 +39,27 @@ def test_the_undisturbed_sweep_shares_and_its_rerun_is_free(undisturbed):
     assert (runs.folder / "runs" / "mlflow.db").stat().st_mtime == before, "nothing new for MLflow"
 
 
-def test_a_sweep_whose_driver_is_killed_ends_as_if_nothing_had_happened(tmp_path, undisturbed):
-    runs = Runs(tmp_path / "killed")
-    result, kills = killed_often(runs, kills=3, seed=1, span_s=3.0)
-    assert kills
+def test_a_sweep_that_is_killed_in_all_ways_ends_as_if_nothing_had_happened(tmp_path, undisturbed):
+    runs = Runs(tmp_path / "killed", slower=3.0)
+    chaos = Chaos(["SIGKILL driver", "SIGKILL raylet", "Ctrl-C twice", "SIGSTOP worker"], seed=1, span_s=3.0)
+    result = chaos.disturb(runs, "small")
+    assert len(chaos.blows) == 4
+    assert not chaos.unexplained
+    assert by_setting(result) == by_setting(undisturbed[1])
+    assert not runs.leftovers()
+    assert not chaos.processes_left(wait_s=60)
+
+
+def test_a_sweep_without_rays_daemon_says_so_and_ends_at_once(tmp_path, undisturbed):
+    runs = Runs(tmp_path / "raylet")
+    chaos = Chaos(["SIGKILL GCS"], seed=2, span_s=1.0, early=0.0)
+    result = chaos.disturb(runs, "small")
+    errors = (runs.folder / "stderr.txt").read_text()
+    assert "error: Ray's process gcs_server was killed" in errors
+    assert "The same command goes on from here" in errors
+    assert chaos.blows[0].ended == 1
+    assert chaos.blows[0].ended_s < 60, "Ray itself waits a minute"
+    assert not [word for word in ("Traceback", "core_worker") if word in errors]
     is_whole(runs, result, undisturbed)
 
 
@@ -86,7 +95,9 @@ def test_workers_that_are_killed_are_nobodys_failure_and_json_stays_alone_on_std
         begun = len(runs.notes())
         while process.poll() is None and len(runs.notes()) == begun:
             time.sleep(0.05)
-        killed += kill_a_worker(process.pid)
+        for worker in workers(process.pid)[:1]:
+            worker.kill()
+            killed += 1
     out, _ = process.communicate(timeout=LONGEST_S)
     assert killed == 4
     assert process.returncode == 0, (runs.folder / "stderr.txt").read_text()[-3000:]

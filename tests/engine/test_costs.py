@@ -63,6 +63,17 @@ def test_a_store_that_says_no_epochs_tells_of_the_same_stage_alone(store):
     assert Costs(store).seconds(node(Pass(epochs=5))) is None
 
 
+@pytest.mark.parametrize(
+    "torn", ['{"stage": "pa', '{"stage": "pa{"stage": 1}', "[]", "\x00\x00", '{"stage": "pass"}']
+)
+def test_a_torn_line_tells_nothing_and_stops_no_plan(store, torn):
+    file = store.root / "costs.jsonl"
+    took(store, Pass(epochs=4), 8.0, 4)
+    file.write_text(file.read_text() + torn + "\n")
+    took(store, Pass(epochs=4), 4.0, 4)
+    assert Costs(store).seconds(node(Pass(epochs=4))) == 6.0
+
+
 def test_other_data_or_another_network_says_less_than_a_guess(store):
     took(store, Pass(epochs=4), 8.0, 4)
     other = Node(Pass(epochs=4), {"number": Network()})

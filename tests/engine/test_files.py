@@ -9,7 +9,7 @@ import threading
 import pytest
 from filelock import Timeout
 
-from bdtune.engine.files import file_lock
+from bdtune.engine.files import append_line, file_lock
 
 HOLDER = """
 import sys
@@ -50,3 +50,13 @@ def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", missing)
     with pytest.raises(OSError, match="no locks"):
         file_lock(tmp_path / "lock").acquire()
+
+
+def test_a_line_that_a_killed_process_tore_does_not_take_the_next_one_with_it(tmp_path):
+    file = tmp_path / "lines"
+    append_line(file, "one")
+    with file.open("a") as stream:
+        stream.write('{"tor')
+    append_line(file, "two")
+    append_line(file, "three")
+    assert file.read_text().splitlines() == ["one", '{"tor', "two", "three"]

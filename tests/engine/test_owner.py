@@ -49,7 +49,8 @@ def test_only_what_processes_that_are_gone_were_writing_is_removed(tmp_path, end
 
 def test_a_store_is_cleared_of_what_the_dead_left(tmp_path, ended):
     store = Store(tmp_path)
-    for folder in ("tmp", "tmp/checkpoints", "leases", "failed"):
+    for folder in ("tmp", "tmp/checkpoints", "leases", "pins", "failed"):
+        (tmp_path / folder).mkdir(exist_ok=True)
         path = beside(tmp_path / folder / "0123")
         path.write_text("half")
         of(path, ended)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bdtune.engine import pins
+from bdtune.engine import files, pins
 from bdtune.engine.pins import Pins
 
 
@@ -64,3 +64,13 @@ def test_pins_of_another_host_are_believed_for_a_week(folder):
     old = file.stat().st_mtime - pins.STALE_S - 1
     os.utime(file, (old, old))
     assert Pins(folder).keys() == set()
+
+
+def test_a_process_that_dies_while_it_writes_its_pins_leaves_none(folder, monkeypatch):
+    def dies(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(files, "write_synced", dies)
+    with pytest.raises(SystemExit), Pins(folder).held():
+        pass
+    assert not list(folder.glob("*.jsonl"))

@@ -162,3 +162,28 @@ def test_a_lease_nobody_touches_goes_stale(store, monkeypatch):
     monkeypatch.setattr("bdtune.engine.lease.STALE_S", -1.0)
     with store.leases.try_hold(KEY), Store(store.root).leases.try_hold(KEY) as mine:
         assert mine
+
+
+def test_what_one_killed_right_after_publishing_left_is_cleared(store):
+    for key in ("done", "open"):
+        store.checkpoint(key).save({"x": np.zeros(1)}, {})
+        store.record_failure(key, "a_stage", RuntimeError("an attempt before"))
+    kept = set(store.root.rglob("open.*"))
+    left = {path: path.read_bytes() for path in store.root.rglob("done.*")}
+    publish(store, "done")
+    for path, content in left.items():
+        path.write_bytes(content)
+    store.clear_leftovers()
+    assert {*store.root.rglob("open.*"), *store.root.rglob("done.*")} == kept
+    assert len(kept) == len(left) == 2
+
+
+def test_a_lease_that_a_power_failure_tore_is_nobodys(store):
+    lease = store.root / "leases" / KEY
+    lease.write_text("")
+    assert not store.leases.held_by_other(KEY)
+    store.clear_leftovers()
+    assert not lease.exists()
+    lease.write_text('{"host"')
+    with store.leases.try_hold(KEY) as mine:
+        assert mine

@@ -16,7 +16,7 @@ from pathlib import Path
 import bdtune
 
 ROOT = Path(bdtune.__file__).parent
-FOLLOWED = ("attacks", "defenses", "metrics", "poisoning", "training")
+FOLLOWED = ("attacks", "defending", "defenses", "metrics", "poisoning", "training")
 """Where trainings compute. Networks, stamps and derived stages have goldens of their results."""
 
 Symbol = tuple[str, str]

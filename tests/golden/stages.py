@@ -9,6 +9,7 @@ import numpy as np
 import bdtune
 from bdtune.attacks.latent_backdoor.patch import RowsPerClass
 from bdtune.attacks.pruning_aware.stages import CleanPart
+from bdtune.defending import blending as strip
 from bdtune.defending.filtering import Kept, RandomRemoval
 from bdtune.defenses.aabl import split as aabl
 from bdtune.defenses.abl import stages as abl
@@ -19,7 +20,6 @@ from bdtune.defenses.gssd import stages as gssd
 from bdtune.defenses.lfd import stages as lfd
 from bdtune.defenses.neural_cleanse import outliers
 from bdtune.defenses.spectral_signatures import stages as spectral
-from bdtune.defenses.strip import stages as strip
 from bdtune.engine.stage import Artefact, Context, Stage
 from bdtune.plugins import clean_part
 from bdtune.plugins.all_samples import AllSamples
@@ -93,6 +93,9 @@ FEW = Artefact({"ids": np.arange(4, N, 12), "labels": np.arange(4, N, 12) % 3})
 VERDICTS = Artefact(
     {"verdict": np.array([2, 1, 0, 0], np.uint8), "energy": np.array([2.0, 1.4, 2.2, np.inf])}
 )
+PLACED = Artefact(
+    {"z": np.outer(np.arange(1, N + 1) ** 2, [0.6180339, 0.4142135]) % 1}
+)  # all distances differ
 EASY = Artefact({"gamma": np.array([1.0]), "candidates": LOSSES.arrays["losses"] <= 1.0})
 WEIGHTS = Artefact({"weights": np.where(POISON, -0.5, 0.75).astype(np.float32)})
 SCORED = Artefact({"scores": 3 * LOSSES.arrays["losses"], "clean_scores": LOSSES.arrays["losses"]})
@@ -358,6 +361,11 @@ def _neural_cleanse() -> Iterator[tuple[Stage, Inputs]]:
         yield outliers.Known(patch=outliers.Patch(**patch)), {"inversion": INVERSION}
 
 
+LOW = Artefact({"scores": -((np.arange(N) * 29) % 64) / 32 - np.where(POISON, 0.0, 1.0)})
+"""Negative entropies, those of poison nearer to zero."""
+LIMIT = Artefact({"threshold": np.array([-0.75])}, {"fell_back": 0.0})
+
+
 def _strip() -> Iterator[tuple[Stage, Inputs]]:
     passes = ((np.arange(20)[:, None] * np.array([3, 5, 7, 11])) % 16 / 8).astype(np.float32)
     same = {"ids": np.arange(0, 60, 3), "predicted": np.arange(20) % CLASSES}
@@ -371,6 +379,7 @@ def _strip() -> Iterator[tuple[Stage, Inputs]]:
         (near, 0.01, "normal"),  # falls back on a quantile that needs more scores
     ):
         yield strip.Threshold(frr=frr, boundary=boundary), {"scores": Artefact({"scores": scores})}
+    yield strip.LowEntropy(), {"scores": LOW, "threshold": LIMIT}
 
 
 def _detection() -> Iterator[tuple[Stage, Inputs]]:
@@ -403,7 +412,13 @@ def diagnoses() -> dict[str, Artefact]:
         "dst": {"fct": SENSITIVE, "split": FLAGGED},
         "asd": {"class_aware": POOL, "loss_guided": POOL, "classifier": POOL},
         "dbd": {"classifier": POOL},
-        "gssd": {"class_tests": VERDICTS, "density": DENSITY, "split": SUBSET, "relabel": FEW},
+        "gssd": {
+            "features": PLACED,
+            "class_tests": VERDICTS,
+            "density": DENSITY,
+            "split": SUBSET,
+            "relabel": FEW,
+        },
         **_later_evidence(),
         "lfd": {"teacher": CLASSIFIER, "losses": LOSSES, "threshold": EASY, "weights": WEIGHTS},
     }
@@ -453,5 +468,11 @@ def _later_evidence() -> dict[str, Inputs]:
                 {"frr": 0.125, "far": 0.25, "auroc": 0.75},
             ),
             "threshold": Artefact({}, {"fell_back": 1.0}),
+        },
+        "strip_filter": {
+            "calibration": LOW,
+            "scores": LOW,
+            "threshold": LIMIT,
+            "removal": FLAGGED_ROWS,
         },
     }

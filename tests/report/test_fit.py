@@ -173,3 +173,15 @@ def test_an_undefended_trial_under_its_attacks_band_says_so(make_trial):
     trial = make_trial("a", asr=0.2, knobs={"defense": "none"})
     trial = replace(trial, metrics={"acc": 0.9, "asr": 0.2})
     assert build(selected("s", [trial], "oracle_der")).rows[0].kind == "not_taken"
+
+
+def test_a_long_head_is_broken_and_named_whole_where_it_has_no_room():
+    names = ["paper seconds/flows+density", "gssd/target_d", "paper undefended/acc"]
+    columns = tuple(Column(name, spare=rank) for rank, name in enumerate(names))
+    shown = Table("t", columns, (Row(("0.5",) * 3),))
+    narrow = fitted(shown, 25)
+    assert [column.name for column in narrow.columns] == [
+        "paper\nseconds/\nflows+\ndensity",
+        "gssd/\ntarget_\nd",
+    ]
+    assert narrow.notes[-1].replace("\n", " ").startswith("no room for: paper undefended/acc;")

@@ -189,6 +189,15 @@ def test_the_papers_numbers_stand_beside_ours(sweep):
     assert "paper: T2" not in shown.notes
 
 
+def test_numbers_of_several_entries_stand_in_one_row(sweep):
+    defended = Published(params={"defense.beta_nd": 0.6}, metrics={"acc": 0.943}, source="T1")
+    undefended = Published(metrics={"asr": 0.5, "acc": 0.1}, source="T2")
+    shown = build(sweep, paper=[defended, undefended])
+    assert cells(shown, 2)["paper acc"] == "0.943"  # the first that has a metric
+    assert cells(shown, 2)["paper asr"] == cells(shown, 1)["paper asr"] == "0.500"
+    assert cells(shown, 1)["paper acc"] == "0.100"
+
+
 def test_a_number_without_settings_stands_beside_every_defended_row(sweep):
     trials = tuple(replace(t, metrics={**t.metrics, "gssd/found": 1.0}) for t in sweep.trials)
     everywhere = Published(metrics={"gssd/found": 1.0}, source="K.6")

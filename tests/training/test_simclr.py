@@ -47,9 +47,22 @@ def test_loss_of_two_images_with_equal_views():
     assert float(nt_xent(views, 0.5)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_head_has_no_bias():
-    shapes = [tuple(weight.shape) for weight in projection_head(6, 4).parameters()]
-    assert shapes == [(6, 6), (4, 6)]
+def test_head_has_no_bias_unless_it_is_normed():
+    plain, normed = (
+        [tuple(weight.shape) for weight in projection_head(6, 4, kind).parameters()]
+        for kind in ("plain", "normed")
+    )
+    assert plain == [(6, 6), (4, 6)]
+    assert normed == [(6, 6), (6,), (6,), (6,), (4, 6), (4,)]
+
+
+def test_a_normed_head_is_another_training(make_set, tiny):
+    data, short = make_set(32), {"epochs": 2, "batch_size": 16, "projection": 8}
+    plain, same, normed = (SimCLR(**short, **more) for more in ({}, {"head": "plain"}, {"head": "normed"}))
+    assert plain.identity() == same.identity()  # a setting that changes nothing is in no key
+    one, other = (stage.run(CTX, data=data, model=tiny) for stage in (plain, normed))
+    assert one.arrays.keys() == other.arrays.keys()
+    assert digest_of(one.arrays, None) != digest_of(other.arrays, None)
 
 
 def test_trains_without_labels_and_drops_both_heads(make_set, tiny):

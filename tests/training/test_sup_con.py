@@ -10,6 +10,7 @@ import torch
 from bdtune.engine.key import digest_of
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import UserError
+from bdtune.training.augment import Augmentation
 from bdtune.training.batches import Batch
 from bdtune.training.nt_xent import nt_xent
 from bdtune.training.sup_con import SupCon
@@ -129,6 +130,23 @@ def test_missing_trust_and_a_single_image_are_the_users_errors(make_set: Any, ti
         SupCon(positives="trusted").run(CTX, data=make_set(8), model=tiny)
     with pytest.raises(UserError, match="at least 2, got 1"):
         SupCon(positives="none").run(CTX, data=make_set(1), model=tiny)
+
+
+@pytest.mark.parametrize("looks", [{}, {"smallest_crop": 0.08, "jitter": 1.0}])
+def test_views_are_the_codes_unless_others_are_asked_for(
+    make_set: Any, tiny: Any, looks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    see = Augmentation.__call__
+
+    def noted(self: Augmentation, *images: Any) -> torch.Tensor:
+        seen.append((self.kind, self.smallest_crop, self.jitter, self.blur))
+        return see(self, *images)
+
+    monkeypatch.setattr(Augmentation, "__call__", noted)
+    SupCon(**{**SMALL, "epochs": 1}, **looks).run(CTX, data=make_set(48), model=tiny)
+    code = {"smallest_crop": 0.2, "jitter": 0.5, **looks}  # crops of 0.2 to 1, jitter of 0.4, 0.4, 0.4, 0.1
+    assert set(seen) == {("simclr", code["smallest_crop"], code["jitter"], 0.0)}
 
 
 def test_interrupted_it_ends_with_the_same_bits(make_set: Any, tiny: Any, memory: Any) -> None:

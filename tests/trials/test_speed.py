@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -73,3 +74,8 @@ def test_the_guess_is_of_the_right_size(tmp_path):
     took = time.process_time() - before
     assert entry.graph.goals
     assert guessed / 3 < took < guessed * 3
+
+
+def test_no_more_threads_are_measured_than_this_machine_has():
+    assert Speed(10_000).threads == len(os.sched_getaffinity(0))
+    assert Speed(1).threads == 1

@@ -31,6 +31,7 @@ from bdtune.training.supervised import Supervised
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from matplotlib.figure import Figure
 
     from bdtune.engine.stage import Artefact, Node
@@ -86,6 +87,9 @@ class ABL(Defense):
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         return report.diagnose(artefacts, truth)
+
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return artefacts["isolated"].arrays["ids"]
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         return report.figure(artefacts, truth)

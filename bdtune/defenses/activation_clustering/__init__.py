@@ -27,7 +27,7 @@ from bdtune.knobs import Rate
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
 from bdtune.training.losses import SampleLosses
-from bdtune.training.penultimate import Penultimate
+from bdtune.training.penultimate import Penultimate, SeenLayer
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ BENCH = {"epochs": 100, "batch_size": 256, "lr": 0.01, "schedule": "cosine"}
 """BackdoorBench's training on what is kept."""
 
 
-class ActivationClustering(Defense):
+class ActivationClustering(SeenLayer, Defense):
     """Filtering by clusters of activations, then training on what is kept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -116,7 +116,7 @@ class ActivationClustering(Defense):
 
     def _clustered(self, given: DefenseInputs) -> dict[str, Node]:
         labels, undefended = given.labels, given.undefended(self.train)
-        seen = given.node(Penultimate(), data=given.fit, model=given.model, classifier=undefended)
+        seen = given.node(self.to(Penultimate), data=given.fit, model=given.model, classifier=undefended)
         groups = given.node(Groups(by=self.group_by), penultimate=seen, data=labels)
         reduction = Reduced(method=self.reduction, components=self.components)
         reduced = given.node(reduction, penultimate=seen, groups=groups)

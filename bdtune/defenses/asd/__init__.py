@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
+from bdtune.defending import pools
 from bdtune.defending.clean_set import clean_images
 from bdtune.defenses.asd import report
 from bdtune.defenses.asd.stages import ClassAware, LossGuided, Meta, MetaGuided
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Self
 
+    import numpy as np
     from matplotlib.figure import Figure
 
     from bdtune.engine.stage import Artefact, Node
@@ -139,6 +141,9 @@ class ASD(Defense):
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         return report.diagnose(self._named(artefacts), truth)
+
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return pools.unlabelled(artefacts["classifier"].arrays)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         return report.figure(self._named(artefacts), truth)

@@ -5,9 +5,10 @@ authors' released code for the estimator, the weights and all settings.
 
 Departures: the discriminator is trained in the same pass as the clean model, on detached features, where the
 code gives it a pass of its own that also moves the clean model's batch norm. Its layers are under spectral
-normalisation, where the code divides weights and biases by the root of an estimate of their norm. The code's
-configuration leaves the mutual-information term out: that is `clean.terms: weights`. The paper's bound on
-I(Z; X), which the code lacks, is `clean.bottleneck`, 0 by default. Batch, rate and milestones are the code's.
+normalisation, where the code divides weights and biases by the root of an estimate of their norm. Its rate
+falls an epoch later than the code's, whose schedule steps before the first epoch. The code's configuration
+leaves the mutual-information term out: that is `clean.terms: weights`. The paper's bound on I(Z; X), which
+the code lacks, is `clean.bottleneck`, 0 by default. Batch, rate and milestones are the code's.
 """
 
 from __future__ import annotations

@@ -42,11 +42,12 @@ def to_mean_one(weights: torch.Tensor) -> torch.Tensor:
 
 
 def new_discriminator(width: int, hidden: int, knobs: Discriminator) -> nn.Sequential:
-    """Return linear, leaky ReLU, dropout, linear: [B, width] to [B, 1]."""
+    """Return linear, leaky ReLU, linear, each layer behind dropout: [B, width] to [B, 1]."""
     layers: list[nn.Module] = [nn.Linear(width, hidden), nn.Linear(hidden, 1)]
     if knobs.lipschitz == "spectral":
         layers = [spectral_norm(layer, n_power_iterations=POWER) for layer in layers]
-    return nn.Sequential(layers[0], nn.LeakyReLU(), nn.Dropout(knobs.dropout), layers[1])
+    drop = nn.Dropout(knobs.dropout)
+    return nn.Sequential(drop, layers[0], nn.LeakyReLU(), drop, layers[1])
 
 
 def dependence(discriminator: nn.Module, r_Be: torch.Tensor, z_Bd: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,7 @@ class Discriminator(Knobs):
     milestones: tuple[Rate, ...] = (0.2, 0.4, 0.6, 0.8)
     """Fractions of the clean model's epochs at which the rate is divided by ten."""
     dropout: float = Field(0.2, ge=0, lt=1)
-    """Fraction of its hidden units that are left out in a step."""
+    """Fraction of its inputs, and of its hidden units, that are left out in a step."""
     lipschitz: Literal["spectral", "none"] = "spectral"
     """spectral: each layer's largest singular value is 1, so that it is 1-Lipschitz; none: no control."""
 
@@ -64,6 +64,7 @@ class Clean(Supervised, defaults={**DESCENT, "epochs": 100, "milestones": (0.2, 
     """
 
     name: ClassVar[str] = "cbd_clean"
+    version: ClassVar[int] = 2  # 1 left out hidden units of the discriminator alone, and none of its inputs
 
     terms: Literal["both", "weights", "dependence"] = "both"
     """both: the paper's; weights: without D, as the code is configured; dependence: without w."""

@@ -5,12 +5,13 @@ Source: "Backdoor Defense via Decoupling the Training Process" (Huang et al., IC
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.defending.isolation import flagged_lowest
+from bdtune.effects import OnlyIf
 from bdtune.training.mixmatch import SemiSupervised
 from bdtune.training.supervised import Supervised
 
@@ -82,6 +83,7 @@ class Warmup(
 class Tune(SemiSupervised):
     """Tune the network by MixMatch; before each epoch the samples of lowest loss are those with labels.
 
+    A class of which no sample is among them is never guessed either, and stays lost: see `per_class`.
     Symmetric cross-entropy rises with cross-entropy, so that both part the samples alike.
     """
 
@@ -89,6 +91,14 @@ class Tune(SemiSupervised):
 
     eps: float
     """Fraction of samples whose labels are read."""
+    per_class: Annotated[bool, OnlyIf(per_class=True)]
+    """Whether it is one of each observed class, not of all samples together."""
 
     def split(self, fit: SemiFit, losses: np.ndarray, done: int) -> tuple[np.ndarray, np.ndarray]:
-        return flagged_lowest(losses, self.eps), losses
+        if not self.per_class:
+            return flagged_lowest(losses, self.eps), losses
+        labelled = np.zeros(len(losses), bool)
+        for label in np.unique(fit.labels):
+            own = fit.labels == label
+            labelled[own] = flagged_lowest(losses[own], self.eps)
+        return labelled, losses

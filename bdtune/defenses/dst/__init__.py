@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.defenses.dst import report
@@ -136,6 +137,9 @@ class DST(Defense):
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         return report.diagnose(artefacts, truth, KEPT[self.kept] if self.final == "adversarial" else None)
+
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return np.flatnonzero(artefacts["split"].arrays["flags"] == POISON)
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         return report.figure(artefacts, truth)

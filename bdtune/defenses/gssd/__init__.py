@@ -52,7 +52,7 @@ class GSSD(Tests, Defense):
 
     model_config: ClassVar = {"serialize_by_alias": True}
 
-    evidence: ClassVar[tuple[str, ...]] = ("density", "class_tests", "split", "relabel")
+    evidence: ClassVar[tuple[str, ...]] = ("features", "density", "class_tests", "split", "relabel")
     pictured: ClassVar[tuple[str, ...]] = ("density", "class_tests")
     judged: ClassVar[tuple[str, ...]] = ("retrain", "classifier")  # the tuning goes on with the same descent
 

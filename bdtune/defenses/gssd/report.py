@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.defending.distances import distances
 from bdtune.defending.loss_pictures import draw_stacked
 from bdtune.defenses.gssd.stages import Verdict, foreign_densities
 from bdtune.metrics import mean
@@ -24,13 +25,13 @@ PANELS = 12
 
 
 def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
-    """Return the verdicts, E_c of the target and of the others, and how clean each part is.
+    """Return the verdicts, E_c of the target and of the others, distances, and how clean each part is.
 
     detected_nd, detected_d: classes per verdict; detected_target, target_nd, target_d: 0 or 1;
     energy_*: nats per dimension; kept, relabelled: fractions of the training set; kept_poison: share of
     poison in what is kept of the target class; kept_poison_all: in all that is kept; relabel_recall: share of
     all poison that is relabelled; relabel_poison: share of poison in what is relabelled; relabel_acc: share
-    of relabelled samples whose new label is the true one.
+    of relabelled samples whose new label is the true one; distance_*, knn_purity: see `distances`.
     """
     verdict, energy = artefacts["class_tests"].arrays["verdict"], artefacts["class_tests"].arrays["energy"]
     found = {
@@ -50,6 +51,7 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
             "energy_target": float(energy[truth.target]),
             "energy_others_min": float(others.min(initial=np.inf)),
         }
+    found |= distances(artefacts["features"].arrays["z"], truth)
     found |= _parts(artefacts["split"].arrays["ids"], artefacts["relabel"], truth)
     return {name: value for name, value in found.items() if np.isfinite(value)}
 

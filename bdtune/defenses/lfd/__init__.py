@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from bdtune.defenses.lfd import report
@@ -103,6 +104,9 @@ class LfD(Defense):
 
     def diagnose(self, artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float]:
         return report.diagnose(artefacts, truth)
+
+    def suspected(self, artefacts: Mapping[str, Artefact]) -> np.ndarray:
+        return np.flatnonzero(artefacts["threshold"].arrays["candidates"])
 
     def figure(self, artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         return report.figure(artefacts, truth)

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 class Inversion(TorchStage):
     """Fit a mask m [H, W] and a pattern p [H, W, C] to each of K classes; the classifier stays as it is.
 
-    Minimises CE(f((1 - m) x + m p), class) + cost |m| over clean images x, in float32. An epoch is a step of
-    the cost schedule: the cost rises while the trigger works and falls while it does not. Of the epochs in
-    which it worked, that of the smallest mask is kept; a class stops by itself.
+    Minimises CE(f((1 - m) x + m p), class) + cost |m| over clean images x, in the precision of a training. An
+    epoch is a step of the cost schedule: the cost rises while the trigger works and falls while it does not.
+    Of the epochs in which it worked, in float32 too, that of the smallest mask is kept; a class stops by
+    itself.
     Inputs: data (ImageSet, clean images with true labels), model (Model), classifier (weights).
     Arrays: mask float32 [K, H, W] and pattern float32 [K, H, W, C], pixels in [0, 1]; norm float64 [K], the
     masks' L1 norms; success float64 [K], the share of images of other classes that the trigger moves to the
@@ -36,6 +37,7 @@ class Inversion(TorchStage):
     """
 
     name: ClassVar[str] = "inversion"
+    version: ClassVar[int] = 2  # 1 computed in float32, with batch norm apart from the convolutions
 
     epochs: int = Field(80, ge=1)
     """Passes over the clean images, at most."""

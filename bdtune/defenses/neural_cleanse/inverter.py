@@ -3,8 +3,10 @@
 Shape letters: K classes, k classes of a chunk, B images of a batch, H height, W width, C channels.
 
 Classes share the batches and the network's passes: k classes and a batch of B make one pass over k x B
-images. Gradients and Adam's steps are elementwise in the class, so that each trigger is what it would be if
-it were fitted alone, but for the rounding of sums that depend on the size of a pass.
+images, without those of a class itself where they do not count. Gradients and Adam's steps are elementwise in
+the class, so that each trigger is what it would be if it were fitted alone, but for the rounding of sums that
+depend on the size of a pass. The network's weights are frozen: batch norm is folded into its convolutions.
+Triggers are fitted in the precision of the trial's trainings, and judged in float32.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from bdtune.poisoning.crafting import frozen_network
 from bdtune.training import loop, session
 from bdtune.training.augment import to_input
 from bdtune.training.batches import DeviceSet, images_of, in_order
+from bdtune.training.folded import folded
 from bdtune.training.parts import held
 from bdtune.training.weights import as_array, as_tensor
 
@@ -67,7 +70,7 @@ class Inverter:
     ) -> None:
         self.knobs, self.ctx, self.data = knobs, ctx, data
         self.classes, self.device = data.num_classes, session.device_of(ctx.numerics)
-        self.network = frozen_network(model, data, classifier, ctx.numerics)
+        self.network = folded(frozen_network(model, data, classifier, ctx.numerics))
         self.images = DeviceSet(data, self.device)
         self.chunk = max(1, images_of(PIXELS, data) // knobs.batch_size)
         starts = [
@@ -109,9 +112,9 @@ class Inverter:
         """Fill in the gradients of k triggers; return their losses, hits and counted images, [k] each."""
         leaves = [value.detach()[classes].requires_grad_() for value in self.free.values()]
         mask, pattern = map(squashed, leaves)
-        logits = self.network(stamped(x_BHWC, mask, normalised(pattern, self.data)))
-        goals = classes.repeat_interleave(len(x_BHWC))
         counted = self._counted(labels_B, classes)
+        logits = self._logits(stamped(x_BHWC, mask, normalised(pattern, self.data)), counted)
+        goals = classes.repeat_interleave(len(x_BHWC))
         weight = counted / counted.sum(1, keepdim=True).clamp(min=1)
         missed = (cross_entropy(logits, goals, reduction="none").view_as(weight) * weight).sum(1)
         loss = missed + self.costs.cost[classes].float() * self._size(mask)
@@ -126,6 +129,13 @@ class Inverter:
         """Return bool [k, B]: the images that a class's trigger is fitted to."""
         others = labels_B != classes[:, None]
         return others if self.knobs.images == "others" else torch.ones_like(others)
+
+    def _logits(self, seen: Tensor, counted: Tensor) -> Tensor:
+        """Return logits [k B, K] of images [k B, H, W, C]; those that do not count pass no network: 0."""
+        rows = counted.flatten().nonzero()[:, 0]
+        with session.autocast(self.ctx.numerics):
+            logits = self.network(seen.index_select(0, rows).permute(0, 3, 1, 2)).float()
+        return logits.new_zeros(len(seen), self.classes).index_copy(0, rows, logits)
 
     def _size(self, mask: Tensor) -> Tensor:
         """Return the norm [k] that is minimised."""
@@ -184,12 +194,11 @@ def normalised(pattern: Tensor, data: ImageSet) -> Tensor:
 
 
 def stamped(x_BHWC: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
-    """Return the network's input [k B, C, H, W], channels last: each image with each of k triggers.
+    """Return each image with each of k triggers [k B, H, W, C], normalised.
 
     Of normalised images and patterns [k, H, W, C]: mixing and normalising may change places.
     """
-    seen = torch.lerp(x_BHWC[None], pattern[:, None], mask[:, None])
-    return seen.flatten(0, 1).permute(0, 3, 1, 2)
+    return torch.lerp(x_BHWC[None], pattern[:, None], mask[:, None]).flatten(0, 1)
 
 
 def successes(
@@ -215,7 +224,7 @@ def successes(
             for some in torch.arange(count, device=device).split(chunk):
                 seen = stamped(planes.permute(0, 2, 3, 1), mask[some], normalised(pattern[some], data))
                 goals, others = labels_F[some, None], true != labels_F[some, None]
-                moved = network(seen).argmax(1).view_as(others) == goals
+                moved = network(seen.permute(0, 3, 1, 2)).argmax(1).view_as(others) == goals
                 hits[some] += (moved & others).sum(1)
                 counted[some] += others.sum(1)
     return hits / counted.clamp(min=1)

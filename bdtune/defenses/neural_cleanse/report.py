@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.defenses.neural_cleanse.repair import stamp
 from bdtune.metrics import mean
 
 if TYPE_CHECKING:
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bdtune.engine.stage import Artefact
-    from bdtune.plugins.data import Truth
+    from bdtune.plugins.data import TriggerExamples, Truth
 
 SHOWN = 10
+COVERED = 0.5
+"""Value of the mask from which on a pixel belongs to the trigger."""
 TARGET, FLAGGED, OTHER = "#D55E00", "#0072B2", "#9aa0a6"
 
 
@@ -25,7 +28,8 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
     """Return the verdicts, the norms behind them, and whether the attacker's class was hit.
 
     index: the largest of all classes; chance: share of clean models with as large a one, if norms are normal;
-    threshold; flagged: classes; detected_target: 0 or 1; false_alarms: other classes that were flagged;
+    threshold; flagged: classes; detected: 1 if there is one, the verdict on the model; detected_target: 0 or
+    1; false_alarms: other classes that were flagged; iou_target, distance_target: see `compared`;
     index_target, norm_target, reversed_target (success of its trigger on clean images); norm_median,
     norm_deviation; unreached: classes whose trigger never worked; undefined: classes of infinite index, which
     are in no other number; epochs: mean over classes; reversed_before, reversed_after: success of the flagged
@@ -39,6 +43,7 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
         "chance": tested.info.get("chance", np.nan),
         "threshold": tested.info["threshold"],
         "flagged": float(np.count_nonzero(flagged)),
+        "detected": float(flagged.any()),
         "norm_median": tested.info.get("median", np.nan),
         "norm_deviation": tested.info.get("deviation", np.nan),
         "unreached": float(np.count_nonzero(~found["reached"])),
@@ -57,7 +62,28 @@ def diagnose(artefacts: Mapping[str, Artefact], truth: Truth) -> dict[str, float
             "norm_target": float(tested.arrays["norm"][truth.target]),
             "reversed_target": float(found["success"][truth.target]),
         }
+        if truth.examples is not None:
+            trigger = found["mask"][truth.target], found["pattern"][truth.target]
+            numbers |= compared(*trigger, truth.examples)
     return numbers
+
+
+def compared(mask: np.ndarray, pattern: np.ndarray, examples: TriggerExamples) -> dict[str, float]:
+    """Return how far the target class's trigger, mask [H, W] and pattern [H, W, C], is the attack's.
+
+    iou_target: pixels that both cover, of those that one covers; the attack covers what it changes in any
+    image, the mask the pixels that it takes at least half of. distance_target: mean difference of pixels in
+    [0, 1] between images with one trigger and with the other. nan where the attack changes no image.
+    """
+    attacked = (examples.clean != examples.stamped).any((0, 3))
+    if not attacked.any():
+        return {}
+    inverted = mask >= COVERED
+    apart = stamp(examples.clean, mask, pattern).astype(np.float64) - examples.stamped
+    return {
+        "iou_target": float(np.count_nonzero(attacked & inverted) / np.count_nonzero(attacked | inverted)),
+        "distance_target": float(np.abs(apart).mean() / 255),
+    }
 
 
 def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:

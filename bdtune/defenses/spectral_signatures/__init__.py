@@ -5,8 +5,8 @@ authors' released code, BackdoorBench and backdoor-toolbox for the other budgets
 
 Departures: the number of poisoned rows of a class is assumed (`eps`), not known, and all classes are
 inspected; what the paper knows is `oracle_target` and `oracle_rate`. Counts are exact and ties go by id,
-where the released code takes a percentile. At most `cap` of a class is removed. Features are those of the
-penultimate layer without augmentation, where BackdoorBench augments and flattens the last feature map.
+where the released code takes a percentile. At most `cap` of a class is removed. Features are taken without
+augmentation, where BackdoorBench augments; like it its preset flattens the last feature maps.
 
 What to expect: the budget decides. Where poison is half of its class or more, as with 10 % dirty labels on
 ten classes, both halves lie equally far from their mean, so that clean rows are flagged as often. A share of
@@ -26,7 +26,7 @@ from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.defense import Defense
-from bdtune.training.penultimate import Penultimate
+from bdtune.training.penultimate import Penultimate, SeenLayer
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -44,14 +44,16 @@ BENCH = {"epochs": 100, "batch_size": 256, "lr": 0.01, "schedule": "cosine"}
 """BackdoorBench's training on what is kept."""
 
 
-class SpectralSignatures(Defense):
+class SpectralSignatures(SeenLayer, Defense):
     """Filtering by spectral signatures, then training on what is kept."""
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "madry/spectral": {**RELEASED, "rule": "share"},  # which sets oracle_target too
-        "backdoorbench/spectral": {**RELEASED, "rule": "share", "retrain": BENCH},
+        "backdoorbench/spectral": {
+            **RELEASED, "rule": "share", "layer": 1, "flatten": True, "retrain": BENCH,
+        },
         "toolbox/spectral": {**RELEASED},  # which sets oracle_rate
-    }
+    }  # fmt: skip
     evidence: ClassVar[tuple[str, ...]] = ("scores", "removal")
 
     train: Supervised = Supervised()
@@ -93,7 +95,7 @@ class SpectralSignatures(Defense):
     def build(self, given: DefenseInputs) -> dict[str, Node]:
         labels = given.labels
         undefended = given.undefended(self.train)
-        seen = given.node(Penultimate(), data=given.fit, model=given.model, classifier=undefended)
+        seen = given.node(self.to(Penultimate), data=given.fit, model=given.model, classifier=undefended)
         score = SpectralScores(centred=self.centred, directions=self.directions, fewest=self.fewest)
         scores = given.node(score, penultimate=seen, data=labels)
         removal = given.node(self._removal(), scores=scores, data=labels)

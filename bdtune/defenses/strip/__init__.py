@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from bdtune.defending.blending import Blend, Boundary, Drawn, Entropies, Overlays, Scores, Threshold
 from bdtune.defending.clean_set import clean_images
 from bdtune.defenses.strip import report
-from bdtune.defenses.strip.stages import Blend, Boundary, Entropies, Overlays, Scores, Threshold
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.input_detector import DETECTION, InputDetector
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Self
 
     from matplotlib.figure import Figure
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.defense import DefenseInputs
 
 
-class STRIP(Blend, Boundary, InputDetector):
+class STRIP(Blend, Boundary, Drawn, InputDetector):
     """Strong intentional perturbation: rejects triggered inputs, and leaves the classifier as it is."""
 
     evidence: ClassVar[tuple[str, ...]] = (DETECTION, "threshold")
@@ -41,21 +40,8 @@ class STRIP(Blend, Boundary, InputDetector):
 
     train: Supervised = Supervised()
     """Training of the classifier that is guarded, if the attacker hands over none."""
-    overlays: int = Field(100, ge=1)
-    """Clean images that are blended over each input, N: the first of those computed."""
-    computed: int = Field(100, ge=1)
-    """Overlays whose entropies are computed: settings of `overlays` up to it share them."""
     scored: int = Field(2000, ge=2)
     """Calibration images, clean and triggered test images that are scored, at most."""
-
-    @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.overlays > self.computed:
-            raise ValueError(
-                f"overlays must be at most computed, got {self.overlays} and {self.computed}; "
-                "raise computed, which all settings of overlays share"
-            )
-        return self
 
     def build(self, given: DefenseInputs) -> dict[str, Node]:
         clean = clean_images(given)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bdtune.defending.entropy_pictures import draw_spread
 from bdtune.defending.loss_pictures import BINS, PARTS, dress, panels
 from bdtune.metrics import mean
 from bdtune.plugins.input_detector import DETECTION
@@ -41,7 +42,7 @@ def figure(artefacts: Mapping[str, Artefact], overlays: int) -> Figure:
     """Draw the entropies of clean and triggered test inputs, and how their spread settles with overlays."""
     picture, (left, right) = panels(2)
     _draw_entropies(left, artefacts[DETECTION])
-    _draw_spread(right, artefacts["entropies"].arrays["entropies"], overlays)
+    draw_spread(right, artefacts["entropies"].arrays["entropies"], overlays)
     return picture
 
 
@@ -58,16 +59,4 @@ def _draw_entropies(ax: Axes, found: Artefact) -> None:
     ax.set_title("test inputs", fontsize="small")
     ax.set_xlabel("mean entropy in bits", fontsize="small")
     ax.set_ylabel("share of inputs", fontsize="small")
-    dress(ax)
-
-
-def _draw_spread(ax: Axes, entropies: np.ndarray, overlays: int) -> None:
-    counts = np.arange(1, entropies.shape[1] + 1)
-    means = np.cumsum(entropies, 1, dtype=np.float64) / counts
-    ax.plot(counts, means.std(0), color=PARTS[0][1], label="clean calibration images")
-    ax.axvline(overlays, color="black", linestyle="--", linewidth=0.8, label=f"{overlays} overlays")
-    ax.set_ylim(bottom=0)
-    ax.set_title("spread of clean entropies", fontsize="small")
-    ax.set_xlabel("overlays", fontsize="small")
-    ax.set_ylabel("standard deviation in bits", fontsize="small")
     dress(ax)

@@ -1,4 +1,4 @@
-"""STRIP's stages: overlays, entropies of blended inputs, their scores, and the threshold.
+"""STRIP's stages, of test inputs and of training rows: overlays, entropies, scores and the threshold.
 
 Source: STRIP (Gao et al., ACSAC 2019), sections 4 and 5, and the authors' notebook. Knobs without defaults
 are handed down from the defense, where their defaults and ranges are.
@@ -9,20 +9,25 @@ Shape letters: n images that are scored, N overlays, K classes, H height, W widt
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bdtune.detection import empirical_threshold, normal_threshold
+from bdtune.detection import empirical_threshold, flags, normal_threshold
+from bdtune.effects import OnlyIf
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import Problem, UserError
 from bdtune.knobs import Knobs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
     import torch
 
+    from bdtune.engine.numerics import Numerics
     from bdtune.plugins.data import ImageSet
     from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
@@ -53,6 +58,24 @@ class Overlays(Stage):
         return Artefact({"images": images, "rows": rows.astype(np.int64)})
 
 
+class Drawn(Knobs):
+    """How many overlays there are."""
+
+    overlays: int = Field(100, ge=1)
+    """Clean images that are blended over each input, N: the first of those computed."""
+    computed: int = Field(100, ge=1)
+    """Overlays whose entropies are computed: settings of `overlays` up to it share them."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.overlays > self.computed:
+            raise ValueError(
+                f"overlays must be at most computed, got {self.overlays} and {self.computed}; "
+                "raise computed, which all settings of overlays share"
+            )
+        return self
+
+
 class Blend(Knobs):
     """How an overlay is laid over an input, pixels in [0, 1]."""
 
@@ -60,8 +83,10 @@ class Blend(Knobs):
     """Factor of the input."""
     overlay_weight: float = Field(1.0, gt=0)
     """Factor of the overlay."""
-    clip: bool = True
+    clip: Annotated[bool, OnlyIf(space="pixels")] = True
     """Whether sums are clipped to [0, 1], as images are; the authors' notebook leaves them."""
+    space: Annotated[Literal["pixels", "normalised"], OnlyIf(space="normalised")] = "pixels"
+    """normalised: the network's normalised inputs are summed, unclipped, as toolboxes' filters do."""
 
 
 class Entropies(Blend, Stage):
@@ -76,8 +101,8 @@ class Entropies(Blend, Stage):
     name: ClassVar[str] = "entropies"
     kind: ClassVar[Kind] = "train"
 
-    scored: int
-    """Images that are scored, at most."""
+    scored: int | None
+    """Images that are scored, at most; null: all."""
 
     def run(
         self,
@@ -89,49 +114,71 @@ class Entropies(Blend, Stage):
         overlays: Artefact,
         calibration: Artefact | None = None,
     ) -> Artefact:
-        from bdtune.training.predict import trained_network
+        from bdtune.training.batches import images_of
+        from bdtune.training.predict import PIXELS, trained_network
 
-        rows = np.arange(len(data)) if calibration is None else calibration.arrays["rows"]
-        draw = np.random.default_rng(derive_seed(ctx.seed, "scored")).permutation(len(rows))[: self.scored]
-        ids = rows[np.sort(draw)].astype(np.int64)
         network = trained_network(model, data, classifier, ctx.numerics)
-        found, predicted = self._passed(network, data, data.images_at(ids), overlays.arrays["images"], ctx)
+        over = overlays.arrays["images"]
+        step = max(1, images_of(PIXELS, data) // len(over))
+        blocks = self._blocks(data, calibration, ctx.seed, step)
+        ids, found, predicted = self._passed(network, data, blocks, over, ctx.numerics.exact())
         return Artefact({"ids": ids, "entropies": found, "predicted": predicted})
 
+    def _blocks(
+        self, data: ImageSet, calibration: Artefact | None, seed: int, step: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield ids int64 [n], ascending, and images uint8 [n, H, W, C] to be scored, n at most `step`."""
+        from bdtune.training.batches import in_order
+
+        if self.scored is None and calibration is None:
+            yield from in_order(data, step)
+            return
+        rows = np.arange(len(data)) if calibration is None else calibration.arrays["rows"]
+        draw = np.random.default_rng(derive_seed(seed, "scored")).permutation(len(rows))[: self.scored]
+        ids = rows[np.sort(draw)].astype(np.int64)
+        images = data.images_at(ids)
+        for start in range(0, len(ids), step):
+            yield ids[start : start + step], images[start : start + step]
+
     def _passed(
-        self, network: Network, data: ImageSet, images: np.ndarray, overlays: np.ndarray, ctx: Context
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return entropies [n, N] and predictions [n] of uint8 images [n, H, W, C]."""
+        self,
+        network: Network,
+        data: ImageSet,
+        blocks: Iterator[tuple[np.ndarray, np.ndarray]],
+        overlays: np.ndarray,
+        numerics: Numerics,
+    ) -> tuple[np.ndarray, ...]:
+        """Return ids [n], entropies [n, N] and predictions [n] of images in blocks."""
         import torch
 
         from bdtune.training.augment import normalise_planes
-        from bdtune.training.batches import images_of
-        from bdtune.training.predict import PIXELS
         from bdtune.training.session import deterministic, device_of
         from bdtune.training.weights import as_array
 
-        numerics = ctx.numerics.exact()
         device = device_of(numerics)
 
         def logits(planes: torch.Tensor) -> torch.Tensor:
             seen = normalise_planes(planes, tuple(data.mean), tuple(data.std), torch.float32)
             return network(seen).float()
 
-        step = max(1, images_of(PIXELS, data) // len(overlays))
-        entropies, predicted = [], []
+        found = []
         with torch.inference_mode(), deterministic(numerics):
             over = _planes(overlays, device)
-            for start in range(0, len(images), step):
-                planes = _planes(images[start : start + step], device)
-                blended = self.blended(planes, over).flatten(0, 1)
-                entropies.append(entropy_bits(logits(blended)).view(len(planes), -1))
-                predicted.append(logits(planes).argmax(1))
-        return as_array(torch.cat(entropies)), as_array(torch.cat(predicted)).astype(np.int64)
+            for ids, images in blocks:
+                planes = _planes(images, device)
+                blended = self.blended(planes, over, data.mean).flatten(0, 1)
+                entropies = as_array(entropy_bits(logits(blended)).view(len(planes), -1))
+                predicted = as_array(logits(planes).argmax(1)).astype(np.int64)
+                found.append((ids.astype(np.int64), entropies, predicted))
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
-    def blended(self, planes: torch.Tensor, overlays: torch.Tensor) -> torch.Tensor:
-        """Return float [n, N, C, H, W]: each of n images with each of N overlays over it."""
+    def blended(self, planes: torch.Tensor, overlays: torch.Tensor, mean: tuple[float, ...]) -> torch.Tensor:
+        """Return float [n, N, C, H, W]: each of n images with each of N overlays over it, as pixels."""
         mixed = self.input_weight * planes[:, None] + self.overlay_weight * overlays[None]
-        return mixed.clamp(0, 1) if self.clip else mixed
+        if self.space == "pixels":
+            return mixed.clamp(0, 1) if self.clip else mixed
+        # what is normalised to the sum of two normalised images
+        return mixed - (self.input_weight + self.overlay_weight - 1) * mixed.new_tensor(mean)[:, None, None]
 
 
 def _planes(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -195,3 +242,17 @@ class Threshold(Boundary, Stage):
         found = empirical_threshold(values, self.frr) if by_quantile else normal
         fell_back = self.boundary == "normal" and useless
         return Artefact({"threshold": np.array([found])}, {"fell_back": float(fell_back)})
+
+
+class LowEntropy(Stage):
+    """Flag the training rows whose score exceeds the threshold.
+
+    Inputs: scores of all rows (scores float64 [N]), threshold (float64 [1]). Arrays: flagged bool [N].
+    """
+
+    name: ClassVar[str] = "low_entropy"
+    kind: ClassVar[Kind] = "derive"
+
+    def run(self, ctx: Context, *, scores: Artefact, threshold: Artefact) -> Artefact:
+        limit = float(threshold.arrays["threshold"][0])
+        return Artefact({"flagged": flags(scores.arrays["scores"], limit)})

@@ -1,0 +1,45 @@
+"""What computes here: the versions and the processor that decide the last bits of a result."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "pillow", "scikit-learn", "scipy", "torch", "torchvision")
+"""Packages that compute."""
+
+
+def environment() -> dict[str, str]:
+    """Return versions, the processor's name and torch's threads; the GPU's name where torch sees one."""
+    found = dict(_versions())
+    torch: Any = sys.modules.get("torch")  # the engine does not load torch; a stage may have
+    if torch is not None:
+        found["threads"] = str(torch.get_num_threads())
+        if torch.cuda.is_available():
+            found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = {"python": platform.python_version(), "cpu": _cpu()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found.items())
+
+
+def _cpu() -> str:
+    """Return the processor's name, as "Intel(R) Xeon(R) Platinum 8481C CPU"; its architecture if unnamed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,77 @@
+"""What each stage of a sweep cost, and what sharing saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bdtune.report.table import Column, Row, Table, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bdtune.trials.results import SweepResult
+
+
+SMALL = 0.002
+"""Share of all seconds under which a stage is counted among others."""
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """The uses of all stages in one role."""
+
+    role: str
+    computed: int
+    shared: int
+    spent: float
+    """Seconds."""
+    saved: float
+
+
+def stage_costs(result: SweepResult) -> list[StageCost]:
+    """Return the cost of each role that took time, the dearest first; small ones together."""
+    found: dict[str, list[tuple[bool, float]]] = {}
+    for trial in result.trials:
+        for role, use in trial.stages.items():
+            found.setdefault(role, []).append((use.computed, use.seconds))
+    costs = [
+        StageCost(
+            role,
+            sum(computed for computed, _ in uses),
+            sum(not computed for computed, _ in uses),
+            sum(seconds for computed, seconds in uses if computed),
+            sum(seconds for computed, seconds in uses if not computed),
+        )
+        for role, uses in found.items()
+    ]
+    costs.sort(key=lambda cost: -(cost.spent + cost.saved))
+    least = SMALL * sum(cost.spent + cost.saved for cost in costs)
+    large = [cost for cost in costs if cost.spent + cost.saved > least]
+    small = [cost for cost in costs if cost not in large and cost.spent + cost.saved > 0]
+    if not small:
+        return large
+    numbers = ((c.computed, c.shared, c.spent, c.saved) for c in small)
+    computed, shared, spent, saved = map(sum, zip(*numbers, strict=True))
+    return [*large, StageCost(f"{len(small)} others", int(computed), int(shared), spent, saved)]
+
+
+def cost_table(costs: Sequence[StageCost]) -> Table:
+    """Return the costs as a table."""
+    numbers = [Column(name) for name in ("computed", "shared", "spent", "saved")]
+    rows = [
+        Row((c.role, str(c.computed), str(c.shared), duration(c.spent), duration(c.saved))) for c in costs
+    ]
+    return Table("", (Column("stage", numeric=False), *numbers), tuple(rows))
+
+
+def cost_sentence(costs: Sequence[StageCost]) -> str:
+    """Return what was spent, and what would have been without sharing."""
+    spent, saved = sum(cost.spent for cost in costs), sum(cost.saved for cost in costs)
+    if spent == 0:
+        return f"Nothing was computed for this sweep: all {duration(saved)} of it were in the store."
+    factor = (spent + saved) / spent
+    return (
+        f"{duration(spent)} of stages were computed; sharing saved {duration(saved)}: without it the sweep "
+        f"takes {factor:.1f} times as long."
+    )
