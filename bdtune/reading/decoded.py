@@ -14,30 +14,27 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
 
 from bdtune.engine.key import key_of
+from bdtune.engine.node_cache import node_folder
 from bdtune.reading.files import digest_files
 from bdtune.reading.images import decode, encoded, mixed_sizes, row_groups, threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from bdtune.reading.images import Selection
 
 DISK_SHARE = 0.5
 """Of a disk's free room, how much a new map may take; a larger set is decoded anew in each epoch."""
+MAPS = "images"
+"""What the maps' folder is called among what a node keeps."""
 IMAGES, CHECKS = "images.u8", "checks.u32"
-
-
-def maps_folder() -> Path:
-    """Return where this node keeps its maps: `images` in BDTUNE_CACHE, by default in the user's cache."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("BDTUNE_CACHE") or user / "bdtune") / "images"
 
 
 def map_name(selection: Selection) -> str:
@@ -52,7 +49,7 @@ def open_map(selection: Selection, shape: tuple[int, int, int], name: str) -> De
 
     None where there is no room for it, or where its folder cannot be written.
     """
-    folder, size = maps_folder() / name, len(selection) * int(np.prod(shape))
+    folder, size = node_folder(MAPS) / name, len(selection) * int(np.prod(shape))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / IMAGES).open("ab") as images, (folder / CHECKS).open("ab") as checks:

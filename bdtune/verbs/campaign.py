@@ -20,7 +20,6 @@ from bdtune.config.campaign import Campaign, load_campaign, renamed
 from bdtune.config.expand import points
 from bdtune.config.sweep import SweepSpec
 from bdtune.engine.files import replace_file
-from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.metrics import metric_of
 from bdtune.report import table
@@ -33,9 +32,18 @@ from bdtune.tracking.campaign_log import CampaignLog
 from bdtune.trials.budget import Spending
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.speed import Speed
-from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, Place, claim, find_place, release
+from bdtune.trials.sweep_folder import (
+    SETTINGS,
+    SWEEPS,
+    Place,
+    claim,
+    find_place,
+    note_store,
+    release,
+)
 from bdtune.verbs import sweep as single
 from bdtune.verbs.pictures import Gallery
+from bdtune.verbs.stores import checked, of_sweep, store_for, to_read, to_write
 from bdtune.verbs.tables import counted, plain_table
 
 if TYPE_CHECKING:
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.execute import Executor
     from bdtune.engine.plan import Plan
+    from bdtune.engine.store import Store
     from bdtune.report.table import Table
     from bdtune.tracking.mlflow_log import Tracker
     from bdtune.trials.results import SweepResult, TrialResult
@@ -157,13 +166,13 @@ class CampaignOutcome:
         return [*(written if self.folder else []), *filter(None, [self.tracking]), after]
 
 
-def plan(file: str, overrides: Sequence[str], run_dir: Path) -> CampaignPlan:
+def plan(file: str, overrides: Sequence[str], run_dir: Path, *, store: str | None = None) -> CampaignPlan:
     """Load a campaign and count what it needs, without data sets that are not there; writes nothing."""
     campaign = load_campaign(file, overrides, partial=True)
-    store = Store(run_dir / "store", create=False)
-    chosen = _choose(campaign, store)
+    known = to_read(store_for(run_dir, _begun(run_dir, campaign), store))
+    chosen = _choose(campaign, known)
     sweeps = [
-        _planned(spec, share, _plan_alone(campaign, spec, store))
+        _planned(spec, share, _plan_alone(campaign, spec, known))
         for spec, share in zip(campaign.sweeps, chosen.shares, strict=True)
     ]
     return CampaignPlan(
@@ -215,6 +224,7 @@ def run(
     run_dir: Path,
     options: Options,
     *,
+    store: str | None = None,
     quiet: bool = False,
     wait_s: float = 30.0,
 ) -> CampaignOutcome:
@@ -223,11 +233,13 @@ def run(
     if options.address is not None:
         check_answers(options.address)  # before anything is written
     folder = _folder(run_dir, campaign.name)
-    chosen = _choose(campaign, Store(run_dir / "store"))
+    at = checked(store_for(run_dir, _begun(run_dir, campaign), store))
+    chosen = _choose(campaign, to_write(run_dir, at))
     with Progress(quiet=quiet, name=_namer(campaign, chosen.ledger)) as progress:
         _announce(progress, campaign, chosen, options)
+        note_store(folder, at, run_dir)
         replace_file(folder / CAMPAIGN, yaml.safe_dump(campaign.to_dict(), sort_keys=False).encode())
-        parts = [_part(run_dir, spec, campaign.name) for spec in campaign.sweeps]
+        parts = [_part(run_dir, spec, campaign.name, at) for spec in campaign.sweeps]
         try:
             outcome = run_sweep(
                 _base(campaign),
@@ -267,13 +279,14 @@ def run(
     )
 
 
-def report(name: str, run_dir: Path) -> CampaignOutcome:
+def report(name: str, run_dir: Path, *, store: str | None = None) -> CampaignOutcome:
     """Return a campaign's report as the store has it now: nothing is computed."""
     folder = run_dir / SWEEPS / name
     campaign = load_campaign(folder / CAMPAIGN, check_data=False)
+    known = of_sweep(folder, store)
     places = [find_place(run_dir, spec) for spec in campaign.sweeps]
     results = {place.name: single.report(place.name, run_dir).result for place in places if place.known}
-    left = _choose(campaign, Store(run_dir / "store", create=False)).left_out
+    left = _choose(campaign, known).left_out
     if os.access(folder, os.W_OK):
         _write_report(folder, summary_table(name, results, left), campaign, results)
     return CampaignOutcome(name, results, left)
@@ -425,16 +438,23 @@ def _folder(run_dir: Path, name: str) -> Path:
     return folder
 
 
-def _part(run_dir: Path, spec: SweepSpec, campaign: str) -> Part:
+def _begun(run_dir: Path, campaign: Campaign) -> list[Path]:
+    """Return the folders of the campaign and of its sweeps, as far as they were begun."""
+    own = [run_dir / SWEEPS / campaign.name] if is_known(campaign.name, run_dir) else []
+    places = [find_place(run_dir, spec) for spec in campaign.sweeps]
+    return own + [place.folder for place in places if place.known]
+
+
+def _part(run_dir: Path, spec: SweepSpec, campaign: str, at: Path | str) -> Part:
     """Take a sweep's folder and begin its record."""
-    place = claim(run_dir, spec)
+    place = claim(run_dir, spec, at)
     spec = renamed(spec, place.name)
-    ledger, executor = make_ledger(spec, Store(run_dir / "store"))
+    ledger, executor = make_ledger(spec, to_write(run_dir, at))
     ledger.extend(points(spec))
     tracker = single.make_tracker(run_dir, place.folder, spec, {"bdtune.campaign": campaign})
     tracker.describe(spec, expected=len(ledger.entries))
     tracker.start()
-    recorder = single.Recorder(tracker, ledger, spec.keep)
+    recorder = single.Recorder(tracker, ledger, place.folder, spec.keep)
     return Part(spec, place, ledger, recorder, Gallery(place.folder / "pictures", executor.resolver))
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.report.page.build import Inputs, write
+from bdtune.verbs.stores import of_sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.engine.manifest import Manifest
+    from bdtune.engine.store import Store
     from bdtune.trials.results import SweepResult
     from bdtune.verbs.sweep import SweepOutcome
 
@@ -26,7 +27,7 @@ def written(outcome: SweepOutcome) -> list[Path]:
     assert folder is not None, "a report knows its folder"
     if not os.access(folder, os.W_OK):
         raise UserError(Problem("--html", "expected a sweep whose folder can be written", str(folder)))
-    store = Store(folder.parent.parent / "store", create=False)
+    store = of_sweep(folder)
     pictures = sorted([*folder.glob("best-*.png"), *folder.glob("case-*.png"), *folder.glob("search-*.png")])
     manifests = _manifests(outcome.result, store)
     return write(Inputs(outcome.spec, outcome.result, outcome.why, manifests, pictures), folder)

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bdtune.engine.node_cache import node_folder
 from bdtune.errors import DataError
 from bdtune.reading import decoded
-from bdtune.reading.decoded import CHECKS, IMAGES, map_name, maps_folder, open_map
+from bdtune.reading.decoded import CHECKS, IMAGES, MAPS, map_name, open_map
 from bdtune.reading.files import class_folders, parquet_records
 from bdtune.reading.images import Selection, decode
 from bdtune.reading.stream import FileStream
@@ -65,10 +66,10 @@ def opened(selection):
     return open_map(selection, SHAPE, map_name(selection))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 29), max_size=40), max_size=5))
 def test_it_gives_what_decoding_gives(selection, reads):
-    shutil.rmtree(maps_folder(), ignore_errors=True)
+    shutil.rmtree(node_folder(MAPS), ignore_errors=True)
     found = opened(selection)
     for ids in map(np.array, filter(None, reads)):
         assert np.array_equal(found.read(ids), selection.read(ids))
@@ -94,7 +95,7 @@ def test_what_a_crash_left_is_decoded_anew(selection, counted):
     everything = np.arange(len(selection))
     expected = selection.read(everything)
     opened(selection).read(everything)
-    (folder,) = maps_folder().iterdir()
+    (folder,) = node_folder(MAPS).iterdir()
     content = bytearray((folder / IMAGES).read_bytes())
     content[5 * SIDE * SIDE * 3 + 17] ^= 1
     (folder / IMAGES).write_bytes(content)
@@ -172,7 +173,7 @@ def test_a_stream_for_other_processes_finds_the_map_without_the_files(selection,
 
 def test_what_is_read_once_is_not_kept(selection):
     list(FileStream(selection, window_rows=16, keep=False).blocks(None))
-    assert not maps_folder().exists()
+    assert not node_folder(MAPS).exists()
 
 
 def test_processes_fill_one_map_together(selection):
