@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ray.tune.search import Searcher
 
+from bdtune.cluster.signals import remind_tune
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,6 +36,7 @@ class HoldBack(Searcher):
         self._reports: dict[str, Mapping[str, Any]] = {}
 
     def suggest(self, trial_id: str) -> Any:
+        remind_tune()
         released = self.driver.release()
         if released is None:
             return Searcher.FINISHED if self.driver.finished else None

@@ -6,14 +6,14 @@ import contextlib
 import logging
 import math
 import os
-import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from bdtune.cluster.daemons import watched
-from bdtune.cluster.signals import handlers_stay, interruptible
+from bdtune.cluster.signals import check, handlers_stay, interruptible
 from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def session(
             fitting([{"CPU": cpus, **gpus_here}], needs)
     try:
         with interruptible():
-            with handlers_stay():  # Ray sets one of its own
+            with _ray_takes_no_signal():
                 _open(address, cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes, say)
             with watched():
                 yield
@@ -87,19 +87,27 @@ def session(
 def _open(
     address: str | None, cpus: int | None, gpus: int | None, store_bytes: int, say: Callable[[str], None]
 ) -> None:
-    """Join a cluster, or start a session; a SIGTERM that Ray takes meanwhile interrupts, too."""
-    try:
-        if address is not None:
-            say(f"joining a Ray cluster ({address}) ...")
-            _join(address)
-            say(f"joined {_described()}")
-        else:
-            say("starting Ray on this machine, which takes some seconds ...")
-            _start(cpus, gpus, store_bytes)
-    except SystemExit as end:
-        if end.code == signal.SIGTERM:
-            raise KeyboardInterrupt from None
-        raise
+    """Join a cluster, or start a session."""
+    if address is not None:
+        say(f"joining a Ray cluster ({address}) ...")
+        _join(address)
+        say(f"joined {_described()}")
+    else:
+        say("starting Ray on this machine, which takes some seconds ...")
+        _start(cpus, gpus, store_bytes)
+    check()
+
+
+@contextlib.contextmanager
+def _ray_takes_no_signal() -> Iterator[None]:
+    """Keep Ray from handling SIGTERM: its handler ends Ray, and what it raises then may be lost."""
+    import ray
+
+    utils = getattr(getattr(ray, "_private", None), "utils", None)
+    with handlers_stay(), contextlib.ExitStack() as stack:
+        if utils is not None:
+            stack.enter_context(mock.patch.object(utils, "set_sigterm_handler"))
+        yield
 
 
 def check_answers(address: str) -> None:
@@ -168,6 +176,7 @@ def _start(cpus: int | None, gpus: int | None, store_bytes: int) -> None:
             return
         except Exception as error:  # Ray raises it bare
             ray.shutdown()
+            check()
             if not left:
                 raise BdtuneError(f"Ray could not be started in {STARTS} attempts: {error}") from error
             log.warning("Ray could not be started, trying again: %s", error)

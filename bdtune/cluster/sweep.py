@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from bdtune.cluster.daemons import RayDiedError
 from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.scratch import clear_left, scratch
 from bdtune.cluster.session import Needs, session, slots
-from bdtune.cluster.signals import handlers_stay
+from bdtune.cluster.signals import asked, check, ended_by_tune
 from bdtune.cluster.trial_source import make_source
 from bdtune.config.expand import points, with_values
 from bdtune.engine.execute import Executor
@@ -175,6 +176,7 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> Non
             residents=sharing.load_residents(specs),
             streamed=streamed,
         )
+        check()
         with _watching(live, watcher):
             _tune(driver, common, needs, fitting, own)
 
@@ -200,10 +202,13 @@ def _epochs(driver: Driver) -> int:
 
 
 def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) -> None:
-    """Let Tune run what the driver releases, until its own handler of Ctrl-C ends the trials."""
+    """Let Tune run what the driver releases, until that is done or somebody asks for the end.
+
+    Tune stops once it was told that no trial is to come. One of the last may die after that, and is tried
+    again in another round.
+    """
     from ray import tune
 
-    from bdtune.cluster.searcher import HoldBack
     from bdtune.cluster.trainable import Trial
 
     spec = driver.spec
@@ -213,27 +218,38 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) ->
     trainable = tune.with_resources(
         tune.with_parameters(Trial, shared=common), tune.PlacementGroupFactory(needs.bundles)
     )
-    with _quiet(), handlers_stay():  # Tune leaves its own behind, which would take the next Ctrl-C
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                metric="objective",
-                mode=common.mode,
-                search_alg=HoldBack(driver),
-                scheduler=_unpickled(scheduler.build(spec.scheduler, epochs, driver.paused)),
-                num_samples=-1,
-                max_concurrent_trials=driver.slots,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(own),
-                failure_config=tune.FailureConfig(max_failures=spec.retries),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
-                verbose=0,
-            ),
-        )
-        tuner.fit()
+    with _quiet(), ended_by_tune():
+        for number in itertools.count():
+            judge = scheduler.build(spec.scheduler, epochs, driver.paused)
+            _tuner(driver, trainable, judge, common.mode, own / f"round-{number}").fit()
+            if asked() or not driver.deaths.waiting:
+                return
+
+
+def _tuner(driver: Driver, trainable: Any, judge: Any, mode: str, folder: Path) -> Any:
+    from ray import tune
+
+    from bdtune.cluster.searcher import HoldBack
+
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric="objective",
+            mode=mode,
+            search_alg=HoldBack(driver),
+            scheduler=_unpickled(judge),
+            num_samples=-1,
+            max_concurrent_trials=driver.slots,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            failure_config=tune.FailureConfig(max_failures=driver.spec.retries),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
 
 
 def _unpickled(scheduler: Any) -> Any:

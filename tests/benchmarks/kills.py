@@ -84,6 +84,7 @@ def _all_sweeps(folder: Path, chaos: Chaos) -> dict[str, Any]:
         count += 1
         runs = Runs(folder / f"{sweep}-{count}", SLOWER, space=SPACES[sweep])
         result = chaos.disturb(runs, sweep)
+        runs.sync()  # what a Ctrl-C at the very end, or a slow machine, left to it
         broken += [f"{sweep} {count}: {each}" for each in runs.differences(result, *whole[sweep])]
     return {"sweeps": count, "broken": broken}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ import threading
 import pytest
 
 from bdtune.cluster.session import session
-from bdtune.cluster.signals import handlers_stay, interruptible
+from bdtune.cluster.signals import asked, check, ended_by_tune, handlers_stay, interruptible, remind_tune
 from tests.cluster.test_session import Starting
 
 
@@ -69,22 +70,66 @@ def test_a_local_session_is_started_on_the_head_of_a_cluster_too(monkeypatch):
         assert ray.on
 
 
-class TermedWhileItStarts(Starting):
-    """A Ray that a SIGTERM meets while it starts: its handler ends the process with 15."""
+class LosesSignals(Starting):
+    """A Ray that a signal meets while it starts, and that catches whatever is raised then."""
+
+    number = signal.SIGTERM
 
     def init(self, **options):
+        with contextlib.suppress(BaseException):  # as some libraries do
+            signal.raise_signal(self.number)
         super().init(**options)
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-        signal.raise_signal(signal.SIGTERM)
 
 
-def test_sigterm_while_ray_starts_interrupts_too_and_ends_the_session(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", ray := TermedWhileItStarts(failures=0))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_signal_that_is_lost_while_ray_starts_interrupts_too(monkeypatch, number, failures):
+    monkeypatch.setitem(sys.modules, "ray", ray := LosesSignals(failures))
+    ray.number = number
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), session(cpus=2):
         pass
     assert not ray.on
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_first_signal_is_for_tune_and_the_second_ends_the_block(monkeypatch):
+    heard = []
+    with interruptible(), ended_by_tune():
+        signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))  # as Tune does
+        signal.raise_signal(signal.SIGTERM)
+        assert (heard, asked()) == ([1], True)
+        remind_tune()
+        assert heard == [1, 1]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert heard == [1, 1]
+
+
+def test_a_signal_before_tune_listens_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), interruptible(), ended_by_tune():
+        signal.raise_signal(signal.SIGINT)
+    with interruptible():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), ended_by_tune():
+            pytest.fail("somebody had asked for the end")
+
+
+def test_a_signal_of_one_block_says_nothing_to_the_next():
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(signal.SIGINT)
+    with interruptible():
+        check()
+
+
+def test_ctrl_c_stays_ignored_where_it_was():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_that_a_block_leaves_behind_are_undone():

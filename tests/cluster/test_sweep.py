@@ -78,6 +78,13 @@ def test_trials_that_fail_do_so_alone_and_are_tried_again_only_when_asked(bench)
     assert by(retried, trouble)["raise"].status == "failed"
 
 
+def test_the_last_trial_is_tried_again_though_tune_was_told_that_no_more_come(bench):
+    outcome = bench.run("defense.tail.trouble=kill_once", "retries=0")
+    assert len(bench.notes("toy_tail")) == 2
+    assert (outcome.interrupted, outcome.given_up) == (False, None)
+    assert {trial.status for trial in outcome.trials} == {"done"}
+
+
 def test_a_stage_that_goes_on_killing_its_process_is_given_up_with_its_followers(bench, monkeypatch):
     monkeypatch.setattr(deaths, "PAUSES_S", (0.0, 0.5))
     settings = ("defense.prefix.trouble=kill", "defense.tail.quality=0.25,0.5,0.75,1.0", "retries=0")

@@ -83,6 +83,11 @@ class Runs:
         assert process.returncode == 0, (self.folder / "stderr.txt").read_text()[-3000:]
         return json.loads(out)
 
+    def sync(self) -> None:
+        """Let MLflow have what it has not taken yet."""
+        command = [sys.executable, "-m", "bdtune.cli", "sync", "--out", str(self.folder / "runs")]
+        subprocess.run(command, check=True, capture_output=True, timeout=LONGEST_S)
+
     def wait_for(self, stage: str, count: int = 1) -> None:
         """Wait until so many starts of a stage are noted."""
         deadline = time.monotonic() + LONGEST_S
