@@ -48,6 +48,7 @@ class FolderPlace:
     wait_s = 0.2
     readers = 1
     layout = "objects/<first two digits of the key>/<key>"
+    copies = False
     moved = Moved()
 
     def __init__(self, root: Path, *, create: bool = True) -> None:

@@ -53,6 +53,7 @@ class ObjectPlace:
     wait_s = 2.0
     readers = READERS
     layout = "payloads/<key>/<attempt>"
+    copies = True
 
     def __init__(self, objects: Objects, cache: NodeCache | None = None) -> None:
         self.objects = objects

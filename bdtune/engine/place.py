@@ -77,6 +77,10 @@ class Place(Protocol):
         """Where below the root an entry's files lie, in words."""
 
     @property
+    def copies(self) -> bool:
+        """Whether each node keeps copies of what it has read."""
+
+    @property
     def moved(self) -> Moved:
         """What this process has read from a bucket and from this node's copies; nothing of a folder."""
 
