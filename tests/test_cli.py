@@ -244,7 +244,9 @@ def test_run_prints_a_trial_and_takes_it_from_the_store_again(bdtune, own_folder
     assert trial["error"] is None
     assert trial["params"]["defense.beta"] == 0.5
     assert {"acc", "asr", "asr_all", "ra", "der", "undefended/acc", "undefended/asr"} <= set(trial["metrics"])
-    assert set(trial["stages"]["classifier"]) == {"key", "computed", "seconds"}
+    use = trial["stages"]["classifier"]
+    assert set(use) == {"key", "computed", "seconds", "bytes", "read", "fetched", "served"}
+    assert use["bytes"] > 0
     assert sorted(path.name for path in own_folder.iterdir()) == ["bdtune-runs"]
 
 

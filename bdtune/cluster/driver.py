@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from bdtune.cluster.deaths import Deaths
+from bdtune.cluster.locality import Locality
 from bdtune.config.trial import spec_to_dict
 from bdtune.engine.demand import missing
 from bdtune.engine.files import append_line
@@ -89,6 +90,7 @@ class Driver:
         self.results: dict[str, TrialResult] = {}
         costs = Costs(executor.store)
         self.deaths = Deaths()
+        self.locality = Locality(executor.resolver)
         self._deadly: set[str | None] = set()  # keys of stages in which trials died too often
         self._outage: str | None = None
         self.queue = ReadyQueue(executor, lambda node: costs.seconds(node) or 1.0)
@@ -144,7 +146,7 @@ class Driver:
             for again in self.deaths.due():
                 self.queue.done(again.id)
                 self.queue.add(again)
-            job = self.queue.take()
+            job = self.queue.take(self._here if self.locality.matters else None)
             self._settle()
             self.listener.held(self.queue.held_back)
             if job is not None and self._next_key(job) in self._deadly:
@@ -152,6 +154,7 @@ class Driver:
                 self.deaths.lost.add(job.id)
                 continue
             if job is not None:
+                self.locality.started()
                 self._started[job.id] = time.time()
                 return job.id, self._config(job.id)
             if len(self._tickets) < self.slots and self._ask():
@@ -160,6 +163,9 @@ class Driver:
                 return None
             self.deaths.sleep()  # Tune stalls where nothing runs and nothing is to be run
         return None
+
+    def _here(self, job: Job) -> int:
+        return self.locality.here(self.ledger.entries[job.id].graph.stages.values())
 
     def ended(self, trial: str, report: Mapping[str, Any] | None) -> None:
         """Note a released trial's last report; None when its process died.
@@ -184,6 +190,7 @@ class Driver:
             self._died(trial)
             return
         self.deaths.survived()
+        self.locality.ended(report.get("node"), self.ledger.entries[trial].graph.stages.values())
         if report.get("status") == OUTAGE:
             self._outage = self._outage or report["error"]
             self.queue.done(trial)

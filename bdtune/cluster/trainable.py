@@ -13,6 +13,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from bdtune.cluster.driver import OUTAGE
@@ -47,6 +48,7 @@ class Trial(tune.Trainable):
 
         self._limit_gpu_memory()
         self.store = Store(shared.store)
+        self.node = ray.get_runtime_context().get_node_id()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -93,7 +95,7 @@ class Trial(tune.Trainable):
             status, error = "failed", str(problem)
         except Exception as problem:
             status, error = "failed", f"{type(problem).__name__}: {problem}"
-        report = {"done": True, "status": status, "error": error, **self._final(status)}
+        report = {"done": True, "status": status, "error": error, "node": self.node, **self._final(status)}
         self._close()
         return report
 
@@ -144,7 +146,7 @@ class Trial(tune.Trainable):
         metrics = judge_tick(self.executor, self.graph, classifier, self._test_sets, decisive)
         self._last_epoch = self._epoch(event)
         report = {"done": False, "status": "running", "epoch": self._last_epoch, "metrics": metrics}
-        return {**report, "objective": self._objective(metrics)}
+        return {**report, "objective": self._objective(metrics), "node": self.node}
 
     def _final(self, status: str) -> dict[str, float]:
         """Return where the trial ended, for the scheduler: one that failed counts as the worst."""

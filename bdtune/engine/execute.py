@@ -148,6 +148,7 @@ class Executor:
 
     def _produce(self, node: Node, key: str) -> Generator[Event, None, None]:
         """Run the stage under its lease and publish; a failure is recorded and raised as `StageFailed`."""
+        before = self.store.place.moved
         inputs = yield from self._inputs(node)
         context = Context(
             seed=node.seed,
@@ -174,10 +175,9 @@ class Executor:
             failure = self.store.record_failure(key, node.name, error)
             raise StageFailed(node, key, failure.status, failure.error) from error
         seconds = time.perf_counter() - started
+        cost = Cost.measured(seconds, self.store.place.moved.since(before))
         preimage = self.resolver.preimage(node)
-        self.store.publish(
-            key, node.stage.kind, preimage, artefact, cost=Cost.measured(seconds), made_for=self.made_for
-        )
+        self.store.publish(key, node.stage.kind, preimage, artefact, cost=cost, made_for=self.made_for)
         if artefact.arrays:
             self._loaded[key] = replace(artefact, info=dict(artefact.info))
         yield Event("computed", node, key, seconds)

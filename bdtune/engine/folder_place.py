@@ -26,6 +26,7 @@ from bdtune.engine.disk import room
 from bdtune.engine.files import append_line, replace_file, sync_folder, write_plain, write_synced
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import MANIFEST
+from bdtune.engine.node_cache import Moved
 from bdtune.engine.owner import beside, clear_unfinished
 from bdtune.engine.pins import Pins
 from bdtune.engine.place import DAMAGED
@@ -47,6 +48,8 @@ class FolderPlace:
     wait_s = 0.2
     readers = 1
     layout = "objects/<first two digits of the key>/<key>"
+    copies = False
+    moved = Moved()
 
     def __init__(self, root: Path, *, create: bool = True) -> None:
         self.root = root.absolute()

@@ -17,6 +17,7 @@ from typing import Any
 
 from bdtune.engine.environment import environment
 from bdtune.engine.key import canonical_json
+from bdtune.engine.node_cache import Moved
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -51,14 +52,20 @@ class Cost:
     seconds: float
     peak_host_bytes: int  # of the whole process, so an upper bound for one stage
     peak_device_bytes: int = 0
+    fetched_bytes: int = 0
+    """Of the results that it read, those that came from a bucket."""
+    served_bytes: int = 0
+    """Of these, those that the node had copies of."""
 
     @classmethod
-    def measured(cls, seconds: float) -> Cost:
-        """Return the cost of a stage that just ran for `seconds` in this process."""
+    def measured(cls, seconds: float, moved: Moved | None = None) -> Cost:
+        """Return the cost of a stage that just ran for `seconds` in this process, and what it read."""
+        moved = moved or Moved()
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         torch: Any = sys.modules.get("torch")  # the engine does not load torch; a stage may have
         on_device = torch is not None and torch.cuda.is_available()
-        return cls(seconds, host, torch.cuda.max_memory_allocated() if on_device else 0)
+        device = torch.cuda.max_memory_allocated() if on_device else 0
+        return cls(seconds, host, device, moved.fetched, moved.served)
 
 
 @dataclass(frozen=True)

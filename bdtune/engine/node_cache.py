@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from bdtune.engine.owner import beside, clear_unfinished
@@ -22,13 +23,31 @@ def node_folder(name: str) -> Path:
     return Path(os.environ.get("BDTUNE_CACHE") or user / "bdtune") / name
 
 
+@dataclass(frozen=True)
+class Moved:
+    """Bytes of results that a process has read from a bucket's store."""
+
+    fetched: int = 0
+    """From the bucket."""
+    served: int = 0
+    """From this node's copies."""
+
+    def since(self, before: Moved) -> Moved:
+        """Return what was read since an earlier moment."""
+        return Moved(self.fetched - before.fetched, self.served - before.served)
+
+
 class NodeCache:
-    """At most `most_bytes` of copies, those used last; other processes' writes count once they are seen."""
+    """At most `most_bytes` of copies, those used last; other processes' writes count once they are seen.
+
+    `moved` counts what this process read from the bucket and from the copies.
+    """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder, self.most_bytes = folder, most_bytes
         self._size: int | None = None  # unknown before the first look
         self._verified: set[str] = set()
+        self.moved = Moved()
 
     @classmethod
     def of_this_node(cls) -> NodeCache:
@@ -48,7 +67,13 @@ class NodeCache:
             path.unlink(missing_ok=True)
             return None
         self._verified.add(digest)
+        self.moved = Moved(self.moved.fetched, self.moved.served + size)
         return content
+
+    def fetched(self, content: bytes) -> None:
+        """Count what had to be read from the bucket, and keep a copy."""
+        self.moved = Moved(self.moved.fetched + len(content), self.moved.served)
+        self.put(content)
 
     def put(self, content: bytes) -> None:
         """Keep a copy, unless there is no room on the disk."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from bdtune.engine.node_cache import Moved
     from bdtune.engine.objects import Listed, Objects, Tag
 
 GRAVES = "quarantine/"
@@ -52,6 +53,7 @@ class ObjectPlace:
     wait_s = 2.0
     readers = READERS
     layout = "payloads/<key>/<attempt>"
+    copies = True
 
     def __init__(self, objects: Objects, cache: NodeCache | None = None) -> None:
         self.objects = objects
@@ -61,6 +63,10 @@ class ObjectPlace:
         self.pins = ObjectPins(objects)
         self.log = PublicationLog(objects)
         self._read: dict[str, tuple[str, Tag]] = {}  # the attempt and tag of each manifest that was read
+
+    @property
+    def moved(self) -> Moved:
+        return self.cache.moved
 
     def where(self, key: str) -> str:
         return f"{self.root}/{_payload(key)}"
@@ -88,7 +94,7 @@ class ObjectPlace:
         found = self.objects.get(_payload(key, attempt, name)) if attempt else None
         if found is None:
             raise FileNotFoundError(f"{name} is missing")
-        self.cache.put(found.content)
+        self.cache.fetched(found.content)
         return found.content
 
     def commit(self, key: str, contents: Mapping[str, bytes], manifest: bytes, *, force: bool) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bdtune.engine.manifest import FileEntry
+    from bdtune.engine.node_cache import Moved
 
 
 DAMAGED = "store entry %s is damaged (%s); moved to %s, it will be computed again"
@@ -74,6 +75,14 @@ class Place(Protocol):
     @property
     def layout(self) -> str:
         """Where below the root an entry's files lie, in words."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether each node keeps copies of what it has read."""
+
+    @property
+    def moved(self) -> Moved:
+        """What this process has read from a bucket and from this node's copies; nothing of a folder."""
 
     @property
     def leases(self) -> Leases:

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bdtune.engine.prefix_reuse import PrefixReuse
+from bdtune.engine.traffic import Traffic
 from bdtune.knobs import short_names
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ def no_guess(_: Node) -> None:
 
 
 class Costs:
-    """Predicts the seconds of a stage from those recorded in the store, else by a guess."""
+    """Predicts the seconds of a stage from those recorded in the store, else by a guess; and its bytes."""
 
     def __init__(self, store: Store, guess: Guess = no_guess) -> None:
         self._guess = guess
         seconds: dict[tuple[str | None, ...], deque[float]] = defaultdict(partial(deque, maxlen=RECENT))
+        self._bytes: dict[tuple[str | None, ...], int] = {}
         for row in store.costs():
             stage, knobs, scale = row["stage"], row.get("config_hash"), row.get("scale")
             for key in ((stage, knobs, scale), (stage, knobs)):
@@ -44,6 +46,8 @@ class Costs:
             if "epochs" in row:  # stores of early versions do not say
                 for key in ((stage, None, scale), (stage, None)):
                     seconds[key].append(row["seconds"] / (row["epochs"] or 1))
+            if "bytes" in row:
+                self._bytes[stage, knobs, scale] = self._bytes[stage, scale] = row["bytes"]
         self._known = {key: fmean(values) for key, values in seconds.items()}
 
     def seconds(self, node: Node) -> float | None:
@@ -62,6 +66,14 @@ class Costs:
         elsewhere = self._at((stage, knobs))
         return self._at((stage, None), epochs) if elsewhere is None else elsewhere
 
+    def bytes(self, node: Node) -> int | None:
+        """Return the size of the stage's last result with these knobs, data and network.
+
+        Without such a one: with other knobs; None if it was never run on this data and network.
+        """
+        stage, scale = node.stage.full_name(), node.scale
+        return self._bytes.get((stage, node.stage.config_hash, scale), self._bytes.get((stage, scale)))
+
     def _at(self, key: tuple[str | None, ...], times: int = 1) -> float | None:
         known = self._known.get(key)
         return None if known is None else known * times
@@ -78,6 +90,10 @@ class StageCount:
     without_sharing: int = 0
     exact: bool = True
     """False while stages before it have no result: different recipes may turn out to be one."""
+    written: int | None = 0
+    """Bytes of the results to compute; None where the size of one is not known."""
+    read: int | None = 0
+    """Bytes that computing them reads of results which another trial computes, or computed: see `Traffic`."""
 
 
 @dataclass
@@ -119,9 +135,11 @@ def make_plan(
     unique: dict[str, Node] = {}
     absent: list[Node] = []
     seconds = plan.predicted
+    traffic = Traffic(plan.stages, resolver.store, costs)
     for nodes in trials:
         plan.trials += 1
         longest = 0.0
+        traffic.next_trial()
         steps = {step.recipe: step for node in nodes for step in node.walk()}
         for recipe, step in steps.items():
             key = resolver.key(step)
@@ -133,6 +151,7 @@ def make_plan(
             plan.seconds_unshared += seconds[recipe] or 0.0
             sharing.note(step, key)
             identity = key or recipe
+            traffic.enter(step, key)
             if key is None or not resolver.store.has(key):
                 longest += seconds[recipe] or 0.0
             if identity in unique:
@@ -143,6 +162,7 @@ def make_plan(
                 count.cached += 1
             else:
                 absent.append(step)
+                traffic.compute(step)
         plan.seconds_longest = max(plan.seconds_longest, longest)
     _count_absent(plan, absent, sharing)
     _shorten(plan)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """Between two looks at the leases of other drivers."""
+ALIKE = 0.9
+"""Jobs whose remaining path is so long, of the longest, may start in its place."""
+MOST_ALIKE = 16
+"""Jobs that are compared."""
+Priority = tuple[int, bool, bool, float, int, int]
 
 
 @dataclass(eq=False)
@@ -64,7 +69,7 @@ class ReadyQueue:
         self.predict = predict
         self.running: dict[str, Job] = {}
         self._settled: list[Settled] = []
-        self._ready: list[tuple[tuple[int, bool, bool, float, int, int], Job]] = []
+        self._ready: list[tuple[Priority, Job]] = []
         self._blocked: dict[str, list[Job]] = defaultdict(list)
         self._count = itertools.count()
         self._looked_at = 0.0
@@ -89,14 +94,15 @@ class ReadyQueue:
         found, self._settled = self._settled, []
         return found
 
-    def take(self) -> Job | None:
+    def take(self, prefer: Callable[[Job], float] | None = None) -> Job | None:
         """Return the next job to start, now running, or None when all others are better held back.
 
-        Never None while works wait and none runs.
+        Of jobs that are about as urgent the one is taken that `prefer` gives most. Never None while works
+        wait and none runs.
         """
         self._look_at_blocked()
         while self._ready:
-            job = heapq.heappop(self._ready)[1]
+            job = self._pop(prefer)
             if self._place(job, queue=False):
                 return self._start(job)
         if not self.running and self._blocked:
@@ -107,6 +113,19 @@ class ReadyQueue:
                 del self._blocked[key]
             return self._start(job)
         return None
+
+    def _pop(self, prefer: Callable[[Job], float] | None) -> Job:
+        first = heapq.heappop(self._ready)
+        if prefer is None:
+            return first[1]
+        alike = [first]
+        while self._ready and len(alike) < MOST_ALIKE and _alike(first[0], self._ready[0][0]):
+            alike.append(heapq.heappop(self._ready))
+        best = max(alike, key=lambda entry: prefer(entry[1]))  # of equal ones the first
+        for entry in alike:
+            if entry is not best:
+                heapq.heappush(self._ready, entry)
+        return best[1]
 
     def done(self, work_id: str) -> None:
         """Note that a running job has ended, in whatever way; its unkept claims are free again."""
@@ -196,7 +215,7 @@ class ReadyQueue:
             return True
         return self.executor.store.leases.held_by_other(key)
 
-    def _priority(self, job: Job) -> tuple[int, bool, bool, float, int, int]:
+    def _priority(self, job: Job) -> Priority:
         """Lower ranks go first, then the priority, followers of a finished stage, the longest remaining path.
 
         Where seconds are not known yet epochs decide, so that a training starts before the shorter ones whose
@@ -206,3 +225,11 @@ class ReadyQueue:
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
         seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
         return job.rank, not job.priority, len(todo) == len(steps), -seconds, -epochs, next(self._count)
+
+
+def _alike(first: Priority, other: Priority) -> bool:
+    """Return whether a job may start in place of the first one: of its rank, and about as long or longer.
+
+    Whether it follows a finished stage is not looked at: that is of the moment when it was queued.
+    """
+    return first[:2] == other[:2] and other[3] <= ALIKE * first[3]  # minus seconds

@@ -222,7 +222,7 @@ class Store:
         return self.place.files(key, names, into)
 
     def costs(self) -> list[dict[str, Any]]:
-        """Return a row for each publication: its stage, what it depended on, and the seconds."""
+        """Return a row for each publication: its stage, what it depended on, the seconds and the bytes."""
         return self.place.notes()
 
     def catch_up(self) -> None:
@@ -284,4 +284,4 @@ def _cost_row(manifest: Manifest, epochs: int) -> dict[str, Any]:
     seconds = round(manifest.cost.seconds, 4)
     scale = scale_of(manifest.preimage.get("inputs", {}))
     row = {"stage": manifest.stage, "config_hash": config_hash, "scale": scale}
-    return {**row, "epochs": epochs, "seconds": seconds}
+    return {**row, "epochs": epochs, "seconds": seconds, "bytes": manifest.size}

@@ -240,7 +240,8 @@ def _notes(result: SweepResult, groups: list[Group], layout: _Layout) -> list[st
     seeds = [show(seed) for seed in _seeds(groups)]
     notes = [
         f"stages: {summary['stages_computed']} computed, {summary['stages_shared']} shared; "
-        f"{duration(summary['seconds_computed'])} spent, {duration(summary['seconds_saved'])} saved"
+        f"{duration(summary['seconds_computed'])} spent, {duration(summary['seconds_saved'])} saved",
+        *moved(summary),
     ]
     if len(seeds) > 1:
         counts = [f"n: how many of the seeds {', '.join(seeds)} have a result"] if layout.counts else []
@@ -280,6 +281,26 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes: "0.4 kB", "12.3 MB", "1.2 GB"."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def moved(summary: Mapping[str, Any]) -> list[str]:
+    """Return a line about the bytes of results that stages wrote and read; none where nothing is known."""
+    if not summary["bytes_written"]:
+        return []
+    names = ("bytes_written", "bytes_read", "bytes_fetched", "bytes_served")
+    written, read, fetched, served = (size(summary[name]) for name in names)
+    line = f"results: {written} written, {read} read of other trials"
+    if summary["bytes_fetched"] or summary["bytes_served"]:
+        line += f"; {fetched} fetched from the bucket, {served} from copies on the nodes"
+    return [line]
 
 
 # ------------------------------------------------------------------------------------------------ writers

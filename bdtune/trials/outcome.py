@@ -132,12 +132,25 @@ def _counts(truth: TruthSource) -> dict[str, Any]:
 
 def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]:
     uses: dict[str, StageUse] = {}
-    roles = entry.graph.roles
-    for node in entry.graph.stages.values():
-        manifest = resolver.manifest(node)
-        if manifest is not None:
-            computed = manifest.made_for == owner
-            uses[roles[node.recipe]] = StageUse(manifest.key, computed, round(manifest.cost.seconds, 4))
+    roles, nodes = entry.graph.roles, entry.graph.stages.items()
+    manifests = {recipe: found for recipe, node in nodes if (found := resolver.manifest(node)) is not None}
+    here = {found.key for found in manifests.values() if found.made_for == owner}
+    for recipe, node in nodes:
+        if (manifest := manifests.get(recipe)) is None:
+            continue
+        computed, cost = manifest.made_for == owner, manifest.cost
+        before = {parent.recipe for parent in node.parents} & manifests.keys() if computed else ()
+        others = {found.key: found.size for each in before if (found := manifests[each]).key not in here}
+        here |= others.keys()
+        uses[roles[recipe]] = StageUse(
+            manifest.key,
+            computed,
+            round(cost.seconds, 4),
+            manifest.size,
+            sum(others.values()),
+            cost.fetched_bytes if computed else 0,
+            cost.served_bytes if computed else 0,
+        )
     return uses
 
 

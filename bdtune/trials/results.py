@@ -45,7 +45,15 @@ class StageUse:
     key: str
     computed: bool
     seconds: float = 0.0
-    """What computing it cost, whoever paid; 0 when unknown."""
+    """What computing it cost, whoever paid; 0 when unknown, as all that follows."""
+    bytes: int = 0
+    """Size of its result."""
+    read: int = 0
+    """Bytes that this trial read to compute it: results of others, each with the first stage it is for."""
+    fetched: int = 0
+    """Of these, as the node's copies counted them, bytes that came from a bucket."""
+    served: int = 0
+    """Bytes that the node had copies of."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +117,7 @@ class TrialResult:
 
     def to_json(self, *, curves: bool = False) -> dict[str, Any]:
         """Return the trial as JSON values; non-finite numbers become null."""
-        uses = self.stages.items()
-        stages = {name: {"key": u.key, "computed": u.computed, "seconds": u.seconds} for name, u in uses}
+        stages = {name: vars(use).copy() for name, use in self.stages.items()}
         value: dict[str, Any] = {
             "id": self.id,
             "status": self.status,
@@ -239,7 +246,7 @@ class SweepResult:
         return frozenset(filter(None, (self.best, *self.choices.values())))
 
     def summary(self) -> dict[str, Any]:
-        """Return counts of trials by status, of stages computed and shared, and seconds spent and saved."""
+        """Return counts of trials by status, of stages computed and shared, seconds and bytes of results."""
         uses = [use for trial in self.trials for use in trial.stages.values()]
         return {
             "trials": len(self.trials),
@@ -248,6 +255,10 @@ class SweepResult:
             "stages_shared": sum(not use.computed for use in uses),
             "seconds_computed": sum(trial.computed_seconds for trial in self.trials),
             "seconds_saved": sum(trial.saved_seconds for trial in self.trials),
+            "bytes_written": sum(use.bytes for use in uses if use.computed),
+            "bytes_read": sum(use.read for use in uses),
+            "bytes_fetched": sum(use.fetched for use in uses),
+            "bytes_served": sum(use.served for use in uses),
         }
 
     def to_json(self) -> dict[str, Any]:

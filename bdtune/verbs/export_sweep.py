@@ -21,12 +21,13 @@ from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
 from bdtune.engine.manifest import git_commit
 from bdtune.report import files
+from bdtune.report.table import size
 from bdtune.trials.belongings import roles_of
 from bdtune.trials.known import MANIFESTS, KnownTrial
 from bdtune.trials.sweep_folder import ASKED, IDENTITY, SETTINGS
 from bdtune.verbs.export_trial import must_be_empty
 from bdtune.verbs.home import settings_of
-from bdtune.verbs.tables import counted, size
+from bdtune.verbs.tables import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from bdtune.report.table import Column, Row, Table, duration
+from bdtune.report.table import Column, Row, Table, duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from bdtune.config.sweep import SweepSpec
-    from bdtune.engine.plan import Plan
+    from bdtune.engine.plan import Plan, StageCount
     from bdtune.plugins.registry import Description
     from bdtune.trials.results import SweepResult
     from bdtune.verbs.check import Verdict
@@ -34,11 +34,6 @@ def plain_table(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[s
 def counted(count: int, what: str) -> str:
     """Return a number with its noun: "1 trial", "2 trials"."""
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes: "0.4 kB", "12.3 MB"."""
-    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def _text(value: Any) -> str:
@@ -65,7 +60,9 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Table:
             "stage": stage,
             "to compute": ("" if count.exact else "<= ") + str(count.unique - count.cached - count.reused),
             "in the store": count.cached,
-            "without sharing": count.without_sharing,
+            "unshared": count.without_sharing,
+            "written": _bytes(count, count.written),
+            "read": _bytes(count, count.read),
         }
         for stage, count in plan.stages.items()
     ]
@@ -85,12 +82,30 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Table:
     else:
         shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
         notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")
+    notes.append(_traffic(plan))
     notes += [each.line() for each in spec.absent]
     notes += [f"note: {note}" for note in spec.notes]
     title = f"{spec.name}: {counted(plan.trials, 'trial')} and {counted(plan.baselines, 'baseline')}"
     table = plain_table(title, rows, notes)
     columns = tuple(Column(column.name, column.name != "stage") for column in table.columns)
     return Table(table.title, columns, table.rows, table.notes)
+
+
+def _traffic(plan: Plan) -> str:
+    """Return how many bytes of results the plan moves, and by which rule."""
+    rule = "read: results of other trials, each once a trial; copies on a node serve some of it"
+    counts = plan.stages.values()
+    if any(count.written is None or count.read is None for count in counts):
+        return f"{rule}; ?: not run on this data and network yet"
+    written, read = (sum(getattr(count, what) for count in counts) for what in ("written", "read"))
+    return f"at most {size(written)} written, {size(read)} read; {rule}"
+
+
+def _bytes(count: StageCount, moved: int | None) -> str:
+    """Return bytes that are to be moved: "<= 1.2 MB", "-" for none, "?" where they are not known yet."""
+    if moved is None:
+        return "?"
+    return ("" if count.exact else "<= ") + size(moved) if moved else "-"
 
 
 def trial_table(result: SweepResult) -> Table:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from bdtune.errors import UserError
 from bdtune.knobs import short_names
 from bdtune.plugins.metric import METRICS
-from bdtune.report.table import Column, Row, Table, duration
+from bdtune.report.table import Column, Row, Table, duration, size
 from bdtune.trials.results import SEED, show
 from bdtune.trials.sweep_folder import SWEEPS, varied
 from bdtune.verbs.home import settings_of
-from bdtune.verbs.tables import counted, size
+from bdtune.verbs.tables import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +40,12 @@ class StageRow:
     seconds: float | None
     """What computing it took, whoever did."""
     bytes: int | None
+    read: int
+    """Bytes of other trials' results that this trial read to compute it."""
+    fetched: int
+    """Of these, bytes that came from a bucket."""
+    served: int
+    """Bytes that the node had copies of."""
     peak_host_bytes: int | None
     made_for: str
     created: str
@@ -85,12 +91,27 @@ def page(trial: KnownTrial) -> TrialPage:
 def _row(trial: KnownTrial, role: str, reads: tuple[str, ...], name: str) -> StageRow:
     use = trial.result.stages.get(role)
     if use is None:
-        return StageRow(role, name, reads, None, "missing", None, None, None, "", "", "", "", "")
+        return StageRow(role, name, reads, None, "missing", None, None, 0, 0, 0, None, "", "", "", "", "")
     folder = trial.store.place.where(use.key)
     manifest = trial.manifest(use.key)
     if manifest is None:
         return StageRow(
-            role, name, reads, use.key, "missing", use.seconds or None, None, None, "", "", "", "", folder
+            role,
+            name,
+            reads,
+            use.key,
+            "missing",
+            use.seconds or None,
+            None,
+            0,
+            0,
+            0,
+            None,
+            "",
+            "",
+            "",
+            "",
+            folder,
         )
     state = "computed" if use.computed else "shared"
     return StageRow(
@@ -101,6 +122,9 @@ def _row(trial: KnownTrial, role: str, reads: tuple[str, ...], name: str) -> Sta
         state if trial.store.has(use.key) else "elsewhere",
         manifest.cost.seconds,
         manifest.size,
+        use.read,
+        use.fetched,
+        use.served,
         manifest.cost.peak_host_bytes,
         manifest.made_for,
         manifest.created,
@@ -157,10 +181,22 @@ def _notes(shown: TrialPage) -> list[str]:
         f"{counted(len(own), 'stage')} computed for it in {_sum(own)}, "
         f"{len(shared)} shared, which took {_sum(shared)}"
     )
+    if read := sum(row.read for row in own):
+        notes.append(f"{size(read)} of other trials' results read{_sources(own)}")
     notes.append(f"results lie in {trial.store.root}/{trial.store.place.layout}")
     if any(row.state == "elsewhere" for row in shown.stages):
         notes.append("elsewhere: the sweep was imported without this result's files")
     return [*notes, shown.note] if shown.note else notes
+
+
+def _sources(rows: list[StageRow]) -> str:
+    """Return where results were read from, if they lie in a bucket."""
+    fetched, served = (sum(getattr(row, what) for row in rows) for what in ("fetched", "served"))
+    return (
+        f": {size(fetched)} from the bucket, {size(served)} from the node's copies"
+        if fetched or served
+        else ""
+    )
 
 
 def _sum(rows: list[StageRow]) -> str:

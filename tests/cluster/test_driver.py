@@ -21,8 +21,8 @@ class Desk:
 
     def __init__(self, bench, *overrides, retry_failed=False):
         spec = bench.spec(*overrides)
-        ledger, executor = make_ledger(spec, Store(bench.store.root))
-        self.bench, self.worker = bench, make_ledger(spec, Store(bench.store.root))[1]
+        ledger, executor = make_ledger(spec, self.store(bench))
+        self.bench, self.worker = bench, make_ledger(spec, self.store(bench))[1]
         folder = bench.root / "sweeps" / spec.name
         folder.mkdir(parents=True, exist_ok=True)
         self.driver = Driver(
@@ -35,6 +35,10 @@ class Desk:
             retry_failed=retry_failed,
         )
         self.driver.answer()
+
+    def store(self, bench):
+        """Open the store, as another process does."""
+        return Store(bench.store.root)
 
     def walk(self, trial: str) -> dict:
         """Do what a trial does and return its last report."""

@@ -56,6 +56,23 @@ def test_what_others_are_compared_with_goes_first(executor):
     assert [queue.take().id for _ in range(3)] == ["baseline", "longer", "long"]
 
 
+def test_of_jobs_that_are_about_as_urgent_the_preferred_one_goes_first(executor):
+    lengths = {"long": 20, "shorter": 19, "preferred": 18, "short": 10}
+    queue = ReadyQueue(executor, lambda node: float(node.stage.epochs) if node.name == "toy_train" else 0.0)
+    for number, (name, epochs) in enumerate(lengths.items()):
+        queue.add(Job(name, [chain(seed=number, epochs=epochs)]))
+    queue.add(Job("other rank", [chain(seed=9, epochs=20)], rank=1))
+    wanted = ["other rank", "short", "preferred"]
+
+    def prefer(job):
+        return wanted.index(job.id) + 1 if job.id in wanted else 0
+
+    assert queue.take(prefer).id == "preferred"
+    assert queue.take(prefer).id == "long", "the next ones are much shorter, or of another rank"
+    assert queue.take().id == "shorter"
+    assert [queue.take(prefer).id for _ in range(2)] == ["short", "other rank"]
+
+
 def test_what_the_store_answers_never_starts(executor):
     node = chain()
     executor.compute(node)

@@ -24,7 +24,8 @@ def test_the_json_has_the_promised_shape(sweep, tmp_path):
     value = json.loads((tmp_path / "sweep.json").read_text())
     assert {"sweep", "trials", "best"} <= set(value)
     assert {"id", "status", "params", "metrics", "stages", "error"} <= set(value["trials"][0])
-    assert set(value["trials"][0]["stages"]["simclr"]) == {"key", "computed", "seconds"}
+    use = set(value["trials"][0]["stages"]["simclr"])
+    assert use == {"key", "computed", "seconds", "bytes", "read", "fetched", "served"}
     assert value["trials"][0]["metrics"] == {"acc": None}
 
 

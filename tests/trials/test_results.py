@@ -13,7 +13,10 @@ TRIAL = TrialResult(
     status="done",
     params={"dataset": "digits", "defense.beta_nd": 0.6, "flag": True, "none": None, "seed": 1},
     metrics={"acc": 0.99, "asr": 0.5},
-    stages={"simclr": StageUse("k" * 16, computed=True, seconds=3.5), "late": StageUse("l" * 16, False, 2.0)},
+    stages={
+        "simclr": StageUse("k" * 16, True, 3.5, bytes=7, read=5, fetched=3, served=2),
+        "late": StageUse("l" * 16, False, 2.0, bytes=9),
+    },
     baseline_id="r",
     asr_band=0.95,
     data=DataUse("digits", "abc"),
@@ -55,6 +58,10 @@ def test_a_sweep_sums_up_and_survives_json():
         "stages_shared": 1,
         "seconds_computed": 3.5,
         "seconds_saved": 2.0,
+        "bytes_written": 7,
+        "bytes_read": 5,
+        "bytes_fetched": 3,
+        "bytes_served": 2,
     }
     assert list(sweep.to_json())[:3] == ["sweep", "trials", "best"]
     with pytest.raises(ValueError):

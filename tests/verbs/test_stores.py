@@ -104,6 +104,26 @@ def test_every_verb_finds_them(home, made, run):
     assert not (home / "store").exists()
 
 
+def test_a_report_says_what_moved(home, made, run):
+    code, out, _ = run("report", "toy", "--json", "--out", "home")
+    found = json.loads(out)
+    summary = found["summary"]
+    uses = [use for trial in found["trials"] for use in trial["stages"].values()]
+    assert code == 0
+    assert summary["bytes_written"] == sum(use["bytes"] for use in uses if use["computed"]) > 0
+    assert summary["bytes_read"] == sum(use["read"] for use in uses) > 0
+    in_bucket = isinstance(made[1], str)
+    moved = summary["bytes_served"], summary["bytes_fetched"]
+    assert moved == ((summary["bytes_read"], 0) if in_bucket else (0, 0)), "one node computed all"
+    text = " ".join(run("report", "toy", "--out", "home")[1].split())
+    assert " written, " in text
+    assert (" from copies on the nodes" in text) == in_bucket
+    reader = next(t for t in found["trials"] if any(use["read"] for use in t["stages"].values()))
+    shown = " ".join(run("show", "trial", reader["id"], "--out", "home")[1].split())
+    assert "of other trials' results read" in shown
+    assert ("from the node's copies" in shown) == in_bucket
+
+
 def test_another_store_than_it_began_with_is_an_error_that_says_so(home, made, run):
     trial = defended(home).id
     for words in (

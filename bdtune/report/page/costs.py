@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from bdtune.report.table import Column, Row, Table, duration
+from bdtune.report.table import Column, Row, Table, duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bdtune.trials.results import SweepResult
+    from bdtune.trials.results import StageUse, SweepResult
 
 
 SMALL = 0.002
@@ -27,40 +27,63 @@ class StageCost:
     spent: float
     """Seconds."""
     saved: float
+    written: int
+    """Bytes of what was computed."""
+    read: int
+    """Bytes of other trials' results that computing it read."""
+    fetched: int
+    """Bytes that came from a bucket, and `served`: those that a node had copies of."""
+    served: int
 
 
 def stage_costs(result: SweepResult) -> list[StageCost]:
     """Return the cost of each role that took time, the dearest first; small ones together."""
-    found: dict[str, list[tuple[bool, float]]] = {}
+    found: dict[str, list[StageUse]] = {}
     for trial in result.trials:
         for role, use in trial.stages.items():
-            found.setdefault(role, []).append((use.computed, use.seconds))
-    costs = [
-        StageCost(
-            role,
-            sum(computed for computed, _ in uses),
-            sum(not computed for computed, _ in uses),
-            sum(seconds for computed, seconds in uses if computed),
-            sum(seconds for computed, seconds in uses if not computed),
-        )
-        for role, uses in found.items()
-    ]
+            found.setdefault(role, []).append(use)
+    costs = [_of_role(role, uses) for role, uses in found.items()]
     costs.sort(key=lambda cost: -(cost.spent + cost.saved))
     least = SMALL * sum(cost.spent + cost.saved for cost in costs)
     large = [cost for cost in costs if cost.spent + cost.saved > least]
     small = [cost for cost in costs if cost not in large and cost.spent + cost.saved > 0]
     if not small:
         return large
-    numbers = ((c.computed, c.shared, c.spent, c.saved) for c in small)
-    computed, shared, spent, saved = map(sum, zip(*numbers, strict=True))
-    return [*large, StageCost(f"{len(small)} others", int(computed), int(shared), spent, saved)]
+    names = [field.name for field in fields(StageCost) if field.name != "role"]
+    together = {name: sum(getattr(cost, name) for cost in small) for name in names}
+    return [*large, StageCost(f"{len(small)} others", **together)]
+
+
+def _of_role(role: str, uses: Sequence[StageUse]) -> StageCost:
+    own = [use for use in uses if use.computed]
+    return StageCost(
+        role,
+        len(own),
+        len(uses) - len(own),
+        sum(use.seconds for use in own),
+        sum(use.seconds for use in uses if not use.computed),
+        sum(use.bytes for use in own),
+        sum(use.read for use in own),
+        sum(use.fetched for use in own),
+        sum(use.served for use in own),
+    )
 
 
 def cost_table(costs: Sequence[StageCost]) -> Table:
-    """Return the costs as a table."""
-    numbers = [Column(name) for name in ("computed", "shared", "spent", "saved")]
+    """Return the costs as a table; what a bucket's nodes fetched and had, where there is one."""
+    bytes_of = ["written", "read"]
+    if any(cost.fetched or cost.served for cost in costs):
+        bytes_of += ["fetched", "served"]
+    numbers = [Column(name) for name in ("computed", "shared", "spent", "saved", *bytes_of)]
     rows = [
-        Row((c.role, str(c.computed), str(c.shared), duration(c.spent), duration(c.saved))) for c in costs
+        Row(
+            (
+                c.role,
+                *(str(c.computed), str(c.shared), duration(c.spent), duration(c.saved)),
+                *(size(getattr(c, name)) for name in bytes_of),
+            )
+        )
+        for c in costs
     ]
     return Table("", (Column("stage", numeric=False), *numbers), tuple(rows))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from bdtune.report.groups import grouped
-from bdtune.report.page.costs import cost_sentence, stage_costs
+from bdtune.report.page.costs import cost_sentence, cost_table, stage_costs
 from bdtune.report.page.lesson import lesson
 from bdtune.report.page.sensitivity import effects
 from bdtune.report.selection import selected
+from bdtune.report.table import moved
 from bdtune.trials.results import StageUse, TrialResult
 
 
@@ -135,6 +136,33 @@ def test_costs_are_by_stage_with_what_sharing_saved():
     assert "sharing saved 1 min 0 s: without it the sweep takes 2.0 times as long" in cost_sentence(
         [simclr, retrain]
     )
+    assert cost_table([simclr, retrain]).columns[-1].name == "read"
     stored = selected("s", [with_stages("2", False)], "oracle_der")
     assert "all 30.0 s of it were in the store" in cost_sentence(stage_costs(stored)[:1])
     assert pytest.approx(simclr.spent + simclr.saved) == 90.0
+
+
+def test_costs_are_by_stage_with_what_moved():
+    def with_stages(ident, computed, **moved):
+        uses = {
+            "simclr": StageUse("a", computed, 30.0, 2_000_000),
+            "retrain": StageUse("b", True, 10.0, 3_000, **moved),
+        }
+        return TrialResult(ident, "done", {"attack": "x"}, {}, uses)
+
+    first, second = with_stages("1", True), with_stages("2", False, read=2_000_000, fetched=2_000_000)
+    third = with_stages("3", False, read=2_000_000, served=2_000_000)
+    result = selected("s", [first, second, third], "oracle_der")
+    table = cost_table(stage_costs(result))
+    assert [column.name for column in table.columns[-4:]] == ["written", "read", "fetched", "served"]
+    assert [row.cells[-4:] for row in table.rows] == [
+        ("2.0 MB", "0.0 kB", "0.0 kB", "0.0 kB"),
+        ("9.0 kB", "4.0 MB", "2.0 MB", "2.0 MB"),
+    ]
+    summary = result.summary()
+    assert (summary["bytes_read"], summary["bytes_fetched"], summary["bytes_served"]) == (4e6, 2e6, 2e6)
+    assert moved(summary) == [
+        "results: 2.0 MB written, 4.0 MB read of other trials; "
+        "2.0 MB fetched from the bucket, 2.0 MB from copies on the nodes"
+    ]
+    assert moved(selected("s", [first], "oracle_der").summary())[0].endswith("0.0 kB read of other trials")
