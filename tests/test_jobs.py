@@ -242,6 +242,23 @@ def test_kuberay_frees_its_nodes_and_has_the_tested_ray():
     assert spec["entrypoint"].startswith("bdtune sweep ")
 
 
+def test_kuberay_keeps_the_operators_rules_that_no_schema_has():
+    job = yaml.safe_load((ROOT / "jobs/kuberay.yaml").read_text())
+    assert len(job["metadata"]["generateName"]) + 5 <= 47  # five random characters follow
+    cluster = job["spec"]["rayClusterSpec"]
+    assert tuple(map(int, cluster["rayVersion"].split("."))) >= (2, 52)  # the first with tokens
+    for group in cluster["workerGroupSpecs"]:
+        assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_kuberay_quotes_what_kubernetes_wants_as_strings():
+    cluster = yaml.safe_load((ROOT / "jobs/kuberay.yaml").read_text())["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        values = [*group["rayStartParams"].values(), *(each["value"] for each in container["env"])]
+        assert all(isinstance(value, str) for value in values)
+
+
 def test_a_worker_of_the_kuberay_cluster_holds_a_trial():
     spec = yaml.safe_load((ROOT / "jobs/kuberay.yaml").read_text())["spec"]
     words = shlex.split(spec["entrypoint"])[1:]
