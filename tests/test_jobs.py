@@ -82,6 +82,11 @@ def test_slurm_runs_one_task_per_node_and_is_told_before_its_time_is_up():
         assert f"#SBATCH {option}" in text
 
 
+@pytest.mark.parametrize("name", ["slurm.sbatch", "kuberay.yaml"])
+def test_a_cluster_that_is_started_sends_no_usage_statistics(name):
+    assert re.search(r"RAY_USAGE_STATS_ENABLED(=0|, value: .0.)", (ROOT / "jobs" / name).read_text())
+
+
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
 def test_no_script_ends_the_ray_of_others(file):
     commands = " ".join(lines_of(file))
