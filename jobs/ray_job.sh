@@ -12,6 +12,11 @@
 set -euo pipefail
 SHARED=/shared
 export RAY_API_SERVER_ADDRESS=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}
+# Results may lie in a bucket instead of SHARED (every node needs bdtune[cloud]):
+# export BDTUNE_STORE=s3://my-bucket/gssd
 
-exec ray job submit --no-wait -- \
-    bdtune sweep paper/gssd_k1 data_root="$SHARED/data" resources.gpu=0.5 --address auto --out "$SHARED/bdtune-runs"
+# `ray job stop` sends SIGTERM, and SIGKILL 3 s later unless told otherwise: the sweep needs longer to end in order.
+ENVIRONMENT='{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}'
+exec ray job submit --no-wait --runtime-env-json "$ENVIRONMENT" -- \
+    bdtune sweep paper/gssd_k1 data_root="$SHARED/data" resources.gpu=0.5 --address auto \
+    --out "$SHARED/bdtune-runs" ${BDTUNE_STORE:+--store "$BDTUNE_STORE"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import shlex
 import signal
+import socket
 import subprocess
+import sys
 import time
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,12 +34,16 @@ def lines_of(file):
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
-def bdtune_words(file):
-    """Return the words after `bdtune` in the last line, as a shell would give them."""
+def bdtune_words(file, **environment):
+    """Return the words after `bdtune` in the last line, as the shell gives them in such an environment."""
     line = lines_of(file)[-1]
-    found = re.search(r"(?:^|\s)bdtune (.+?)( & wait)?$", line)
+    found = re.search(r"(?:^|\s)bdtune (.+?)(\) & wait -n)?$", line)
     assert found, f"{file} does not end in a bdtune line: {line}"
-    return shlex.split(found[1].replace("$SHARED", "/shared"))
+    script = f"set -u; SHARED=/shared; printf '%s\\n' {found[1]}"
+    printed = subprocess.run(
+        ["bash", "-c", script], env=environment, check=True, capture_output=True, text=True
+    )
+    return printed.stdout.splitlines()
 
 
 def options_of(words):
@@ -68,15 +76,27 @@ def test_scripts_are_valid_bash(file):
     assert "set -euo pipefail" in file.read_text()
 
 
-def test_slurm_runs_one_task_per_node_and_queues_again():
+def test_slurm_runs_one_task_per_node_and_is_told_before_its_time_is_up():
     text = (ROOT / "jobs/slurm.sbatch").read_text()
-    for option in ("--ntasks-per-node=1", "--exclusive", "--requeue", "--signal=B:TERM"):
+    for option in ("--ntasks-per-node=1", "--exclusive", "--requeue", "--signal=B:USR1@180"):
         assert f"#SBATCH {option}" in text
-    assert "scontrol requeue" in text
-    # bash runs a trap only between commands, so the step must be waited for, not run in the foreground.
-    assert text.rstrip().endswith("& wait")
-    [run] = [line for line in lines_of(ROOT / "jobs/slurm.sbatch") if "symmetric-run" in line]
-    assert all(word in run for word in ("--min-nodes", "--num-cpus", "--num-gpus", " -- "))
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "kuberay.yaml"])
+def test_a_cluster_that_is_started_sends_no_usage_statistics(name):
+    assert re.search(r"RAY_USAGE_STATS_ENABLED(=0|, value: .0.)", (ROOT / "jobs" / name).read_text())
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
+def test_no_script_ends_the_ray_of_others(file):
+    commands = " ".join(lines_of(file))
+    assert "ray stop" not in commands
+    assert "symmetric-run" not in commands  # it refuses to start beside another Ray, and ends all in the end
+
+
+def test_results_of_a_ray_job_may_lie_in_a_bucket():
+    file = ROOT / "jobs/ray_job.sh"
+    assert bdtune_words(file, BDTUNE_STORE="s3://a/b c") == [*bdtune_words(file), "--store", "s3://a/b c"]
 
 
 def test_slurm_takes_the_nodes_memory_and_leaves_account_and_partition_to_be_named():
@@ -85,51 +105,114 @@ def test_slurm_takes_the_nodes_memory_and_leaves_account_and_partition_to_be_nam
     assert {"##SBATCH --account=ACCOUNT", "##SBATCH --partition=PARTITION"} <= set(lines)
 
 
+COMMANDS = {
+    "scontrol": '[ "$1" = requeue ] || printf "localhost\\nother\\n"',
+    # As Slurm does: the words after the option run on each node, and are ended with the step.
+    "srun": 'shift; SLURMD_NODENAME=other "$@" & SLURMD_NODENAME=localhost exec "$@"',
+    "ray": 'case $* in *--head*) exec "$PYTHON" -m http.server "$PORT" --bind 127.0.0.1 &> /dev/null;; esac',
+    "python": "cat > /dev/null",  # waits until all nodes have joined
+    "bdtune": """trap 'echo ended >> "$NOTES"; exit 130' TERM; echo runs >> "$NOTES"
+sleep "$SWEEP_S" & wait $!; exit "$SWEEP_RC\"""",
+}
+"""What stands in for each command, after it has noted its words."""
+
+
+class SlurmJob:
+    """The Slurm file, run as a job of such a number, with stand-ins for the commands it calls."""
+
+    def __init__(self, folder, number, **environment):
+        self.number, self.notes, shared = number, folder / "notes", folder / "shared"
+        (folder / "bin").mkdir()
+        for name, rest in COMMANDS.items():
+            command = folder / "bin" / name
+            command.write_text(f'#!/bin/bash\necho "{name} $*" >> "$NOTES"\n{rest}\n')
+            command.chmod(0o755)
+        (shared / "bdtune/.venv/bin").mkdir(parents=True)
+        (shared / "bdtune/.venv/bin/activate").write_text(f"PATH={folder}/bin:$PATH\n")
+        file = folder / "slurm.sbatch"
+        text = (ROOT / "jobs/slurm.sbatch").read_text()
+        file.write_text(text.replace("SHARED=/shared/$USER", f"SHARED={shared}"))
+        names = {"JOB_NODELIST": "n[1-2]", "JOB_NUM_NODES": 2, "CPUS_PER_TASK": 32, "GPUS_ON_NODE": 4}
+        slurm = {f"SLURM_{name}": str(value) for name, value in {"JOB_ID": number, **names}.items()}
+        other = {"NOTES": str(self.notes), "PYTHON": sys.executable, "USER": "me", "SWEEP_RC": "0"}
+        self.process = subprocess.Popen(
+            ["bash", str(file)],
+            env={**os.environ, **slurm, **other, **environment},
+            start_new_session=True,
+        )
+
+    def noted(self, word):
+        """Wait until a stand-in has noted a line that starts so; returns the line."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            lines = self.notes.read_text().splitlines() if self.notes.exists() else []
+            for line in lines:
+                if line.startswith(word):
+                    return line
+            time.sleep(0.05)
+        raise AssertionError(f"no {word} in {lines}")
+
+    def ended(self):
+        """Wait for its exit status."""
+        return self.process.wait(timeout=60)
+
+
+def free_port():
+    """Return a free port among those that jobs choose by their number."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as place, contextlib.suppress(OSError):
+            place.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports are taken")
+
+
 @pytest.fixture
 def slurm(tmp_path):
-    """The Slurm file with stand-ins for Slurm's commands, which note their words; returns (file, notes)."""
-    notes, commands, shared = tmp_path / "notes", tmp_path / "bin", tmp_path / "shared"
-    (shared / "bdtune/.venv/bin").mkdir(parents=True)
-    (shared / "bdtune/.venv/bin/activate").write_text("")
-    commands.mkdir()
-    for name, last in (
-        ("scontrol", '[ "$1" = requeue ] || printf "one\\ntwo\\n"'),
-        ("srun", "exec sleep 20"),
-    ):
-        file = commands / name
-        file.write_text(f'#!/bin/bash\necho "{name} $*" >> {notes}\n{last}\n')
-        file.chmod(0o755)
-    file = tmp_path / "slurm.sbatch"
-    text = (ROOT / "jobs/slurm.sbatch").read_text()
-    file.write_text(text.replace("SHARED=/shared/$USER", f"SHARED={shared}\nPATH={commands}:$PATH"))
-    return file, notes
+    """Start the Slurm file as a job that is ended with all its processes, as Slurm would."""
+    jobs = []
+
+    def start(**environment):
+        jobs.append(SlurmJob(tmp_path, free_port() - 20_000, **environment))
+        return jobs[0]
+
+    yield start
+    for job in jobs:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.process.pid, signal.SIGKILL)
+        job.process.wait()
 
 
-def test_slurm_starts_ray_on_the_first_node_and_queues_again_when_time_is_up(slurm):
-    file, notes = slurm
-    names = {
-        "JOB_ID": 7,
-        "JOB_NODELIST": "n[1-2]",
-        "JOB_NUM_NODES": 2,
-        "CPUS_PER_TASK": 32,
-        "GPUS_ON_NODE": 4,
-    }
-    environment = {**os.environ, **{f"SLURM_{name}": str(value) for name, value in names.items()}}
-    with subprocess.Popen(["bash", str(file)], env=environment, start_new_session=True) as job:
-        deadline = time.monotonic() + 20
-        while "srun" not in (notes.read_text() if notes.exists() else ""):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        job.terminate()
-        job.wait(timeout=20)
-        os.killpg(job.pid, signal.SIGKILL)  # what Slurm would do to the step
-    asked, step, again = notes.read_text().splitlines()
-    assert asked == "scontrol show hostnames n[1-2]"
-    assert (
-        "ray symmetric-run --address one:6379 --min-nodes 2 --num-cpus 32 --num-gpus 4 -- bdtune sweep"
-        in step
-    )
-    assert again == "scontrol requeue 7"
+def test_slurm_starts_ray_on_both_nodes_and_the_sweep_joins_it(slurm):
+    job = slurm(SWEEP_S="600")
+    assert job.noted("scontrol") == "scontrol show hostnames n[1-2]"
+    head, worker = job.noted("ray start --head"), job.noted("ray start --address")
+    [port] = re.findall(r"--port (\d+)", head)
+    assert 20_000 <= int(port) < 30_000
+    assert f"--address localhost:{port} " in worker
+    assert all(line.endswith(" --num-cpus 32 --num-gpus 4 --block") for line in (head, worker))
+    assert job.noted("python") == "python - 2"
+    assert job.noted("bdtune sweep").endswith(" --address auto")
+
+
+def test_a_slurm_job_has_the_exit_status_of_its_sweep(slurm):
+    assert slurm(SWEEP_S="0", SWEEP_RC="3").ended() == 3
+
+
+def test_a_slurm_job_whose_time_is_up_ends_its_sweep_and_queues_again(slurm):
+    job = slurm(SWEEP_S="600")
+    job.noted("runs")
+    job.process.send_signal(signal.SIGUSR1)
+    assert job.ended() == 0
+    notes = job.notes.read_text().splitlines()
+    assert notes.index("ended") < notes.index(f"scontrol requeue {job.number}")
+
+
+def test_a_slurm_job_that_is_cancelled_is_not_queued_again(slurm):
+    job = slurm(SWEEP_S="600")
+    job.noted("runs")
+    job.process.terminate()
+    assert job.ended() == -signal.SIGTERM
+    assert "requeue" not in job.notes.read_text()
 
 
 def test_the_image_holds_what_pip_needs_and_nothing_that_is_ignored():
@@ -162,6 +245,23 @@ def test_kuberay_frees_its_nodes_and_has_the_tested_ray():
     assert f"rayproject/ray:{pinned}-" in text
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert spec["entrypoint"].startswith("bdtune sweep ")
+
+
+def test_kuberay_keeps_the_operators_rules_that_no_schema_has():
+    job = yaml.safe_load((ROOT / "jobs/kuberay.yaml").read_text())
+    assert len(job["metadata"]["generateName"]) + 5 <= 47  # five random characters follow
+    cluster = job["spec"]["rayClusterSpec"]
+    assert tuple(map(int, cluster["rayVersion"].split("."))) >= (2, 52)  # the first with tokens
+    for group in cluster["workerGroupSpecs"]:
+        assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_kuberay_quotes_what_kubernetes_wants_as_strings():
+    cluster = yaml.safe_load((ROOT / "jobs/kuberay.yaml").read_text())["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        values = [*group["rayStartParams"].values(), *(each["value"] for each in container["env"])]
+        assert all(isinstance(value, str) for value in values)
 
 
 def test_a_worker_of_the_kuberay_cluster_holds_a_trial():
