@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,6 @@ STARTS = 3
 """Attempts to start a session."""
 OBJECT_STORE_BYTES = 200 * 2**20
 """Of a session started here, besides what the resident data sets need."""
-PRELOADED = ("torch", "torch._dynamo", "ray.tune")
-"""What workers load while the driver prepares; the first optimiser of a process needs torch's compiler.
-
-Not bdtune: only with its first trial a worker learns where the driver's bdtune lies.
-"""
 
 
 @dataclass(frozen=True)
@@ -57,16 +52,14 @@ def session(
     gpus: int | None = None,
     data_bytes: int = 0,
     needs: Needs | None = None,
-    trials: int = 0,
     say: Callable[[str], None] = log.info,
 ) -> Iterator[None]:
     """Start a local Ray session, or join the cluster at `address`; a session that is on already is used.
 
-    `cpus` and `gpus` of a local session are those of the machine unless given (fake GPUs are accepted); it
-    will be asked for so many `trials` at a time, or as many as fit. `say` is told what takes time, and which
-    cluster was joined. Raises `UserError`, before anything is started, where nobody answers at the address,
-    or where no trial of these `needs` would ever fit on this machine; and `RayDiedError` when Ray's own
-    processes die that were started here.
+    `cpus` and `gpus` of a local session are those of the machine unless given (fake GPUs are accepted). `say`
+    is told what takes time, and which cluster was joined. Raises `UserError`, before anything is started,
+    where nobody answers at the address, or where no trial of these `needs` would ever fit on this machine;
+    and `RayDiedError` when Ray's own processes die that were started here.
     """
     _quiet_environment()
     import ray
@@ -74,35 +67,26 @@ def session(
     if ray.is_initialized():
         yield
         return
-    local = _Local(cpus or len(os.sched_getaffinity(0)), gpus, OBJECT_STORE_BYTES + 2 * data_bytes)
     if address is not None:
         check_answers(address)
-    elif needs is not None:
-        gpus_here = {} if gpus is None and not needs.gpu else {"GPU": _gpus() if gpus is None else gpus}
-        at_once = min(trials, fitting([{"CPU": local.cpus, **gpus_here}], needs))
-        local = replace(local, preload=at_once >= local.cpus and not needs.gpu)
+    else:
+        cpus = cpus or len(os.sched_getaffinity(0))
+        if needs is not None:
+            gpus_here = {} if gpus is None and not needs.gpu else {"GPU": _gpus() if gpus is None else gpus}
+            fitting([{"CPU": cpus, **gpus_here}], needs)
     try:
         with interruptible():
             with handlers_stay():  # Ray sets one of its own
-                _open(address, local, say)
+                _open(address, cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes, say)
             with watched():
                 yield
     finally:
         ray.shutdown()
 
 
-@dataclass(frozen=True)
-class _Local:
-    """A session of this machine."""
-
-    cpus: int
-    gpus: int | None
-    store_bytes: int
-    preload: bool = False
-    """Whether every worker will serve a trial, and may load what trials need as soon as it is there."""
-
-
-def _open(address: str | None, local: _Local, say: Callable[[str], None]) -> None:
+def _open(
+    address: str | None, cpus: int | None, gpus: int | None, store_bytes: int, say: Callable[[str], None]
+) -> None:
     """Join a cluster, or start a session; a SIGTERM that Ray takes meanwhile interrupts, too."""
     try:
         if address is not None:
@@ -111,7 +95,7 @@ def _open(address: str | None, local: _Local, say: Callable[[str], None]) -> Non
             say(f"joined {_described()}")
         else:
             say("starting Ray on this machine, which takes some seconds ...")
-            _start(local)
+            _start(cpus, gpus, store_bytes)
     except SystemExit as end:
         if end.code == signal.SIGTERM:
             raise KeyboardInterrupt from None
@@ -166,22 +150,21 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _start(local: _Local) -> None:
+def _start(cpus: int | None, gpus: int | None, store_bytes: int) -> None:
     """Start a session of this machine, again if need be: Ray gives itself 30 s, which a busy one may need."""
     import ray
 
     for left in reversed(range(STARTS)):
         try:
-            with _start_settings(local):
-                ray.init(
-                    address="local",  # also where this machine is part of a cluster
-                    num_cpus=local.cpus,
-                    num_gpus=local.gpus,
-                    object_store_memory=local.store_bytes,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+            ray.init(
+                address="local",  # also where this machine is part of a cluster
+                num_cpus=cpus,
+                num_gpus=gpus,
+                object_store_memory=store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
             return
         except Exception as error:  # Ray raises it bare
             ray.shutdown()
@@ -196,6 +179,10 @@ def _quiet_environment() -> None:
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # at SIGTERM it prints a stack and aborts after 3 s
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES of trials without a GPU
         "RAY_AIR_NEW_OUTPUT": "0",
+        # By default Ray starts a worker for each CPU at once. They never serve a trial: Tune's processes have
+        # an environment of their own.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_worker_niceness": "0",  # else trials yield to the driver; `nice bdtune sweep` lowers both
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the store is what a sweep resumes from, not Tune's snapshot
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -204,27 +191,6 @@ def _quiet_environment() -> None:
         defaults["RAY_AUTH_MODE"] = "disabled"  # its token could not be saved
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-
-
-@contextlib.contextmanager
-def _start_settings(local: _Local) -> Iterator[None]:
-    """Set what Ray's processes take from the environment they are started in; what the user has set stays."""
-    settings = {
-        # A worker for each CPU starts at once. Ray would end them when trials reserve the CPUs, just before
-        # it needs them again.
-        "RAY_num_workers_soft_limit": str(local.cpus),
-        "RAY_worker_niceness": "0",  # else trials yield to the driver; `nice bdtune sweep` lowers both
-    }
-    if local.preload:
-        settings["RAY_preload_python_modules"] = ",".join(PRELOADED)
-        settings["OMP_NUM_THREADS"] = "1"  # Ray sets it for trials of one CPU, too late for torch then
-    new = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            os.environ.pop(name, None)
 
 
 def slots(needs: Needs) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import threading
 import warnings
 from dataclasses import dataclass
@@ -153,11 +152,10 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> Non
                 gpus=options.gpus,
                 data_bytes=data_bytes,
                 needs=needs,
-                trials=min(_trials_left(driver), options.concurrency or sys.maxsize),
                 say=watcher.message,
             )
         )
-        fitting = min(slots(needs), options.concurrency or sys.maxsize)
+        fitting = min(slots(needs), options.concurrency or 10_000)
         own = stack.enter_context(scratch(folder))
         live = own / "live"
         live.mkdir()
@@ -176,12 +174,6 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> Non
         )
         with _watching(live, watcher):
             _tune(driver, common, needs, fitting, own)
-
-
-def _trials_left(driver: Driver) -> int:
-    """Return how many trials have no result yet, at most; of a search, which asks one by one, all."""
-    search = driver.spec.search
-    return len(driver.ledger.entries) - len(driver.results) if search is None else search.trials
 
 
 def _extremes(spec: SweepSpec) -> list[TrialSpec]:

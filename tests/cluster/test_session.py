@@ -11,17 +11,7 @@ from bdtune.cluster.session import Needs, _fit, check_answers, session
 from bdtune.errors import BdtuneError, UserError
 from bdtune.tuning.schedulers import SCHEDULERS, Reduction, Rungs
 
-QUIET = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
-    "RAY_AIR_NEW_OUTPUT",
-    "RAY_AUTH_MODE",
-    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER",
-    "RAY_USAGE_STATS_ENABLED",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS",
-    "TUNE_GLOBAL_CHECKPOINT_S",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S",
-}
-"""What a session sets for good."""
+NICENESS = "RAY_worker_niceness"
 
 
 @pytest.mark.parametrize(
@@ -90,41 +80,14 @@ class Noting(Starting):
         self.found = dict(os.environ)
 
 
-@pytest.mark.parametrize(
-    ("needs", "trials", "preloads"),
-    [
-        (Needs(1), 22, True),
-        (Needs(0.5), 22, True),
-        (Needs(1), 1, False),  # the second worker would have nothing to do
-        (Needs(2), 22, False),  # the same, and two threads
-        (Needs(1, 0.5), 22, False),
-        (Needs(1, helper_cpu=1), 22, False),
-        (None, 22, False),
-    ],
-)
-def test_workers_load_libraries_early_where_each_will_serve_a_trial(monkeypatch, needs, trials, preloads):
+def test_trials_have_the_priority_of_the_command_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", ray := Noting(0))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = dict(os.environ)
-    with session(cpus=2, gpus=1, needs=needs, trials=trials):
-        assert set(os.environ) - set(before) <= QUIET
-    assert ray.found["RAY_num_workers_soft_limit"] == "2"
-    assert ray.found["RAY_worker_niceness"] == "0"
-    assert ("torch" in ray.found.get("RAY_preload_python_modules", "").split(",")) == preloads
-    assert ray.found.get("OMP_NUM_THREADS") == ("1" if preloads else None)
-
-
-def test_what_the_user_has_set_for_ray_stays(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", ray := Noting(0))
-    monkeypatch.setenv("RAY_worker_niceness", "7")
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    with session(cpus=2, needs=Needs(1), trials=2):
-        pass
-    assert (ray.found["RAY_worker_niceness"], ray.found["OMP_NUM_THREADS"]) == ("7", "4")
-    assert {name: os.environ[name] for name in ("RAY_worker_niceness", "OMP_NUM_THREADS")} == {
-        "RAY_worker_niceness": "7",
-        "OMP_NUM_THREADS": "4",
-    }
+    for given, found in ((None, "0"), ("7", "7")):
+        monkeypatch.delenv(NICENESS, raising=False)
+        if given:
+            monkeypatch.setenv(NICENESS, given)
+        with session(cpus=2):
+            assert ray.found[NICENESS] == found
 
 
 def test_hyperband_opens_a_band_of_trials_the_others_as_many_as_fit():
