@@ -85,6 +85,7 @@ def ray_session():
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home directory
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # as in a session of our own
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's own, about itself
             import ray

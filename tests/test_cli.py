@@ -90,6 +90,28 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
     assert done.stdout
 
 
+@pytest.mark.parametrize("verb", ["plan", "sweep"])
+def test_nothing_heavy_is_loaded_before_a_sweep_starts_ray(verb):
+    code = f"""
+import os, sys
+from bdtune.cluster import sweep
+from bdtune.trials import speed
+speed._measured, speed._operations = lambda *_: 1e9, lambda *_: 1e6
+def loaded():
+    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr, flush=True)
+    os._exit(0)
+sweep._run_on_ray = lambda *_: loaded()
+sys.argv = ["bdtune", {verb!r}, "gssd.yaml"]
+from bdtune.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+loaded()
+"""
+    assert python(code).stderr.strip().splitlines()[-1] == "[]"
+
+
 @pytest.mark.slow
 def test_run_works_without_ray_mlflow_and_optuna(own_folder):
     code = f"""

@@ -188,6 +188,10 @@ def _quiet_environment() -> None:
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # at SIGTERM it prints a stack and aborts after 3 s
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES of trials without a GPU
         "RAY_AIR_NEW_OUTPUT": "0",
+        # By default Ray starts a worker for each CPU at once. They never serve a trial: Tune's processes have
+        # an environment of their own.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_worker_niceness": "0",  # else trials yield to the driver; `nice bdtune sweep` lowers both
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the store is what a sweep resumes from, not Tune's snapshot
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

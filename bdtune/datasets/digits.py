@@ -8,6 +8,8 @@ Departures: a fixed split of our own, stratified by class, 1,347 for training an
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -18,8 +20,6 @@ from bdtune.plugins.dataset import Dataset, Records
 from bdtune.reading.images import FILTERS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bdtune.plugins.dataset import SplitName
 
 _TRAIN = 1347
@@ -40,16 +40,25 @@ class Digits(Dataset, defaults={"mirrors": False}):
     counts: ClassVar = {"train": (_TRAIN,), "test": (1797 - _TRAIN,)}
 
     def records(self, split: SplitName, root: Path) -> Records:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        labels = digits.target.astype(np.int64)
+        levels, labels = _shipped()
         rows = _rows(labels, split)
-        grey = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)
+        grey = np.rint(levels[rows] * (255 / 16)).astype(np.uint8)
         size, resize = (self.side, self.side), FILTERS[self.resize]
         large = np.stack([np.asarray(Image.fromarray(image).resize(size, resize)) for image in grey])
         images = np.repeat(large[..., None], 3, axis=3)
         return Records(labels[rows], tuple("0123456789"), arrays=images)
+
+
+def _shipped() -> tuple[np.ndarray, np.ndarray]:
+    """Return grey levels float64 [1797, 8, 8] and labels int64 [1797] out of scikit-learn's file.
+
+    `load_digits` returns the same, but importing scikit-learn takes seconds of each process of a sweep.
+    """
+    package = find_spec("sklearn")
+    assert package is not None, "scikit-learn is one of our dependencies"
+    assert package.origin is not None
+    rows = np.loadtxt(Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz", delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
 
 
 def _rows(labels: np.ndarray, split: SplitName) -> np.ndarray:

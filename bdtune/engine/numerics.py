@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
+from bdtune.engine.hardware import cpu_has_bf16, has_gpu
 from bdtune.knobs import Knobs
 
 
@@ -38,19 +38,15 @@ class Numerics(Knobs):
         }
 
 
-@cache
 def _best_device() -> Literal["cpu", "cuda"]:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if has_gpu() else "cpu"
 
 
-@cache
 def _best_precision(device: str) -> Literal["fp32", "bf16"]:
+    if device == "cpu":
+        return "bf16" if cpu_has_bf16() else "fp32"
+    if not has_gpu():  # a driver without a GPU: those it schedules on compute in bf16
+        return "bf16"
     import torch
 
-    if device == "cuda":
-        if not torch.cuda.is_available():  # a driver without a GPU: those it schedules on compute in bf16
-            return "bf16"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

@@ -11,14 +11,14 @@ touches it, and the seed where something is drawn. Where files lie is not part o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, SkipValidation
 
-from bdtune.engine.key import derive_seed
+from bdtune.engine.key import derive_seed, digest_of
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Node, PluginSource, Resident, Source, Stage
 from bdtune.plugins.all_samples import AllSamples
@@ -34,12 +34,13 @@ from bdtune.plugins.data import (
 )
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.poison_plan import SplitName, drawn_order
+from bdtune.poisoning.last_stamped import LastStamped
 from bdtune.poisoning.reserve import Reserve
 from bdtune.poisoning.stream import poisoned_stream, sealed
 from bdtune.training.choices import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     from bdtune.plugins.dataset import Split
     from bdtune.plugins.model import Model
@@ -51,6 +52,7 @@ UNKNOWN = -1
 """The label of an image that is shown without one."""
 SHOWN = 64
 """Test images in which an inverted trigger is compared with the attack's."""
+_last_stamped = LastStamped()
 T = TypeVar("T", bound="DataSource")
 Images = np.ndarray | ImageStream
 """uint8 [N, H, W, C], resident or as a stream."""
@@ -337,8 +339,15 @@ class TrainSource(AttackedSource):
             at = ids if rows is None else rows[ids]
             images = split.images if len(at) == len(split.images) else split.images[at]
             if attack is not None and plan is not None:
-                images = attack.apply(images, ids, plan)
+                stamp = partial(attack.apply, images, ids, plan)
+                # what is held out is read once, and would take the place of what is read by every stage
+                images = stamp() if held_out else _last_stamped.get(self._content(attack, artefacts), stamp)
         return ImageSet(images, observed[ids], **self._facts())
+
+    def _content(self, attack: Attack, artefacts: Mapping[str, Artefact]) -> Hashable:
+        """Return what decides the bytes of the stamped images, as in the keys of stages that read them."""
+        trained = {name: digest_of(one.arrays, one.info) for name, one in artefacts.items()}
+        return type(attack), type(self.dataset), self.digest, tuple(sorted(trained.items()))
 
     def _rows(self, labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
         """Return which rows int64 [N] of the split are the training set (None: all), and their labels."""

@@ -35,6 +35,7 @@ log = logging.getLogger("bdtune.tracking")
 Artifact = tuple[Path, str]
 """A file and the folder it goes to in its run's artifacts ("" for the top)."""
 
+HEAD_START_S = 10.0  # loading mlflow takes seconds, which the first trials need more: they start meanwhile
 GATHER_S = 2.0  # a batch: what finishes within this time goes together
 LIVE_S = 10.0  # a running trial's curves, and the parent's progress, are delivered so often
 NOTICED_S = 3.0  # a wait at the end that is not yet worth a word
@@ -111,6 +112,7 @@ class Tracker:
         self._told = -math.inf  # when the parent run last told its progress
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
+        self._under_way = threading.Event()  # a trial has begun: the driver has time
         self._closing = threading.Event()
         self._error: str | None = None
 
@@ -133,6 +135,7 @@ class Tracker:
         """Record a trial that runs now; `learned` adds to its curves, `finished` ends it."""
         if trial.id in self._live:
             return
+        self._under_way.set()
         if not self._open:
             self._write_parent("running")
         now = _now()
@@ -152,6 +155,7 @@ class Tracker:
 
     def finished(self, trial: TrialResult, artifacts: Iterable[Artifact] = ()) -> bool:
         """Record a trial that ended; return False where exactly that is recorded already, and do nothing."""
+        self._under_way.set()
         live = self._live.pop(trial.id, None)
         self._ended += trial.status != "pending"
         files = self._placed(artifacts)
@@ -221,6 +225,7 @@ class Tracker:
         if self.delivery.pending():
             self._poke()
         self._closing.set()
+        self._under_way.set()
         self._wake.set()
         if self._thread is not None:
             with contextlib.suppress(KeyboardInterrupt):
@@ -305,6 +310,7 @@ class Tracker:
         self._wake.set()
 
     def _work(self) -> None:
+        self._under_way.wait(HEAD_START_S)
         failures = 0
         while True:
             self._wake.wait()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bdtune.training.weights import as_tensor
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,7 +49,7 @@ class PoisonedDataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """Return an image, transformed where a transform was given, and its observed label."""
-        image = torch.from_numpy(np.ascontiguousarray(self.images[index])).permute(2, 0, 1) / 255
+        image = as_tensor(self.images[index]).permute(2, 0, 1) / 255
         return (self.transform(image) if self.transform else image), int(self.labels[index])
 
     def __repr__(self) -> str:

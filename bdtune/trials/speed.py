@@ -1,4 +1,7 @@
-"""How fast this machine trains a network: measured once, in about a second, and kept for first estimates."""
+"""How fast this machine trains a network: measured once, in about a second, and kept for first estimates.
+
+Loading torch for it takes longer. What is kept answers without.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from bdtune.plugins.registry import load
 from bdtune.poisoning.sources import DataSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from bdtune.engine.numerics import Numerics
@@ -42,11 +46,12 @@ class Speed:
     """Guesses the seconds of a stage that was never run: epochs, samples and passes at the measured speed.
 
     `threads`: CPU threads of one trial. Measurements are kept in the user's cache folder where it can be
-    written. A GPU that this machine lacks is not guessed.
+    written; without `measure` only what is kept there is known. A GPU that this machine lacks is not guessed.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, *, measure: bool = True) -> None:
         self.threads = min(threads, len(os.sched_getaffinity(0)))  # more would only get in each other's way
+        self.measure = measure
         self._file = node_folder("speed.json")
         self._known: dict[str, float | None] = {}
 
@@ -68,20 +73,30 @@ class Speed:
         return None if each is None else rows * each * node.stage.passes_per_epoch() * part
 
     def _per_sample(self, network: Model, data: DataSource, numerics: Numerics) -> float | None:
-        """Return the seconds of one sample in a training step, None where the device is not here."""
+        """Return the seconds of one sample in a training step, None where that is not known."""
         pace = self._pace(numerics.resolved())
-        return None if pace is None else _operations(network, data.dataset, data.root) / pace
+        if pace is None:
+            return None
+        shape, classes = data.dataset.image_shape(data.root), data.dataset.num_classes
+        named = [network.plugin_name(), network.identity(), classes, shape]
+        operations = self._kept(["operations", *named], lambda: _operations(network, classes, shape))
+        return None if operations is None else operations / pace
 
     def _pace(self, numerics: Numerics) -> float | None:
-        """Return how many operations of a forward pass are trained in a second: kept, or measured."""
-        key = key_of([socket.gethostname(), self.threads, numerics.device, numerics.precision])
+        """Return how many operations of a forward pass are trained in a second, None without the device."""
+        named = [socket.gethostname(), self.threads, numerics.device, numerics.precision]
+        return self._kept(named, lambda: _measured(numerics, self.threads))
+
+    def _kept(self, named: list[object], find: Callable[[], float | None]) -> float | None:
+        """Return the number of this name: kept, or found and kept then."""
+        key = key_of(named)
         if key not in self._known:
             kept = self._read()
-            if key not in kept:
-                kept[key] = _measured(numerics, self.threads)
+            if key not in kept and self.measure:
+                kept[key] = find()
                 with contextlib.suppress(OSError):
                     replace_file(self._file, json.dumps(kept).encode())
-            self._known[key] = kept[key]
+            self._known[key] = kept.get(key)
         return self._known[key]
 
     def _read(self) -> dict[str, float | None]:
@@ -112,15 +127,13 @@ def _clock(on_gpu: bool, threads: int) -> float:
     return time.perf_counter() if on_gpu else time.process_time() / threads
 
 
-@lru_cache(maxsize=256)
-def _operations(network: Model, dataset: Dataset, root: Path | None) -> float:
+def _operations(network: Model, num_classes: int, shape: tuple[int, int, int]) -> float:
     """Return the multiplications and additions of one image's forward pass; nothing is computed for it."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    shape = dataset.image_shape(root)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network.build(dataset.num_classes, shape).eval()(torch.empty(1, shape[2], *shape[:2]))
+        network.build(num_classes, shape).eval()(torch.empty(1, shape[2], *shape[:2]))
     return float(counter.get_total_flops())
 
 
@@ -154,4 +167,6 @@ def _measured(numerics: Numerics, threads: int) -> float | None:
     finally:
         torch.set_num_threads(before)
     # the first step sets things up
-    return BATCH * _operations(model, dataset, None) / max(min(times[1:]), 1e-6)
+    return (
+        BATCH * _operations(model, dataset.num_classes, (height, width, channels)) / max(min(times[1:]), 1e-6)
+    )

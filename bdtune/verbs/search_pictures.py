@@ -6,7 +6,7 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from bdtune.cluster.trial_source import open_study
+from bdtune.cluster.study import open_study
 from bdtune.report.saving import save
 
 if TYPE_CHECKING:

@@ -46,7 +46,6 @@ from bdtune.trials.sweep_folder import (
     store_of,
     varied,
 )
-from bdtune.verbs import search_pictures
 from bdtune.verbs.home import find_sweep, settings_of
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
@@ -211,27 +210,27 @@ def plan(
     spec = spec.model_copy(update={"name": place.name})
     at = store_for(run_dir, [place.folder] if place.known else [], store)
     ledger, _ = make_ledger(spec, to_read(at))
-    return spec, _plan(spec, ledger)
+    return spec, _plan(spec, ledger, _speed(spec))
 
 
-def _plan(spec: SweepSpec, ledger: Ledger) -> Plan:
+def _plan(spec: SweepSpec, ledger: Ledger, speed: Speed) -> Plan:
     """Enter a sweep's trials into an empty ledger and plan them; of a search, a sample of its space."""
     if spec.search is not None:
         ledger = Ledger(ledger.sweep, ledger.resolver, ledger.device)  # a search enters what it asks for
     ledger.extend(planned_trials(spec, PREVIEWED))
-    return ledger.plan(_speed(spec))
+    return ledger.plan(speed)
 
 
-def _speed(spec: SweepSpec) -> Speed:
-    return Speed(max(1, int(spec.resources.cpu)))
+def _speed(spec: SweepSpec, *, measure: bool = True) -> Speed:
+    return Speed(max(1, int(spec.resources.cpu)), measure=measure)
 
 
-def _estimate(spec: SweepSpec, ledger: Ledger, expected: Plan, options: Options) -> Estimate:
+def _estimate(spec: SweepSpec, ledger: Ledger, speed: Speed, expected: Plan, options: Options) -> Estimate:
     """Return what says how long the rest of a sweep takes; of a search, trials like those of its plan."""
     count = spec.search.trials if spec.search is not None else 0
     each = expected.seconds_shared / max(1, expected.trials)
     slots = slots_of(spec.resources, options)
-    return Estimate(ledger, slots, guess=_speed(spec), unasked=lambda asked: each * max(0, count - asked))
+    return Estimate(ledger, slots, guess=speed, unasked=lambda asked: each * max(0, count - asked))
 
 
 def announce(progress: Progress, expected: Plan) -> None:
@@ -306,8 +305,10 @@ def sweep(
     with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
         if place.line():
             progress.message(place.line(), always=True)
-        expected = _plan(spec, ledger)
-        progress.estimate = _estimate(spec, ledger, expected, options)
+        # Measuring delays the first stage; the first trials soon say as much of those that are to come.
+        speed = _speed(spec, measure=spec.search is not None)
+        expected = _plan(spec, ledger, speed)
+        progress.estimate = _estimate(spec, ledger, speed, expected, options)
         announce(progress, expected)
         tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
@@ -418,7 +419,10 @@ def reported(
         shaped = _shaped(spec, result, ledger) if spec.table else None
         written = files.write(folder, result, paper=spec.published, notes=spec.notes, shaped=shaped)
         written += _pictures_of_best(result, ledger, gallery, folder)
-        written += search_pictures.draw(spec, folder) if spec.search is not None else []
+        if spec.search is not None:
+            from bdtune.verbs import search_pictures  # loads optuna
+
+            written += search_pictures.draw(spec, folder)
     return result, written
 
 

@@ -278,6 +278,42 @@ def test_the_artefact_reaches_the_stamp():
     assert (poisoned.images == (0, 255, 0)).all((1, 2, 3)).sum() == 20
 
 
+class Counting(Trained):
+    """Says how often training images are stamped."""
+
+    times: ClassVar[list[int]] = []
+
+    def stamp(self, images, rows):
+        self.times.append(len(images))
+        return super().stamp(images, rows)
+
+
+def test_the_poisoned_training_set_is_stamped_once_for_the_stages_that_read_it_in_turn():
+    low, high = ({"level": Artefact({"level": np.float32(level)})} for level in (0.2, 0.6))
+    Counting.times.clear()
+
+    def load(artefacts=low, **changes):
+        source = FitSet(**{"dataset": Tiny(), "attack": Counting(rate=0.1), "seed": 3, **changes})
+        return source.load(Memory(), artefacts).images
+
+    first = load()
+    assert load() is first
+    assert len(Counting.times) == 1
+    assert not first.flags.writeable  # a stage that wrote to it would change what the next one reads
+    for other in ({"artefacts": high}, {"seed": 4}, {"dataset": Tiny(shade=1)}, {"holdout": 0.1}):
+        assert not np.array_equal(load(**other), first)
+    assert len(Counting.times) == 5
+    assert np.array_equal(load(), first)  # only the last one is kept
+    assert len(Counting.times) == 6
+
+
+def test_what_is_held_out_does_not_take_the_place_of_the_training_set():
+    fitted = fit(holdout=0.1)
+    first = fitted.load(Memory(), {}).images
+    SelectSet(dataset=Tiny(), attack=BADNETS, seed=3, holdout=0.1).load(Memory(), {})
+    assert fitted.load(Memory(), {}).images is first
+
+
 def test_labels_alone_are_those_of_the_fit_part():
     attack = bdtune.attack("badnets", rate=0.2)
     knobs = {"dataset": Tiny(), "attack": attack, "seed": 3, "holdout": 0.25}

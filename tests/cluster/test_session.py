@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -9,6 +10,8 @@ import pytest
 from bdtune.cluster.session import Needs, _fit, check_answers, session
 from bdtune.errors import BdtuneError, UserError
 from bdtune.tuning.schedulers import SCHEDULERS, Reduction, Rungs
+
+NICENESS = "RAY_worker_niceness"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,24 @@ def test_one_that_never_starts_is_the_machines_fault_and_is_said_in_words(monkey
     with pytest.raises(BdtuneError, match=r"in 3 attempts: The current node timed out"), session(cpus=2):
         pass
     assert (ray.left, ray.stops) == (6, 4)
+
+
+class Noting(Starting):
+    """A Ray that notes what its processes would find in their environment."""
+
+    def init(self, **options):
+        super().init(**options)
+        self.found = dict(os.environ)
+
+
+def test_trials_have_the_priority_of_the_command_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", ray := Noting(0))
+    for given, found in ((None, "0"), ("7", "7")):
+        monkeypatch.delenv(NICENESS, raising=False)
+        if given:
+            monkeypatch.setenv(NICENESS, given)
+        with session(cpus=2):
+            assert ray.found[NICENESS] == found
 
 
 def test_hyperband_opens_a_band_of_trials_the_others_as_many_as_fit():

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,21 @@ def test_digits_are_the_real_ones_in_a_fixed_stratified_split():
     assert np.array_equal(np.bincount(train.labels) + np.bincount(test.labels), both)
     assert np.abs(np.bincount(train.labels) / both - 0.75).max() < 0.006
     assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in test.images}
+
+
+def test_digits_are_read_out_of_scikit_learns_file_without_loading_it():
+    code = """
+import sys
+from bdtune.datasets.digits import Digits, _shipped
+assert len(Digits().load("train").labels) == 1347
+assert "sklearn" not in sys.modules
+from sklearn.datasets import load_digits
+whole = load_digits()
+levels, labels = _shipped()
+assert (levels == whole.images).all() and levels.dtype == whole.images.dtype
+assert (labels == whole.target).all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_digits_normalise_to_zero_and_one():

@@ -22,6 +22,7 @@ DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(mlflow_log, "GATHER_S", 0.0)
+    monkeypatch.setattr(mlflow_log, "HEAD_START_S", 0.0)
 
 
 def tracked(run_dir, trials, status="done", end=True, **options):
@@ -540,6 +541,18 @@ assert tracker.close().waiting == 0
 assert not {{"mlflow", "torch", "ray"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_mlflow_is_left_alone_until_a_trial_runs(run_dir, make_trial, monkeypatch):
+    monkeypatch.setattr(mlflow_log, "HEAD_START_S", 60.0)
+    tracker = Tracker(run_dir, "small")
+    rounds = threading.Event()
+    monkeypatch.setattr(tracker.delivery, "round", rounds.set)
+    tracker.start()
+    assert not rounds.wait(0.3)
+    tracker.began(make_trial(1, status="pending"))
+    assert rounds.wait(30)
+    tracker.close()
 
 
 @pytest.mark.slow

@@ -50,6 +50,22 @@ def test_the_speed_is_measured_once_and_kept(tmp_path, monkeypatch, own_cache):
     assert ledger.plan(Speed()).seconds_shared == first
 
 
+def test_what_is_kept_answers_without_torch_and_nothing_else_is_measured(tmp_path, monkeypatch, own_cache):
+    ledger, _, _ = ledger_of(tmp_path / "store")
+    for name in ("_measured", "_operations"):
+        monkeypatch.setattr(speed, name, lambda *_: pytest.fail("measured"))
+    assert ledger.plan(Speed(measure=False)).unpredicted
+    assert not own_cache.exists()
+    monkeypatch.setattr(speed, "_measured", lambda *_: 1e9)
+    monkeypatch.setattr(speed, "_operations", lambda *_: 1e6)
+    known = ledger.plan(Speed()).seconds_shared
+    monkeypatch.setattr(speed, "_measured", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(speed, "_operations", lambda *_: pytest.fail("counted again"))
+    made = ledger.plan(Speed(measure=False))
+    assert not made.unpredicted
+    assert made.seconds_shared == known > 0
+
+
 def test_where_nothing_can_be_kept_it_is_measured_all_the_same(tmp_path, own_cache):
     own_cache.parent.parent.mkdir()
     own_cache.parent.write_text("a file in its way")
