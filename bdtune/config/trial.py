@@ -85,6 +85,8 @@ class TrialSpec(Knobs):
 
 
 TRIAL_KEYS = tuple(TrialSpec.model_fields)
+IDENTIFYING = tuple(key for key in TRIAL_KEYS if key not in no_effect(TrialSpec))
+"""The settings that can change a result."""
 PLUGIN_KINDS = {"dataset": "datasets", "attack": "attacks", "defense": "defenses", "model": "models"}
 """The settings that are plugins, written as a name or as a mapping with a name and knobs."""
 
@@ -241,15 +243,17 @@ def to_params(spec: TrialSpec) -> dict[str, Scalar]:
     return {path: value for section in sections for path, value in section.items()}
 
 
-def trial_id(spec: TrialSpec) -> str:
-    """Return 16 hex digits that say which trial this is: of all knobs that can change the result."""
-    keys = [key for key in TRIAL_KEYS if key not in no_effect(TrialSpec)]
-    return key_of({key: section_key(getattr(spec, key)) for key in keys})
-
-
 def section_key(value: Any) -> str:
     """Return a hash of one setting's identity."""
     return _knobs_key(value) if isinstance(value, Knobs) else canonical_json(value)
+
+
+def trial_id(spec: TrialSpec, key_of_section: Callable[[Any], str] = section_key) -> str:
+    """Return 16 hex digits that say which trial this is: of all knobs that can change the result.
+
+    `key_of_section`: what returns, of many trials, a setting's hash without working it out each time.
+    """
+    return key_of({key: key_of_section(getattr(spec, key)) for key in IDENTIFYING})
 
 
 @lru_cache(maxsize=4096)
