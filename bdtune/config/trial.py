@@ -14,7 +14,7 @@ from pydantic import Field
 from bdtune.checking import check, check_each
 from bdtune.config.attack_field import AttackField
 from bdtune.effects import NoEffect, no_effect
-from bdtune.engine.key import canonical_json, key_of
+from bdtune.engine.key import canonical_json, canonical_object, key_of, key_of_text
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, DataError, Problem
 from bdtune.knobs import Knobs, UserFile
@@ -248,12 +248,17 @@ def section_key(value: Any) -> str:
     return _knobs_key(value) if isinstance(value, Knobs) else canonical_json(value)
 
 
-def trial_id(spec: TrialSpec, key_of_section: Callable[[Any], str] = section_key) -> str:
+def section_text(value: Any) -> str:
+    """Return that hash as canonical JSON, as it enters a trial's id."""
+    return canonical_json(section_key(value))
+
+
+def trial_id(spec: TrialSpec, text_of: Callable[[Any], str] = section_text) -> str:
     """Return 16 hex digits that say which trial this is: of all knobs that can change the result.
 
-    `key_of_section`: what returns, of many trials, a setting's hash without working it out each time.
+    `text_of`: `section_text`, or what returns the same of many trials without working it out each time.
     """
-    return key_of({key: key_of_section(getattr(spec, key)) for key in IDENTIFYING})
+    return key_of_text(canonical_object({key: text_of(getattr(spec, key)) for key in IDENTIFYING}))
 
 
 @lru_cache(maxsize=4096)

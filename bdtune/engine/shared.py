@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic_core import PydanticSerializationError
+
+from bdtune.knobs import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bdtune.knobs import Knobs
-
 T = TypeVar("T")
+F = TypeVar("F", bound=Frozen)
 
 
 class Shared(Generic[T]):
@@ -36,26 +37,18 @@ class Shared(Generic[T]):
 
 
 class Alike:
-    """Values by the knobs that they are made of: knobs are alike if they are equal and have the same JSON.
-
-    1, 1.0 and true are equal, but different settings.
-    """
+    """One object for all knobs that are alike: equal, and of one JSON, in which 1, 1.0 and true differ."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], tuple[Knobs, Any]] = {}
+        self._known: dict[tuple[type, object], Frozen] = {}
 
-    def get(self, knobs: Knobs, *around: object) -> Any:
-        """Return the value that was kept for such knobs and the same hashable `around`; None without one."""
-        known = self._known.get((*_json(knobs), *around))
-        return known[1] if known is not None and known[0] == knobs else None
-
-    def keep(self, value: T, knobs: Knobs, *around: object) -> T:
-        """Keep a value for such knobs; return it."""
-        self._known[(*_json(knobs), *around)] = knobs, value
-        return value
+    def one(self, knobs: F) -> F:
+        """Return the first of the knobs that are like these: these themselves, if there were none."""
+        found = self._known.setdefault(_json(knobs), knobs)
+        return found if isinstance(found, type(knobs)) and found == knobs else knobs
 
 
-def _json(knobs: Knobs) -> tuple[type, object]:
+def _json(knobs: Frozen) -> tuple[type, object]:
     """Return the class and the JSON of knobs; the identity of those that have none."""
     try:
         return type(knobs), knobs.model_dump_json(warnings=False)

@@ -305,10 +305,7 @@ class Node:
         cls = type(self.stage)
         if "name" not in vars(cls):
             raise ConfigError(f"stage {cls.__qualname__} in {file_of(cls)} needs a `name` of its own")
-        given = tuple(
-            (name, Artefact if isinstance(value, Node) else value.gives)
-            for name, value in self.inputs.items()
-        )
+        given = tuple([(name, _type_of(value)) for name, value in self.inputs.items()])
         if problems := input_problems(cls, self.stage.computes, self.stage.name, given):
             raise ConfigError(problems)
 
@@ -352,7 +349,7 @@ class Node:
     @property
     def sources(self) -> dict[str, Source]:
         """The inputs that are no results of other nodes, by name."""
-        return {name: value for name, value in self.inputs.items() if isinstance(value, Source)}
+        return {name: value for name, value in self.inputs.items() if not isinstance(value, Node)}
 
     @property
     def scale(self) -> str:
@@ -375,6 +372,10 @@ class Node:
     def walk(self) -> list[Node]:
         """Return this node and all before it, parents first, each recipe once."""
         return list(steps_of([self]).values())
+
+
+def _type_of(value: Node | Source) -> type:
+    return Artefact if isinstance(value, Node) else value.gives
 
 
 def _recipe(node: Node) -> str:

@@ -1,4 +1,4 @@
-"""Planning without Python's search for cycles: all that a plan makes stays, and there is ever more to search."""
+"""Planning without Python's search for cycles: what a plan makes stays, and there is ever more to search."""
 
 from __future__ import annotations
 

@@ -55,6 +55,8 @@ class Chains:
     def __init__(self, given: Collection[Handle], *, handed_over: bool) -> None:
         self.given, self.handed_over = frozenset(given), handed_over
         self.alike = Alike()
+        self.nodes: dict[tuple[object, ...], Node] = {}
+        """Checked nodes by the identities of their stage and inputs, which they keep."""
 
     def checked(self, defense: str, chain: Mapping[str, Node]) -> dict[str, Node]:
         """Return a chain that reads what it may.
@@ -104,16 +106,16 @@ class _Check:
 
     def one_for_all(self, node: Node, name: str, inputs: Mapping[str, Node | Source]) -> Node:
         """Return a node of this stage on these inputs that was found right before, else this one."""
+        stage = self.chains.alike.one(node.stage)
         read = tuple((each, id(value)) for each, value in inputs.items())
-        around = id(node.numerics), node.master_seed, node.replicate, read
-        known: Node | None = self.chains.alike.get(node.stage, *around)
-        if known is not None:
+        identity = id(stage), read, id(node.numerics), node.master_seed, node.replicate
+        if (known := self.chains.nodes.get(identity)) is not None:
             return known
         for knob in _data_in(vars(node.stage).items()):
             expected = f"expected the stage of node '{name}' of '{self.defense}' to hold no data or attack"
             self.wrong(name, expected, f"one in its knob '{knob}'")
-        made = replace(node, inputs=inputs)
-        return made if self.problems else self.chains.alike.keep(made, node.stage, *around)
+        made = replace(node, stage=stage, inputs=inputs)
+        return made if self.problems else self.chains.nodes.setdefault(identity, made)
 
     def handed_over(self, name: str) -> None:
         """Note that nobody hands over the model that a node reads."""
@@ -130,15 +132,10 @@ class _Check:
         if type(value) is Handle and value in self.chains.given:
             return value
         if type(value) is PluginSource and isinstance(value.plugin, Model):
-            return self.network(value)
+            return self.chains.alike.one(value)
         expected = f"expected input '{each}' of node '{name}' of '{self.defense}' to be what it was given"
         self.wrong(f"{name}.{each}", expected, _described(value))
         return cast("Source", value)
-
-    def network(self, source: PluginSource) -> Source:
-        """Return the one source of equal networks."""
-        known: Source | None = self.chains.alike.get(source.plugin)
-        return self.chains.alike.keep(source, source.plugin) if known is None else known
 
     def wrong(self, place: str, expected: str, got: str) -> None:
         """Note a problem at a place in the chain."""
@@ -165,7 +162,7 @@ class Binder:
             made = self.bindings.backdoored
         else:
             inputs = {name: self._input(value) for name, value in node.inputs.items()}
-            made = replace(node, inputs=inputs, master_seed=self.bindings.seed)
+            made = Node(node.stage, inputs, self.bindings.seed, node.numerics, node.replicate)
         self._done[id(node)] = node, made
         return made
 

@@ -43,9 +43,7 @@ def shown(clean: CleanTest, triggered: TriggeredTest | None) -> dict[str, Shown]
     return found
 
 
-def scoring(
-    defense: InputDetector, given: DefenseInputs, chain: Mapping[str, Node], chains: Chains
-) -> Node:
+def scoring(defense: InputDetector, given: DefenseInputs, chain: Mapping[str, Node], chains: Chains) -> Node:
     """Return the checked node that scores images, with the handle of test images in it.
 
     `chain` is what the defense built. The handle is made here, so that nothing in the chain can read it.

@@ -287,9 +287,7 @@ class Graphs:
     def _baseline_defense(self, defense: Defense) -> Defense:
         """Return no defense, with the training that one is compared with; the same object for equal ones."""
         none = registry.load("defenses", UNDEFENDED)
-        made = none.model_validate({"train": defense.baseline_training()})
-        known: Defense | None = self._alike.get(made)
-        return self._alike.keep(made, made) if known is None else known
+        return self._alike.one(none.model_validate({"train": defense.baseline_training()}))
 
 
 def _settled(plugin: Attack | Defense, mirrors: bool) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.config.trial import TrialSpec, build, section_key, sections_of, trial_id
+from bdtune.config.trial import TrialSpec, build, section_text, sections_of, trial_id
 from bdtune.engine.plan import Guess, Plan, make_plan, no_guess
 from bdtune.engine.shared import Shared
 from bdtune.engine.uncollected import uncollected
@@ -49,7 +49,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self._graphs = Graphs()
-        self._keys = Shared(section_key)
+        self._texts = Shared(section_text)
         self._numerics = Shared(lambda numerics: numerics.resolved(self.device))
         self._pipelines = Shared(_pipeline)
         self._baselines = Shared(lambda spec: self.add(spec, is_baseline=True).id)
@@ -60,7 +60,7 @@ class Ledger:
         Device, precision and pipeline become explicit here: they are part of keys.
         """
         spec = self._explicit(spec)
-        identity = trial_id(spec, self._keys)
+        identity = trial_id(spec, self._texts)
         known = self.entries.get(identity)
         if known is not None:
             known.is_baseline = known.is_baseline and is_baseline

@@ -52,13 +52,14 @@ class Speed:
         self._file = Path(cache) / "bdtune" / "speed.json"
         self._known: dict[str, float | None] = {}
         self._guesses = Shared(self._guess)
+        self._own = Shared(lambda *sources: sum(isinstance(source, DataSource) for source in sources))
 
     def __call__(self, node: Node) -> float | None:
         """Return the seconds that a stage may take; None where nothing can be said."""
         if node.stage.kind == "derive":
             return DERIVED_S
         read = tuple(node.sources.values())
-        own = sum(isinstance(source, DataSource) for source in read)
+        own = self._own(*read)
         return self._guesses(node.stage, node.numerics, own, *read, *(() if own else _data_before(node)))
 
     def _guess(self, stage: Stage, numerics: Numerics, own: int, *sources: Source) -> float | None:

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.plans --plans 10000 --rounds 3 --reports
 
 The trials are GSSD's on the built-in digits, over rates, seeds, alphas, beta and lambda. Each row is measured
-in a process of its own, whose imports are not counted, but those that a plan makes itself are. The reported trials have fabricated results, in
+in a process of its own, whose imports count in its memory, not in its seconds. The reported trials have fabricated results, in
 manifests without arrays.
 """
 
@@ -26,7 +26,7 @@ from unittest.mock import patch
 from bdtune.cluster.sweep import make_ledger, planned_trials
 from bdtune.config import expand
 from bdtune.config.load import load_sweep
-from bdtune.config.trial import section_key, trial_id
+from bdtune.config.trial import section_text, trial_id
 from bdtune.engine.execute import Executor
 from bdtune.engine.manifest import Cost
 from bdtune.engine.shared import Shared
@@ -58,6 +58,8 @@ AXES = {  # in the order in which they are filled up; of 10,000 trials 25 share 
     "defense.beta_nd": [0.6, 1.0, 1.5, 2.0, 3.0],
     "defense.lambda": [0.5, 0.65, 0.8, 1.0],
 }
+
+
 class Clock:
     """Processor seconds of the parts of a computation; a part within another one is not counted in it."""
 
@@ -129,7 +131,7 @@ def planned(trials: int, folder: Path) -> dict[str, float]:
     with clock.part("counting"):
         found = ledger.plan(speed)
     with clock.part("of these ids"):
-        hashes = Shared(section_key)
+        hashes = Shared(section_text)
         assert [trial_id(entry.spec, hashes) for entry in ledger.entries.values()] == list(ledger.entries)
     assert found.trials == trials
     return clock.seconds
@@ -154,7 +156,7 @@ def reported(trials: int, folder: Path) -> dict[str, float]:
 
 def fabricate(ledger: Ledger, store: Store) -> None:
     """Put a result of each stage of all trials into the store: its manifest, and a curve of a training."""
-    resolver = Executor(store, None).resolver  # type: ignore[arg-type]  # nothing is loaded
+    resolver = Executor(store, None).resolver  # type: ignore[arg-type]
     done: set[str] = set()
     for number, entry in enumerate(ledger.entries.values()):
         for node in entry.graph.stages.values():
@@ -183,13 +185,12 @@ def measured(kind: str, trials: int) -> None:
 def row(kind: str, trials: int, rounds: int) -> str:
     """Return a line: each part at its best of several rounds, and the highest memory."""
     command = [sys.executable, "-m", __spec__.name, "--measure", kind, str(trials)]
-    done = [
-        subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-        for _ in range(rounds)
-    ]
+    done = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(rounds)]
     found = [json.loads(each.stdout.splitlines()[-1]) for each in done]
     parts = {part: min(one["seconds"][part] for one in found) for part in found[0]["seconds"]}
-    whole = sum(seconds for part, seconds in parts.items() if "again" not in part and "of" not in part.split())
+    whole = sum(
+        seconds for part, seconds in parts.items() if "again" not in part and "of" not in part.split()
+    )
     text = ", ".join(f"{part} {seconds:.2f}" for part, seconds in parts.items())
     peak = max(one["peak_mb"] for one in found)
     each = whole / trials * 1e3
