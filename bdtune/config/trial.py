@@ -117,9 +117,13 @@ def sections_of(spec: TrialSpec) -> dict[str, Any]:
     return {key: getattr(spec, key) for key in TRIAL_KEYS}
 
 
+_GIVEN = set(TRIAL_KEYS)
+"""What pydantic notes as given of each trial that is put together: one set for all of them."""
+
+
 def build(sections: Mapping[str, Any]) -> TrialSpec:
     """Put checked settings together, without checking them again; a spec of some only is for checks."""
-    return TrialSpec.model_construct(None, **sections)
+    return TrialSpec.model_construct(_GIVEN, **sections)
 
 
 Checked = tuple[tuple[str, ...], Callable[[TrialSpec], list[Problem]]]
@@ -237,9 +241,14 @@ def section_params(key: str, value: Any) -> dict[str, Scalar]:
     return _flat("", {key: "none" if key in PLUGIN_KINDS and value is None else plain(value)})
 
 
-def to_params(spec: TrialSpec) -> dict[str, Scalar]:
-    """Return every knob by its dotted path, flat; `data_root` is left out, as it belongs to a machine."""
-    sections = [section_params(key, value) for key, value in sections_of(spec).items() if key != "data_root"]
+def to_params(
+    spec: TrialSpec, params_of: Callable[[str, Any], Mapping[str, Scalar]] = section_params
+) -> dict[str, Scalar]:
+    """Return every knob by its dotted path, flat; `data_root` is left out, as it belongs to a machine.
+
+    `params_of`: `section_params`, or what returns the same of many trials without working it out each time.
+    """
+    sections = [params_of(key, value) for key, value in sections_of(spec).items() if key != "data_root"]
     return {path: value for section in sections for path, value in section.items()}
 
 

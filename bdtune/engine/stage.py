@@ -395,13 +395,14 @@ def _text(value: Node | Source, parent_identity: Callable[[Node], object]) -> st
 def steps_of(goals: Iterable[Node]) -> dict[str, Node]:
     """Return nodes and all before them by recipe, parents first."""
     seen: dict[str, Node] = {}
-
-    def visit(node: Node) -> None:
-        if node.recipe not in seen:
-            for parent in node.parents:
-                visit(parent)
-            seen[node.recipe] = node
-
     for goal in goals:
-        visit(goal)
+        _visit(goal, seen)
     return seen
+
+
+def _visit(node: Node, seen: dict[str, Node]) -> None:
+    """Enter a node into `seen`, after all before it."""
+    if node.recipe not in seen:
+        for parent in node.parents:
+            _visit(parent, seen)
+        seen[node.recipe] = node

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.defense import Defense
     from bdtune.plugins.handles import Handle
-    from bdtune.poisoning.reserve import CleanSize
 
 UNDEFENDED = "none"
 """The defense that is none: what every other one is compared with."""
@@ -208,6 +207,20 @@ def undefended(spec: TrialSpec) -> TrialSpec | None:
     return Graphs().baseline(spec)
 
 
+_DECIDING = (
+    "dataset",
+    "root",
+    "attack",
+    "seed",
+    "numerics",
+    "clean",
+    "holdout_clean",
+    "holdout",
+    "stream",
+)
+"""What decides a trial's data."""
+
+
 class _Template(NamedTuple):
     """What a defense makes of its knobs and of handles, before there are data."""
 
@@ -244,7 +257,7 @@ class Graphs:
             spec.clean,
             spec.holdout_clean,
             spec.holdout,
-            spec.pipeline,
+            spec.pipeline == "stream",
         )
         model = self._models(spec.model)
         backdoored = None if attack is None else self._backdoored(attack, data.fit, model)
@@ -294,27 +307,11 @@ def _settled(plugin: Attack | Defense, mirrors: bool) -> Any:
     return settled(plugin, mirrors=mirrors)
 
 
-def _data(
-    dataset: Dataset,
-    root: Path | None,
-    attack: Attack | None,
-    seed: int,
-    numerics: Numerics,
-    clean: CleanSize,
-    holdout_clean: CleanSize,
-    holdout: float,
-    pipeline: str,
-) -> _Sources:
-    return _sources(
-        dataset=dataset,
-        root=root,
-        attack=attack,
-        seed=seed,
-        numerics=numerics,
-        reserve=Reserve(clean=clean, select_clean=holdout_clean),
-        holdout=holdout,
-        stream=pipeline == "stream",
-    )
+def _data(*settings: Any) -> _Sources:
+    """Return the data of trials with these settings, which are in the order of `_DECIDING`."""
+    given = dict(zip(_DECIDING, settings, strict=True))
+    reserve = Reserve(clean=given.pop("clean"), select_clean=given.pop("holdout_clean"))
+    return _sources(**given, reserve=reserve)
 
 
 def _binder(data: _Sources, backdoored: Node | None, seed: int) -> Binder:

@@ -11,7 +11,7 @@ from bdtune.engine.shared import Shared
 from bdtune.engine.uncollected import uncollected
 from bdtune.reading.resident import must_stream
 from bdtune.trials.graph import Graphs
-from bdtune.trials.outcome import result_of
+from bdtune.trials.outcome import Facts, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -49,6 +49,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self._graphs = Graphs()
+        self._facts = Facts()
         self._texts = Shared(section_text)
         self._numerics = Shared(lambda numerics: numerics.resolved(self.device))
         self._pipelines = Shared(_pipeline)
@@ -110,6 +111,7 @@ class Ledger:
             status=status,
             baseline=baseline.graph if baseline else None,
             error=error,
+            facts=self._facts,
             **times,
         )
 

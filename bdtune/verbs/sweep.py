@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from bdtune.config.load import Named
     from bdtune.config.sweep import Kept, Resources, SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
@@ -195,7 +196,7 @@ def leave_failed(folder: Path, ledger: Ledger, trial: str) -> str:
     return f"repeat it with: bdtune run {file} --out {folder.parent.parent}"
 
 
-def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
+def plan(file: Named | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
     """Load a sweep, under the name that it would get, and count what it needs; writes nothing.
 
     Trials of data sets that are not there are left out; `SweepSpec.absent` lists these.
@@ -274,7 +275,7 @@ def make_tracker(
 
 
 def sweep(
-    file: str | None,
+    file: Named | None,
     overrides: Sequence[str],
     run_dir: Path,
     options: Options,

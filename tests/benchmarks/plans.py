@@ -4,8 +4,8 @@
     python -m tests.benchmarks.plans --plans 10000 --rounds 3 --reports
 
 The trials are GSSD's on the built-in digits, over rates, seeds, alphas, beta and lambda. Each row is measured
-in a process of its own, whose imports count in its memory, not in its seconds. The reported trials have fabricated results, in
-manifests without arrays.
+in a process of its own, whose imports count in its memory, not in its seconds. The reported trials have
+fabricated results.
 """
 
 from __future__ import annotations

@@ -59,6 +59,11 @@ def recipe(node: Node) -> str:
     return key_of(node.preimage(recipe))
 
 
+def hashed(setting: Any) -> str:
+    """Return the hash of one of a trial's settings by its definition."""
+    return key_of(setting.identity()) if isinstance(setting, Knobs) else canonical_json(setting)
+
+
 def walked(node: Node) -> Iterator[Node]:
     """Yield a node and all before it, parents first, some of them several times."""
     for parent in node.parents:
@@ -132,7 +137,7 @@ def guess(node: Node) -> float:
 
 
 def compute_some(store: Store, ledger: Ledger, every: int) -> None:
-    """Put every result but one of so many into the store, as far as keys are known; some derived ones are equal."""
+    """Put all results but one of so many into the store, as far as keys are known; derived ones are alike."""
     resolver = Resolver(store)
     nodes = {node.recipe: node for entry in ledger.entries.values() for node in entry.graph.stages.values()}
     for number, node in enumerate(nodes.values()):
@@ -176,11 +181,7 @@ def test_the_plan_of_many_trials_is_that_of_each_by_itself(tmp_path_factory, dra
     for spec, graph, entry in zip(alone, graphs, ledger.entries.values(), strict=True):
         keys = [key for key in TrialSpec.model_fields if key not in no_effect(TrialSpec)]
         sections = {key: getattr(spec, key) for key in keys}
-        hashed = {
-            k: key_of(v.identity()) if isinstance(v, Knobs) else canonical_json(v)
-            for k, v in sections.items()
-        }
-        assert entry.id == key_of(hashed)
+        assert entry.id == key_of({key: hashed(value) for key, value in sections.items()})
         assert list(entry.graph.stages) == [recipe(node) for node in graph.stages.values()]
         assert list(entry.graph.roles.items()) == list(graph.roles.items())
         assert entry.graph.data_digest == graph.data_digest
