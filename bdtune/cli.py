@@ -167,16 +167,16 @@ def sweep(
     """
     from bdtune.cluster.sweep import Options
     from bdtune.verbs import sweep as verb
-    from bdtune.verbs.words import fetch_for_sweep, refuse_campaign, split
+    from bdtune.verbs.words import fetch_for_sweep, split, sweep_file
 
     file, overrides = split(words)
-    refuse_campaign(file)
+    read = sweep_file(file)
     if download:
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
     with results_only_on_stdout():
         swept = verb.sweep(
-            file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
+            read, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
         )
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
@@ -229,19 +229,20 @@ def plan(words: Words = None, out: Out = None, store: StoreAt = None, as_json: A
     bdtune plan gssd.yaml
     bdtune plan gssd.yaml defense.beta_nd=0.6,1.5,3 seed=0,1,2 --json
     """
-    from bdtune.config.campaign import is_campaign
+    from bdtune.config.load import read_file
     from bdtune.verbs import sweep as verb
     from bdtune.verbs import tables
     from bdtune.verbs.words import split
 
     file, overrides = split(words)
-    if file is not None and is_campaign(file):
+    read = None if file is None else read_file(file)
+    if read is not None and read.holds_sweeps:
         from bdtune.verbs import campaign as campaigns
 
-        planned = campaigns.plan(file, overrides, run_directory(out, write=False), store=store)
+        planned = campaigns.plan(read, overrides, run_directory(out, write=False), store=store)
         show_result(planned.to_json(), campaigns.plan_table(planned), as_json)
         return
-    spec, made = verb.plan(file, overrides, run_directory(out, write=False), store=store)
+    spec, made = verb.plan(read, overrides, run_directory(out, write=False), store=store)
     show_result(tables.plan_json(spec, made), tables.plan_table(spec, made), as_json)
 
 

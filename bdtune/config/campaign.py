@@ -27,11 +27,11 @@ from bdtune.checking import check_each, show, unknown
 from bdtune.config.at_hand import parted
 from bdtune.config.document import Document, part_of
 from bdtune.config.expand import points
-from bdtune.config.load import SWEEPS, find, holds_sweeps, load_sweep, shown
+from bdtune.config.load import SWEEPS, Named, load_sweep, read_file, shown
 from bdtune.config.overrides import apply_overrides
 from bdtune.config.read_sweep import read_sweep
 from bdtune.config.sweep import Resources, SweepSpec, safe_name, sweep_to_dict, with_points
-from bdtune.config.yaml_file import YamlText, parse_value, read_yaml
+from bdtune.config.yaml_file import YamlText, parse_value
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
 
@@ -87,18 +87,18 @@ class Campaign:
         return {**settings, SWEEPS: [sweep_to_dict(spec) for spec in self.sweeps]}
 
 
-def is_campaign(path_or_name: str | Path | None) -> bool:
+def is_campaign(path_or_name: Named | None) -> bool:
     """Return whether a file, or a shipped space, is a campaign; False where it cannot be read."""
     if path_or_name is None:
         return False
     try:
-        return holds_sweeps(find(path_or_name))
+        return read_file(path_or_name).holds_sweeps
     except ConfigError:
         return False
 
 
 def load_campaign(
-    path_or_name: str | Path, overrides: Sequence[str] = (), *, check_data: bool = True, partial: bool = False
+    path_or_name: Named, overrides: Sequence[str] = (), *, check_data: bool = True, partial: bool = False
 ) -> Campaign:
     """Load a campaign, with the trials of all its sweeps checked; raises `ConfigError` with all problems.
 
@@ -106,8 +106,8 @@ def load_campaign(
     `check_data=False` does not look whether the data sets are there; `partial=True` leaves out the trials of
     those that are not, and sweeps that have no others.
     """
-    file = find(path_or_name)
-    reader = _Reader(file, read_yaml(file, shown(file)), {"check_data": check_data, "partial": partial})
+    read = read_file(path_or_name)
+    reader = _Reader(read.file, read.text, {"check_data": check_data, "partial": partial})
     return reader.campaign(overrides)
 
 

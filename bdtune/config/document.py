@@ -11,7 +11,6 @@ from bdtune.checking import show, unknown
 from bdtune.config.attack_field import RIVALS, with_knobs
 from bdtune.config.sweep import SweepSpec
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec
-from bdtune.config.yaml_file import read_yaml
 from bdtune.errors import MOST_PROBLEMS, ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -102,13 +101,12 @@ def _alike(one: Problem, other: Problem) -> bool:
     return one == other or (from_word and (one.expected, one.got) == (other.expected, other.got))
 
 
-def read_document(file: Path, shown_as: str) -> Document:
-    """Read a YAML file and sort its keys; unknown keys are noted in the document.
+def document_of(text: YamlText, shown_as: str, folder: Path) -> Document:
+    """Sort the keys of a file that was read; unknown keys are noted in the document.
 
-    Raises `ConfigError` when the file is no YAML, or no mapping.
+    `folder` is the file's own. Raises `ConfigError` when the file is no YAML, or no mapping.
     """
-    text = read_yaml(file, shown_as)
-    document = Document(name=shown_as, folder=file.parent)
+    document = Document(name=shown_as, folder=folder)
     _note_origins(document, text.lines)
     for problem in text.problems[:MOST_PROBLEMS]:
         line = int(problem.where.rpartition(":")[2]) if problem.where != shown_as else 0

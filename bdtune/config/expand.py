@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bdtune.checking import show
@@ -13,6 +14,7 @@ from bdtune.config.at_hand import absence
 from bdtune.config.document import assign
 from bdtune.config.limits import MAX_COMPARISONS, too_many_trials
 from bdtune.config.trial import (
+    IDENTIFYING,
     PLUGIN_KINDS,
     TRIAL_KEYS,
     TrialSpec,
@@ -24,7 +26,8 @@ from bdtune.config.trial import (
     sections_of,
     spec_to_dict,
 )
-from bdtune.effects import no_effect
+from bdtune.engine.shared import Shared
+from bdtune.engine.uncollected import uncollected
 from bdtune.errors import ConfigError, Problem, nearest
 
 if TYPE_CHECKING:
@@ -105,6 +108,7 @@ def with_values(trial: TrialSpec, values: Mapping[str, Any]) -> TrialSpec:
     return changed[0]
 
 
+@uncollected()
 def expand(
     space: Space, report: Callable[[Problem], None], *, check_data: bool = False, partial: bool = False
 ) -> list[TrialSpec]:
@@ -225,6 +229,7 @@ class PointReader:
         self._read: dict[tuple[str, tuple[str, ...]], tuple[Any, str] | None] = {}
         self._params: dict[str, dict[str, Any]] = {}
         self._agreed: dict[tuple[str, ...], bool] = {}
+        self._heads = Shared(lambda assignment: assignment.section)
 
     def is_base(self, point: Point) -> bool:
         """Return whether one setting is the base's, however it is written: 2/255, 1 or 1.0."""
@@ -270,12 +275,16 @@ class PointReader:
 
     def sections(self, point: Point) -> dict[str, tuple[Any, str]]:
         """Return the settings of a point that are right, each with its hash; the others are reported."""
-        mine: dict[str, Point] = {}
+        mine: dict[str, list[Assignment]] = {}
         for assignment in point:
-            key = assignment.section
-            mine[key] = (*mine.get(key, ()), assignment)
-        read = {key: self.section(key, mine.get(key, ())) for key in TRIAL_KEYS}
+            mine.setdefault(self._heads(assignment), []).append(assignment)
+        read = {**self._base, **{key: self.section(key, tuple(own)) for key, own in mine.items()}}
         return {key: value for key, value in read.items() if value is not None}
+
+    @cached_property
+    def _base(self) -> dict[str, tuple[Any, str] | None]:
+        """The base's settings, in the order of the trial's."""
+        return {key: self.section(key, ()) for key in TRIAL_KEYS}
 
     def trial(self, point: Point) -> tuple[TrialSpec, tuple[str, ...]] | None:
         """Return the trial of a point, and what only equal trials share; None, reported, when it is wrong."""
@@ -284,7 +293,7 @@ class PointReader:
         if not self._agrees(spec, found, point) or len(found) < len(TRIAL_KEYS):
             self.failed = True
             return None
-        return spec, tuple(key for name, (_, key) in found.items() if name not in no_effect(TrialSpec))
+        return spec, tuple([found[name][1] for name in IDENTIFYING])
 
     def params(self, point: Point) -> dict[str, Any]:
         """Return the settings of a point by dotted path, as far as they can be read."""
@@ -300,11 +309,11 @@ class PointReader:
 
     def _agrees(self, spec: TrialSpec, found: Mapping[str, tuple[Any, str]], point: Point) -> bool:
         """Check what belongs together, each distinct combination once."""
-        good = True
+        good, complete = True, len(found) == len(TRIAL_KEYS)
         for keys, problems_of in self._without_files if self._is_absent(found) else self._checks:
-            if not all(key in found for key in keys):
+            if not complete and not all(key in found for key in keys):
                 continue
-            memo = tuple(found[key][1] for key in keys)
+            memo = tuple([found[key][1] for key in keys])
             if memo not in self._agreed:
                 problems = problems_of(spec)
                 for problem in problems:

@@ -9,8 +9,8 @@ from bdtune.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_TRIALS = 20_000
-"""Of a finite sweep: to plan so many takes about a minute."""
+MAX_TRIALS = 100_000
+"""Of a finite sweep: to plan so many takes about half a minute and 1 GB."""
 MAX_AXES = 50
 """Settings that one sweep varies."""
 MAX_CHOICES = 1_000

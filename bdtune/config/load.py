@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bdtune
 from bdtune.checking import show
-from bdtune.config.document import Document, read_document
+from bdtune.config.document import Document, document_of
 from bdtune.config.overrides import apply_overrides
 from bdtune.config.read_sweep import read_sweep
 from bdtune.config.trial import TrialSpec, parse_trial
-from bdtune.config.yaml_file import read_yaml
+from bdtune.config.yaml_file import YamlText, read_yaml
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.plugins.registry import Description
 
@@ -25,8 +26,33 @@ SWEEPS = "sweeps"
 _SUFFIXES = ("", ".yaml", ".yml")
 
 
+@dataclass(frozen=True)
+class ReadFile:
+    """A file of settings that was found and read, for whoever looks into it next."""
+
+    file: Path
+    text: YamlText
+
+    @property
+    def holds_sweeps(self) -> bool:
+        """Whether the file is a campaign's; False where it could not be read."""
+        return isinstance(self.text.data, dict) and SWEEPS in self.text.data
+
+
+Named = str | Path | ReadFile
+"""A file, the name of a shipped search space, or what was read of one."""
+
+
+def read_file(path_or_name: Named) -> ReadFile:
+    """Read a file or a shipped space, whose text says what is wrong; raises `ConfigError` without one."""
+    if isinstance(path_or_name, ReadFile):
+        return path_or_name
+    file = find(path_or_name)
+    return ReadFile(file, read_yaml(file, shown(file)))
+
+
 def load_sweep(
-    path_or_name: str | Path | None,
+    path_or_name: Named | None,
     overrides: Sequence[str] = (),
     *,
     check_data: bool = True,
@@ -44,7 +70,7 @@ def load_sweep(
 
 
 def load_trial(
-    path_or_name: str | Path | None, overrides: Sequence[str] = (), *, check_data: bool = True
+    path_or_name: Named | None, overrides: Sequence[str] = (), *, check_data: bool = True
 ) -> TrialSpec:
     """Load one trial from a file of its settings, or the base trial of a sweep; as `load_sweep` otherwise."""
     document, _ = _open(path_or_name)
@@ -76,8 +102,7 @@ def campaigns() -> list[Description]:
 
 def holds_sweeps(file: Path) -> bool:
     """Return whether a file is a campaign's; False where it cannot be read."""
-    data = read_yaml(file).data
-    return isinstance(data, dict) and SWEEPS in data
+    return ReadFile(file, read_yaml(file)).holds_sweeps
 
 
 def find(path_or_name: str | Path) -> Path:
@@ -114,11 +139,11 @@ def _no_file(path_or_name: str | Path, name: str, shipped: dict[str, Path]) -> P
     return Problem("", expected, show(str(path_or_name)), f"no file {show(str(path_or_name))}", hint)
 
 
-def _open(path_or_name: str | Path | None) -> tuple[Document, str]:
+def _open(path_or_name: Named | None) -> tuple[Document, str]:
     if path_or_name is None:
         return Document(), "sweep"
-    file = find(path_or_name)
-    return read_document(file, shown(file)), file.stem
+    read = read_file(path_or_name)
+    return document_of(read.text, shown(read.file), read.file.parent), read.file.stem
 
 
 def shown(file: Path) -> str:

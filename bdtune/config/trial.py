@@ -14,7 +14,7 @@ from pydantic import Field
 from bdtune.checking import check, check_each
 from bdtune.config.attack_field import AttackField
 from bdtune.effects import NoEffect, no_effect
-from bdtune.engine.key import canonical_json, key_of
+from bdtune.engine.key import canonical_json, canonical_object, key_of, key_of_text
 from bdtune.engine.numerics import Numerics
 from bdtune.errors import ConfigError, DataError, Problem
 from bdtune.knobs import Knobs, UserFile
@@ -88,6 +88,8 @@ class TrialSpec(Knobs):
 
 
 TRIAL_KEYS = tuple(TrialSpec.model_fields)
+IDENTIFYING = tuple(key for key in TRIAL_KEYS if key not in no_effect(TrialSpec))
+"""The settings that can change a result."""
 PLUGIN_KINDS = {"dataset": "datasets", "attack": "attacks", "defense": "defenses", "model": "models"}
 """The settings that are plugins, written as a name or as a mapping with a name and knobs."""
 
@@ -118,9 +120,13 @@ def sections_of(spec: TrialSpec) -> dict[str, Any]:
     return {key: getattr(spec, key) for key in TRIAL_KEYS}
 
 
+_GIVEN = set(TRIAL_KEYS)
+"""What pydantic notes as given of each trial that is put together: one set for all of them."""
+
+
 def build(sections: Mapping[str, Any]) -> TrialSpec:
     """Put checked settings together, without checking them again; a spec of some only is for checks."""
-    return TrialSpec.model_construct(None, **sections)
+    return TrialSpec.model_construct(_GIVEN, **sections)
 
 
 Checked = tuple[tuple[str, ...], Callable[[TrialSpec], list[Problem]]]
@@ -238,23 +244,36 @@ def section_params(key: str, value: Any) -> dict[str, Scalar]:
     return _flat("", {key: "none" if key in PLUGIN_KINDS and value is None else plain(value)})
 
 
-def to_params(spec: TrialSpec) -> dict[str, Scalar]:
-    """Return every knob by its dotted path, flat; `data_root` is left out, as it belongs to a machine."""
-    sections = [section_params(key, value) for key, value in sections_of(spec).items() if key != "data_root"]
+def to_params(
+    spec: TrialSpec, params_of: Callable[[str, Any], Mapping[str, Scalar]] = section_params
+) -> dict[str, Scalar]:
+    """Return every knob by its dotted path, flat; `data_root` is left out, as it belongs to a machine.
+
+    `params_of`: `section_params`, or what returns the same of many trials without working it out each time.
+    """
+    sections = [params_of(key, value) for key, value in sections_of(spec).items() if key != "data_root"]
     return {path: value for section in sections for path, value in section.items()}
-
-
-def trial_id(spec: TrialSpec) -> str:
-    """Return 16 hex digits that say which trial this is: of all knobs that can change the result."""
-    values = {key: getattr(spec, key) for key in TRIAL_KEYS if key not in no_effect(TrialSpec)}
-    if spec.baseline is None:
-        del values["baseline"]  # a trial without it is the one that it was before there was such a setting
-    return key_of({key: section_key(value) for key, value in values.items()})
 
 
 def section_key(value: Any) -> str:
     """Return a hash of one setting's identity."""
     return _knobs_key(value) if isinstance(value, Knobs) else canonical_json(value)
+
+
+def section_text(value: Any) -> str:
+    """Return that hash as canonical JSON, as it enters a trial's id."""
+    return canonical_json(section_key(value))
+
+
+def trial_id(spec: TrialSpec, text_of: Callable[[Any], str] = section_text) -> str:
+    """Return 16 hex digits that say which trial this is: of all knobs that can change the result.
+
+    `text_of`: `section_text`, or what returns the same of many trials without working it out each time.
+    """
+    texts = {key: text_of(getattr(spec, key)) for key in IDENTIFYING}
+    if spec.baseline is None:
+        del texts["baseline"]  # a trial without it is the one that it was before there was such a setting
+    return key_of_text(canonical_object(texts))
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,9 @@
 """Reading YAML: plain values only, numbers as people write them, and the line of every dotted path.
 
 Differences from PyYAML's `safe_load`, which resolves scalars by YAML 1.1: `1e-3` is a number; `no`, `on`
-and `12:30` are text; a key given twice is an error; a tag such as `!!python/object` is an error.
+and `12:30` are text; a key given twice is an error; a tag such as `!!python/object` is an error. As there,
+`<<: *name` adds the entries of another mapping, and `<<: [*one, *two]` those of several: what a mapping has
+itself stands, then what is named first.
 """
 
 from __future__ import annotations
@@ -128,6 +130,8 @@ def _failed(where: str, expected: str, got: str = "") -> YamlText:
     return YamlText(problems=[Problem(path="", expected=expected, got=got, where=where)])
 
 
+_Pair = tuple[yaml.Node, yaml.Node]
+"""An entry of a mapping: its key and its value."""
 _BAD = object()
 """Stands for a value that was reported, so that nothing else is said about it."""
 
@@ -169,7 +173,7 @@ class _Builder:
 
     def mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node in [*self.merged(node, path, depth), *_own(node)]:
             key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else None
             if not key:
                 self.problem(key_node, path, "expected a name before ':'")
@@ -189,6 +193,30 @@ class _Builder:
                 found[key] = value
         return found
 
+    def merged(self, node: yaml.MappingNode, path: str, depth: int) -> list[_Pair]:
+        """Return what `<<: *name` adds to a mapping: entries of the mappings named first, without its own."""
+        merges = [pair for pair in node.value if _is_merge(pair[0])]
+        for key_node, _ in merges[1:]:
+            self.problem(key_node, f"{path}.<<".removeprefix("."), "expected each key once", "it again")
+        added: dict[str, _Pair] = {}
+        for source in _sources(merges[0][1]) if merges else []:
+            if not isinstance(source, yaml.MappingNode):
+                expected = "expected a mapping, or a list of mappings, after '<<:'"
+                got = f"'{source.value}'" if isinstance(source, yaml.ScalarNode) else "a list"
+                self.problem(source, f"{path}.<<".removeprefix("."), expected, got)
+                continue
+            for pair in self.entries(source, path, depth + 1):
+                added.setdefault(str(pair[0].value), pair)
+        own = {str(key_node.value) for key_node, _ in _own(node)}
+        return [pair for name, pair in added.items() if name not in own]
+
+    def entries(self, node: yaml.MappingNode, path: str, depth: int) -> list[_Pair]:
+        """Return all entries of a mapping, those that it merges first."""
+        self.count += len(node.value)
+        if self.count > MAX_VALUES or depth > MAX_DEPTH:  # merges of merges repeat each other
+            raise _TooMuch(f"expected at most {MAX_VALUES:,} values")
+        return [*self.merged(node, path, depth), *_own(node)]
+
     def scalar(self, node: yaml.Node, path: str) -> Any:
         kind, text = node.tag.removeprefix(_TAG), str(node.value)
         if isinstance(node, yaml.ScalarNode) and (wrong := _wrong_text(kind, text)):
@@ -201,6 +229,20 @@ class _Builder:
             pass  # `!!int abc`
         self.problem(node, path, "expected a plain value", f"the tag {node.tag.replace(_TAG, '!!')}"[:60])
         return _BAD
+
+
+def _is_merge(key: yaml.Node) -> bool:
+    """Return whether a key is YAML's `<<`, not in quotes."""
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
+
+
+def _own(node: yaml.MappingNode) -> list[_Pair]:
+    return [pair for pair in node.value if not _is_merge(pair[0])]
+
+
+def _sources(node: yaml.Node) -> list[yaml.Node]:
+    """Return what stands after `<<:`, one by one."""
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else [node]
 
 
 def _wrong_text(kind: str, text: str) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +23,24 @@ def canonical_json(value: object) -> str:
     return _ENCODER.encode(value)
 
 
+def canonical_object(texts: Mapping[str, str]) -> str:
+    """Return the one JSON text of a mapping whose values are given as their canonical JSON texts."""
+    return f"{{{','.join([_name(name) + texts[name] for name in sorted(texts)])}}}"
+
+
+@lru_cache(maxsize=1024)
+def _name(name: str) -> str:
+    return f"{canonical_json(name)}:"
+
+
 def key_of(preimage: object) -> str:
     """Return the first 16 hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(preimage).encode()).hexdigest()[:KEY_LENGTH]
+    return key_of_text(canonical_json(preimage))
+
+
+def key_of_text(text: str) -> str:
+    """Return the same of a value that is given as its canonical JSON text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def digest_of(arrays: Mapping[str, np.ndarray], info: object) -> str:

@@ -19,9 +19,11 @@ class Numerics(Knobs):
     """Use deterministic algorithms only; on a CPU results are then repeatable bit for bit."""
 
     def resolved(self, device: Literal["cpu", "cuda"] | None = None) -> Numerics:
-        """Return a copy without "auto": for the device that is given, else for this machine."""
+        """Return these without "auto": for the device that is given, else for this machine."""
         device = self.device if self.device != "auto" else device or _best_device()
         precision = self.precision if self.precision != "auto" else _best_precision(device)
+        if (device, precision) == (self.device, self.precision):
+            return self
         return self.model_copy(update={"device": device, "precision": precision})
 
     def exact(self) -> Numerics:

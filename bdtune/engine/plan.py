@@ -10,7 +10,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bdtune.engine.prefix_reuse import PrefixReuse
+from bdtune.engine.stage import steps_of
 from bdtune.engine.traffic import Traffic
+from bdtune.engine.uncollected import uncollected
 from bdtune.knobs import short_names
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Costs:
             if "bytes" in row:
                 self._bytes[stage, knobs, scale] = self._bytes[stage, scale] = row["bytes"]
         self._known = {key: fmean(values) for key, values in seconds.items()}
+        self._ran = {stage for stage, *_ in seconds}
+        self._scales: dict[tuple[tuple[str, int], ...], tuple[Node, str]] = {}
 
     def seconds(self, node: Node) -> float | None:
         """Return the mean over the last runs with these knobs, data and network; None if nothing is known.
@@ -56,9 +60,11 @@ class Costs:
         Without such a run: its mean seconds per epoch on this data and network times its epochs, then the
         guess, then the same of other data and networks.
         """
-        stage, knobs = node.stage.full_name(), node.stage.config_hash
-        epochs = node.stage.length() or 1
-        known = self._at((stage, knobs, node.scale)), self._at((stage, None, node.scale), epochs)
+        stage = node.stage.full_name()
+        if stage not in self._ran:
+            return self._guess(node)
+        knobs, scale, epochs = node.stage.config_hash, self._scale(node), node.stage.length() or 1
+        known = self._at((stage, knobs, scale)), self._at((stage, None, scale), epochs)
         if (found := next((each for each in known if each is not None), None)) is not None:
             return found
         if (guessed := self._guess(node)) is not None:
@@ -73,6 +79,13 @@ class Costs:
         """
         stage, scale = node.stage.full_name(), node.scale
         return self._bytes.get((stage, node.stage.config_hash, scale), self._bytes.get((stage, scale)))
+
+    def _scale(self, node: Node) -> str:
+        """Return the node's scale, worked out once for all nodes that read the very same sources."""
+        read = tuple((name, id(source)) for name, source in node.sources.items())
+        if read not in self._scales:
+            self._scales[read] = node, node.scale  # the node keeps its sources, and so their identity
+        return self._scales[read][1]
 
     def _at(self, key: tuple[str | None, ...], times: int = 1) -> float | None:
         known = self._known.get(key)
@@ -122,6 +135,7 @@ class Plan:
         }
 
 
+@uncollected()
 def make_plan(
     trials: Iterable[Sequence[Node]], baselines: int, resolver: Resolver, guess: Guess = no_guess
 ) -> Plan:
@@ -129,44 +143,84 @@ def make_plan(
 
     `guess` gives the seconds of stages that were never run.
     """
-    costs = Costs(resolver.store, guess)
-    sharing = _Sharing()
     plan = Plan(trials=-baselines, baselines=baselines)
-    unique: dict[str, Node] = {}
-    absent: list[Node] = []
-    seconds = plan.predicted
-    traffic = Traffic(plan.stages, resolver.store, costs)
+    counter = _Counter(plan, resolver, Costs(resolver.store, guess))
     for nodes in trials:
         plan.trials += 1
-        longest = 0.0
-        traffic.next_trial()
-        steps = {step.recipe: step for node in nodes for step in node.walk()}
-        for recipe, step in steps.items():
-            key = resolver.key(step)
-            count = plan.stages.setdefault(step.stage.full_name(), StageCount())
-            count.without_sharing += 1
-            count.exact = count.exact and key is not None
-            if recipe not in seconds:
-                seconds[recipe] = costs.seconds(step)
-            plan.seconds_unshared += seconds[recipe] or 0.0
-            sharing.note(step, key)
-            identity = key or recipe
-            traffic.enter(step, key)
-            if key is None or not resolver.store.has(key):
-                longest += seconds[recipe] or 0.0
-            if identity in unique:
-                continue
-            unique[identity] = step
-            count.unique += 1
-            if key is not None and resolver.store.has(key):
-                count.cached += 1
-            else:
-                absent.append(step)
-                traffic.compute(step)
-        plan.seconds_longest = max(plan.seconds_longest, longest)
-    _count_absent(plan, absent, sharing)
+        counter.add(nodes)
+    _count_absent(plan, counter.absent, counter.sharing)
     _shorten(plan)
     return plan
+
+
+@dataclass(slots=True)
+class _Step:
+    """What a plan knows of a recipe: it is looked up once, however many trials need it."""
+
+    count: StageCount
+    seconds: float
+    """0 where nothing is known of it."""
+    missing_s: float
+    """These seconds, 0 where its result is in the store."""
+    settled: bool
+    """Whether it is known how it enters the keys of later nodes."""
+    key: str | None
+
+
+class _Counter:
+    """Enters trials into a plan, one after the other."""
+
+    def __init__(self, plan: Plan, resolver: Resolver, costs: Costs) -> None:
+        self.plan, self.resolver, self.costs = plan, resolver, costs
+        self.traffic = Traffic(plan.stages, resolver.store, costs)
+        self.sharing = _Sharing()
+        self.absent: list[Node] = []
+        """Nodes that must be computed, each key once."""
+        self._steps: dict[str, _Step] = {}
+        self._unique: set[str] = set()
+
+    def add(self, goals: Iterable[Node]) -> None:
+        """Count a trial that computes these nodes."""
+        longest = 0.0
+        self.traffic.next_trial()
+        for recipe, node in steps_of(goals).items():
+            step = self._steps.get(recipe)
+            if step is None:
+                step = self._steps[recipe] = self._entered(node)
+            else:
+                self.traffic.enter(node, step.key)
+            step.count.without_sharing += 1
+            self.plan.seconds_unshared += step.seconds
+            longest += step.missing_s
+        self.plan.seconds_longest = max(self.plan.seconds_longest, longest)
+
+    def _entered(self, node: Node) -> _Step:
+        """Count a recipe that no trial before had."""
+        recipe, stage = node.recipe, node.stage.full_name()
+        count = self.plan.stages.get(stage) or self.plan.stages.setdefault(stage, StageCount())
+        predicted = self.plan.predicted[recipe] = self.costs.seconds(node)
+        seconds = predicted or 0.0
+        key = self._key(node)
+        self.sharing.note(stage, recipe, key)
+        stored = key is not None and self.resolver.store.has(key)
+        self.traffic.enter(node, key)
+        count.exact = count.exact and key is not None
+        if (key or recipe) not in self._unique:
+            self._unique.add(key or recipe)
+            count.unique += 1
+            count.cached += stored
+            if not stored:
+                self.absent.append(node)
+                self.traffic.compute(node)
+        settled = key is not None and (stored or node.stage.kind == "train")
+        return _Step(count, seconds, 0.0 if stored else seconds, settled, key)
+
+    def _key(self, node: Node) -> str | None:
+        """Return a node's key; None, which the resolver is slow to find, behind what is not settled."""
+        for parent in node.parents:
+            if not self._steps[parent.recipe].settled:
+                return None
+        return self.resolver.key(node)
 
 
 class _Sharing:
@@ -174,38 +228,48 @@ class _Sharing:
 
     def __init__(self) -> None:
         self._keys: dict[str, set[str]] = defaultdict(set)
-        self._recipes: dict[str, set[str]] = defaultdict(set)
+        self._known: dict[str, int] = defaultdict(int)
         self._unknown: set[str] = set()
 
-    def note(self, step: Node, key: str | None) -> None:
-        """Take in a recipe, with its key if that is known."""
+    def note(self, stage: str, recipe: str, key: str | None) -> None:
+        """Take in a recipe of a stage for the first time, with its key if that is known."""
         if key is None:
-            self._unknown.add(step.recipe)
+            self._unknown.add(recipe)
         else:
-            self._keys[step.stage.full_name()].add(key)
-            self._recipes[step.stage.full_name()].add(step.recipe)
+            self._keys[stage].add(key)
+            self._known[stage] += 1
 
-    def share(self, step: Node) -> float:
+    def share(self, stage: str, recipe: str) -> float:
         """Return the part of a recipe's cost that is to be expected: less than 1 where others were equal."""
-        stage = step.stage.full_name()
-        if step.recipe not in self._unknown or stage not in self._keys:
+        if recipe not in self._unknown or stage not in self._keys:
             return 1.0
-        return len(self._keys[stage]) / len(self._recipes[stage])
+        return len(self._keys[stage]) / self._known[stage]
 
 
 def _count_absent(plan: Plan, absent: list[Node], sharing: _Sharing) -> None:
     """Add what must be computed, without what longer trainings save as by-products."""
-    prefix_reuse = PrefixReuse()
-    prefix_reuse.want(absent)
+    reused = _reused(absent)
     unknown: set[str] = set()
     for step in absent:
-        if prefix_reuse.is_reused(step):
-            plan.stages[step.stage.full_name()].reused += 1
+        stage = step.stage.full_name()
+        if step.recipe in reused:
+            plan.stages[stage].reused += 1
         elif (predicted := plan.predicted[step.recipe]) is None:
-            unknown.add(step.stage.full_name())
+            unknown.add(stage)
         else:
-            plan.seconds_shared += predicted * sharing.share(step)
+            plan.seconds_shared += predicted * sharing.share(stage, step.recipe)
     plan.unpredicted = tuple(sorted(unknown))
+
+
+def _reused(nodes: Sequence[Node]) -> set[str]:
+    """Return the recipes that longer ones of the nodes save; only stages of several lengths are compared."""
+    lengths: dict[str, set[int]] = defaultdict(set)
+    for node in nodes:
+        lengths[node.stage.full_name()].add(node.stage.length())
+    several = [node for node in nodes if len(lengths[node.stage.full_name()]) > 1]
+    prefix_reuse = PrefixReuse()
+    prefix_reuse.want(several)
+    return {node.recipe for node in several if prefix_reuse.is_reused(node)}
 
 
 def _shorten(plan: Plan) -> None:

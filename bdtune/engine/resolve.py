@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bdtune.engine.key import key_of
-
 if TYPE_CHECKING:
     from bdtune.engine.manifest import Manifest
     from bdtune.engine.stage import Node
@@ -33,7 +31,7 @@ class Resolver:
         if known is not None:
             return known
         try:
-            key = key_of(self.preimage(node))
+            key = node.key(self._parent_identity)
         except Unresolved:
             return None
         self._keys[node.recipe] = key

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import SerializeAsAny, SkipValidation
 
-from bdtune.engine.key import derive_seed, key_of
+from bdtune.engine.key import canonical_json, canonical_object, derive_seed, key_of, key_of_text
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.wires import input_problems
 from bdtune.errors import ConfigError
@@ -18,13 +18,15 @@ from bdtune.knobs import Frozen, Knobs
 from bdtune.source import code_identity, file_of, owner_of, source_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     import numpy as np
 
     from bdtune.plugins.dataset import Dataset, Split, SplitName
 
 Kind = Literal["train", "derive"]
+NUMERICS = Numerics()
+"""Those of a node that is given none."""
 NODE_PARTS = ("inputs", "seed", "numerics")
 """What a node adds to its stage's identity in a key."""
 
@@ -157,9 +159,14 @@ class Stage(Knobs):
         return {"stage": self.full_name(), "version": self.version, "knobs": knobs, **code}
 
     @cached_property
+    def texts(self) -> Mapping[str, str]:
+        """The parts of its identity as canonical JSON, made once for all nodes of this stage."""
+        return {name: canonical_json(part) for name, part in self.identity().items()}
+
+    @cached_property
     def config_hash(self) -> str:
         """A hash of name, version and knobs: stages that share it take about the same time."""
-        return key_of(self.identity())
+        return key_of_text(canonical_object(self.texts))
 
     def length(self) -> int:
         """Return the number of ticks the stage will yield, 0 if it yields none."""
@@ -238,15 +245,20 @@ class Source(Frozen):
         """What it is made of, worked out once: many nodes of many trials read the same source."""
         return self.made_of()
 
+    @cached_property
+    def text(self) -> str:
+        """The same as canonical JSON."""
+        return canonical_json(self.preimage)
+
     @property
     def gives(self) -> type:
         """The type of what `load` returns; `object` where it is not known."""
         return object
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A short name for the source's content, without what its upstream nodes add."""
-        return key_of(self.preimage)
+        return key_of_text(self.text)
 
     @abstractmethod
     def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> object:
@@ -269,6 +281,16 @@ class PluginSource(Source):
         return self.plugin
 
 
+@lru_cache(maxsize=64)
+def _tag(numerics: Numerics) -> str:
+    return canonical_json(numerics.tag())
+
+
+@lru_cache(maxsize=4096)
+def _seed(master: int, stage: str, replicate: int) -> int:
+    return derive_seed(master, stage, replicate)
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """A stage with its inputs, master seed and numerics: one point of a trial's graph."""
@@ -276,17 +298,14 @@ class Node:
     stage: Stage
     inputs: Mapping[str, Node | Source]
     master_seed: int = 0
-    numerics: Numerics = field(default_factory=Numerics)
+    numerics: Numerics = NUMERICS
     replicate: int = 0
 
     def __post_init__(self) -> None:
         cls = type(self.stage)
         if "name" not in vars(cls):
             raise ConfigError(f"stage {cls.__qualname__} in {file_of(cls)} needs a `name` of its own")
-        given = tuple(
-            (name, Artefact if isinstance(value, Node) else value.gives)
-            for name, value in self.inputs.items()
-        )
+        given = tuple([(name, _type_of(value)) for name, value in self.inputs.items()])
         if problems := input_problems(cls, self.stage.computes, self.stage.name, given):
             raise ConfigError(problems)
 
@@ -297,15 +316,15 @@ class Node:
     @property
     def seed(self) -> int:
         """The stage's seed: depends on nothing that only other stages use."""
-        return derive_seed(self.master_seed, self.stage.name, self.replicate)
+        return _seed(self.master_seed, self.stage.name, self.replicate)
 
-    @property
-    def parents(self) -> list[Node]:
+    @cached_property
+    def parents(self) -> tuple[Node, ...]:
         """All nodes that must be computed before this one, those of its sources included."""
         found: list[Node] = []
         for value in self.inputs.values():
             found.extend([value] if isinstance(value, Node) else value.upstream.values())
-        return found
+        return tuple(found)
 
     def preimage(self, parent_identity: Callable[[Node], object]) -> dict[str, Any]:
         """Return what the key hashes; `parent_identity` says how a parent enters it."""
@@ -320,11 +339,22 @@ class Node:
         around = dict(zip(NODE_PARTS, (inputs, self.seed, tag), strict=True))
         return {**self.stage.identity(), **around}
 
-    @cached_property
+    def key(self, parent_identity: Callable[[Node], object]) -> str:
+        """Return the hash of the preimage, put together of texts that stages and sources have ready."""
+        inputs = {name: _text(value, parent_identity) for name, value in self.inputs.items()}
+        tag = _tag(self.numerics.resolved()) if self.stage.kind == "train" else "null"
+        around = zip(NODE_PARTS, (canonical_object(inputs), str(self.seed), tag), strict=True)
+        return key_of_text(canonical_object({**self.stage.texts, **dict(around)}))
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The inputs that are no results of other nodes, by name."""
+        return {name: value for name, value in self.inputs.items() if not isinstance(value, Node)}
+
+    @property
     def scale(self) -> str:
         """A hash of the data and network that the stage reads: with the same knobs it takes about as long."""
-        sources = {name: value for name, value in self.inputs.items() if isinstance(value, Source)}
-        return scale_of({name: source.preimage for name, source in sources.items()})
+        return scale_of({name: source.preimage for name, source in self.sources.items()})
 
     def at(self, epochs: int) -> Node | None:
         """Return the node of the same training with another length, where `Stage.at` has one."""
@@ -337,17 +367,42 @@ class Node:
 
         Different recipes may still share a key, when a derived stage between gives the same result.
         """
-        return key_of(self.preimage(lambda node: node.recipe))
+        return self.key(_recipe)
 
     def walk(self) -> list[Node]:
         """Return this node and all before it, parents first, each recipe once."""
-        seen: dict[str, Node] = {}
+        return list(steps_of([self]).values())
 
-        def visit(node: Node) -> None:
-            if node.recipe not in seen:
-                for parent in node.parents:
-                    visit(parent)
-                seen[node.recipe] = node
 
-        visit(self)
-        return list(seen.values())
+def _type_of(value: Node | Source) -> type:
+    return Artefact if isinstance(value, Node) else value.gives
+
+
+def _recipe(node: Node) -> str:
+    return node.recipe
+
+
+def _text(value: Node | Source, parent_identity: Callable[[Node], object]) -> str:
+    """Return how an input enters a key, as canonical JSON."""
+    if isinstance(value, Node):
+        return canonical_json(parent_identity(value))
+    if not value.upstream:
+        return value.text
+    upstream = {name: parent_identity(node) for name, node in value.upstream.items()}
+    return canonical_json({**value.preimage, "upstream": upstream})
+
+
+def steps_of(goals: Iterable[Node]) -> dict[str, Node]:
+    """Return nodes and all before them by recipe, parents first."""
+    seen: dict[str, Node] = {}
+    for goal in goals:
+        _visit(goal, seen)
+    return seen
+
+
+def _visit(node: Node, seen: dict[str, Node]) -> None:
+    """Enter a node into `seen`, after all before it."""
+    if node.recipe not in seen:
+        for parent in node.parents:
+            _visit(parent, seen)
+        seen[node.recipe] = node

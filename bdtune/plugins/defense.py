@@ -168,13 +168,14 @@ class Diagnose(Stage):
 
 
 def diagnosis(
-    defense: Defense, chain: Mapping[str, Node], truth: Source, examples: Source | None = None
+    stage: Diagnose, chain: Mapping[str, Node], truth: Source, examples: Source | None = None
 ) -> Node | None:
     """Return the node that judges a chain, or None when the defense has nothing to be judged by."""
+    defense = stage.defense
     inputs: dict[str, Node | Source] = {name: chain[name] for name in defense.evidence if name in chain}
     if not inputs:
         return None
     inputs["truth"] = truth
     if defense.examples and examples is not None:
         inputs["examples"] = examples
-    return Node(Diagnose(defense=defense), inputs, chain["classifier"].master_seed)
+    return Node(stage, inputs, chain["classifier"].master_seed)

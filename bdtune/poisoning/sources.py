@@ -145,7 +145,7 @@ class AttackedSource(DataSource):
         """The attack as it is made on this data set."""
         return None if self.attack is None else self.attack.for_dataset(self.dataset)
 
-    @property
+    @cached_property
     def upstream(self) -> Mapping[str, Node]:
         attack = self.bound
         if attack is None:
@@ -239,7 +239,7 @@ class TriggeredLabels(TriggeredTest):
     role: ClassVar[str] = "triggered_labels"
     loads: ClassVar[type] = GoalSet
 
-    @property
+    @cached_property
     def upstream(self) -> Mapping[str, Node]:
         return {}
 
@@ -379,7 +379,7 @@ class FitSet(TrainSource):
 class LabelSource(TrainSource):
     """Base of what reads the plan and no pixel: only pixels need what an attack trains."""
 
-    @property
+    @cached_property
     def upstream(self) -> Mapping[str, Node]:
         return {}
 
@@ -419,7 +419,7 @@ class CleanPart(TrainSource):
 
     part: ClassVar[Literal["clean", "select_clean"]]
 
-    @property
+    @cached_property
     def upstream(self) -> Mapping[str, Node]:
         return {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -108,12 +107,11 @@ def grouped(trials: Iterable[TrialResult]) -> list[Group]:
     """Return the groups of trials: baselines first, then by the values of their parameters."""
     found: dict[tuple[bool, str], list[TrialResult]] = {}
     for trial in trials:
-        setting = {name: value for name, value in trial.params.items() if name != SEED}
-        found.setdefault((trial.is_baseline, json.dumps(setting, sort_keys=True)), []).append(trial)
+        found.setdefault((trial.is_baseline, trial.setting_text), []).append(trial)
     groups = []
-    for (is_baseline, text), members in found.items():
+    for (is_baseline, _), members in found.items():
         members.sort(key=lambda trial: (rank(trial.params.get(SEED)), trial.id))
-        groups.append(Group(json.loads(text), tuple(members), is_baseline))
+        groups.append(Group(members[0].setting, tuple(members), is_baseline))
     axes = varying(groups)
     groups.sort(key=lambda group: order_of(group, axes))
     return groups
@@ -121,8 +119,8 @@ def grouped(trials: Iterable[TrialResult]) -> list[Group]:
 
 def order_of(group: Group, axes: Sequence[str]) -> tuple[object, ...]:
     """Return a sort key: baselines first, then axis by axis; total, so the order never depends on timing."""
-    values = tuple(rank(group.params.get(axis)) for axis in axes)
-    return (not group.is_baseline, values, json.dumps(dict(group.params), sort_keys=True))
+    values = tuple([rank(group.params.get(axis)) for axis in axes])
+    return (not group.is_baseline, values, group.trials[0].setting_text)
 
 
 def rank(value: Scalar) -> tuple[int, float, str]:
@@ -144,12 +142,15 @@ def varying(groups: Iterable[Group]) -> list[str]:
 
 
 def _differs(name: str, groups: Sequence[Group]) -> bool:
+    missing = object()  # a knob that only some trials of a plugin have varies too
+    every = [group.params.get(name, missing) for group in groups]
+    if len(set(every)) == 1 and len(set(map(type, every))) == 1:  # most knobs of a large sweep
+        return False
     parts = name.split(".")
     above = [".".join(parts[:end]) for end in range(1, len(parts))]
-    missing = object()  # a knob that only some trials of a plugin have varies too
     found: dict[object, set[object]] = {}
     for group in groups:
-        owner = tuple(group.params.get(plugin) for plugin in above)
+        owner = tuple([group.params.get(plugin) for plugin in above])
         found.setdefault(owner, set()).add(_hashed(group.params.get(name, missing)))
     return any(len(values) > 1 for values in found.values())
 

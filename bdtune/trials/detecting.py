@@ -11,11 +11,12 @@ from bdtune.errors import Problem, UserError
 from bdtune.plugins.handles import INPUTS
 from bdtune.plugins.input_detector import THRESHOLD, Detection
 from bdtune.poisoning.sources import CleanTestInputs, CleanTestLabels, TriggeredInputs, TriggeredLabels
-from bdtune.trials.chain import bound
+from bdtune.trials.chain import Binder, Chains
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
     from bdtune.plugins.defense import DefenseInputs
     from bdtune.plugins.input_detector import InputDetector
@@ -42,31 +43,29 @@ def shown(clean: CleanTest, triggered: TriggeredTest | None) -> dict[str, Shown]
     return found
 
 
-def detection(
-    defense: InputDetector,
-    given: DefenseInputs,
-    chain: Mapping[str, Node],
-    bindings: Bindings,
-    *,
-    threshold: Node | None,
-    tests: Mapping[str, Shown],
-) -> Node:
-    """Return the node that judges a detector by the scores it gives to test images.
+def scoring(defense: InputDetector, given: DefenseInputs, chain: Mapping[str, Node], chains: Chains) -> Node:
+    """Return the checked node that scores images, with the handle of test images in it.
 
-    `given` and `chain` hold handles, as the defense built it; `threshold` is its node, bound. The handle of
-    the test images is made here, so that nothing in the chain can read them; it is bound once for each kind
-    of image.
+    `chain` is what the defense built. The handle is made here, so that nothing in the chain can read it.
+    Raises `UserError` for a chain without a threshold.
     """
     name = defense.plugin_name()
-    if threshold is None:
+    if THRESHOLD not in chain:
         expected = f"expected a node '{THRESHOLD}' in the chain of '{name}', which judges inputs"
         raise UserError(Problem("defense", expected, ", ".join(chain)))
-    scored = {**chain, SCORED: defense.scores(given, chain, INPUTS)}
+    shown_too = Chains({*chains.given, INPUTS}, handed_over=chains.handed_over)
+    return shown_too.checked(name, {**chain, SCORED: defense.scores(given, chain, INPUTS)})[SCORED]
 
-    def scores_of(images: Source) -> Node:
-        return bound(name, scored, replace(bindings, sources={**bindings.sources, INPUTS: images}))[SCORED]
 
+def detection(
+    scores: Node, threshold: Node, bindings: Bindings, tests: Mapping[str, Shown], numerics: Numerics
+) -> Node:
+    """Return the node that judges a detector by the scores it gives to each kind of test images.
+
+    `scores` is what `scoring` returned; `threshold` is bound.
+    """
     inputs: dict[str, Node | Source] = {THRESHOLD: threshold}
     for kind, test in tests.items():
-        inputs |= {kind: scores_of(test.images), f"{kind}_labels": test.labels}
-    return Node(Detection(), inputs, bindings.seed, given.numerics)
+        own = replace(bindings, sources={**bindings.sources, INPUTS: test.images})
+        inputs |= {kind: Binder(own).node(scores), f"{kind}_labels": test.labels}
+    return Node(Detection(), inputs, bindings.seed, numerics)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bdtune.config.trial import TRIAL_KEYS, build, sections_of
+from bdtune.engine.shared import Alike, Shared
 from bdtune.engine.stage import Node, PluginSource
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
 from bdtune.plugins.handles import BACKDOORED, CLEAN, CLEAN_LABELS, FIT, LABELS
 from bdtune.plugins.input_detector import DETECTION, THRESHOLD, InputDetector
+from bdtune.poisoning.reserve import Reserve
 from bdtune.poisoning.sources import (
     CleanLabels,
     CleanSet,
@@ -26,8 +29,8 @@ from bdtune.poisoning.sources import (
     TruthSource,
 )
 from bdtune.training.choices import settled
-from bdtune.trials.chain import Bindings, bound
-from bdtune.trials.detecting import detection, shown
+from bdtune.trials.chain import Binder, Bindings, Chains
+from bdtune.trials.detecting import detection, scoring, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,11 +39,11 @@ if TYPE_CHECKING:
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
-    from bdtune.knobs import Knobs
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset
+    from bdtune.plugins.defense import Defense
     from bdtune.plugins.handles import Handle
-    from bdtune.poisoning.reserve import Reserve
+    from bdtune.training.supervised import Supervised
 
 UNDEFENDED = "none"
 """The defense that is none: what every other one is compared with."""
@@ -146,6 +149,13 @@ class _Sources(NamedTuple):
     truth: TruthSource
     examples: TriggerShown | None
 
+    @property
+    def judging(self) -> dict[str, Source]:
+        """What a classifier is evaluated on, besides itself."""
+        found: dict[str, Source | None] = {"clean": self.clean, "triggered": self.triggered}
+        found |= {"cover": self.cover, "select": self.select, "select_clean": self.select_clean}
+        return {name: source for name, source in found.items() if source is not None}
+
 
 @lru_cache(maxsize=256)
 def _sources(
@@ -190,78 +200,149 @@ def _clean_test(dataset: Dataset, root: Path | None) -> CleanTest:
 
 def trial_graph(spec: TrialSpec) -> TrialGraph:
     """Return the graph of a trial; reads the data set's files for their fingerprint, but no image."""
-    spec = _settled(spec)
-    data = _sources(
-        dataset=spec.dataset,
-        root=spec.data_root,
-        attack=spec.attack,
-        seed=spec.seed_of_data,
-        numerics=spec.numerics,
-        reserve=spec.reserve,
-        holdout=spec.holdout,
-        stream=spec.pipeline == "stream",
-    )
-    model = PluginSource(plugin=spec.model)
-    chain = _chain(spec, data, model)
-    inputs: dict[str, Node | Source] = {
-        "classifier": chain["classifier"],
-        "model": model,
-        "clean": data.clean,
-    }
-    optional: dict[str, Source | None] = {"triggered": data.triggered, "cover": data.cover}
-    optional |= {"select": data.select, "select_clean": data.select_clean}
-    inputs |= {name: source for name, source in optional.items() if source is not None}
-    evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
-    diagnose = defenses.diagnosis(spec.defense, chain, data.truth, data.examples)
-    return TrialGraph(
-        evaluate, diagnose, chain, _baseline(spec), data.fit.digest, data.truth, spec.defense.judged
-    )
-
-
-def _chain(spec: TrialSpec, data: _Sources, model: PluginSource) -> dict[str, Node]:
-    """Return the defense's chain on the trial's data; it is built of handles, which lead to no truth."""
-    backdoored = None if spec.attack is None else spec.attack.backdoored_model(data.fit, model)
-    given = defenses.DefenseInputs(
-        fit=FIT,
-        labels=LABELS,
-        model=model,
-        numerics=spec.numerics,
-        backdoored=None if backdoored is None else BACKDOORED,
-        clean=None if data.clean_set is None else CLEAN,
-        clean_labels=None if data.clean_set is None else CLEAN_LABELS,
-    )
-    sources: dict[Handle, Source] = {FIT: data.fit, LABELS: data.labels}
-    if data.clean_set is not None:
-        sources |= {CLEAN: data.clean_set, CLEAN_LABELS: data.clean_set.read_as(CleanLabels)}
-    bindings = Bindings(sources, backdoored, spec.seed)
-    chain = spec.defense.build(given)
-    found = bound(spec.defense.plugin_name(), chain, bindings)
-    if isinstance(spec.defense, InputDetector):
-        tests = shown(data.clean, data.triggered)
-        found[DETECTION] = detection(
-            spec.defense, given, chain, bindings, threshold=found.get(THRESHOLD), tests=tests
-        )
-    return found
-
-
-def _settled(spec: TrialSpec) -> TrialSpec:
-    """Return the trial with what its attack and defense leave to the data set written out."""
-    mirrors = spec.dataset.mirrors
-    attack = None if spec.attack is None else settled(spec.attack, mirrors=mirrors)
-    found: dict[str, Knobs | None] = {"attack": attack, "defense": settled(spec.defense, mirrors=mirrors)}
-    if spec.baseline is not None:
-        found["baseline"] = settled(spec.baseline, mirrors=mirrors)
-    return spec.model_copy(update=found)
+    return Graphs().of(spec)
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:
     """Return the trial's baseline: same data, attack, seeds and training; None if it is its own."""
-    return _baseline(_settled(spec))
+    return Graphs().baseline(spec)
 
 
-def _baseline(spec: TrialSpec) -> TrialSpec | None:
-    if spec.defense.plugin_name() == UNDEFENDED:
-        return None
-    none = registry.load("defenses", UNDEFENDED)
-    training = spec.baseline or spec.defense.baseline_training()
-    return spec.model_copy(update={"defense": none.model_validate({"train": training}), "baseline": None})
+_DECIDING = (
+    "dataset",
+    "root",
+    "attack",
+    "seed",
+    "numerics",
+    "clean",
+    "holdout_clean",
+    "holdout",
+    "stream",
+)
+"""What decides a trial's data."""
+
+
+class _Template(NamedTuple):
+    """What a defense makes of its knobs and of handles, before there are data."""
+
+    chain: Mapping[str, Node]
+    scores: Node | None
+    """What scores inputs, of a defense that judges them."""
+    diagnose: defenses.Diagnose
+
+
+class Graphs:
+    """Makes the graphs of many trials: what they have in common (settings, data, nodes) is made once."""
+
+    def __init__(self) -> None:
+        self._alike = Alike()
+        self._settled = Shared(_settled)
+        self._data = Shared(_data)
+        self._models = Shared(lambda model: PluginSource(plugin=model))
+        self._backdoored = Shared(lambda attack, fit, model: attack.backdoored_model(fit, model))
+        self._binders = Shared(_binder)
+        self._chains = Shared(_chains)
+        self._templates = Shared(_template)
+        self._undefended = Shared(self._baseline_defense)
+        self._baselines = Shared(lambda *sections: build(dict(zip(TRIAL_KEYS, sections, strict=True))))
+
+    def of(self, spec: TrialSpec) -> TrialGraph:
+        """Return the graph of a trial; reads the data set's files for their fingerprint, but no image."""
+        attack, defense = self._plugins(spec)
+        data: _Sources = self._data(
+            spec.dataset,
+            spec.data_root,
+            attack,
+            spec.seed_of_data,
+            spec.numerics,
+            spec.clean,
+            spec.holdout_clean,
+            spec.holdout,
+            spec.pipeline == "stream",
+        )
+        model = self._models(spec.model)
+        backdoored = None if attack is None else self._backdoored(attack, data.fit, model)
+        binder = self._binders(data, backdoored, spec.seed)
+        chains = self._chains(data.clean_set is not None, backdoored is not None)
+        template = self._templates(defense, model, spec.numerics, chains)
+        chain = binder.bound(template.chain)
+        if template.scores is not None:
+            tests = shown(data.clean, data.triggered)
+            chain[DETECTION] = detection(
+                template.scores, chain[THRESHOLD], binder.bindings, tests, spec.numerics
+            )
+        read: dict[str, Node | Source] = {"classifier": chain["classifier"], "model": model, **data.judging}
+        return TrialGraph(
+            Node(spec.evaluation, read, spec.seed, spec.numerics),
+            defenses.diagnosis(template.diagnose, chain, data.truth, data.examples),
+            chain,
+            self._baseline(spec, attack, defense),
+            data.fit.digest,
+            data.truth,
+            defense.judged,
+        )
+
+    def baseline(self, spec: TrialSpec) -> TrialSpec | None:
+        """Return the trial's baseline: same data, attack, seeds and training; None if it is its own."""
+        return self._baseline(spec, *self._plugins(spec))
+
+    def _plugins(self, spec: TrialSpec) -> tuple[Attack | None, Defense]:
+        """Return attack and defense with what they leave to the data set written out."""
+        mirrors = spec.dataset.mirrors
+        attack = None if spec.attack is None else self._settled(spec.attack, mirrors)
+        return attack, self._settled(spec.defense, mirrors)
+
+    def _baseline(self, spec: TrialSpec, attack: Attack | None, defense: Defense) -> TrialSpec | None:
+        if defense.plugin_name() == UNDEFENDED:
+            return None
+        own = None if spec.baseline is None else self._settled(spec.baseline, spec.dataset.mirrors)
+        changed = {"attack": attack, "defense": self._undefended(own, defense), "baseline": None}
+        return self._baselines(*{**sections_of(spec), **changed}.values())
+
+    def _baseline_defense(self, asked: Supervised | None, defense: Defense) -> Defense:
+        """Return no defense, with the training that one is compared with; the same object for equal ones.
+
+        That is what the trial asked for, else what the defense names.
+        """
+        none = registry.load("defenses", UNDEFENDED)
+        return self._alike.one(none.model_validate({"train": asked or defense.baseline_training()}))
+
+
+def _settled(plugin: Attack | Defense | Supervised, mirrors: bool) -> Any:
+    return settled(plugin, mirrors=mirrors)
+
+
+def _data(*settings: Any) -> _Sources:
+    """Return the data of trials with these settings, which are in the order of `_DECIDING`."""
+    given = dict(zip(_DECIDING, settings, strict=True))
+    reserve = Reserve(clean=given.pop("clean"), select_clean=given.pop("holdout_clean"))
+    return _sources(**given, reserve=reserve)
+
+
+def _binder(data: _Sources, backdoored: Node | None, seed: int) -> Binder:
+    sources: dict[Handle, Source] = {FIT: data.fit, LABELS: data.labels}
+    if data.clean_set is not None:
+        sources |= {CLEAN: data.clean_set, CLEAN_LABELS: data.clean_set.read_as(CleanLabels)}
+    return Binder(Bindings(sources, backdoored, seed))
+
+
+def _chains(clean: bool, handed_over: bool) -> Chains:
+    return Chains({FIT, LABELS, *((CLEAN, CLEAN_LABELS) if clean else ())}, handed_over=handed_over)
+
+
+def _template(defense: Defense, model: PluginSource, numerics: Numerics, chains: Chains) -> _Template:
+    """Return a defense's chain; it is built of handles, which lead to no truth."""
+    clean = CLEAN in chains.given
+    given = defenses.DefenseInputs(
+        fit=FIT,
+        labels=LABELS,
+        model=model,
+        numerics=numerics,
+        backdoored=BACKDOORED if chains.handed_over else None,
+        clean=CLEAN if clean else None,
+        clean_labels=CLEAN_LABELS if clean else None,
+    )
+    built = defense.build(given)
+    chain = chains.checked(defense.plugin_name(), built)
+    scores = scoring(defense, given, built, chains) if isinstance(defense, InputDetector) else None
+    return _Template(chain, scores, defenses.Diagnose(defense=defense))

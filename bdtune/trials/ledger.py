@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.config.trial import TrialSpec, trial_id
+from bdtune.config.trial import TrialSpec, build, section_text, sections_of, trial_id
 from bdtune.engine.plan import Guess, Plan, make_plan, no_guess
+from bdtune.engine.shared import Shared
+from bdtune.engine.uncollected import uncollected
 from bdtune.reading.resident import must_stream
-from bdtune.trials.graph import TrialGraph, trial_graph
-from bdtune.trials.outcome import result_of
+from bdtune.trials.graph import Graphs
+from bdtune.trials.outcome import Facts, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
+    from pathlib import Path
 
     from bdtune.engine.resolve import Resolver
+    from bdtune.plugins.dataset import Dataset
+    from bdtune.reading.resident import Pipeline
+    from bdtune.trials.graph import TrialGraph
     from bdtune.trials.results import Status, TrialResult
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """One trial."""
 
     id: str
     spec: TrialSpec
+    graph: TrialGraph
     is_baseline: bool
     """Whether it is there only to be compared with."""
     baseline_id: str | None = None
     """Id of its baseline."""
-
-    @cached_property
-    def graph(self) -> TrialGraph:
-        """The trial's graph."""
-        return trial_graph(self.spec)
 
 
 @dataclass
@@ -46,26 +47,38 @@ class Ledger:
     """Where trials will compute whose numerics leave it open; None: on this machine's best device."""
     entries: dict[str, Entry] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._graphs = Graphs()
+        self._facts = Facts()
+        self._texts = Shared(section_text)
+        self._numerics = Shared(lambda numerics: numerics.resolved(self.device))
+        self._pipelines = Shared(_pipeline)
+        self._baselines = Shared(lambda spec: self.add(spec, is_baseline=True).id)
+
     def add(self, spec: TrialSpec, *, is_baseline: bool = False) -> Entry:
         """Take in a trial and its baseline; one that is there already is returned as it is.
 
         Device, precision and pipeline become explicit here: they are part of keys.
         """
-        stream = must_stream(spec.dataset, "train", spec.data_root, spec.pipeline)
-        numerics = spec.numerics.resolved(self.device)
-        pipeline = "stream" if stream else "resident"
-        spec = spec.model_copy(update={"numerics": numerics, "pipeline": pipeline})
-        identity = trial_id(spec)
+        spec = self._explicit(spec)
+        identity = trial_id(spec, self._texts)
         known = self.entries.get(identity)
         if known is not None:
             known.is_baseline = known.is_baseline and is_baseline
             return known
-        entry = Entry(identity, spec, is_baseline)
-        if entry.graph.baseline is not None:
-            entry.baseline_id = self.add(entry.graph.baseline, is_baseline=True).id
+        graph = self._graphs.of(spec)
+        baseline = None if graph.baseline is None else self._baselines(graph.baseline)
+        entry = Entry(identity, spec, graph, is_baseline, baseline)
         self.entries[identity] = entry
         return entry
 
+    def _explicit(self, spec: TrialSpec) -> TrialSpec:
+        """Return a trial with its device, precision and pipeline as they will be."""
+        numerics = self._numerics(spec.numerics)
+        pipeline = self._pipelines(spec.dataset, spec.data_root, spec.pipeline)
+        return build({**sections_of(spec), "numerics": numerics, "pipeline": pipeline})
+
+    @uncollected()
     def extend(self, specs: Iterable[TrialSpec]) -> None:
         """Take in several trials."""
         for spec in specs:
@@ -98,8 +111,13 @@ class Ledger:
             status=status,
             baseline=baseline.graph if baseline else None,
             error=error,
+            facts=self._facts,
             **times,
         )
 
     def _stored_status(self, entry: Entry) -> Status:
         return "done" if all(self.resolver.manifest(node) for node in entry.graph.goals) else "pending"
+
+
+def _pipeline(dataset: Dataset, root: Path | None, asked: Pipeline) -> str:
+    return "stream" if must_stream(dataset, "train", root, asked) else "resident"

@@ -7,7 +7,6 @@ whoever knows the attack; it counts wherever it has another value than its defau
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bdtune.config.trial import sections_of
@@ -16,7 +15,7 @@ from bdtune.metrics import ORACLE, is_oracle
 from bdtune.trials.results import OracleRead, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from bdtune.config.sweep import SweepSpec
     from bdtune.config.trial import TrialSpec
@@ -32,15 +31,19 @@ def oracle_reads(spec: SweepSpec, knobs: Iterable[OracleRead]) -> tuple[OracleRe
     return (*decided, *dict.fromkeys(knobs))
 
 
-def oracle_knobs(trial: TrialSpec) -> tuple[OracleRead, ...]:
-    """Return the knobs of a trial that were set by what no defender knows, each with its value."""
-    knobs = {key: value for key, value in sections_of(trial).items() if isinstance(value, Knobs)}
-    return tuple(read for key, value in knobs.items() for read in _of_section(key, value))
+def section_reads(key: str, value: Any) -> tuple[OracleRead, ...]:
+    """Return the knobs of one setting of a trial that were set by what no defender knows."""
+    return tuple(_reads(key, value)) if isinstance(value, Knobs) else ()
 
 
-@lru_cache(maxsize=4096)
-def _of_section(key: str, value: Knobs) -> tuple[OracleRead, ...]:
-    return tuple(_reads(key, value))
+def oracle_knobs(
+    trial: TrialSpec, reads_of: Callable[[str, Any], tuple[OracleRead, ...]] = section_reads
+) -> tuple[OracleRead, ...]:
+    """Return the knobs of a trial that were set by what no defender knows, each with its value.
+
+    `reads_of`: `section_reads`, or what returns the same of many trials without working it out each time.
+    """
+    return tuple([read for key, value in sections_of(trial).items() for read in reads_of(key, value)])
 
 
 def _reads(path: str, value: Any) -> Iterator[OracleRead]:

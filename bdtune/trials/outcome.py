@@ -5,13 +5,15 @@ So a resumed sweep, a report and another machine on the same store all report th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bdtune.config.trial import to_params
+from bdtune.config.trial import section_params, to_params
+from bdtune.engine.shared import Shared
 from bdtune.engine.store import CURVE
 from bdtune.errors import UserError
 from bdtune.metrics import defined
@@ -19,15 +21,18 @@ from bdtune.plugins.metric import SELECT, SELECT_CLEAN, compared
 from bdtune.plugins.poison_plan import Role
 from bdtune.reading.resident import InProcess
 from bdtune.training.evaluate import Evaluate
-from bdtune.trials.oracle import oracle_knobs
+from bdtune.trials.oracle import oracle_knobs, section_reads
 from bdtune.trials.results import DataUse, StageUse, TrialResult
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator
 
     from bdtune.engine.execute import Executor
     from bdtune.engine.resolve import Resolver
     from bdtune.engine.stage import Artefact, Inputs
+    from bdtune.engine.store import Store
+    from bdtune.plugins.attack import Attack
+    from bdtune.plugins.dataset import Dataset
     from bdtune.poisoning.sources import TruthSource
     from bdtune.trials.graph import TrialGraph
     from bdtune.trials.ledger import Entry
@@ -81,6 +86,15 @@ def stored_metrics(graph: TrialGraph, baseline: TrialGraph | None, resolver: Res
     )
 
 
+class Facts:
+    """What the records of many trials have in common, worked out once: their settings and data."""
+
+    def __init__(self) -> None:
+        self.params = Shared(section_params)
+        self.reads = Shared(section_reads)
+        self.data = Shared(_data_use)
+
+
 def result_of(
     entry: Entry,
     resolver: Resolver,
@@ -89,33 +103,34 @@ def result_of(
     status: Status,
     baseline: TrialGraph | None = None,
     error: str | None = None,
+    facts: Facts | None = None,
     **times: float | None,
 ) -> TrialResult:
-    """Return the record of a trial as the store has it now."""
-    spec = entry.spec
+    """Return the record of a trial as the store has it now; `facts` are those of the trials around it."""
+    spec, graph, facts = entry.spec, entry.graph, facts or Facts()
+    stages, curves = _stages(graph, resolver, f"{sweep}/{entry.id}")
     return TrialResult(
         id=entry.id,
         status=status,
-        params=to_params(spec),
+        params=to_params(spec, facts.params),
         metrics=stored_metrics(entry.graph, baseline, resolver),
-        stages=_stages(entry, resolver, f"{sweep}/{entry.id}"),
+        stages=stages,
         error=error,
         is_baseline=entry.is_baseline,
         baseline_id=entry.baseline_id,
         asr_band=spec.attack.asr_band if spec.attack else None,
         epochs=entry.graph.budget,
         undefended_epochs=baseline.budget if baseline else None,
-        data=_data_use(entry),
-        curves=_curves(entry, resolver),
-        oracle=oracle_knobs(spec),
+        data=facts.data(spec.dataset, spec.attack, graph.data_digest, graph.truth),
+        curves=curves,
+        oracle=oracle_knobs(spec, facts.reads),
         **times,
     )
 
 
-def _data_use(entry: Entry) -> DataUse:
-    spec, truth = entry.spec, entry.graph.truth
-    attack = f" + {spec.attack.plugin_name()}" if spec.attack else ""
-    known = DataUse(f"{spec.dataset.plugin_name()}{attack}", entry.graph.data_digest)
+def _data_use(dataset: Dataset, attack: Attack | None, digest: str, truth: TruthSource | None) -> DataUse:
+    stamped = f" + {attack.plugin_name()}" if attack else ""
+    known = DataUse(f"{dataset.plugin_name()}{stamped}", digest)
     return known if truth is None else replace(known, **_counts(truth))
 
 
@@ -130,9 +145,10 @@ def _counts(truth: TruthSource) -> dict[str, Any]:
     return {"samples": len(role), "poisoned": poisoned, "covered": covered, "clean": len(clean)}
 
 
-def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]:
+def _stages(graph: TrialGraph, resolver: Resolver, owner: str) -> tuple[dict[str, StageUse], Curves]:
+    """Return what a trial's stages cost and their curves, by role, as far as the store has them."""
     uses: dict[str, StageUse] = {}
-    roles, nodes = entry.graph.roles, entry.graph.stages.items()
+    roles, nodes = graph.roles, graph.stages.items()
     manifests = {recipe: found for recipe, node in nodes if (found := resolver.manifest(node)) is not None}
     here = {found.key for found in manifests.values() if found.made_for == owner}
     for recipe, node in nodes:
@@ -151,14 +167,24 @@ def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]
             cost.fetched_bytes if computed else 0,
             cost.served_bytes if computed else 0,
         )
-    return uses
+    drawn = {roles[recipe]: found.key for recipe, found in manifests.items() if CURVE in found.files}
+    return uses, Curves(resolver.store, drawn)
 
 
-def _curves(entry: Entry, resolver: Resolver) -> dict[str, list[dict[str, Any]]]:
-    curves = {}
-    roles = entry.graph.roles
-    for node in entry.graph.stages.values():
-        manifest = resolver.manifest(node)
-        if manifest is not None and CURVE in manifest.files:
-            curves[roles[node.recipe]] = resolver.store.curve(manifest.key)
-    return curves
+class Curves(Mapping[str, list[dict[str, float]]]):
+    """A trial's curves by role; each is read from the store when it is looked at, as a table needs none."""
+
+    def __init__(self, store: Store, keys: Mapping[str, str]) -> None:
+        self._store, self._keys = store, keys
+        self._read: dict[str, list[dict[str, float]]] = {}
+
+    def __getitem__(self, role: str) -> list[dict[str, float]]:
+        if role not in self._read:
+            self._read[role] = self._store.curve(self._keys[role])
+        return self._read[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)

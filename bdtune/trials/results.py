@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bdtune.metrics import is_oracle
@@ -104,6 +106,16 @@ class TrialResult:
     ended: float | None = None
     oracle: tuple[OracleRead, ...] = ()
     """Knobs of this trial that were set by what no defender knows."""
+
+    @cached_property
+    def setting(self) -> dict[str, Scalar]:
+        """The parameters but the seed, sorted: trials that differ in the seed alone are one setting."""
+        return {name: self.params[name] for name in sorted(self.params) if name != SEED}
+
+    @cached_property
+    def setting_text(self) -> str:
+        """These as JSON."""
+        return json.dumps(self.setting)
 
     @property
     def computed_seconds(self) -> float:
@@ -234,11 +246,8 @@ class SweepResult:
 
     def _alike(self, one: TrialResult) -> tuple[TrialResult, ...]:
         """Return the trials that differ from one in nothing but the seed."""
-        own = {**one.params, SEED: None}
-        alike = [
-            t for t in self.trials if t.is_baseline == one.is_baseline and {**t.params, SEED: None} == own
-        ]
-        return tuple(alike)
+        own = one.setting
+        return tuple([t for t in self.trials if t.is_baseline == one.is_baseline and t.setting == own])
 
     @property
     def chosen(self) -> frozenset[str]:

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
 from bdtune.engine.node_cache import node_folder
+from bdtune.engine.shared import Shared
 from bdtune.plugins.model import Model, networks_of
 from bdtune.plugins.registry import load
 from bdtune.poisoning.sources import DataSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node
+    from bdtune.engine.stage import Node, Source, Stage
     from bdtune.plugins.dataset import Dataset, SplitName
 
 BATCH = 64
@@ -54,23 +55,30 @@ class Speed:
         self.measure = measure
         self._file = node_folder("speed.json")
         self._known: dict[str, float | None] = {}
+        self._guesses = Shared(self._guess)
+        self._own = Shared(lambda *sources: sum(isinstance(source, DataSource) for source in sources))
 
     def __call__(self, node: Node) -> float | None:
         """Return the seconds that a stage may take; None where nothing can be said."""
         if node.stage.kind == "derive":
             return DERIVED_S
-        own = _data_of(node)
-        data = own or [source for step in reversed(node.walk()) for source in _data_of(step)]
-        if not data:
+        read = tuple(node.sources.values())
+        own = self._own(*read)
+        return self._guesses(node.stage, node.numerics, own, *read, *(() if own else _data_before(node)))
+
+    def _guess(self, stage: Stage, numerics: Numerics, own: int, *sources: Source) -> float | None:
+        """Return the seconds of a stage that reads these sources, the first `own` data sets itself."""
+        data = next((source for source in sources if isinstance(source, DataSource)), None)
+        if data is None:
             return None
-        trains, network = node.stage.length() > 0, _network_of(node)
-        rows = _rows(data[0].dataset, data[0].split, data[0].root)
-        rows *= node.stage.length() if trains else max(1, len(own))
+        trains, network = stage.length() > 0, _network_of(stage, sources)
+        rows = _rows(data.dataset, data.split, data.root)
+        rows *= stage.length() if trains else max(1, own)
         if network is None:
             return rows * WITHOUT_NETWORK_S
-        each = self._per_sample(network, data[0], node.numerics)
+        each = self._per_sample(network, data, numerics)
         part = AROUND if trains else FORWARD
-        return None if each is None else rows * each * node.stage.passes_per_epoch() * part
+        return None if each is None else rows * each * stage.passes_per_epoch() * part
 
     def _per_sample(self, network: Model, data: DataSource, numerics: Numerics) -> float | None:
         """Return the seconds of one sample in a training step, None where that is not known."""
@@ -106,8 +114,10 @@ class Speed:
         return {}
 
 
-def _data_of(node: Node) -> list[DataSource]:
-    return [source for source in node.inputs.values() if isinstance(source, DataSource)]
+def _data_before(node: Node) -> list[DataSource]:
+    """Return the data set that a node without its own depends on: the one that is read last, if any."""
+    read = (source for step in reversed(node.walk()) for source in step.sources.values())
+    return [source for source in read if isinstance(source, DataSource)][:1]
 
 
 @lru_cache(maxsize=64)
@@ -115,10 +125,10 @@ def _rows(dataset: Dataset, split: SplitName, root: Path | None) -> int:
     return len(dataset.labels(split, root))
 
 
-def _network_of(node: Node) -> Model | None:
+def _network_of(stage: Stage, sources: Iterable[Source]) -> Model | None:
     """Return the network that a stage trains or applies: one that it was handed, or a knob of its own."""
-    handed = [getattr(source, "plugin", None) for source in node.inputs.values()]
-    own = [network for _, network in networks_of(node.stage, "")]
+    own = [network for _, network in networks_of(stage, "")]
+    handed = [getattr(source, "plugin", None) for source in sources]
     return next((each for each in [*own, *handed] if isinstance(each, Model)), None)
 
 

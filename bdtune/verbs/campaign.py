@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from bdtune.cluster.sweep import Outcome
     from bdtune.config.at_hand import Absent
+    from bdtune.config.load import Named
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.execute import Executor
     from bdtune.engine.plan import Plan
@@ -166,7 +167,7 @@ class CampaignOutcome:
         return [*(written if self.folder else []), *filter(None, [self.tracking]), after]
 
 
-def plan(file: str, overrides: Sequence[str], run_dir: Path, *, store: str | None = None) -> CampaignPlan:
+def plan(file: Named, overrides: Sequence[str], run_dir: Path, *, store: str | None = None) -> CampaignPlan:
     """Load a campaign and count what it needs, without data sets that are not there; writes nothing."""
     campaign = load_campaign(file, overrides, partial=True)
     known = to_read(store_for(run_dir, _begun(run_dir, campaign), store))

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from bdtune.config.load import Named
     from bdtune.config.sweep import Kept, Resources, SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
@@ -197,7 +198,7 @@ def leave_failed(folder: Path, ledger: Ledger, trial: str) -> str:
 
 
 def plan(
-    file: str | None, overrides: Sequence[str], run_dir: Path, *, store: str | None = None
+    file: Named | None, overrides: Sequence[str], run_dir: Path, *, store: str | None = None
 ) -> tuple[SweepSpec, Plan]:
     """Load a sweep, under the name that it would get, and count what it needs; writes nothing.
 
@@ -278,7 +279,7 @@ def make_tracker(
 
 
 def sweep(
-    file: str | None,
+    file: Named | None,
     overrides: Sequence[str],
     run_dir: Path,
     options: Options,

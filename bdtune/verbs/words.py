@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.config.campaign import is_campaign
-from bdtune.config.load import load_sweep, load_trial, split_words
+from bdtune.config.load import ReadFile, load_sweep, load_trial, read_file, split_words
 from bdtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,10 +20,12 @@ def split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
     return split_words(words)
 
 
-def refuse_campaign(file: str | None) -> None:
-    """Raise `UserError` for the file of a campaign, which is no sweep."""
-    if is_campaign(file):
+def sweep_file(file: str | None) -> ReadFile | None:
+    """Return what was read of a sweep's file; raises `UserError` for a campaign's, which is no sweep."""
+    read = None if file is None else read_file(file)
+    if read is not None and read.holds_sweeps:
         raise UserError(f"{file} is a campaign, of several sweeps: 'bdtune campaign {file}' runs it")
+    return read
 
 
 def fetch_for_sweep(file: str | None, overrides: Sequence[str]) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.config.load import find, load_sweep, load_trial, search_spaces
+import pytest
+from typer.testing import CliRunner
+
+from bdtune.cli import app
+from bdtune.config import load
+from bdtune.config.load import find, load_sweep, load_trial, read_file, search_spaces
+from bdtune.config.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,3 +52,22 @@ def test_the_list_says_what_each_is_for() -> None:
     found = {entry.name: entry for entry in search_spaces()}
     assert found["gssd"].summary.startswith("The default sweep: GSSD against BadNets")
     assert "table K.1" in found["paper/gssd_k1"].source
+
+
+def test_a_file_that_was_read_is_not_looked_for_again(own_folder: Path, write: Callable[[str], str]) -> None:
+    read = read_file(write(TEXT, "mine.yaml"))
+    (own_folder / "mine.yaml").unlink()
+    assert not read.holds_sweeps
+    assert load_sweep(read).name == "mine"
+    assert load_trial(read).seed == 5
+
+
+@pytest.mark.parametrize("verb", ["plan", "sweep"])
+def test_a_command_reads_its_file_once(
+    verb: str, write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    monkeypatch.setattr(load, "read_yaml", lambda *names: files.append(names) or read_yaml(*names))
+    done = CliRunner().invoke(app, [verb, write("dataset: toyy\n")])
+    assert "toyy" in str(done.exception)
+    assert len(files) == 1

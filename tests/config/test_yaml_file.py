@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,3 +102,60 @@ def test_a_huge_file_is_not_read(tmp_path: Any) -> None:
 def test_values_that_are_no_yaml(text: str) -> None:
     with pytest.raises(ValueError):
         parse_value(text)
+
+
+MERGES = """
+base: &base {name: gssd, alpha_c: 0.3, simclr: {epochs: 5}}
+other: &other
+  alpha_c: 0.1
+  beta_d: 2
+one: {<<: *base, alpha_c: 0.2}
+several:
+  alpha_p: 0.5
+  <<: [*base, *other]
+chained: &chained {<<: *other, alpha_p: 0.4}
+twice: {<<: *chained}
+"""
+
+
+def test_merge_keys_add_the_entries_of_other_mappings() -> None:
+    read = parse_yaml(MERGES, "f.yaml")
+    assert not read.problems
+    base = {"name": "gssd", "alpha_c": 0.3, "simclr": {"epochs": 5}}
+    assert read.data["one"] == {**base, "alpha_c": 0.2}
+    assert read.data["several"] == {**base, "beta_d": 2, "alpha_p": 0.5}
+    assert read.data["twice"] == {"alpha_c": 0.1, "beta_d": 2, "alpha_p": 0.4}
+    expected = yaml.safe_load(MERGES)
+    assert {name: read.data[name] for name in expected} == expected
+
+
+def test_a_merge_key_in_quotes_is_a_key() -> None:
+    assert parse_yaml('{"<<": 1}', "f.yaml").data == {"<<": 1}
+
+
+def test_a_merged_value_lies_where_it_is_written() -> None:
+    lines = parse_yaml(MERGES, "f.yaml").lines
+    assert (lines["one.name"], lines["one.simclr.epochs"], lines["one.alpha_c"]) == (2, 2, 6)
+    assert (lines["several.beta_d"], lines["several.alpha_p"]) == (5, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "expected"),
+    [
+        ("a: {<<: 5}", "f.yaml:1", "expected a mapping, or a list of mappings, after '<<:'"),
+        ("x: &x [1]\na:\n  <<: *x", "f.yaml:1", "expected a mapping, or a list of mappings, after '<<:'"),
+        ("x: &x {b: 1}\na:\n  <<: *x\n  <<: *x", "f.yaml:4", "expected each key once"),
+        ("a: &a {<<: *a}", "f.yaml:1", "expected at most"),
+    ],
+)
+def test_what_is_wrong_with_a_merge_is_said(text: str, where: str, expected: str) -> None:
+    (problem,) = parse_yaml(text, "f.yaml").problems
+    assert problem.where == where
+    assert problem.expected.startswith(expected)
+
+
+def test_merges_of_merges_end_soon() -> None:
+    lines = ["m0: &m0 {a: 1}"]
+    lines += [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}" for i in range(1, 20)]
+    (problem,) = parse_yaml("\n".join(lines), "f.yaml").problems
+    assert problem.expected.startswith("expected at most")

@@ -94,7 +94,7 @@ AXES = [
         HEAD
         + "grid:\n"
         + "".join(f"  defense.{k}: {list(range(1, 100))}\n" for k in ("beta", "steps", "limit")),
-        "s.yaml:2: grid: expected at most 20,000 trials, got 970,299",
+        "s.yaml:2: grid: expected at most 100,000 trials, got 970,299",
     ),
     wrong(
         "one of the seeds",

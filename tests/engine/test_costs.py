@@ -96,7 +96,7 @@ def test_a_recipe_whose_key_is_not_known_costs_what_others_of_its_stage_came_to(
 
     sharing, four = _Sharing(), [node(Pass(epochs=epochs)) for epochs in (1, 2, 3, 4)]
     for step in four[:3]:
-        sharing.note(step, "the same key")
-    sharing.note(four[3], None)
-    assert sharing.share(four[0]) == 1.0
-    assert sharing.share(four[3]) == pytest.approx(1 / 3)
+        sharing.note("pass", step.recipe, "the same key")
+    sharing.note("pass", four[3].recipe, None)
+    assert sharing.share("pass", four[0].recipe) == 1.0
+    assert sharing.share("pass", four[3].recipe) == pytest.approx(1 / 3)
