@@ -124,6 +124,7 @@ def test_a_plan_counts_what_is_shared_and_what_exists(executor):
     assert before.trials == 4
     assert vars(before.stages["toy_train"]) == {
         "unique": 5, "cached": 0, "reused": 0, "without_sharing": 8, "exact": False,
+        "written": None, "read": None,
     }  # fmt: skip
     assert before.unpredicted == ("toy_threshold", "toy_train")
     for (node,) in trials:

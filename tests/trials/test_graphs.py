@@ -21,6 +21,7 @@ from bdtune.engine.resolve import Resolver
 from bdtune.engine.shared import Alike, Shared
 from bdtune.engine.stage import Artefact, Node
 from bdtune.engine.store import Store
+from bdtune.engine.traffic import Traffic
 from bdtune.knobs import Knobs, short_names
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.ledger import Ledger
@@ -92,7 +93,9 @@ class Reference:
         unshared, longest = 0.0, 0.0
         unique: dict[str, Node] = {}
         keys: dict[str, dict[str, str | None]] = {}
+        traffic = Traffic(counts, self.store, Costs(self.store))
         for graph in graphs:
+            traffic.next_trial()
             steps = {recipe(node): node for goal in graph.goals for node in walked(goal)}
             own = 0.0
             for name, node in steps.items():
@@ -104,10 +107,13 @@ class Reference:
                 stored = key is not None and self.store.has(key)
                 unshared += self.seconds(node)
                 own += 0.0 if stored else self.seconds(node)
+                traffic.enter(node, key)
                 if (key or name) not in unique:
                     unique[key or name] = node
                     count.unique += 1
                     count.cached += stored
+                    if not stored:
+                        traffic.compute(node)
             longest = max(longest, own)
         absent = [node for name, node in unique.items() if not self.store.has(name)]
         reuse = PrefixReuse()
