@@ -135,7 +135,7 @@ def make_plan(
     unique: dict[str, Node] = {}
     absent: list[Node] = []
     seconds = plan.predicted
-    traffic = Traffic(plan.stages, resolver.store, costs)
+    traffic = Traffic(plan.stages, costs)
     for nodes in trials:
         plan.trials += 1
         longest = 0.0
@@ -151,14 +151,15 @@ def make_plan(
             plan.seconds_unshared += seconds[recipe] or 0.0
             sharing.note(step, key)
             identity = key or recipe
-            traffic.enter(step, key)
-            if key is None or not resolver.store.has(key):
+            there = None if key is None else resolver.store.manifest(key)
+            traffic.enter(step, key, there)
+            if there is None:
                 longest += seconds[recipe] or 0.0
             if identity in unique:
                 continue
             unique[identity] = step
             count.unique += 1
-            if key is not None and resolver.store.has(key):
+            if there is not None:
                 count.cached += 1
             else:
                 absent.append(step)

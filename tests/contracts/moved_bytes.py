@@ -159,12 +159,12 @@ def _space(name: str, *words: str) -> SweepSpec:
 def moved(goals: Iterable[list[Node]], sizes: Sizes) -> dict[str, StageCount]:
     """Return what trials write and read by stage, in an empty store, where no results turn out equal."""
     stages: dict[str, StageCount] = {}
-    traffic, computed = Traffic(stages, None, sizes), set()  # type: ignore[arg-type]
+    traffic, computed = Traffic(stages, sizes), set[str]()
     for nodes in goals:
         traffic.next_trial()
         for step in {step.recipe: step for node in nodes for step in node.walk()}.values():
             stages.setdefault(step.stage.full_name(), StageCount())
-            traffic.enter(step, None)
+            traffic.enter(step, None, None)
             if step.recipe not in computed:
                 computed.add(step.recipe)
                 traffic.compute(step)
