@@ -18,6 +18,7 @@ from bdtune.knobs import short_names
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from bdtune.engine.manifest import Manifest
     from bdtune.engine.resolve import Resolver
     from bdtune.engine.stage import Node
     from bdtune.engine.store import Store
@@ -165,6 +166,8 @@ class _Step:
     settled: bool
     """Whether it is known how it enters the keys of later nodes."""
     key: str | None
+    there: Manifest | None
+    """Its result, if that is in the store."""
 
 
 class _Counter:
@@ -172,7 +175,7 @@ class _Counter:
 
     def __init__(self, plan: Plan, resolver: Resolver, costs: Costs) -> None:
         self.plan, self.resolver, self.costs = plan, resolver, costs
-        self.traffic = Traffic(plan.stages, resolver.store, costs)
+        self.traffic = Traffic(plan.stages, costs)
         self.sharing = _Sharing()
         self.absent: list[Node] = []
         """Nodes that must be computed, each key once."""
@@ -188,7 +191,7 @@ class _Counter:
             if step is None:
                 step = self._steps[recipe] = self._entered(node)
             else:
-                self.traffic.enter(node, step.key)
+                self.traffic.enter(node, step.key, step.there)
             step.count.without_sharing += 1
             self.plan.seconds_unshared += step.seconds
             longest += step.missing_s
@@ -202,8 +205,9 @@ class _Counter:
         seconds = predicted or 0.0
         key = self._key(node)
         self.sharing.note(stage, recipe, key)
-        stored = key is not None and self.resolver.store.has(key)
-        self.traffic.enter(node, key)
+        there = None if key is None else self.resolver.store.manifest(key)
+        stored = there is not None
+        self.traffic.enter(node, key, there)
         count.exact = count.exact and key is not None
         if (key or recipe) not in self._unique:
             self._unique.add(key or recipe)
@@ -213,7 +217,7 @@ class _Counter:
                 self.absent.append(node)
                 self.traffic.compute(node)
         settled = key is not None and (stored or node.stage.kind == "train")
-        return _Step(count, seconds, 0.0 if stored else seconds, settled, key)
+        return _Step(count, seconds, 0.0 if stored else seconds, settled, key, there)
 
     def _key(self, node: Node) -> str | None:
         """Return a node's key; None, which the resolver is slow to find, behind what is not settled."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bdtune.engine.manifest import Manifest
     from bdtune.engine.stage import Node
-    from bdtune.engine.store import Store
 
 
 class Count(Protocol):
@@ -33,18 +33,21 @@ class Sizes(Protocol):
 class Traffic:
     """Counts trial by trial, each stage after those that it reads."""
 
-    def __init__(self, stages: Mapping[str, Count], store: Store, sizes: Sizes) -> None:
-        self.stages, self.store, self.sizes = stages, store, sizes
+    def __init__(self, stages: Mapping[str, Count], sizes: Sizes) -> None:
+        self.stages, self.sizes = stages, sizes
         self.next_trial()
 
     def next_trial(self) -> None:
         """Forget what the trial before had in memory."""
         self._names: dict[str, str] = {}  # of recipes: their keys, as far as these are known
         self._here: set[str] = set()
+        self._stored: dict[str, int] = {}  # sizes of results that are there
 
-    def enter(self, step: Node, key: str | None) -> None:
-        """Take in a stage that the trial needs."""
-        self._names[step.recipe] = key or step.recipe
+    def enter(self, step: Node, key: str | None, stored: Manifest | None) -> None:
+        """Take in a stage that the trial needs, with its result if that is there."""
+        name = self._names[step.recipe] = key or step.recipe
+        if stored is not None:
+            self._stored[name] = stored.size
 
     def compute(self, step: Node) -> None:
         """Count a stage that the trial computes: what it reads, and what it writes."""
@@ -53,13 +56,10 @@ class Traffic:
             name = self._names[parent.recipe]
             if name not in self._here:
                 self._here.add(name)
-                count.read = _sum(count.read, self._size(parent, name))
+                known = self._stored.get(name)
+                count.read = _sum(count.read, self.sizes.bytes(parent) if known is None else known)
         self._here.add(self._names[step.recipe])
         count.written = _sum(count.written, self.sizes.bytes(step))
-
-    def _size(self, node: Node, name: str) -> int | None:
-        manifest = None if name == node.recipe else self.store.manifest(name)
-        return self.sizes.bytes(node) if manifest is None else manifest.size
 
 
 def _sum(one: int | None, two: int | None) -> int | None:

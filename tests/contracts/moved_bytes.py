@@ -92,7 +92,7 @@ def _input(node: Node, name: str) -> Node:
     return found
 
 
-def _teacher(sizes: Sizes, node: Node) -> int:
+def _traced(sizes: Sizes, node: Node) -> int:
     epochs: int = node.stage.epochs  # type: ignore[attr-defined]
     return sizes.weights(node) + epochs * sizes.samples * F32
 
@@ -110,7 +110,7 @@ RULES: dict[str, Callable[[Sizes, Node], int]] = {
     "supervised": Sizes.weights,
     "evaluate": _nothing,
     "diagnose": _nothing,
-    "robust_surrogate": Sizes.weights,
+    "robust_surrogate": _traced,
     "crafted_images": Sizes.crafted,
     "simclr": Sizes.backbone,
     "features": lambda sizes, node: (sizes.samples * F32 + F32 + F32 + I64) * sizes.width(node),
@@ -120,7 +120,7 @@ RULES: dict[str, Callable[[Sizes, Node], int]] = {
     "split": _subset,
     "relabel": _subset,
     "finetune": Sizes.weights,
-    "lfd_teacher": _teacher,
+    "lfd_teacher": _traced,
     "sample_losses": lambda sizes, _: sizes.samples * (F64 + I64),
     "lfd_threshold": lambda sizes, _: F64 + sizes.samples,
     "lfd_weights": lambda sizes, _: sizes.samples * F32,
@@ -138,6 +138,7 @@ HELD = {
     "relabel": "rows and labels that are new",
     "crafted_images": "crafted images [N / K, 32, 32, 3]",
     "all_samples": "rows and labels",
+    "robust_surrogate": "weights, losses by epoch [100, N]",
     "lfd_teacher": "weights, losses by epoch [5, N]",
     "sample_losses": "losses, predictions [N]",
     "lfd_threshold": "which rows are candidates",
@@ -158,12 +159,12 @@ def _space(name: str, *words: str) -> SweepSpec:
 def moved(goals: Iterable[list[Node]], sizes: Sizes) -> dict[str, StageCount]:
     """Return what trials write and read by stage, in an empty store, where no results turn out equal."""
     stages: dict[str, StageCount] = {}
-    traffic, computed = Traffic(stages, None, sizes), set()  # type: ignore[arg-type]
+    traffic, computed = Traffic(stages, sizes), set[str]()
     for nodes in goals:
         traffic.next_trial()
         for step in {step.recipe: step for node in nodes for step in node.walk()}.values():
             stages.setdefault(step.stage.full_name(), StageCount())
-            traffic.enter(step, None)
+            traffic.enter(step, None, None)
             if step.recipe not in computed:
                 computed.add(step.recipe)
                 traffic.compute(step)

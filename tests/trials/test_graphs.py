@@ -93,7 +93,7 @@ class Reference:
         unshared, longest = 0.0, 0.0
         unique: dict[str, Node] = {}
         keys: dict[str, dict[str, str | None]] = {}
-        traffic = Traffic(counts, self.store, Costs(self.store))
+        traffic = Traffic(counts, Costs(self.store))
         for graph in graphs:
             traffic.next_trial()
             steps = {recipe(node): node for goal in graph.goals for node in walked(goal)}
@@ -107,7 +107,7 @@ class Reference:
                 stored = key is not None and self.store.has(key)
                 unshared += self.seconds(node)
                 own += 0.0 if stored else self.seconds(node)
-                traffic.enter(node, key)
+                traffic.enter(node, key, self.store.manifest(key) if stored else None)
                 if (key or name) not in unique:
                     unique[key or name] = node
                     count.unique += 1
