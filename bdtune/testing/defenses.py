@@ -17,7 +17,7 @@ from bdtune.plugins import registry
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import GoalSet, ImageSet, LabelSet, Truth
 from bdtune.plugins.dataset import Dataset
-from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
+from bdtune.plugins.defense import Defense, DefenseInputs, Diagnose, diagnosis
 from bdtune.plugins.handles import CLEAN, CLEAN_LABELS, FIT, LABELS
 from bdtune.plugins.input_detector import DETECTION, Detection, InputDetector
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
@@ -141,7 +141,7 @@ class Run:
         """Compute a defense's chain and what judges it, the latter first, so that it could do its harm."""
         chain = detected(defense, source, defense.build(source))
         self.names |= {node: name for name, node in chain.items()}
-        judge = diagnosis(defense, chain, held("truth", truth(0)))
+        judge = diagnosis(Diagnose(defense=defense), chain, held("truth", truth(0)))
         for node in [*([judge] if judge else []), *chain.values()]:
             self(node)
         return chain, judge

@@ -151,8 +151,8 @@ class _Sources(NamedTuple):
     @property
     def judging(self) -> dict[str, Source]:
         """What a classifier is evaluated on, besides itself."""
-        found = {"clean": self.clean, "triggered": self.triggered, "cover": self.cover}
-        found |= {"select": self.select, "select_clean": self.select_clean}
+        found: dict[str, Source | None] = {"clean": self.clean, "triggered": self.triggered}
+        found |= {"cover": self.cover, "select": self.select, "select_clean": self.select_clean}
         return {name: source for name, source in found.items() if source is not None}
 
 
@@ -270,7 +270,7 @@ class Graphs:
             chain[DETECTION] = detection(
                 template.scores, chain[THRESHOLD], binder.bindings, tests, spec.numerics
             )
-        read = {"classifier": chain["classifier"], "model": model, **data.judging}
+        read: dict[str, Node | Source] = {"classifier": chain["classifier"], "model": model, **data.judging}
         return TrialGraph(
             Node(spec.evaluation, read, spec.seed, spec.numerics),
             defenses.diagnosis(template.diagnose, chain, data.truth, data.examples),
