@@ -20,7 +20,7 @@ from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.plugins.data import LabelSet
-from bdtune.plugins.defense import diagnosis
+from bdtune.plugins.defense import Diagnose, diagnosis
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import Batch, DeviceSet
 from bdtune.training.fit import Fit
@@ -442,7 +442,7 @@ def test_what_is_isolated_is_judged_by_the_truth(
     given, truth = poisoned
     defense = short(form=form, p=0.1)
     chain = defense.build(given)
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), chain, Is(word="truth", value=truth))
     assert judge is not None
     found = {k.removeprefix("abl/"): v for k, v in counting.compute(judge).info.items()}
     ids = counting.compute(chain["isolated"]).arrays["ids"]

@@ -14,7 +14,7 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
-from bdtune.plugins.defense import diagnosis
+from bdtune.plugins.defense import Diagnose, diagnosis
 from bdtune.training.supervised import Supervised
 from tests.doubles import Is
 
@@ -222,7 +222,7 @@ def test_candidates_are_judged_by_the_truth(
 ) -> None:
     given, truth = poisoned
     defense = short(teacher={"epochs": 3, "lr": 0.02}, alpha=0.2)
-    judge = diagnosis(defense, defense.build(given), Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), defense.build(given), Is(word="truth", value=truth))
     assert judge is not None
     found = {k.removeprefix("lfd/"): v for k, v in counting.compute(judge).info.items()}
     chain = defense.build(given)
@@ -263,7 +263,7 @@ def test_without_poison_there_is_nothing_to_judge_by(
     given, truth = poisoned
     clean = type(truth)(truth.labels, truth.observed, np.zeros_like(truth.role), None)
     defense = short()
-    judge = diagnosis(defense, defense.build(given), Is(word="clean", value=clean))
+    judge = diagnosis(Diagnose(defense=defense), defense.build(given), Is(word="clean", value=clean))
     assert judge is not None
     found = counting.compute(judge).info
     assert "lfd/isolation_recall" not in found

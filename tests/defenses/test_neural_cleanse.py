@@ -30,7 +30,7 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import ImageSet, TriggerExamples, Truth
-from bdtune.plugins.defense import DefenseInputs, diagnosis
+from bdtune.plugins.defense import DefenseInputs, Diagnose, diagnosis
 from bdtune.plugins.model import Model
 from bdtune.plugins.network import Network
 from bdtune.training.batches import DeviceSet
@@ -766,7 +766,7 @@ def test_the_whole_chain_is_judged_by_the_truth(
 ) -> None:
     given, truth = poisoned
     defense = short()
-    judge = diagnosis(defense, defense.build(offered(given)), Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), defense.build(offered(given)), Is(word="truth", value=truth))
     assert judge is not None
     found = counting.compute(judge).info
     assert 0 <= found["neural_cleanse/detected_target"] <= 1

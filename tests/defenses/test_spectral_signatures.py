@@ -14,7 +14,7 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import LabelSet, Truth
-from bdtune.plugins.defense import diagnosis
+from bdtune.plugins.defense import Diagnose, diagnosis
 from tests.doubles import Is
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_the_filter_is_judged_by_the_truth(counting: Counting, poisoned: tuple[D
     given, truth = poisoned
     defense = short(train={"epochs": 3, "batch_size": 16}, eps=0.2)
     chain = defense.build(given)
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), chain, Is(word="truth", value=truth))
     assert judge is not None
     found = {k.removeprefix("spectral_signatures/"): v for k, v in counting.compute(judge).info.items()}
     flags = counting.compute(chain["removal"]).arrays["flagged"]
