@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bdtune.knobs import short_names
-from bdtune.metrics import is_oracle, metric_of
+from bdtune.metrics import is_oracle, is_stable, metric_of
 from bdtune.report.groups import Group, label
 from bdtune.report.honest import honest_notes
-from bdtune.report.selection import rule_title, setting_axes
+from bdtune.report.selection import rule_title, setting_axes, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -112,8 +112,11 @@ def _oracle_note(result: SweepResult, already: str = "") -> list[str]:
 
 
 def _value(group: Group, result: SweepResult) -> str:
-    stat = group.stat(metric_of(result.metric))
-    return stat.text() if stat else "-"
+    """Return mean and spread of the rule's metric, after what a stable rule makes of them."""
+    stat, value = group.stat(metric_of(result.metric)), value_of(group, result.metric, result.mode)
+    if stat is None or value is None:
+        return "-"
+    return f"{value:.3f} ({stat.text()})" if is_stable(result.metric) else stat.text()
 
 
 def _with(group: Group | None, axes: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ from bdtune.poisoning.sources import (
     FitSet,
     SelectCleanSet,
     SelectSet,
+    SelectTriggeredSet,
     TriggeredTest,
     TriggerShown,
     TruthSource,
@@ -139,6 +140,7 @@ class _Sources(NamedTuple):
     clean_set: CleanSet | None
     select: SelectSet | None
     select_clean: SelectCleanSet | None
+    select_clean_triggered: SelectTriggeredSet | None
     clean: CleanTest
     triggered: TriggeredTest | None
     cover: CoverTest | None
@@ -174,6 +176,7 @@ def _sources(
         clean_set=fit.read_as(CleanSet) if reserve.clean else None,
         select=fit.read_as(SelectSet) if holdout > 0 else None,
         select_clean=fit.read_as(SelectCleanSet) if reserve.select_clean else None,
+        select_clean_triggered=fit.read_as(SelectTriggeredSet) if reserve.select_clean else None,
         clean=_clean_test(dataset, root),
         triggered=None if attack is None else TriggeredTest(**attacked),
         cover=CoverTest(**attacked) if attack is not None and attack.covers_test else None,
@@ -209,6 +212,7 @@ def trial_graph(spec: TrialSpec) -> TrialGraph:
     }
     optional: dict[str, Source | None] = {"triggered": data.triggered, "cover": data.cover}
     optional |= {"select": data.select, "select_clean": data.select_clean}
+    optional |= {"select_clean_triggered": data.select_clean_triggered}
     inputs |= {name: source for name, source in optional.items() if source is not None}
     evaluate = Node(spec.evaluation, inputs, spec.seed, spec.numerics)
     diagnose = defenses.diagnosis(spec.defense, chain, data.truth, data.examples)
