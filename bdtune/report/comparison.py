@@ -13,6 +13,7 @@ from bdtune.report.groups import grouped
 from bdtune.report.ranking import ranking_of
 from bdtune.report.rules import gaps, picks, unopened
 from bdtune.report.selection import rule_title
+from bdtune.report.stability import names
 from bdtune.report.table import Column, Row, Table
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ def _cells(each: Standing, scores: Sequence[str], several: bool, stable: bool) -
         worst = each.stability.worst
         yield _text(each.stability.score)
         yield _text(None if worst is None else 1 - worst.drop)
-        moved, unmoved = len(each.stability.moved), len(each.stability.unmoved)
-        yield f"{moved}/{moved + unmoved}" if moved + unmoved else EMPTY
+        moved, varied = (len(own) for own in (each.stability.moved, each.stability.varied))
+        yield f"{moved}/{varied}" if varied else EMPTY
     yield from (_text(each.acc), _text(each.asr))
 
 
@@ -207,13 +208,15 @@ def _stability_notes(every: Sequence[Standing], several: bool) -> Iterator[str]:
         worst = each.stability.worst
         if worst is not None and worst.drop > 0:
             yield f"{each.defense} loses most with {worst.text(several)}: {worst.drop:.3f}, seed {worst.seed}"
-    for each in every:
-        if each.stability.drops and each.stability.unmoved:
-            names = ", ".join(each.stability.unmoved_names)
-            yield f"{each.defense}: never moved alone from its settings, so not in its stability: {names}"
-    without = [each.defense for each in every if each.tuned and not each.stability.drops]
+    nearby = [f"{each.defense} {names(each.stability.nearby)}" for each in every if each.stability.nearby]
+    if nearby:
+        yield f"moved from a setting near the chosen one, as the sweep did not from it: {'; '.join(nearby)}"
+    unmoved = [f"{each.defense} {names(each.stability.unmoved)}" for each in every if each.stability.unmoved]
+    if unmoved:
+        yield f"never moved alone, so in no stability: {'; '.join(unmoved)}"
+    without = [each.defense for each in every if each.tuned and not each.stability.varied]
     if without:
-        yield f"stability unknown, as no knob was moved alone: {', '.join(without)}"
+        yield f"stability unknown, as no knob varies: {', '.join(without)}"
     lost = [text for each in every for text in each.stability.lost]
     if lost:
         yield f"neighbours without a result, left out of the stability: {', '.join(lost)}"

@@ -106,6 +106,7 @@ class Standing:
                 "compared": len(self.stability.drops),
                 "without_result": list(self.stability.lost),
                 "moved": sorted(self.stability.moved),
+                "moved_nearby": sorted(self.stability.nearby),
                 "not_moved": sorted(self.stability.unmoved),
             },
             "acc": self.acc,

@@ -2,12 +2,13 @@
 
 A neighbour of a setting differs from it in one knob of the defense, whose value is the next smaller or the
 next larger one that the sweep has with all other settings equal; of a knob without an order, such as a name,
-every other value is next. With P_c the pairs of a neighbour n and a seed s on a data set and attack c, and C
-the data sets and attacks that have a pair,
+every other value is next. Where a sweep has moved a knob from the chosen setting, the pairs of that knob are
+the setting and its neighbours; else they are those of the settings that have the chosen value of the knob,
+have neighbours in it, and differ from the chosen setting in the fewest parameters, as in a sweep that varies
+one factor at a time. With C the data sets and attacks, K_c the knobs with a pair, P_ck the pairs (a, n) of a
+knob with the seeds s that both have,
 
-    stability = 1 / |C| sum over c of 1 / |P_c| sum over (n, s) in P_c of 1 - max(0, der_cs - der_cns)
-
-where der_cs is that of the setting and der_cns that of its neighbour, for the same seed.
+    stability = mean over c in C, then k in K_c, then (a, n, s) in P_ck of 1 - max(0, der_cas - der_cns)
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from bdtune.report.groups import Group
     from bdtune.trials.results import Scalar, SweepResult
 
+Pair = tuple["Group", "Group"]
+"""A setting and its neighbour in one knob."""
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -43,8 +47,7 @@ class Drop:
 
     def text(self, several: bool) -> str:
         """Return where it is: "beta_nd=0.6 on blend"."""
-        name = self.knob.rpartition(".")[2]
-        return f"{name}={show(self.value)}" + (f" on {self.case}" if several else "")
+        return f"{_short(self.knob)}={show(self.value)}" + (f" on {self.case}" if several else "")
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,24 @@ class Stability:
     lost: tuple[str, ...] = ()
     """Neighbours that have no result to compare, such as diverged ones."""
     moved: frozenset[str] = frozenset()
-    """Dotted paths of the knobs that were moved alone from the setting, wherever they vary."""
+    """Dotted paths of the knobs that were moved, from the chosen setting or from one near it."""
+    nearby: frozenset[str] = frozenset()
+    """Those of them that were moved from another setting, near the chosen one."""
     unmoved: frozenset[str] = frozenset()
-    """Those that vary, but not with all others held on each data set and attack: what they do is unknown."""
+    """Knobs that vary, but not with all others held: what they do is not known."""
+
+    @property
+    def varied(self) -> frozenset[str]:
+        """All knobs that vary."""
+        return self.moved | self.unmoved
 
     @property
     def score(self) -> float | None:
-        """1 less the mean drop, each data set and attack counting the same; None without a neighbour."""
-        by_case: dict[str, list[float]] = {}
+        """1 less the mean drop, over data sets and attacks, then knobs, then pairs; None without a pair."""
+        found: dict[str, dict[str, list[float]]] = {}
         for drop in self.drops:
-            by_case.setdefault(drop.case, []).append(drop.drop)
-        return 1 - fmean(map(fmean, by_case.values())) if by_case else None
-
-    @property
-    def unmoved_names(self) -> list[str]:
-        """The short names of knobs that were never moved alone."""
-        return sorted(path.rpartition(".")[2] for path in self.unmoved)
+            found.setdefault(drop.case, {}).setdefault(drop.knob, []).append(drop.drop)
+        return 1 - fmean(fmean(map(fmean, knobs.values())) for knobs in found.values()) if found else None
 
     @property
     def worst(self) -> Drop | None:
@@ -79,9 +84,13 @@ class Stability:
 
     def __add__(self, other: Stability) -> Stability:
         """Return both together, as of two data sets."""
-        unmoved = self.unmoved | other.unmoved
-        moved = (self.moved | other.moved) - unmoved
-        return Stability(self.drops + other.drops, self.lost + other.lost, moved, unmoved)
+        return Stability(
+            self.drops + other.drops,
+            self.lost + other.lost,
+            self.moved | other.moved,
+            self.nearby | other.nearby,
+            self.unmoved | other.unmoved,
+        )
 
 
 def stability_of(chosen: Mapping[Contest, Group]) -> Stability:
@@ -90,50 +99,63 @@ def stability_of(chosen: Mapping[Contest, Group]) -> Stability:
 
 
 def _of_contest(contest: Contest, chosen: Group) -> Stability:
-    drops: list[Drop] = []
-    lost = []
-    found = neighbours(chosen, contest.groups)
-    for knob, neighbour in found:
-        own = list(_drops(contest.case, chosen, knob, neighbour))
-        drops += own
-        if not own:
-            lost.append(f"{knob.rpartition('.')[2]}={show(neighbour.params.get(knob))} on {contest.case}")
-    varied = {path for path in varying(contest.groups) if path.startswith("defense.")}
-    moved = frozenset(knob for knob, _ in found)
-    return Stability(tuple(drops), tuple(lost), moved, frozenset(varied) - moved)
+    knobs = [path for path in varying(contest.groups) if path.startswith("defense.")]
+    pairs = {knob: pairs_of(knob, chosen, contest.groups) for knob in knobs}
+    drops, lost = [], []
+    for knob, own in pairs.items():
+        for one, other in own:
+            found = list(_drops(contest.case, one, knob, other))
+            drops += found
+            if not found:
+                lost.append(f"{_short(knob)}={show(other.params.get(knob))} on {contest.case}")
+    moved = frozenset(knob for knob, own in pairs.items() if own)
+    nearby = frozenset(knob for knob in moved if pairs[knob][0][0] is not chosen)
+    return Stability(tuple(drops), tuple(lost), moved, nearby, frozenset(knobs) - moved)
 
 
-def _drops(case: str, chosen: Group, knob: str, neighbour: Group) -> Iterator[Drop]:
-    theirs = _by_seed(neighbour)
-    for seed, der in _by_seed(chosen).items():
+def _drops(case: str, one: Group, knob: str, other: Group) -> Iterator[Drop]:
+    theirs = _by_seed(other)
+    for seed, der in _by_seed(one).items():
         if seed in theirs:
-            yield Drop(case, knob, neighbour.params.get(knob), seed, max(0.0, der - theirs[seed]))
+            yield Drop(case, knob, other.params.get(knob), seed, max(0.0, der - theirs[seed]))
 
 
 def _by_seed(group: Group) -> dict[Scalar, float]:
     return {trial.params.get(SEED): trial.metrics["der"] for trial in group.done if "der" in trial.metrics}
 
 
-def neighbours(chosen: Group, peers: Sequence[Group]) -> list[tuple[str, Group]]:
-    """Return the settings one step away from the chosen one, each with the dotted path of the knob."""
-    lines: dict[str, list[Group]] = {}
-    for peer in peers:
-        if (knob := _only_difference(chosen, peer)) is not None:
-            lines.setdefault(knob, []).append(peer)
-    return [
-        (knob, peer)
-        for knob in sorted(lines)
-        for peer in _next_to(chosen.params.get(knob), knob, lines[knob])
-    ]
+def pairs_of(knob: str, chosen: Group, groups: Sequence[Group]) -> list[Pair]:
+    """Return the pairs of a knob that are nearest to the chosen setting: its own, where it has neighbours."""
+    found: dict[int, list[Pair]] = {}
+    for one in groups:
+        distance = len(_difference(one, chosen))
+        if _known(one, knob) == _known(chosen, knob) and (one is chosen or one.done):
+            found.setdefault(distance, []).extend((one, other) for other in _next_to(one, knob, groups))
+    return next((found[distance] for distance in sorted(found) if found[distance]), [])
 
 
-def _only_difference(one: Group, two: Group) -> str | None:
-    """Return the one knob of the defense in which two settings differ, with what it brings along, or None."""
-    paths = one.params.keys() | two.params.keys()
-    differ = [path for path in paths if _known(one, path) != _known(two, path)]
-    knob = min(differ, key=len, default="")
-    alone = all(path == knob or path.startswith(f"{knob}.") for path in differ)
-    return knob if alone and knob.startswith("defense.") else None
+def _next_to(one: Group, knob: str, groups: Sequence[Group]) -> list[Group]:
+    """Return the settings with the next values of a knob, all others equal; all, where they have no order."""
+    line = [group for group in groups if _moved(one, group) == knob]
+    own = _number(one.params.get(knob))
+    if own is None:
+        return line
+    numbers = [number for group in line if (number := _number(group.params.get(knob))) is not None]
+    below, above = [n for n in numbers if n < own], [n for n in numbers if n > own]
+    near = {None, max(below, default=None), min(above, default=None)}
+    return [group for group in line if _number(group.params.get(knob)) in near]
+
+
+def _moved(one: Group, other: Group) -> str | None:
+    """Return the one knob in which two settings differ, apart from what it brings along; None if several."""
+    differ = _difference(one, other)
+    knob = min(differ, key=len, default=None)
+    return knob if all(path == knob or path.startswith(f"{knob}.") for path in differ) else None
+
+
+def _difference(one: Group, other: Group) -> list[str]:
+    paths = one.params.keys() | other.params.keys()
+    return [path for path in paths if _known(one, path) != _known(other, path)]
 
 
 def _known(group: Group, path: str) -> tuple[bool, bool, Scalar]:
@@ -142,22 +164,17 @@ def _known(group: Group, path: str) -> tuple[bool, bool, Scalar]:
     return path in group.params, isinstance(value, bool), value
 
 
-def _next_to(value: Scalar, knob: str, others: Sequence[Group]) -> list[Group]:
-    """Return those of a knob's other values that are next to one: all, where they have no order."""
-    own = _number(value)
-    if own is None:
-        return list(others)
-    numbers = [number for group in others if (number := _number(group.params.get(knob))) is not None]
-    below, above = (
-        (number for number in numbers if number < own),
-        (number for number in numbers if number > own),
-    )
-    near = {None, max(below, default=None), min(above, default=None)}
-    return [group for group in others if _number(group.params.get(knob)) in near]
-
-
 def _number(value: Scalar) -> float | None:
     return None if value is None or isinstance(value, bool | str) else float(value)
+
+
+def _short(knob: str) -> str:
+    return knob.rpartition(".")[2]
+
+
+def names(knobs: frozenset[str]) -> str:
+    """Return knobs by their short names."""
+    return ", ".join(sorted(map(_short, knobs)))
 
 
 def stability_note(result: SweepResult, groups: Sequence[Group]) -> list[str]:
@@ -174,6 +191,6 @@ def stability_note(result: SweepResult, groups: Sequence[Group]) -> list[str]:
     if score is None or worst is None:
         return []
     most = f", most with {worst.text(len(every) > 1)} ({worst.drop:.3f})" if worst.drop > 0 else ""
-    rest = f"; never moved alone from there: {', '.join(found.unmoved_names)}" if found.unmoved else ""
-    moved = "when one knob of the best setting moves to its next value"
+    rest = f"; never moved alone: {names(found.unmoved)}" if found.unmoved else ""
+    moved = "when one knob moves to its next value"
     return [f"stability {score:.3f}: der falls by {1 - score:.3f} in mean {moved}{most}{rest}"]
