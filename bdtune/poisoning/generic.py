@@ -26,7 +26,7 @@ SEED = 11
 RATIO = 0.2
 AMPLITUDE = 20.0
 """Of the wave, in grey levels."""
-PERIODS = 4
+PERIODS = 3
 
 
 def patched(images: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def noisy(images: np.ndarray) -> np.ndarray:
 def waved(images: np.ndarray) -> np.ndarray:
     """Return images uint8 [N, H, W, C] with a sinusoid along their height added."""
     height = images.shape[1]
-    wave = AMPLITUDE * np.sin(2 * np.pi * PERIODS * np.arange(height) / height)
+    wave = AMPLITUDE * np.sin(2 * np.pi * PERIODS * (np.arange(height) + 0.5) / height)
     return _rounded(images + wave.astype(np.float32)[:, None, None])
 
 

@@ -245,7 +245,7 @@ def flat_ranking(found: Ranking) -> list[dict[str, Any]]:
     rows = []
     for each in (*found.ranked, *found.others):
         worst = each.stability.worst
-        row: dict[str, Any] = {"defense": each.defense, "ranked": not each.lacks, "settings": each.settings}
+        row: dict[str, Any] = {"defense": each.defense, "ranked": each.comparable, "settings": each.settings}
         for name, rule, score in (("tuned", found.rule, each.tuned), ("oracle", ORACLE_RULE, each.oracle)):
             row |= {f"{name}_by": rule}
             row |= {

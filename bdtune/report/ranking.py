@@ -84,6 +84,11 @@ class Standing:
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Data sets and attacks without a number to compare, with why; a ranked one has none."""
 
+    @property
+    def comparable(self) -> bool:
+        """Whether it has a number on every data set and attack on which any defense has one."""
+        return self.tuned is not None and not self.lacks
+
     def number(self, sort: str) -> float | None:
         """Return what it is sorted by; see `SORTS`."""
         if sort == "stability":
@@ -96,7 +101,7 @@ class Standing:
         worst = self.stability.worst
         return {
             "defense": self.defense,
-            "ranked": not self.lacks,
+            "ranked": self.comparable,
             "settings": self.settings,
             "tuned": self.tuned.to_json() if self.tuned else None,
             "oracle": self.oracle.to_json() if self.oracle else None,
@@ -155,8 +160,8 @@ def ranking_of(results: Sequence[SweepResult], sort: str = "worst") -> Ranking:
         for defense in defenses
     ]
     standings.sort(key=partial(_place, sort=sort))
-    ranked = tuple(each for each in standings if not each.lacks)
-    others = tuple(each for each in standings if each.lacks)
+    ranked = tuple(each for each in standings if each.comparable)
+    others = tuple(each for each in standings if not each.comparable)
     return Ranking(rule, sort, tuple(names), ranked, others, _undefended(groups, found, names))
 
 
@@ -227,7 +232,7 @@ def _why(contest: Contest | None, rule: str) -> str:
         return next((state for state in ("failed", "diverged", "stopped") if state in states), "not run")
     if not all(group.attack_took for group in done):
         return "the attack did not take"
-    return f"no {rule}" if contest.pick(rule) is None else "no der"
+    return f"no {rule}" if any(group.stat("der") for group in done) else "no der"
 
 
 def _place(each: Standing, sort: str) -> tuple[float, ...]:

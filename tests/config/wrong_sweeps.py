@@ -165,6 +165,26 @@ SEARCH = [
         "s.yaml:2: select.metric: expected 'holdout' above 0 for select_acc, which is measured on the part held out, got holdout: 0. Set holdout: 0.1",
     ),
     wrong(
+        "no clean images held out to stamp",
+        HEAD + "select: select_trigger_acc\n",
+        "s.yaml:2: select.metric: expected 'holdout_clean' above 0 for select_trigger_acc, which is measured on the part held out, got holdout_clean: 0. Set holdout_clean: 0.1",
+    ),
+    wrong(
+        "a spread over one seed",
+        HEAD + "select: oracle_der_stable\n",
+        "s.yaml:2: select.metric: expected two seeds or more for oracle_der_stable, which reads the spread over them, got one seed. Set seeds: [0, 1, 2]",
+    ),
+    wrong(
+        "an oracle that hides in its spread",
+        HEAD + "select: der_stable\nseeds: [0, 1]\n",
+        "s.yaml:2: select.metric: expected 'oracle_der_stable', as it reads the report data, or select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, got 'der_stable'",
+    ),
+    wrong(
+        "a spread over the seeds of a search",
+        HEAD + "search: {trials: 4, metric: oracle_der_stable, space: {defense.beta: {uniform: [0, 1]}}}\n",
+        "s.yaml:2: search.metric: expected a rule of single trials, such as oracle_der, got 'oracle_der_stable'. The settings of a search have one seed each",
+    ),
+    wrong(
         "accuracy under an attack that nobody makes",
         HEAD + "select: {metric: oracle_robust_acc}\n",
         "s.yaml:2: select.metric: expected 'evaluation.robust' to be pgd for oracle_robust_acc, which is measured under an attack, got evaluation.robust: none. Set evaluation.robust: pgd",
