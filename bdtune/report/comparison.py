@@ -203,7 +203,7 @@ def _stability_notes(every: Sequence[Standing], several: bool) -> Iterator[str]:
     if any(each.stability.drops for each in every):
         moved = "when one knob of a setting moves to its next value"
         yield f"stability: 1 less the der lost, in mean and at most, {moved}"
-        yield "knobs: so many of those that vary were moved alone"
+        yield "knobs: how many of those that vary were moved alone"
     for each in every:
         worst = each.stability.worst
         if worst is not None and worst.drop > 0:
