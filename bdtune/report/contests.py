@@ -13,7 +13,7 @@ from bdtune.report.groups import label
 from bdtune.report.selection import cases, ranking, setting_axes, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bdtune.metrics import Mode
     from bdtune.report.groups import Group
@@ -60,13 +60,22 @@ def defense_of(group: Group) -> str:
     return str(group.params.get("defense", group.params.get("defense.name")))
 
 
-def setting_of(group: Group, peers: Iterable[Group], *, best: Group | None = None) -> str:
+def setting_names(groups: Iterable[Group]) -> dict[str, dict[str, str]]:
+    """Return for each defense the short names of what tells its settings apart, by dotted path."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(defense_of(group), []).append(group)
+    return {
+        defense: short_names([axis for axis in setting_axes(own) if axis != "defense"])
+        for defense, own in found.items()
+    }
+
+
+def setting_text(group: Group, names: Mapping[str, str], *, best: Group | None = None) -> str:
     """Return what tells a setting from others of its defense, as "beta=0.6"; else "the only one".
 
     With `best`, only what differs from that setting; "the same" where nothing does.
     """
-    own = [peer for peer in peers if defense_of(peer) == defense_of(group)]
-    names = short_names([axis for axis in setting_axes(own) if axis != "defense"])
     if best is None:
         return label(group, list(names), names) or "the only one"
     differ = [axis for axis in names if group.params.get(axis) != best.params.get(axis)]

@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bdtune.metrics import is_stable
-from bdtune.report.contests import ORACLE_RULE, contests, measured_rules, setting_of
+from bdtune.report.contests import ORACLE_RULE, contests, measured_rules, setting_names, setting_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bdtune.report.contests import Contest
     from bdtune.report.groups import Group
@@ -83,7 +83,9 @@ def picks(groups: Sequence[Group]) -> list[Pick]:
     A contest with a single setting has none, as there is nothing to choose.
     """
     rules = [ORACLE_RULE, *measured_rules(groups)]
-    return [_pick(contest, rule, groups) for contest in contests(groups) if _open(contest) for rule in rules]
+    names = setting_names(groups)
+    opened = [contest for contest in contests(groups) if _open(contest)]
+    return [_pick(contest, rule, names[contest.defense]) for contest in opened for rule in rules]
 
 
 def _open(contest: Contest) -> bool:
@@ -91,10 +93,10 @@ def _open(contest: Contest) -> bool:
     return sum(bool(group.done) for group in contest.groups) > 1
 
 
-def _pick(contest: Contest, rule: str, groups: Sequence[Group]) -> Pick:
+def _pick(contest: Contest, rule: str, names: Mapping[str, str]) -> Pick:
     chosen = contest.pick(rule)
     best = contest.pick(ORACLE_RULE)
-    setting, apart = (setting_of(chosen, groups, best=other) if chosen else "" for other in (None, best))
+    setting, apart = (setting_text(chosen, names, best=other) if chosen else "" for other in (None, best))
     return Pick(contest, rule, chosen, setting, apart, contest.tied(rule), best)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Pair = tuple["Group", "Group"]
 """A setting and its neighbour in one knob."""
+Known = tuple[bool, bool, "Scalar"]
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def stability_of(chosen: Mapping[Contest, Group]) -> Stability:
 
 
 def _of_contest(contest: Contest, chosen: Group) -> Stability:
+    axes = _axes(contest.groups)
     knobs = [path for path in varying(contest.groups) if path.startswith("defense.")]
-    pairs = {knob: pairs_of(knob, chosen, contest.groups) for knob in knobs}
+    pairs = {knob: _pairs(knob, chosen, contest.groups, axes) for knob in knobs}
     drops, lost = [], []
     for knob, own in pairs.items():
         for one, other in own:
@@ -124,41 +126,41 @@ def _by_seed(group: Group) -> dict[Scalar, float]:
     return {trial.params.get(SEED): trial.metrics["der"] for trial in group.done if "der" in trial.metrics}
 
 
-def pairs_of(knob: str, chosen: Group, groups: Sequence[Group]) -> list[Pair]:
+def _axes(groups: Sequence[Group]) -> list[str]:
+    """Return the parameters in which some groups differ."""
+    paths = dict.fromkeys(path for group in groups for path in group.params)
+    return [path for path in paths if len({_known(group, path) for group in groups}) > 1]
+
+
+def _pairs(knob: str, chosen: Group, groups: Sequence[Group], axes: Sequence[str]) -> list[Pair]:
     """Return the pairs of a knob that are nearest to the chosen setting: its own, where it has neighbours."""
+    others = [path for path in axes if path != knob and not path.startswith(f"{knob}.")]
+    lines: dict[tuple[Known, ...], list[Group]] = {}  # settings that are equal in all but the knob
+    for group in groups:
+        lines.setdefault(tuple(_known(group, path) for path in others), []).append(group)
+    at = tuple(_known(chosen, path) for path in others)
     found: dict[int, list[Pair]] = {}
-    for one in groups:
-        distance = len(_difference(one, chosen))
-        if _known(one, knob) == _known(chosen, knob) and (one is chosen or one.done):
-            found.setdefault(distance, []).extend((one, other) for other in _next_to(one, knob, groups))
+    for held, line in lines.items():
+        distance = sum(mine != theirs for mine, theirs in zip(at, held, strict=True))
+        for one in line:
+            if _known(one, knob) == _known(chosen, knob) and (one is chosen or one.done):
+                found.setdefault(distance, []).extend((one, other) for other in _next_to(one, knob, line))
     return next((found[distance] for distance in sorted(found) if found[distance]), [])
 
 
-def _next_to(one: Group, knob: str, groups: Sequence[Group]) -> list[Group]:
-    """Return the settings with the next values of a knob, all others equal; all, where they have no order."""
-    line = [group for group in groups if _moved(one, group) == knob]
+def _next_to(one: Group, knob: str, line: Sequence[Group]) -> list[Group]:
+    """Return those of a line with the next values of a knob; all others, where they have no order."""
+    rest = [group for group in line if _known(group, knob) != _known(one, knob)]
     own = _number(one.params.get(knob))
     if own is None:
-        return line
-    numbers = [number for group in line if (number := _number(group.params.get(knob))) is not None]
+        return rest
+    numbers = [number for group in rest if (number := _number(group.params.get(knob))) is not None]
     below, above = [n for n in numbers if n < own], [n for n in numbers if n > own]
     near = {None, max(below, default=None), min(above, default=None)}
-    return [group for group in line if _number(group.params.get(knob)) in near]
+    return [group for group in rest if _number(group.params.get(knob)) in near]
 
 
-def _moved(one: Group, other: Group) -> str | None:
-    """Return the one knob in which two settings differ, apart from what it brings along; None if several."""
-    differ = _difference(one, other)
-    knob = min(differ, key=len, default=None)
-    return knob if all(path == knob or path.startswith(f"{knob}.") for path in differ) else None
-
-
-def _difference(one: Group, other: Group) -> list[str]:
-    paths = one.params.keys() | other.params.keys()
-    return [path for path in paths if _known(one, path) != _known(other, path)]
-
-
-def _known(group: Group, path: str) -> tuple[bool, bool, Scalar]:
+def _known(group: Group, path: str) -> Known:
     """Return a value so that neither a missing one nor `true` equals another."""
     value = group.params.get(path)
     return path in group.params, isinstance(value, bool), value
