@@ -126,7 +126,12 @@ def gap_note(groups: Sequence[Group]) -> list[str]:
     known = [gap for gap in gaps(picks(groups)) if not is_stable(gap.rule)]
     if not known:
         return []
-    many = max(gap.count for gap in known) > 1
-    over = "; mean over data sets, attacks and defenses (largest)" if many else ""
-    texts = [f"{gap.rule} {gap.mean:.3f}" + (f" ({gap.worst:.3f})" if many else "") for gap in known]
+    most = max(gap.count for gap in known)
+    over = f"; mean over {most} data sets, attacks and defenses (largest)" if most > 1 else ""
+
+    def text(gap: Gaps) -> str:
+        fewer = f", over {gap.count}" if gap.count < most else ""
+        return f"{gap.rule} {gap.mean:.3f}" + (f" ({gap.worst:.3f}{fewer})" if most > 1 else "")
+
+    texts = map(text, known)
     return [f"gap to {ORACLE_RULE}{over}: {', '.join(texts)}"]

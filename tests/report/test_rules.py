@@ -99,8 +99,14 @@ def test_gaps_are_summed_up_over_attacks_and_defenses():
     assert acc.worst_on in ("toy on badnets", "other on badnets")
     assert (der.mean, der.worst) == (0.0, 0.0)
     assert gap_note(grouped(better)) == [
-        "gap to oracle_der; mean over data sets, attacks and defenses (largest): "
+        "gap to oracle_der; mean over 3 data sets, attacks and defenses (largest): "
         "select_acc 0.317 (0.450), select_der 0.000 (0.000)"
     ]
     assert gap_note(grouped(two())) == ["gap to oracle_der: select_acc 0.450, select_der 0.000"]
     assert gap_note(grouped([trial(knobs={"k": k}) for k in (1, 2)])) == []
+
+
+def test_a_rule_that_was_measured_on_fewer_says_so():
+    some = [*two(), *(replace(t, metrics={**t.metrics, "select_der": float("nan")}) for t in two("blind"))]
+    (note,) = gap_note(grouped(some))
+    assert note.endswith("select_acc 0.450 (0.450), select_der 0.000 (0.000, over 1)")
