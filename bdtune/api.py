@@ -181,6 +181,29 @@ class Sweep(_Shown):
         """Return the table of the report."""
         return tables.build(self.result, paper=self.spec.published)
 
+    def rules(self) -> pd.DataFrame:
+        """Return what each rule chooses, and its gap to `oracle_der`: a row per defense, case and rule."""
+        import pandas as pd
+
+        from bdtune.report.comparison import flat_picks
+        from bdtune.report.groups import grouped
+        from bdtune.report.rules import picks
+
+        return pd.DataFrame(flat_picks(picks(grouped(self.result.trials))))
+
+    def ranking(self, *others: Sweep, sort: str = "worst") -> pd.DataFrame:
+        """Return the defenses of this sweep, and of others, in order; see `bdtune report --ranking`.
+
+        `sort` is worst, mean, oracle_worst, oracle_mean or stability. Raises `UserError` for another one.
+        """
+        import pandas as pd
+
+        from bdtune.report.comparison import flat_ranking
+        from bdtune.report.ranking import ranking_of
+
+        results = [each.result for each in (self, *others)]
+        return pd.DataFrame(flat_ranking(ranking_of(results, sort)))
+
     def _trial(self, result: TrialResult) -> Trial:
         return Trial(KnownTrial(self.home, result, self.name, self.spec.trial.data_root))
 

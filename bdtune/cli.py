@@ -214,7 +214,7 @@ def campaign(
         done = verb.run(
             file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
         )
-    show_result(done.to_json(), verb.summary_table(done.name, done.sweeps, done.left_out), as_json)
+    _print_campaign(done, as_json)
     print("\n".join(done.ending()), file=sys.stderr)
     raise typer.Exit(done.exit_code)
 
@@ -423,6 +423,13 @@ def report(
     ] = None,
     columns: Annotated[str | None, typer.Option(metavar="A,B", help="Its columns, as defense.")] = None,
     cells: Annotated[str | None, typer.Option(metavar="A,B", help="Its metrics, as acc,asr.")] = None,
+    rules: Annotated[
+        bool,
+        typer.Option("--rules", help="What each rule chooses for each defense, and its gap to the best."),
+    ] = False,
+    ranking: Annotated[
+        bool, typer.Option("--ranking", help="Rank the defenses: worst case, mean, stability; takes --sort.")
+    ] = False,
     form: Annotated[
         str, typer.Option("--format", help="terminal, markdown, csv, latex (booktabs) or html.")
     ] = "terminal",
@@ -442,17 +449,27 @@ def report(
     bdtune report paper/lfd_2 --table --format latex > lfd.tex
     bdtune report gssd --rows defense.beta_nd --cells acc,asr,der
     bdtune report gssd --html
+    bdtune report digits_all --ranking --sort mean
     """
     from bdtune.verbs import campaign as campaigns
-    from bdtune.verbs import report_forms
+    from bdtune.verbs import comparing, report_forms
     from bdtune.verbs import sweep as verb
 
     written_as = report_forms.checked_form(form)
+    if rules or ranking:
+        others = (page, crossed, rows, columns, cells, top, rules and (ranking or sort))
+        _refuse_others("--rules" if rules else "--ranking", others)
+        found = comparing.results_of(name, run_directory(out, write=False))
+        if rules:
+            comparing.print_rules(found, written_as, as_json)
+        else:
+            comparing.print_ranking(name, found, written_as, as_json, sort)
+        return
     if campaigns.is_known(name, run_directory(out, write=False)):
         if any((sort, top, page, crossed, rows, columns, cells)):
             raise UserError("a campaign's table has one form: 'bdtune report SWEEP' has the others")
         told = campaigns.report(name, run_directory(out, write=False), store=store)
-        show_result(told.to_json(), campaigns.summary_table(told.name, told.sweeps, told.left_out), as_json)
+        _print_campaign(told, as_json)
         return
     outcome = verb.report(name, run_directory(out, write=False), store=store, sort=sort)
     shape = {"rows": rows, "columns": columns, "cells": cells}
@@ -543,11 +560,26 @@ def _campaign_words(words: list[str] | None) -> tuple[str, list[str]]:
     return file, overrides
 
 
-def _print_sweep(swept: Any, as_json: bool, **rows: Any) -> None:
-    from bdtune.verbs import sweep as verb
+def _refuse_others(option: str, others: tuple[Any, ...]) -> None:
+    if any(others):
+        allowed = "--format and --json" if option == "--rules" else "--sort, --format and --json"
+        raise UserError(f"{option} prints a table of its own, which takes {allowed} alone")
 
-    table = verb.table_of(swept, **rows)  # with --json too: a wrong --sort is an error
-    show_result(swept.result.to_json(), table, as_json)
+
+def _print_campaign(told: Any, as_json: bool) -> None:
+    from bdtune.verbs import campaign as verb
+    from bdtune.verbs import comparing
+
+    summary = verb.summary_table(told.name, told.sweeps, told.left_out)
+    show_result({**told.to_json(), **comparing.compared(told.sweeps)}, summary, as_json)
+    if not as_json:
+        comparing.print_below(told.name, told.sweeps)
+
+
+def _print_sweep(swept: Any, as_json: bool) -> None:
+    from bdtune.verbs import report_forms
+
+    report_forms.print_settings(swept, "terminal", as_json)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 Mode = Literal["max", "min"]
 ORACLE = "oracle_"
 HONEST = "select_"
+STABLE = "_stable"
+"""What ends the name of a rule that takes the standard deviation over seeds off the mean."""
 
 
 def metric_of(rule: str) -> str:
-    """Return the metric a rule reads: `oracle_der` reads `der`."""
-    return rule.removeprefix(ORACLE)
+    """Return the metric a rule reads: `oracle_der` reads `der`, `select_der_stable` reads `select_der`."""
+    return rule.removeprefix(ORACLE).removesuffix(STABLE)
+
+
+def is_stable(rule: str) -> bool:
+    """Return whether a rule takes the standard deviation over seeds off the mean."""
+    return rule.endswith(STABLE)
 
 
 def is_oracle(rule: str) -> bool:
@@ -34,6 +41,13 @@ def is_oracle(rule: str) -> bool:
 def accuracy(predicted: np.ndarray, labels: np.ndarray, _goals: np.ndarray | None = None) -> float:
     """Return the share of images classified as their label, whatever the attacker wants."""
     return _share(predicted == labels)
+
+
+def worst_accuracy(
+    predicted: np.ndarray, labels: np.ndarray, _goals: np.ndarray | None = None, *, parts: int
+) -> float:
+    """Return the least accuracy over `parts` equal parts of the images, as under one trigger each."""
+    return min(map(_share, np.split(predicted == labels, parts)))
 
 
 def attack_success(

@@ -131,6 +131,21 @@ def test_a_backdoor_that_stays_and_one_that_goes_are_told_apart():
     )
 
 
+def test_the_worst_accuracy_is_that_of_the_worst_part():
+    labels, predicted = np.array([0, 1, 2] * 3), np.array([0, 1, 2, 0, 0, 0, 0, 1, 1])
+    assert metrics.worst_accuracy(predicted, labels, parts=3) == pytest.approx(1 / 3)
+    assert metrics.worst_accuracy(labels, labels, parts=3) == 1.0
+    assert metrics.worst_accuracy(predicted, labels, parts=1) == metrics.accuracy(predicted, labels)
+
+
+def test_a_stable_rule_reads_the_metric_of_the_plain_one_and_is_as_honest():
+    for rule in ("select_der", "select_acc", "oracle_der", "oracle_gssd/recall"):
+        stable = rule + metrics.STABLE
+        assert metrics.metric_of(stable) == metrics.metric_of(rule)
+        assert metrics.is_oracle(stable) == metrics.is_oracle(rule)
+        assert (metrics.is_stable(stable), metrics.is_stable(rule)) == (True, False)
+
+
 def test_tallies_count_by_observed_class():
     labels, predicted = np.array([0, 0, 1, 3]), np.array([0, 1, 1, 0])
     assert metrics.tally(predicted, labels, 5) == [[1, 2], [1, 1], [0, 0], [0, 1], [0, 0]]

@@ -27,7 +27,7 @@ from bdtune.config.table_layout import check_layout
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec, build, parse_sections
 from bdtune.effects import no_effect
 from bdtune.errors import Problem, nearest
-from bdtune.metrics import metric_of
+from bdtune.metrics import STABLE, is_stable, metric_of
 from bdtune.plugins import registry
 from bdtune.plugins.field import plain
 from bdtune.plugins.metric import METRICS
@@ -319,17 +319,37 @@ def _check_objectives(
     check_metric = partial(_check_metric, document, further=further, held_out=held_out)
     if select is not None:
         check_metric("select.metric", select.metric)
+        _check_seeds(document, select.metric, space, search)
     if search is None:
         return
     raw = document.sweep["search"].get("metric")
     for number, metric in enumerate(search.metric if raw is not None else ()):
-        check_metric(f"search.metric[{number}]" if isinstance(raw, list) else "search.metric", metric)
+        path = f"search.metric[{number}]" if isinstance(raw, list) else "search.metric"
+        check_metric(path, metric)
+        _check_seeds(document, metric, space, search, path)
     chosen: list[tuple[str, Sampler | Scheduler]] = [("search.sampler", SAMPLERS.find(search.sampler))]
     chosen += [("scheduler", SCHEDULERS.find(scheduler.name))] if scheduler is not None else []
     for path, entry in chosen:
         if entry.objectives is not None and len(search.metric) > entry.objectives:
             expected = f"expected one that takes {len(search.metric)} objectives"
             document.wrong(path, expected, f"'{entry.name}', which takes {entry.objectives}")
+
+
+def _check_seeds(
+    document: Document, rule: str, space: Space, search: Search | None, path: str = "select.metric"
+) -> None:
+    """Report a rule of the spread over seeds where each setting has one seed; more may come by the words."""
+    if not is_stable(rule):
+        return
+    if search is not None:
+        expected = f"expected a rule of single trials, such as {rule.removesuffix(STABLE)}"
+        document.wrong(path, expected, show(rule), "The settings of a search have one seed each")
+        return
+    axes = (space.grid, space.vary, *space.zip, *(entry.grid for entry in space.when))
+    counts = [len(space.seeds), *(len(each["seed"]) for each in axes if "seed" in each)]
+    if max(counts) < 2 and "seed" not in document.overridden:
+        expected = f"expected two seeds or more for {rule}, which reads the spread over them"
+        document.wrong(path, expected, "one seed", "Set seeds: [0, 1, 2]")
 
 
 def _check_metric(
@@ -339,17 +359,19 @@ def _check_metric(
     measured = [METRICS.find(name) for name in (*METRICS.own, *further)]
     rules = {metric.rule: metric for metric in measured if metric.role != "report"}
     by_name = {metric.name: metric.rule for metric in rules.values()}
-    if rule in rules:
-        for setting in (each for each in rules[rule].settings if each not in held_out):
+    base = rule.removesuffix(STABLE)
+    if base in rules:
+        for setting in (each for each in rules[base].settings if each not in held_out):
             expected = f"expected '{setting}' above 0 for {rule}, which is measured on the part held out"
             document.wrong(path, expected, f"{setting}: 0", f"Set {setting}: 0.1")
-    elif rule in by_name:
+    elif base in by_name:
         honest = ", ".join(name for name, metric in rules.items() if metric.role == "honest")
-        expected = f"expected '{by_name[rule]}', as it reads the report data, or {honest}"
+        ending = rule.removeprefix(base)
+        expected = f"expected '{by_name[base]}{ending}', as it reads the report data, or {honest}"
         document.wrong(path, expected, show(rule))
     elif metric_of(rule) in METRICS.outside:
         hint = f"Set evaluation.metrics: [{metric_of(rule)}]"
         document.wrong(path, "expected a metric that the evaluation measures", show(rule), hint)
-    elif metric_of(rule) == rule or "/" not in rule or metric_of(rule) in METRICS.own:
+    elif metric_of(rule) == base or "/" not in rule or metric_of(rule) in METRICS.own:
         expected = f"expected one of the metrics: {', '.join(rules)}"
         document.wrong(path, expected, show(rule), nearest(rule, rules))

@@ -14,6 +14,7 @@ from bdtune.errors import ConfigError
 from bdtune.metrics import (
     HONEST,
     ORACLE,
+    STABLE,
     Mode,
     accuracy,
     attack_success,
@@ -22,16 +23,21 @@ from bdtune.metrics import (
     robust_classification,
     select_clean_der,
     select_der,
+    worst_accuracy,
 )
 from bdtune.plugins.table import Named, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-Images = Literal["clean", "triggered", "cover", "select", "select_clean", "attacked"]
+Images = Literal[
+    "clean", "triggered", "cover", "select", "select_clean", "select_clean_triggered", "attacked"
+]
 """Test images as they are, with the trigger, stamped as cover rows, or under an attack on the classifier;
 select: the part held out of the training set, with observed labels; select_clean: images known to be clean
-that are held out."""
+that are held out; select_clean_triggered: these under each generic trigger of `bdtune.poisoning.generic`."""
+TRIGGERS = 3
+"""Generic triggers that images known to be clean are stamped with."""
 SELECT, SELECT_CLEAN = "select_by_class", "select_clean_by_class"
 """Names of an evaluation's tallies (`bdtune.metrics.Tally`) of what is held out."""
 
@@ -62,6 +68,9 @@ class Metric(Named):
     """The metrics that are compared with those of the undefended model."""
 
     def __post_init__(self) -> None:
+        if self.name.endswith(STABLE):
+            expected = f"expected a name that does not end in '{STABLE}', which rules add to a metric's"
+            raise ConfigError(f"metric '{self.name}': {expected}")
         honest = (self.role == "honest", bool(self.settings), self.name.startswith(HONEST))
         if len(set(honest)) > 1:
             rule = f"is honest, measured on what is held out and called '{HONEST}...', or none of these"
@@ -144,6 +153,10 @@ METRICS = Table(
         Metric(
             "select_clean_acc", "accuracy on images known to be clean that are held out",
             accuracy, "select_clean", role="honest",
+        ),
+        Metric(
+            "select_trigger_acc", "the same under the generic trigger that harms accuracy most",
+            partial(worst_accuracy, parts=TRIGGERS), "select_clean_triggered", role="honest",
         ),
         Metric(
             "select_der", "der as estimated on the part that is held out, class by class",

@@ -10,7 +10,7 @@ touches it, and the seed where something is drawn. Where files lie is not part o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -34,6 +34,7 @@ from bdtune.plugins.data import (
 )
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.poison_plan import SplitName, drawn_order
+from bdtune.poisoning.generic import GENERIC, GenericStream, stamped_with_each
 from bdtune.poisoning.last_stamped import LastStamped
 from bdtune.poisoning.reserve import Reserve
 from bdtune.poisoning.stream import poisoned_stream, sealed
@@ -460,6 +461,21 @@ class SelectCleanSet(CleanPart):
 
     role: ClassVar[str] = "select_clean"
     part: ClassVar = "select_clean"
+
+
+class SelectTriggeredSet(SelectCleanSet):
+    """The same part under each generic trigger, with true labels: what a rule may stamp without an attack."""
+
+    role: ClassVar[str] = "select_clean_triggered"
+
+    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
+        clean = super().load(resident, artefacts)
+        images: Images
+        if isinstance(clean.images, np.ndarray):
+            images = stamped_with_each(clean.images)
+        else:
+            images = sealed(GenericStream(clean.images))
+        return replace(clean, images=images, labels=np.tile(clean.labels, len(GENERIC)))
 
 
 class TruthSource(LabelSource):

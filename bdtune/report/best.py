@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bdtune.knobs import short_names
-from bdtune.metrics import is_oracle, metric_of
+from bdtune.metrics import is_oracle, is_stable, metric_of
 from bdtune.report.groups import Group, label
 from bdtune.report.honest import honest_notes
-from bdtune.report.selection import rule_title, setting_axes
+from bdtune.report.rules import gap_note
+from bdtune.report.selection import rule_title, setting_axes, value_of
+from bdtune.report.stability import stability_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +33,7 @@ def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
     if all(group.is_baseline for group in groups):
         return []
     if len(result.by_group) < 2:
-        notes = honest_notes(result, groups, MOST_CASES)
+        notes = [*honest_notes(result, groups, MOST_CASES), *_compared(result, groups)]
         return [_only_best(result, groups), *notes, *_oracle_note(result, already="select")]
     if all(case.best is None for case in result.by_group):
         return [_none_ranked(result), *_oracle_note(result)]
@@ -41,7 +43,13 @@ def best_notes(result: SweepResult, groups: Sequence[Group]) -> list[str]:
         more = len(result.by_group) - len(lines)
         lines += [f"... and on {more} more {_what_differs(result)}"] if more else []
     lines += _best_over(result, groups, axes)
-    return [*lines, *honest_notes(result, groups, MOST_CASES), *_left_out(result), *_oracle_note(result)]
+    lines += [*honest_notes(result, groups, MOST_CASES), *_compared(result, groups)]
+    return [*lines, *_left_out(result), *_oracle_note(result)]
+
+
+def _compared(result: SweepResult, groups: Sequence[Group]) -> list[str]:
+    """Return what honest rules lose against the oracle, and how stable the defense is around its setting."""
+    return [*gap_note(groups), *stability_note(result, groups)]
 
 
 def _only_best(result: SweepResult, groups: Sequence[Group]) -> str:
@@ -112,8 +120,11 @@ def _oracle_note(result: SweepResult, already: str = "") -> list[str]:
 
 
 def _value(group: Group, result: SweepResult) -> str:
-    stat = group.stat(metric_of(result.metric))
-    return stat.text() if stat else "-"
+    """Return mean and spread of the rule's metric, after what a stable rule makes of them."""
+    stat, value = group.stat(metric_of(result.metric)), value_of(group, result.metric, result.mode)
+    if stat is None or value is None:
+        return "-"
+    return f"{value:.3f} ({stat.text()})" if is_stable(result.metric) else stat.text()
 
 
 def _with(group: Group | None, axes: Mapping[str, str]) -> str:

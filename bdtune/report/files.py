@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from bdtune.engine.files import replace_file
 from bdtune.errors import UserError
-from bdtune.report import cross_table, forms, table
+from bdtune.report import comparison, cross_table, forms, table
 from bdtune.report.page.document import standalone
 from bdtune.report.seconds import with_seconds
 from bdtune.trials.results import SweepResult
@@ -48,7 +48,7 @@ def write(
     full = table.build(result, paper=paper, notes=notes, diagnostics=diagnostics)
     texts = {
         "sweep.json": json.dumps(result.to_json(), allow_nan=False),
-        "report.md": table.markdown(full),
+        "report.md": "\n\n".join(map(table.markdown, [full, *comparison.of_sweep(result).values()])),
         "report.csv": table.csv_text(with_seconds(result, paper)),
         **(_shaped_texts(shaped) if shaped else {}),
     }

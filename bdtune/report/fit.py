@@ -114,7 +114,7 @@ def _broken(name: str, width: int) -> str:
 
 def _whole(name: str) -> str:
     """Return a head in one line: a line that no other character broke was broken by a space."""
-    return re.sub(rf"(?<=[{BREAKS}])\n", "", name).replace("\n", " ")
+    return re.sub(rf"(?<=[{BREAKS}])\n", "", name).replace("\n", " ").strip()
 
 
 def _without_spares(table: Table, width: int) -> Table:

@@ -6,18 +6,15 @@ from typing import TYPE_CHECKING
 
 from bdtune.knobs import short_names
 from bdtune.metrics import is_oracle, metric_of
+from bdtune.report.contests import CLOSE, ORACLE_RULE
 from bdtune.report.groups import label
-from bdtune.report.selection import cases, ranking, setting_axes
+from bdtune.report.selection import cases, ranking, setting_axes, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bdtune.report.groups import Group
     from bdtune.trials.results import SweepResult
-
-ORACLE_RULE = "oracle_der"
-CLOSE = 1e-9
-"""Values that differ by less are a tie: means of equal numbers may differ in their last bit."""
 
 
 def honest_notes(result: SweepResult, groups: Sequence[Group], most: int) -> list[str]:
@@ -34,16 +31,17 @@ def honest_notes(result: SweepResult, groups: Sequence[Group], most: int) -> lis
         ranked = ranking(case.groups, result.metric, result.mode)
         if ranked:
             where = f" on {case.name}" if len(every) > 1 else ""
-            lines += _ties(ranked, result.metric, where)
+            lines += _ties(ranked, result, where)
             lines += _gap(ranked[0], ranking(case.groups, ORACLE_RULE), axes, where)
     return lines
 
 
-def _ties(ranked: Sequence[Group], rule: str, where: str) -> list[str]:
+def _ties(ranked: Sequence[Group], result: SweepResult, where: str) -> list[str]:
     """Tell that several settings have the best value: the first in the order of their parameters is taken."""
-    first = _value(ranked[0], rule)
-    equal = [group for group in ranked if abs(_value(group, rule) - first) < CLOSE]
-    return [f"tie{where}: {len(equal)} settings have {rule} = {first:.3f}"] if len(equal) > 1 else []
+    rule = result.metric
+    values = [value for group in ranked if (value := value_of(group, rule, result.mode)) is not None]
+    equal = sum(abs(value - values[0]) < CLOSE for value in values)
+    return [f"tie{where}: {equal} settings have {rule} = {values[0]:.3f}"] if equal > 1 else []
 
 
 def _gap(chosen: Group, by_oracle: Sequence[Group], axes: dict[str, str], where: str) -> list[str]:

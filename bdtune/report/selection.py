@@ -2,7 +2,8 @@
 
 A rule called `oracle_<metric>` reads the report data (clean and triggered test sets), which no defender has.
 `select_<metric>` reads the part of the training set that was held out, and is honest: nothing else has a say
-in it, not even whether the attack took, which is seen on the test set.
+in it, not even whether the attack took, which is seen on the test set. A rule whose name ends in `_stable`
+compares means less one standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
 from bdtune.knobs import short_names
-from bdtune.metrics import is_oracle, metric_of
+from bdtune.metrics import ORACLE, is_oracle, is_stable, metric_of
 from bdtune.report.groups import Group, grouped, varying
 from bdtune.trials.results import GroupBest, OverallBest, SweepResult, show
 
@@ -31,19 +32,23 @@ GIVEN = ("dataset", "attack", "evaluation")
 
 def rule_title(rule: str) -> str:
     """Return how tables name a rule: "oracle der", "select_acc"."""
-    return f"oracle {metric_of(rule)}" if is_oracle(rule) else rule
+    return f"oracle {rule.removeprefix(ORACLE)}" if is_oracle(rule) else rule
 
 
-def value_of(group: Group, rule: str) -> float | None:
+def value_of(group: Group, rule: str, mode: Mode = "max") -> float | None:
     """Return the mean of the rule's metric, None where the group cannot be ranked.
 
     That is: no finished trial has it, or an oracle's rule meets an attack that did not take, under which a
-    low ASR is no success.
+    low ASR is no success. A stable rule's value is worse by the standard deviation over seeds, and needs two.
     """
     stat = group.stat(metric_of(rule))
     if stat is None or (is_oracle(rule) and not group.attack_took):
         return None
-    return stat.mean
+    if not is_stable(rule):
+        return stat.mean
+    if stat.std is None:
+        return None
+    return stat.mean - stat.std if mode == "max" else stat.mean + stat.std
 
 
 def ranking(groups: Iterable[Group], rule: str, mode: Mode = "max") -> list[Group]:
@@ -55,7 +60,7 @@ def ranking(groups: Iterable[Group], rule: str, mode: Mode = "max") -> list[Grou
     valued = [
         (not group.complete, sign * value, group)
         for group in groups
-        if not group.is_baseline and (value := value_of(group, rule)) is not None
+        if not group.is_baseline and (value := value_of(group, rule, mode)) is not None
     ]
     return [group for *_, group in sorted(valued, key=lambda entry: entry[:2])]
 
@@ -169,7 +174,7 @@ class _Candidate:
     @classmethod
     def of(cls, members: Sequence[Group], place: Mapping[int, int], rule: str, mode: Mode) -> _Candidate:
         on = sorted((group for group in members if id(group) in place), key=lambda group: place[id(group)])
-        valued = [(group, value) for group in on if (value := value_of(group, rule)) is not None]
+        valued = [(group, value) for group in on if (value := value_of(group, rule, mode)) is not None]
         trials = tuple(group.done[0].id for group, _ in valued)
         complete = all(group.complete for group, _ in valued)
         return cls(trials, [value for _, value in valued], complete, mode)

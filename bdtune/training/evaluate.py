@@ -51,7 +51,8 @@ class Evaluate(Stage):
     Everything is computed in float32, on every device: see `predict_logits`.
     Inputs: classifier (artefact with weights), model (Model), clean (ImageSet), and optionally triggered
     (TriggeredSet), cover (ImageSet: test images stamped as cover rows, true labels), select (ImageSet held
-    out of the training set, observed labels) and select_clean (ImageSet known to be clean).
+    out of the training set, observed labels), select_clean (ImageSet known to be clean) and
+    select_clean_triggered (the same images under each generic trigger, true labels).
     Result: no arrays; info holds the entries of `bdtune.plugins.metric.METRICS` as far as there are images to
     count them on, n_clean, n_triggered, and a tally by class of what is held out. robust_acc, under an
     untargeted attack on the classifier itself, is A-ABL's "RA"; BackdoorBench's is `ra`.
@@ -92,12 +93,14 @@ class Evaluate(Stage):
         cover: ImageSet | None = None,
         select: ImageSet | None = None,
         select_clean: ImageSet | None = None,
+        select_clean_triggered: ImageSet | None = None,
     ) -> Artefact:
         from bdtune.training.predict import predict_logits, trained_network
 
         network = trained_network(model, clean, classifier, ctx.numerics)
         given: dict[Images, ImageSet | None] = {"clean": clean, "triggered": triggered, "cover": cover}
         given |= {"select": select, "select_clean": select_clean}
+        given |= {"select_clean_triggered": select_clean_triggered}
         found: dict[str, float] = {}
         tallies: dict[str, list[list[int]]] = {}
 

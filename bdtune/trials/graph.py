@@ -24,6 +24,7 @@ from bdtune.poisoning.sources import (
     FitSet,
     SelectCleanSet,
     SelectSet,
+    SelectTriggeredSet,
     TriggeredTest,
     TriggerShown,
     TruthSource,
@@ -143,6 +144,7 @@ class _Sources(NamedTuple):
     clean_set: CleanSet | None
     select: SelectSet | None
     select_clean: SelectCleanSet | None
+    select_clean_triggered: SelectTriggeredSet | None
     clean: CleanTest
     triggered: TriggeredTest | None
     cover: CoverTest | None
@@ -154,6 +156,7 @@ class _Sources(NamedTuple):
         """What a classifier is evaluated on, besides itself."""
         found: dict[str, Source | None] = {"clean": self.clean, "triggered": self.triggered}
         found |= {"cover": self.cover, "select": self.select, "select_clean": self.select_clean}
+        found |= {"select_clean_triggered": self.select_clean_triggered}
         return {name: source for name, source in found.items() if source is not None}
 
 
@@ -185,6 +188,7 @@ def _sources(
         clean_set=fit.read_as(CleanSet) if reserve.clean else None,
         select=fit.read_as(SelectSet) if holdout > 0 else None,
         select_clean=fit.read_as(SelectCleanSet) if reserve.select_clean else None,
+        select_clean_triggered=fit.read_as(SelectTriggeredSet) if reserve.select_clean else None,
         clean=_clean_test(dataset, root),
         triggered=None if attack is None else TriggeredTest(**attacked),
         cover=CoverTest(**attacked) if attack is not None and attack.covers_test else None,

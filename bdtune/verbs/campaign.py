@@ -22,10 +22,11 @@ from bdtune.config.sweep import SweepSpec
 from bdtune.engine.files import replace_file
 from bdtune.errors import Problem, UserError
 from bdtune.metrics import metric_of
-from bdtune.report import table
+from bdtune.report import comparison, table
 from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
 from bdtune.report.names import setting_names
+from bdtune.report.ranking import ranking_of
 from bdtune.report.selection import rule_title
 from bdtune.report.table import duration
 from bdtune.tracking.campaign_log import CampaignLog
@@ -480,7 +481,8 @@ def _write_report(
         )
         for name, result in results.items()
     ]
-    text = "\n\n".join(table.markdown(each) for each in [summary, *tables])
+    ranking = comparison.ranking_table(f"campaign {campaign.name}", ranking_of(list(results.values())))
+    text = "\n\n".join(table.markdown(each) for each in [summary, ranking, *tables])
     replace_file(folder / "report.md", text.encode())
 
 

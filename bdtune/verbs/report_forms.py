@@ -9,8 +9,9 @@ from bdtune.report import cross, cross_table, files, forms, table
 from bdtune.report.cross_axes import asked_layout
 from bdtune.report.groups import grouped
 from bdtune.report.page.document import standalone
+from bdtune.verbs import comparing
 from bdtune.verbs import sweep as verb
-from bdtune.verbs.console import show_json, show_result
+from bdtune.verbs.console import show_json, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +65,12 @@ def print_cross(shown: CrossTable, form: forms.Form, as_json: bool) -> None:
 def print_settings(outcome: SweepOutcome, form: forms.Form, as_json: bool, **rows: Any) -> None:
     """Print the table of all settings; `rows` are `sort` and `top` of `bdtune report`."""
     shown = verb.table_of(outcome, **rows)  # with --json too: a wrong --sort is an error
-    if as_json or form == "terminal":
-        show_result(outcome.result.to_json(), shown, as_json)
+    results = {outcome.result.sweep: outcome.result}
+    if as_json:
+        show_json({**outcome.result.to_json(), **comparing.compared(results)})
+    elif form == "terminal":
+        show_table(shown)
+        comparing.print_below(outcome.result.sweep, results)
     elif form == "csv":
         print(table.csv_text(outcome.result), end="")
     else:

@@ -150,7 +150,8 @@ def test_evaluation_sees_what_there_is_to_see() -> None:
         "clean",
         "select",
     }
-    assert "select_clean" in trial_graph(spec(holdout_clean=0.1)).evaluate.inputs
+    held = trial_graph(spec(holdout_clean=0.1)).evaluate.inputs
+    assert {"select_clean", "select_clean_triggered"} <= set(held)
 
 
 def test_accuracy_on_covered_test_images_is_measured_where_an_attack_has_such_and_nowhere_else() -> None:
@@ -168,6 +169,16 @@ def test_no_stage_of_the_chain_reads_the_truth() -> None:
     for node in graph.chain["classifier"].walk():
         for value in node.inputs.values():
             assert type(value).__name__ not in {"TruthSource", "TriggeredTest", "CleanTest"}
+
+
+def test_no_stage_of_the_chain_reads_what_is_held_out_for_the_choice_of_settings() -> None:
+    graph = trial_graph(spec(holdout=0.1, holdout_clean=0.1))
+    read = {
+        type(value).__name__ for node in graph.chain["classifier"].walk() for value in node.inputs.values()
+    }
+    assert not read & {"SelectSet", "SelectCleanSet", "SelectTriggeredSet"}
+    judged = {type(value).__name__ for value in graph.evaluate.inputs.values()}
+    assert {"SelectSet", "SelectCleanSet", "SelectTriggeredSet"} <= judged
 
 
 @pytest.mark.parametrize("attack", registry.names("attacks"))

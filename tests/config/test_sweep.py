@@ -213,6 +213,27 @@ def test_the_better_direction_of_a_metric() -> None:
     ]
 
 
+def test_a_rule_of_the_spread_over_seeds_may_be_named_where_there_are_two(
+    sweep: Callable[..., SweepSpec],
+) -> None:
+    for axes in (
+        {"seeds": [0, 1]},
+        {"grid": {"seed": [3, 4]}},
+        {"when": [{"if": {"attack": "badnets"}, "grid": {"seed": [1, 2]}}]},
+    ):
+        spec = sweep(select="oracle_asr_stable", **axes)
+        assert (spec.select.metric, spec.select.mode) == ("oracle_asr_stable", "min")
+
+
+def test_more_seeds_of_such_a_sweep_may_come_one_by_one(write: Callable[[str], str]) -> None:
+    file = write(
+        yaml.safe_dump(
+            {"trial": {"dataset": "toy", "defense": "tiny"}, "seeds": [0, 1], "select": "oracle_acc_stable"}
+        )
+    )
+    assert load_sweep(file, ["seed=2"]).select.metric == "oracle_acc_stable"
+
+
 def test_ten_thousand_trials_are_read_in_as_many_steps_as_there_are_distinct_settings(
     sweep: Callable[..., SweepSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:

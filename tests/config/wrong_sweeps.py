@@ -157,12 +157,32 @@ SEARCH = [
     wrong(
         "an oracle that hides",
         HEAD + "select: {metric: der}\n",
-        "s.yaml:2: select.metric: expected 'oracle_der', as it reads the report data, or select_acc, select_clean_acc, select_der, select_clean_der, got 'der'",
+        "s.yaml:2: select.metric: expected 'oracle_der', as it reads the report data, or select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, got 'der'",
     ),
     wrong(
         "nothing held out to choose by",
         HEAD + "select: {metric: select_acc}\n",
         "s.yaml:2: select.metric: expected 'holdout' above 0 for select_acc, which is measured on the part held out, got holdout: 0. Set holdout: 0.1",
+    ),
+    wrong(
+        "no clean images held out to stamp",
+        HEAD + "select: select_trigger_acc\n",
+        "s.yaml:2: select.metric: expected 'holdout_clean' above 0 for select_trigger_acc, which is measured on the part held out, got holdout_clean: 0. Set holdout_clean: 0.1",
+    ),
+    wrong(
+        "a spread over one seed",
+        HEAD + "select: oracle_der_stable\n",
+        "s.yaml:2: select.metric: expected two seeds or more for oracle_der_stable, which reads the spread over them, got one seed. Set seeds: [0, 1, 2]",
+    ),
+    wrong(
+        "an oracle that hides in its spread",
+        HEAD + "select: der_stable\nseeds: [0, 1]\n",
+        "s.yaml:2: select.metric: expected 'oracle_der_stable', as it reads the report data, or select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, got 'der_stable'",
+    ),
+    wrong(
+        "a spread over the seeds of a search",
+        HEAD + "search: {trials: 4, metric: oracle_der_stable, space: {defense.beta: {uniform: [0, 1]}}}\n",
+        "s.yaml:2: search.metric: expected a rule of single trials, such as oracle_der, got 'oracle_der_stable'. The settings of a search have one seed each",
     ),
     wrong(
         "accuracy under an attack that nobody makes",
@@ -172,7 +192,7 @@ SEARCH = [
     wrong(
         "unknown metric",
         HEAD + "select: {metric: oracle_dre}\n",
-        "s.yaml:2: select.metric: expected one of the metrics: oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_der, oracle_noise_acc, oracle_robust_acc, select_acc, select_clean_acc, select_der, select_clean_der, got 'oracle_dre'. Did you mean 'oracle_der'?",
+        "s.yaml:2: select.metric: expected one of the metrics: oracle_acc, oracle_asr, oracle_asr_all, oracle_ra, oracle_der, oracle_noise_acc, oracle_robust_acc, select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, got 'oracle_dre'. Did you mean 'oracle_der'?",
     ),
     wrong(
         "unknown way to choose over several attacks",
@@ -189,7 +209,7 @@ SEARCH = [
         HEAD
         + "scheduler: asha\nsearch:\n  trials: 4\n  metric: [oracle_acc, asr]\n  space: {seed: {int: [0, 9]}}\n",
         "s.yaml:2: scheduler: expected one that takes 2 objectives, got 'asha', which takes 1",
-        "s.yaml:5: search.metric[1]: expected 'oracle_asr', as it reads the report data, or select_acc, select_clean_acc, select_der, select_clean_der, got 'asr'",
+        "s.yaml:5: search.metric[1]: expected 'oracle_asr', as it reads the report data, or select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, got 'asr'",
     ),
     wrong(
         "one mode for two metrics",
@@ -212,7 +232,7 @@ SEARCH = [
         + "- {metrics: {acc: 0.9}}\n",
         f"s.yaml:3: published[0].params.defence.beta: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
         "s.yaml:3: published[0].metrics.acc: expected a number from 0 to 1, got 92.2",
-        "s.yaml:3: published[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, select_clean_acc, select_der, select_clean_der, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
+        "s.yaml:3: published[0].metrics.ars: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
         "s.yaml:4: published[1].source: expected text, got nothing",
     ),
     wrong(
@@ -229,7 +249,7 @@ SEARCH = [
         "s.yaml:6: table.rows[2]: expected a setting over which cells are not averaged, got 'seed'",
         f"s.yaml:7: table.rows[3].defence: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
         "s.yaml:8: table.columns[0]: expected each setting in one place, got 'attack' in table.rows too",
-        "s.yaml:9: table.cells[1]: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, select_clean_acc, select_der, select_clean_der, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
+        "s.yaml:9: table.cells[1]: expected one of the metrics: acc, asr, asr_all, ra, der, noise_acc, robust_acc, select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, undefended/acc, undefended/asr, got 'ars'. Did you mean 'asr'?",
     ),
 ]
 
@@ -273,7 +293,7 @@ COMMAND_LINE = [
         f"s.yaml:6: trial.sed: expected a setting of the trial: {SETTINGS}, got 'sed'. Did you mean 'seed'?",
         "s.yaml:8: grid.defense.alpha_c[1]: expected a number from 0 to 1, got 3",
         f"s.yaml:9: grid.defense.mod: expected a knob of tiny: {KNOBS}, got 'mod'. Did you mean 'mode'?",
-        "s.yaml:10: select.metric: expected 'oracle_acc', as it reads the report data, or select_acc, select_clean_acc, select_der, select_clean_der, got 'acc'",
+        "s.yaml:10: select.metric: expected 'oracle_acc', as it reads the report data, or select_acc, select_clean_acc, select_trigger_acc, select_der, select_clean_der, got 'acc'",
         "command line: holdout=2: holdout: expected a number of at least 0 and below 1, got 2",
         words=("holdout=2",),
     ),

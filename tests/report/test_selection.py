@@ -6,11 +6,14 @@ import statistics
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bdtune.metrics import is_oracle, metric_of
+from bdtune.plugins.metric import METRICS
 from bdtune.report.groups import grouped
 from bdtune.report.selection import cases, overall, ranking, rule_title, selected
-from bdtune.trials.results import OracleRead, SweepResult
+from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 
 
 def choose(trials, rule, mode="max"):
@@ -198,3 +201,61 @@ def test_a_selection_survives_json(make_trial):
         {**old, "best": "blend1.0", "select": {"metric": "oracle_acc", "mode": "max"}}
     )
     assert (read.chosen, read.oracle) == ({"blend1.0"}, (OracleRead("select", "oracle_acc"),))
+
+
+def with_seeds(make_trial, values, metric="select_der"):
+    """Return trials of settings k whose metric has these values, one for each seed."""
+    return [
+        make_trial(f"k{k}.{seed}", seed, knobs={"defense.k": k}, metrics={metric: value, "der": 0.9})
+        for k, row in values.items()
+        for seed, value in enumerate(row)
+    ]
+
+
+def test_a_stable_rule_prefers_the_setting_whose_seeds_agree(make_trial):
+    trials = with_seeds(make_trial, {1: (1.0, 0.8), 2: (0.86, 0.86), 3: (0.7, 0.7)})
+    assert choose(trials, "select_der") == "k1.0"
+    assert choose(trials, "select_der_stable") == "k2.0"
+    assert [group.params["defense.k"] for group in ranking(grouped(trials), "select_der_stable")] == [2, 1, 3]
+
+
+def test_a_stable_rule_adds_the_spread_where_less_is_better(make_trial):
+    trials = with_seeds(make_trial, {1: (0.0, 0.2), 2: (0.15, 0.15)}, "asr")
+    assert choose(trials, "oracle_asr", "min") == "k1.0"
+    assert choose(trials, "oracle_asr_stable", "min") == "k2.0"
+
+
+def test_a_setting_with_one_seed_has_no_spread_to_be_ranked_by(make_trial):
+    trials = with_seeds(make_trial, {1: (1.0,), 2: (0.5, 0.5)})
+    assert choose(trials, "select_der_stable") == "k2.0"
+    assert choose(trials[:1], "select_der_stable") is None
+    assert rule_title("select_der_stable") == "select_der_stable"
+    assert rule_title("oracle_der_stable") == "oracle der_stable"
+
+
+RULES = [metric.rule for metric in METRICS.own.values() if metric.role == "honest"]
+HONEST = sorted(metric_of(rule) for rule in RULES)
+
+
+@pytest.mark.parametrize("rule", [*RULES, *(f"{rule}_stable" for rule in RULES)])
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_no_honest_rule_sees_report_data(rule, data):
+    """Whatever test images, the truth and other rules' numbers say, it chooses the same."""
+
+    def trial(k, seed, **others):
+        own = {metric_of(rule): (k * 7 + seed * 3) % 11 / 11}
+        params = {"dataset": "digits", "attack": "badnets", "defense": "toy", "defense.k": k, "seed": seed}
+        return TrialResult(f"k{k}.{seed}", "done", params, {**own, **others}, asr_band=0.9)
+
+    plain = [trial(k, seed) for k in range(4) for seed in (0, 1)]
+    unit = st.floats(0, 1)
+    hidden = ["acc", "asr", "ra", "der", "undefended/acc", "undefended/asr", "toy/recall", *HONEST]
+    hidden.remove(metric_of(rule))
+    filled = [
+        trial(k, seed, **{name: data.draw(unit) for name in hidden}) for k in range(4) for seed in (0, 1)
+    ]
+    assert choose(filled, rule) == choose(plain, rule) is not None
+    assert [g.params for g in ranking(grouped(filled), rule)] == [
+        g.params for g in ranking(grouped(plain), rule)
+    ]

@@ -156,6 +156,14 @@ def test_evaluation_counts(make_set, tiny):
     assert Evaluate().run(CTX, **inputs).info == {"acc": 0.5, "n_clean": 6, "n_triggered": 0}
 
 
+def test_accuracy_under_generic_triggers_is_that_under_the_worst_of_them(make_set, tiny):
+    data = replace(make_set(9), labels=np.array([1, 1, 1, 1, 0, 0, 1, 1, 2]))
+    inputs = {"classifier": constant_classifier(tiny, data, 1), "model": tiny, "clean": data}
+    info = Evaluate().run(CTX, **inputs, select_clean_triggered=data).info
+    assert info["select_trigger_acc"] == pytest.approx(1 / 3)
+    assert set(info) == {"acc", "select_trigger_acc", "n_clean", "n_triggered"}
+
+
 def test_what_cannot_be_counted_is_left_out(make_set, tiny):
     data = make_set(4)
     only_target = TriggeredSet(data.images, data.labels, 3, data.mean, data.std, goals=data.labels)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from bdtune.engine.files import replace_file
 from bdtune.metrics import metric_of
-from bdtune.report import cross, cross_table, forms, table
+from bdtune.report import comparison, cross, cross_table, forms, table
 from bdtune.report.best import marked
 from bdtune.report.groups import grouped
 from bdtune.report.page import plots
@@ -104,6 +104,8 @@ def _sections(inputs: Inputs) -> Iterator[Section]:
     yield Section("What was asked", facts=asked(spec, result), folded={"All settings": settings_text(spec)})
     yield Section("The lesson", lines=lesson(result, found, rule))
     yield _tables(inputs)
+    for title, compared in comparison.of_sweep(result).items():
+        yield Section(title, tables=[_html(compared)])
     if drawn := list(_tradeoffs(groups, best)):
         yield Section("Accuracy against attack success", TRADEOFF, pictures=drawn)
     if found and shown:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bdtune.knobs import short_names
-from bdtune.metrics import is_oracle, metric_of
-from bdtune.plugins.metric import METRICS
+from bdtune.metrics import is_oracle, is_stable, metric_of
 from bdtune.report.best import marked
+from bdtune.report.contests import measured_rules
 from bdtune.report.groups import Group, grouped, label, varying
 from bdtune.report.selection import cases, given, ranking, rule_title, setting_axes
+from bdtune.report.stability import stability_note
 from bdtune.trials.results import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bdtune.report.page.sensitivity import Effect
     from bdtune.report.selection import Case
@@ -46,6 +47,7 @@ def lesson(result: SweepResult, effects: Sequence[Effect], rule: str) -> list[st
     found += _over_all(result, groups, names)
     found += _failures(groups, best)
     found += _what_matters(effects, rule)
+    found += [f"{note[:1].upper()}{note[1:]}." for note in stability_note(result, groups)]
     return [*found, *_missing(result)]
 
 
@@ -110,12 +112,9 @@ def _honest(case: Case, chosen: Group, names: Mapping[str, str]) -> Iterator[str
             yield f"{rule} chooses {text}: der {reached.mean:.3f}, {gap:.3f} under the best there is."
 
 
-def _honest_rules(groups: Iterable[Group]) -> list[str]:
-    """Return the honest rules whose metrics were measured."""
-    known = {name for group in groups for trial in group.done for name in trial.metrics}
-    return [
-        metric.rule for metric in METRICS.own.values() if metric.role == "honest" and metric.name in known
-    ]
+def _honest_rules(groups: Sequence[Group]) -> list[str]:
+    """Return the honest rules whose metrics were measured; those of the spread over seeds are in a table."""
+    return [rule for rule in measured_rules(groups) if not is_stable(rule)]
 
 
 def _no_honest_rule(groups: Sequence[Group]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -17,6 +18,7 @@ from bdtune.engine.manifest import Cost, Manifest
 from bdtune.report.page.build import Inputs, write
 from bdtune.report.selection import selected
 from bdtune.trials.results import DataUse, StageUse, TrialResult
+from tests.report.compared import trial as made_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,3 +199,20 @@ def test_a_sweep_without_results_has_a_page_that_says_so(inputs, tmp_path):
     assert "not run" in read.text
     assert "Not all trials have a result: 2 pending of 2." in read.text
     assert read.of("img") == []
+
+
+def test_several_defenses_are_ranked_and_honest_rules_stand_beside_the_oracle(inputs, tmp_path):
+    trials = [
+        made_up(defense, der=der, knobs={"k": k}, select_acc=k / 10)
+        for defense, best in (("toy", 0.9), (EVIL, 0.8))
+        for k, der in ((1, best), (2, 0.5))
+    ]
+    result = selected("small", trials, "oracle_der")
+    text = write(replace(inputs, result=result, pictures=()), tmp_path)[0].read_text(encoding="utf-8")
+    read = Page(text)
+    heads = re.findall(r"<h2>(.*?)</h2>", text)
+    assert heads[2:5] == ["Tables", "What rules choose", "Ranking of defenses"]
+    assert {"what-rules-choose", "ranking-of-defenses"} <= {attrs["id"] for attrs in read.of("section")}
+    assert "select_acc: gap 0.350 in mean over 2, at most 0.400 (toy)" in read.text
+    assert "honest: select_acc chooses the settings" in read.text
+    assert "<script>alert" not in text
