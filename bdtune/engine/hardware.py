@@ -32,7 +32,7 @@ def cpu_has_bf16() -> bool:
         return True
     import torch
 
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _gpu_files(devices: Path) -> bool:
