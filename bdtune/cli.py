@@ -459,7 +459,7 @@ def report(
     if rules or ranking:
         others = (page, crossed, rows, columns, cells, top, rules and (ranking or sort))
         _refuse_others("--rules" if rules else "--ranking", others)
-        found = comparing.results_of(name, run_directory(out, write=False))
+        found = comparing.results_of(name, run_directory(out, write=False), store)
         if rules:
             comparing.print_rules(found, written_as, as_json)
         else:

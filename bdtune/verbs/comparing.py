@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from bdtune.trials.results import SweepResult
 
 
-def results_of(name: str, run_dir: Path) -> dict[str, SweepResult]:
+def results_of(name: str, run_dir: Path, store: str | None = None) -> dict[str, SweepResult]:
     """Return the results of a sweep, or of all sweeps of a campaign, by their names."""
     if campaign.is_known(name, run_dir):
-        return dict(campaign.report(name, run_dir).sweeps)
-    result = sweep.report(name, run_dir).result
+        return dict(campaign.report(name, run_dir, store=store).sweeps)
+    result = sweep.report(name, run_dir, store=store).result
     return {result.sweep: result}
 
 
