@@ -200,14 +200,14 @@ def campaign(
     bdtune campaign paper/gssd_appendix data_root=/data budget=100 resources.gpu=0.5 --address auto
     """
     from bdtune.cluster.sweep import Options
-    from bdtune.verbs import campaign as verb
+    from bdtune.verbs import campaign_run as verb
 
     file, overrides = _campaign_words(words)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
     with results_only_on_stdout():
         done = verb.run(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
-    show_result(done.to_json(), verb.summary_table(done.name, done.sweeps, done.left_out), as_json)
-    print("\n".join(done.ending()), file=sys.stderr)
+    show_result(done.to_json(), done.summary(), as_json)
+    print("\n".join(done.ending(out)), file=sys.stderr)
     raise typer.Exit(done.exit_code)
 
 
@@ -228,7 +228,7 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
 
     file, overrides = split(words)
     if file is not None and is_campaign(file):
-        from bdtune.verbs import campaign as campaigns
+        from bdtune.verbs import campaign_plan as campaigns
 
         planned = campaigns.plan(file, overrides, run_directory(out, write=False))
         show_result(planned.to_json(), campaigns.plan_table(planned), as_json)
@@ -388,7 +388,9 @@ def check(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, or its YAML file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name of a sweep or campaign, or its YAML file.")
+    ],
     out: Out = None,
     sort: Annotated[
         str | None,
@@ -421,6 +423,7 @@ def report(
     """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
 
     The pictures of the best trial's attack and defense are best-attack.png and best-defense.png.
+    Of a campaign its sweeps are listed; --table prints its tables, or one over the trials of all its sweeps.
     --json holds all trials, whatever --sort and --top say. Examples:
 
     bdtune report gssd
@@ -428,6 +431,7 @@ def report(
     bdtune report gssd --json > gssd.json
     bdtune report paper/lfd_2 --table --format latex > lfd.tex
     bdtune report gssd --rows defense.beta_nd --cells acc,asr,der
+    bdtune report digits_all --rows defense --columns attack --cells der
     bdtune report gssd --html
     """
     from bdtune.verbs import campaign as campaigns
@@ -435,21 +439,20 @@ def report(
     from bdtune.verbs import sweep as verb
 
     written_as = report_forms.checked_form(form)
-    if campaigns.is_known(name, run_directory(out, write=False)):
-        if any((sort, top, page, crossed, rows, columns, cells)):
-            raise UserError("a campaign's table has one form: 'bdtune report SWEEP' has the others")
-        told = campaigns.report(name, run_directory(out, write=False))
-        show_result(told.to_json(), campaigns.summary_table(told.name, told.sweeps, told.left_out), as_json)
-        return
-    outcome = verb.report(name, run_directory(out, write=False), sort=sort)
+    home = run_directory(out, write=False)
     shape = {"rows": rows, "columns": columns, "cells": cells}
+    shaped = crossed or any(text is not None for text in shape.values())
+    if campaigns.is_known(name, home):
+        _report_campaign(
+            name, home, shape if shaped else None, written_as, page=page, as_json=as_json, rows=(sort, top)
+        )
+        return
+    outcome = verb.report(name, home, sort=sort)
     if page:
         from bdtune.verbs.report_page import written
 
-        files = [str(path) for path in written(outcome)]
-        show_result({"page": files[0], "figures": files[1:]}, None, as_json)
-        print(f"written: {files[0]} and {len(files) - 1} figures beside it", file=sys.stderr)
-    elif crossed or any(text is not None for text in shape.values()):
+        _print_page(written(outcome), as_json)
+    elif shaped:
         report_forms.print_cross(report_forms.cross_of(outcome, shape), written_as, as_json)
     else:
         report_forms.print_settings(outcome, written_as, as_json, sort=sort, top=top)
@@ -527,6 +530,43 @@ def _campaign_words(words: list[str] | None) -> tuple[str, list[str]]:
     if file is None:
         raise UserError("expected a campaign's file first, as in 'bdtune campaign digits_all'")
     return file, overrides
+
+
+def _report_campaign(
+    name: str,
+    home: Path,
+    shape: dict[str, str | None] | None,
+    form: Any,
+    *,
+    page: bool,
+    as_json: bool,
+    rows: tuple[Any, ...],
+) -> None:
+    """Print a campaign's summary, the tables that `shape` asks for, or the files of its page."""
+    from bdtune.verbs import campaign, report_forms
+
+    if any(rows):
+        raise UserError(
+            "--sort and --top are for a sweep: 'bdtune report SWEEP', with a sweep of the campaign"
+        )
+    outcome = campaign.report(name, home)
+    if page:
+        from bdtune.verbs.report_page import campaign_written
+
+        files, sweeps = campaign_written(outcome)
+        _print_page(files, as_json, [str(path) for path in sweeps])
+    elif shape is not None:
+        report_forms.print_campaign_tables(outcome, shape, form, as_json)
+    else:
+        report_forms.print_campaign(outcome, form, as_json)
+
+
+def _print_page(files: list[Path], as_json: bool, sweeps: list[str] | None = None) -> None:
+    """Print which page and figures were written; of a campaign also the pages of its sweeps."""
+    page, *figures = map(str, files)
+    show_result({"page": page, "figures": figures, **({"sweeps": sweeps} if sweeps else {})}, None, as_json)
+    others = f", and the pages of {len(sweeps)} sweeps" if sweeps else ""
+    print(f"written: {page} and {len(figures)} figures beside it{others}", file=sys.stderr)
 
 
 def _print_sweep(swept: Any, as_json: bool, **rows: Any) -> None:

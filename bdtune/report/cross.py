@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from bdtune.trials.results import SweepResult
 
 NOT_ASKED, NOT_RUN, NOT_TAKEN = "not asked", "not run", "not taken"
+OUT_OF_BUDGET = "out of budget"
 NO_ATTACK, NO_DEFENSE, NOT_MEASURED = "no attack", "no defense", "unmeasured"
 REASONS = {
     NOT_ASKED: "the sweep has no such trial",
     NOT_RUN: "the trial has no result yet",
     "no data": "the data set is not at hand",
+    OUT_OF_BUDGET: "the trial does not fit the campaign's budget",
     "failed": "the trial failed",
     "diverged": "a loss or a weight became infinite or undefined",
     "stopped": "the scheduler stopped the trial early",
@@ -210,10 +212,12 @@ def build(
     *,
     published: Sequence[Published] = (),
     why: Mapping[str, str] | None = None,
+    kind: str = "sweep",
 ) -> CrossTable:
     """Return the cross table of a sweep; rows and columns come in the order in which trials state them.
 
-    Without a layout it follows from what varies. `why` gives, by trial id, why a trial was not run.
+    Without a layout it follows from what varies. `why` gives, by trial id, why a trial was not run; `kind` is
+    what the title calls the whole.
     """
     found = grouped(result.trials)
     layout = completed(layout, found)
@@ -238,7 +242,7 @@ def build(
     lines = _summarised(lines, layout)
     names = tuple(_head(columns, key) for key in column_keys)
     return CrossTable(
-        layout.caption or _title(result, found, [*layout.rows, *layout.columns]),
+        layout.caption or _title(f"{kind} {result.sweep}", found, [*layout.rows, *layout.columns]),
         tuple(axis.name for axis in rows),
         tuple(axis.name for axis in columns),
         names,
@@ -342,15 +346,15 @@ def _summary(cells: Sequence[Cell], metric: str, kind: str) -> Cell:
     return Cell(Stat(over(ours), None, 1), published=published, took=all(cell.took for cell in cells))
 
 
-def _title(result: SweepResult, groups: Sequence[Group], axes: Sequence[str]) -> str:
-    """Name the sweep, and the plugins that are equal in all cells."""
+def _title(whole: str, groups: Sequence[Group], axes: Sequence[str]) -> str:
+    """Name the sweep or campaign, and the plugins that are equal in all cells."""
     defended = [group for group in groups if not group.is_baseline]
     words: list[str] = []
     for path in ("dataset", "attack", "defense", "model"):
         values = {show(group.params[path]) for group in defended if path in group.params}
         if path not in axes and len(values) == 1:
             words += values
-    return f"sweep {result.sweep}: {', '.join(words)}" if words else f"sweep {result.sweep}"
+    return f"{whole}: {', '.join(words)}" if words else whole
 
 
 def _notes(builder: _Builder, lines: Sequence[Line]) -> list[str]:

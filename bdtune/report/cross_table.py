@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bdtune.plugins.metric import METRICS
+from bdtune.report import forms
 from bdtune.report.cross import heads, to_json
 from bdtune.report.fit import EMPTY, total, widths
 from bdtune.report.groups import Stat
+from bdtune.report.page.document import standalone
 from bdtune.report.table import Column, Row, Table
 
 if TYPE_CHECKING:
@@ -97,6 +99,17 @@ def _only(table: Table, labels: Sequence[int], groups: Sequence[str]) -> Table:
         for row in table.rows
     ]
     return replace(table, columns=tuple(table.columns[i] for i in kept), rows=tuple(rows))
+
+
+def texts(table: CrossTable, stem: str) -> dict[str, str]:
+    """Return the table in every form that is a file, by the file's name."""
+    plain = neutral(table)
+    return {
+        f"{stem}.md": forms.text_of(plain, "markdown"),
+        f"{stem}.csv": csv_text(table),
+        f"{stem}.tex": forms.text_of(plain, "latex"),
+        f"{stem}.html": standalone(plain.title, forms.text_of(plain, "html")),
+    }
 
 
 def csv_text(table: CrossTable) -> str:

@@ -1,4 +1,4 @@
-"""How fast this machine trains a network: measured once, in about a second, and kept for first estimates."""
+"""How fast a machine trains a network, for first estimates: measured once in about a second, or given."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bdtune.plugins.registry import load
 from bdtune.poisoning.sources import DataSource
 
 if TYPE_CHECKING:
+    from bdtune.config.sweep import GivenSpeed, Resources
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node
     from bdtune.plugins.dataset import Dataset, SplitName
@@ -36,14 +37,25 @@ DERIVED_S = 0.05
 """Of a derived stage."""
 
 
-class Speed:
-    """Guesses the seconds of a stage that was never run: epochs, samples and passes at the measured speed.
+COLOUR = (32, 32, 3)
+"""Height, width and channels of the images that a given speed is about."""
 
-    `threads`: CPU threads of one trial. Measurements are kept in the user's cache folder where it can be
-    written. A GPU that this machine lacks is not guessed.
+
+def speed_of(resources: Resources, given: GivenSpeed | None = None) -> Speed:
+    """Return what guesses seconds of stages of trials with some resources."""
+    return Speed(max(1, int(resources.cpu)), given.images_per_s if given else None)
+
+
+class Speed:
+    """Guesses the seconds of a stage that was never run: epochs, samples and passes at the machine's speed.
+
+    `threads`: CPU threads of one trial. `images_per_s`: images of `COLOUR` of which a training of ResNet-18
+    takes so many a second. Without it the speed is measured, and kept in the user's cache folder where that
+    can be written; then a GPU that this machine lacks is not guessed.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, images_per_s: float | None = None) -> None:
+        self._given = images_per_s
         self.threads = min(threads, len(os.sched_getaffinity(0)))  # more would only get in each other's way
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         self._file = Path(cache) / "bdtune" / "speed.json"
@@ -68,7 +80,7 @@ class Speed:
 
     def _per_sample(self, network: Model, data: DataSource, numerics: Numerics) -> float | None:
         """Return the seconds of one sample in a training step, None where the device is not here."""
-        pace = self._pace(numerics.resolved())
+        pace = self._pace(numerics.resolved()) if self._given is None else _given_pace(self._given)
         return None if pace is None else _operations(network, data.dataset, data.root) / pace
 
     def _pace(self, numerics: Numerics) -> float | None:
@@ -113,14 +125,27 @@ def _clock(on_gpu: bool, threads: int) -> float:
 
 @lru_cache(maxsize=256)
 def _operations(network: Model, dataset: Dataset, root: Path | None) -> float:
-    """Return the multiplications and additions of one image's forward pass; nothing is computed for it."""
+    return operations(network, dataset.num_classes, dataset.image_shape(root))
+
+
+def operations(network: Model, classes: int, shape: tuple[int, int, int]) -> float:
+    """Return the multiplications and additions of one image's forward pass; nothing is computed for it.
+
+    `shape`: height, width and channels.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    shape = dataset.image_shape(root)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network.build(dataset.num_classes, shape).eval()(torch.empty(1, shape[2], *shape[:2]))
+        network.build(classes, shape).eval()(torch.empty(1, shape[2], *shape[:2]))
     return float(counter.get_total_flops())
+
+
+@lru_cache(maxsize=8)
+def _given_pace(images_per_s: float) -> float:
+    """Return how many operations of a forward pass are trained in a second, besides what is around them."""
+    model = load("models", "resnet18").model_validate({"width": 64})
+    return images_per_s * operations(model, 10, COLOUR) * AROUND
 
 
 def _measured(numerics: Numerics, threads: int) -> float | None:
