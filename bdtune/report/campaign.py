@@ -91,21 +91,22 @@ def _one(trials: Sequence[TrialResult]) -> TrialResult:
 
 
 def published_of(member: Member) -> Iterator[Published]:
-    """Yield a sweep's published numbers, with the plugins' settings that all its trials share.
+    """Yield a sweep's published numbers, each with all plugins' settings that its own trials share.
 
-    They say which trials a number stands beside where those of other sweeps are in the table.
+    A number states what its sweep varies; without the rest it would stand beside trials of other sweeps too.
     """
-    groups = [group for group in grouped(member.result.trials) if not group.is_baseline]
-    shared = _shared([group.params for group in groups])
+    groups = grouped(member.result.trials)
     for number in member.spec.published:
-        yield number.model_copy(update={"params": {**shared, **number.params}})
+        undefended = number.params.get("defense") == "none"
+        own = [g.params for g in groups if cross.is_undefended(g) == undefended and cross.meets(number, g)]
+        if own:
+            yield number.model_copy(update={"params": {**_shared(own), **number.params}})
 
 
 def _shared(params: Sequence[Mapping[str, Scalar]]) -> dict[str, Scalar]:
-    first = params[0] if params else {}
     return {
         path: value
-        for path, value in first.items()
+        for path, value in params[0].items()
         if path.partition(".")[0] in PLUGINS and all(path in own and own[path] == value for own in params)
     }
 

@@ -28,7 +28,7 @@ NOT_ASKED, NOT_RUN, NOT_TAKEN = "not asked", "not run", "not taken"
 OUT_OF_BUDGET = "out of budget"
 NO_ATTACK, NO_DEFENSE, NOT_MEASURED = "no attack", "no defense", "unmeasured"
 REASONS = {
-    NOT_ASKED: "the sweep has no such trial",
+    NOT_ASKED: "no such trial is asked for",
     NOT_RUN: "the trial has no result yet",
     "no data": "the data set is not at hand",
     OUT_OF_BUDGET: "the trial does not fit the campaign's budget",
@@ -167,7 +167,7 @@ class _Builder:
         for group in groups:
             for number in self.published:
                 name = own if number.params.get("defense") == "none" else metric
-                if name in number.metrics and _meets(number, group):
+                if name in number.metrics and meets(number, group):
                     self.fitting[number.source] = None
                     return number.metrics[name]
         return None
@@ -196,7 +196,7 @@ class _Builder:
         return worst or next((self.why[t.id] for t in group.trials if t.id in self.why), NOT_RUN)
 
 
-def _meets(number: Published, group: Group) -> bool:
+def meets(number: Published, group: Group) -> bool:
     """Return whether a group has the settings of a published number; an undefended one has no defense's."""
     own = {
         path: value

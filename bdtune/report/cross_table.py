@@ -13,7 +13,7 @@ from bdtune.report.cross import heads, to_json
 from bdtune.report.fit import EMPTY, total, widths
 from bdtune.report.groups import Stat
 from bdtune.report.page.document import standalone
-from bdtune.report.table import Column, Row, Table
+from bdtune.report.table import Column, Row, Table, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,11 +74,11 @@ def blocks(table: Table, width: int) -> list[Table]:
     """Return a table as blocks of whole column groups that fit a width; the last one has the notes."""
     labels = [i for i, column in enumerate(table.columns) if not column.group and not column.numeric]
     groups = list(dict.fromkeys(column.group for column in table.columns if column.group))
-    if total(widths(table)) <= width or len(groups) < 2:
+    if total(widths(stacked(table))) <= width or len(groups) < 2:
         return [table]
     parts: list[list[str]] = [[]]
     for group in groups:
-        if parts[-1] and total(widths(_only(table, labels, [*parts[-1], group]))) > width:
+        if parts[-1] and total(widths(stacked(_only(table, labels, [*parts[-1], group])))) > width:
             parts.append([])
         parts[-1].append(group)
     found = [replace(_only(table, labels, part), title="", notes=()) for part in parts]

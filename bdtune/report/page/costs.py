@@ -96,10 +96,8 @@ def sweep_costs(results: Mapping[str, SweepResult]) -> list[SweepCost]:
         seconds = _distinct([result])
         new = seconds.keys() - known
         known |= new
-        cost = SweepCost(
-            name, len(seconds), len(new), sum(seconds.values()), sum(seconds[key] for key in new)
-        )
-        found.append(cost)
+        added_s = sum(seconds[key] for key in new)
+        found.append(SweepCost(name, len(seconds), len(new), sum(seconds.values()), added_s))
     return found
 
 
