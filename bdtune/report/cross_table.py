@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from bdtune.report.cross import Cell, CrossTable
 
+LATEX_WIDTH = 90
+"""Characters of a line that a page in one column has room for in small print."""
+
 
 def neutral(table: CrossTable) -> Table:
     """Return the table with a head above the metrics of each column; published numbers stand beside ours."""
@@ -101,13 +104,18 @@ def _only(table: Table, labels: Sequence[int], groups: Sequence[str]) -> Table:
     return replace(table, columns=tuple(table.columns[i] for i in kept), rows=tuple(rows))
 
 
+def latex_text(table: CrossTable) -> str:
+    """Return the table for LaTeX; one that is wide comes in blocks of columns, so that it can be read."""
+    return forms.latex(*blocks(neutral(table), LATEX_WIDTH))
+
+
 def texts(table: CrossTable, stem: str) -> dict[str, str]:
     """Return the table in every form that is a file, by the file's name."""
     plain = neutral(table)
     return {
         f"{stem}.md": forms.text_of(plain, "markdown"),
         f"{stem}.csv": csv_text(table),
-        f"{stem}.tex": forms.text_of(plain, "latex"),
+        f"{stem}.tex": latex_text(table),
         f"{stem}.html": standalone(plain.title, forms.text_of(plain, "html")),
     }
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Form = Literal["terminal", "markdown", "csv", "latex", "html"]
 ENDINGS: dict[Form, str] = {"markdown": "md", "csv": "csv", "latex": "tex", "html": "html"}
 MANY = 9
-"""Numeric columns above which a LaTeX table is scaled to the page."""
+"""Numeric columns above which a LaTeX table counts as wide."""
+PAGE_ROWS = 48
+"""Rows that stand on a printed page, besides heads and notes."""
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -26,24 +28,50 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(table: Table) -> str:
-    """Return a table for LaTeX with the package booktabs; a wide one also needs graphicx."""
-    spread = sum(column.numeric for column in table.columns) > MANY
+def latex(*blocks: Table) -> str:
+    """Return a table for LaTeX with the package booktabs; a wide one also needs graphicx.
+
+    Several `blocks` of its columns stand below each other, on as many pages as they need; the first one has
+    the title, the last one the notes.
+    """
+    wide = len(blocks) > 1 or sum(column.numeric for column in blocks[0].columns) > MANY
+    packages = r"\usepackage{booktabs}" + (r", \usepackage{graphicx}" if wide else "")
+    pages, title = _pages(blocks), latex_text(blocks[0].title)
+    lines = [f"% needs {packages}"]
+    for number, page in enumerate(pages, 1):
+        caption = f"{title}, part {number} of {len(pages)}" if len(pages) > 1 else title
+        lines += [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+        lines += [r"\footnotesize"] if wide else []
+        for block in page:
+            lines += [*_tabular(block, wide=wide), "", r"\medskip"]
+        lines += [r"\footnotesize"] if page[-1].notes else []
+        lines += [latex_text(note) + r"\\" for note in page[-1].notes[:-1]]
+        lines += [*map(latex_text, page[-1].notes[-1:]), r"\end{table}"]
+    return "\n".join([*lines, ""])
+
+
+def _pages(blocks: Sequence[Table]) -> list[list[Table]]:
+    """Return the blocks that share a page: whole ones, of at most `PAGE_ROWS` rows together."""
+    pages: list[list[Table]] = []
+    for block in blocks:
+        if not pages or sum(len(each.rows) for each in pages[-1]) + len(block.rows) > PAGE_ROWS:
+            pages.append([])
+        pages[-1].append(block)
+    return pages
+
+
+def _tabular(table: Table, *, wide: bool) -> list[str]:
+    """Return the lines of a tabular; a wide one is scaled down where it is wider than the page."""
     columns = "".join("r" if column.numeric else "l" for column in table.columns)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *_latex_head(table), r"\midrule"]
     for row in table.rows:
         body += [r"\midrule"] if row.starts else []
         body.append(_latex_line([_latex_cell(row, i) for i in range(len(row.cells))]))
     body += [r"\bottomrule", r"\end{tabular}"]
-    if spread:
-        body = [r"\resizebox{\textwidth}{!}{%", *body[:-1], body[-1] + "}"]
-    packages = r"\usepackage{booktabs}" + (r", \usepackage{graphicx}" if spread else "")
-    return "\n".join([
-        f"% needs {packages}", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.title)}}}",
-        *body, "", r"\smallskip", r"\footnotesize",
-        *(rf"{latex_text(note)}\\" for note in table.notes[:-1]), *map(latex_text, table.notes[-1:]),
-        r"\end{table}", "",
-    ])  # fmt: skip
+    if not wide:
+        return body
+    fitted = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    return [fitted, *body[:-1], body[-1] + "}"]
 
 
 def latex_text(text: str) -> str:

@@ -58,8 +58,9 @@ def print_cross(shown: CrossTable, form: forms.Form, as_json: bool) -> None:
             if number:
                 print()
             files.show(block)
-    elif form == "csv":
-        print(cross_table.csv_text(shown), end="")
+    elif form in ("csv", "latex"):
+        text = cross_table.csv_text if form == "csv" else cross_table.latex_text
+        print(text(shown), end="")
     else:
         _print(neutral, form)
 

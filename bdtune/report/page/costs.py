@@ -126,8 +126,9 @@ def sharing_sentence(costs: Sequence[SweepCost], whole: SweepResult) -> str:
     unshared = sum(use.seconds for trial in whole.trials for use in trial.stages.values())
     if not together:
         return "Nothing was computed yet."
+    times_alone, times_unshared = f"{alone / together:.2f} times", f"{unshared / together:.2f} times"
     return (
         f"The stages of the campaign take {duration(together)}. As sweeps on their own they take "
-        f"{duration(alone)} ({alone / together:.2f} times as long), and {duration(unshared)} if no two trials "
-        f"shared anything ({unshared / together:.2f} times)."
+        f"{duration(alone)} ({times_alone} as long), and {duration(unshared)} if no two trials shared "
+        f"anything ({times_unshared})."
     )
