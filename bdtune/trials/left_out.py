@@ -44,8 +44,8 @@ class LeftOut:
             return []
         count, named = len(self.trials), list(self.trials.values())[:most]
         more = [f"  and {count - most} more"] if count > most else []
-        trials = f"{count} trial{'s' * (count > 1)}"
-        return [f"{trials} left out, which do not fit the budget:", *(f"  {each}" for each in named), *more]
+        trials = "1 trial left out, which does" if count == 1 else f"{count} trials left out, which do"
+        return [f"{trials} not fit the budget:", *(f"  {each}" for each in named), *more]
 
     def write(self, folder: Path, about: str) -> None:
         """Write it down in a campaign's folder; `about` is a key of all that it follows from."""
