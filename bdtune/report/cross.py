@@ -6,6 +6,7 @@ A cell holds ours, what was published, and their difference; one without a numbe
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -393,10 +394,15 @@ def _notes(builder: _Builder, lines: Sequence[Line]) -> list[str]:
         notes.append("mean, worst case: over the rows with an attack; 'a of b': of b rows a have a number")
     counts: dict[str, int] = {}
     for cell in cells:
-        if cell.missing and " of " not in cell.missing:
+        if cell.missing and not _is_count(cell):
             counts[cell.missing] = counts.get(cell.missing, 0) + 1
     notes += [f"{why}, {n} cell{'s' * (n != 1)}: {REASONS.get(why, why)}" for why, n in counts.items()]
     return notes
+
+
+def _is_count(cell: Cell) -> bool:
+    """Return whether a cell of a summary row says "3 of 5", as a number is missing above it."""
+    return re.fullmatch(r"\d+ of \d+", cell.missing) is not None
 
 
 def to_json(table: CrossTable) -> dict[str, Any]:

@@ -142,11 +142,8 @@ def test_a_table_is_one_or_a_list_and_goes_over_all_sweeps_or_some(campaign):
 
 
 def test_the_table_of_one_sweep_takes_what_it_does_not_say_from_that_sweeps_own(campaign):
-    text = f"sweeps: [{GRID}]\ntable:\n  - {{name: c}}\n"
-    taken, changed, all_sweeps = campaign(
-        text
-        + "  - {name: a, sweeps: [shaped]}\n  - {name: b, sweeps: [shaped], columns: [attack]}\n  - {name: c}\n"
-    ).tables
+    tables = "table: [{name: a}, {name: b, sweeps: [shaped]}, {name: c, sweeps: [shaped], columns: [attack]}]"
+    all_sweeps, taken, changed = campaign(f"sweeps: [{GRID}]\n{tables}").tables
     assert (taken.rows, taken.cells) == (("attack",), ("asr",))
     assert (changed.rows, changed.columns, changed.cells) == ((), ("attack",), ("asr",))
     assert (all_sweeps.rows, all_sweeps.cells) == ((), ("acc", "asr"))

@@ -127,7 +127,7 @@ def test_report_prints_the_tables_that_the_file_asks_for(run, bdtune):
     assert code == 0
     assert out.index("Every attack") < out.index("sweep levels")
     code, out, _ = bdtune("report", "both", "--table", "--format", "latex")
-    assert (out.count(r"\begin{tabular}"), out.count(r"\end{table}")) == (2, 2)
+    assert out.count(r"\end{table}") == 2
     for form, begins in (
         ("markdown", "## campaign both"),
         ("csv", "sweep,trials"),
