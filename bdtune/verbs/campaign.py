@@ -97,8 +97,7 @@ class CampaignOutcome:
 
     def ending(self, out: Path | None) -> list[str]:
         """Return the lines that end a run; `out` is the run directory that the command line gave."""
-        first = next(iter(self.sweeps))
-        commands = [f"bdtune report {self.name} --html", f"bdtune report {first}"]
+        commands = [f"bdtune report {self.name} --table", f"bdtune report {self.name} --html"]
         return closing_lines(self, self.written, commands, out)
 
 

@@ -98,7 +98,7 @@ def test_a_given_speed_is_that_of_resnet18_on_32_pixels(tmp_path, monkeypatch):
     """20 epochs over 1,000 images at 500 images a second take 40 s; a narrow network takes less."""
 
     def seconds(*words):
-        _, entry, _ = ledger_of(tmp_path / "store", "defense.train.epochs=20", *words)
+        _, entry, _ = ledger_of(tmp_path / "store", *words, "defense.train.epochs=20")
         [training] = [node for node in entry.graph.stages.values() if node.name == "supervised"]
         return Speed(images_per_s=500)(training)
 
