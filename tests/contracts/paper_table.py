@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from bdtune.config.expand import points
 from bdtune.config.load import campaigns, load_sweep, search_spaces
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.store import Store
-from bdtune.errors import Problem
 from bdtune.plugins.dataset import Dataset
 from bdtune.trials import ledger as ledgers
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.speed import Speed
 from bdtune.verbs import campaign_plan
+
+if TYPE_CHECKING:
+    from bdtune.errors import Problem
 
 PAGE = Path(__file__).parents[2] / "search_spaces" / "README.md"
 SPACES, CAMPAIGNS = "papers", "campaigns"
