@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 4
 """Pictures that are named one by one."""
+
+MANY_FORMS = 4
+"""Files of one table that are named together: `table.*`."""
 
 
 class Ended(Protocol):
@@ -61,8 +65,10 @@ def closing_lines(
 
 
 def _files(written: Sequence[Path]) -> list[str]:
-    """Return the line that names the files of a folder; of many pictures their number."""
-    names = [path.name for path in written]
+    """Return the line that names the files of a folder; of many pictures their number, of many forms none."""
+    forms = Counter(path.stem for path in written)
+    names = [f"{path.stem}.*" if forms[path.stem] >= MANY_FORMS else path.name for path in written]
+    names = list(dict.fromkeys(names))
     pictures = [name for name in names if name.endswith(".png")]
     if len(pictures) > MOST_NAMED:  # one or two for each attack
         names = [name for name in names if name not in pictures] + [f"{len(pictures)} pictures (*.png)"]

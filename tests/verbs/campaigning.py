@@ -78,10 +78,8 @@ def made_up(patch: pytest.MonkeyPatch, home: Path) -> Callable[..., CampaignOutc
                     }
                 became = status(dict(result.params))
                 uses = {
-                    role: StageUse(node.recipe[:16], became == "done", 10.0)
-                    for node, role in zip(
-                        entry.graph.stages.values(), map(str, entry.graph.stages), strict=True
-                    )
+                    role: StageUse(recipe[:16], became == "done", 10.0)
+                    for recipe, role in entry.graph.roles.items()
                 }
                 found = numbers if became == "done" else {}
                 result = replace(result, status=became, metrics=found, stages=uses, error=None)

@@ -65,7 +65,7 @@ def _defended(result: SweepResult) -> list[Group]:
 
 
 def _plugins(groups: Sequence[Group]) -> list[Fact]:
-    return [Fact(kind, _listed(group.params.get(kind) for group in groups)) for kind in PLUGINS]
+    return [Fact(kind, _listed((g.params.get(kind) for g in groups), len(groups))) for kind in PLUGINS]
 
 
 def _seeds(result: SweepResult) -> Fact:
@@ -82,10 +82,10 @@ def _trials(result: SweepResult) -> Fact:
     return Fact("trials", f"{counts['trials']} ({status}), {len(_defended(result))} settings")
 
 
-def _listed(values: Iterable[Scalar]) -> str:
+def _listed(values: Iterable[Scalar], most: int = MOST_VALUES) -> str:
     found = sorted(dict.fromkeys(values), key=rank)
-    more = len(found) - MOST_VALUES
-    return ", ".join([*map(show, found[:MOST_VALUES]), *([f"and {more} more"] if more > 0 else [])])
+    more = len(found) - most
+    return ", ".join([*map(show, found[:most]), *([f"and {more} more"] if more > 0 else [])])
 
 
 def settings_text(spec: SweepSpec) -> str:

@@ -83,7 +83,8 @@ def _sections(inputs: CampaignInputs, folder: Path) -> Iterator[Section]:
     rule = metric_of(whole.metric)
     for pair in pairs(groups, rule):
         if set(pair.names) == {"attack", "defense"}:
-            heat = plots.picture("attacks", plots.heat_map(pair, rule), f"{rule} by attack and defense")
+            caption = f"{rule} by attack and defense"
+            heat = plots.picture("attacks", plots.heat_map(pair, rule), caption, wide=True)
             yield Section("Attacks against defenses", HEAT, pictures=[heat])
     if costs := stage_costs(whole):
         yield _cost(costs, whole, members)

@@ -129,3 +129,5 @@ def test_the_lesson_is_about_all_sweeps_and_those_of_another_rule_are_apart(tmp_
     assert not any("strip" in line for line in lines[:2])
     apart = [line for line in lines if line.startswith("seen: ")]
     assert "strip/auroc" in apart[0]
+    assert any("settings fail" in line for line in lines)
+    assert not any("fail" in line for line in apart)  # its classifier is the undefended one
