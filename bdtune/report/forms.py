@@ -10,7 +10,7 @@ from bdtune.report.fit import EMPTY
 from bdtune.report.table import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bdtune.report.table import Column, Row, Table
 
@@ -143,4 +143,5 @@ def _number(column: Column) -> str:
 
 def text_of(table: Table, form: Form) -> str:
     """Return a table in a form that knows neither a terminal's width nor all digits."""
-    return {"markdown": markdown, "latex": latex, "html": html}[form](table)
+    writers: dict[str, Callable[[Table], str]] = {"markdown": markdown, "latex": latex, "html": html}
+    return writers[form](table)
