@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from bdtune.report.cross import Cell, CrossTable
 
-LATEX_WIDTH = 90
-"""Characters of a line that a page in one column has room for in small print."""
-
 
 def neutral(table: CrossTable) -> Table:
     """Return the table with a head above the metrics of each column; published numbers stand beside ours."""
@@ -106,7 +103,7 @@ def _only(table: Table, labels: Sequence[int], groups: Sequence[str]) -> Table:
 
 def latex_text(table: CrossTable) -> str:
     """Return the table for LaTeX; one that is wide comes in blocks of columns, so that it can be read."""
-    return forms.latex(*blocks(neutral(table), LATEX_WIDTH))
+    return forms.latex(*blocks(neutral(table), forms.LATEX_WIDTH))
 
 
 def texts(table: CrossTable, stem: str) -> dict[str, str]:

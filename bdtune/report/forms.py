@@ -6,8 +6,8 @@ import itertools
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.report.fit import EMPTY
-from bdtune.report.table import markdown
+from bdtune.report.fit import EMPTY, total, widths
+from bdtune.report.table import markdown, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +18,10 @@ Form = Literal["terminal", "markdown", "csv", "latex", "html"]
 ENDINGS: dict[Form, str] = {"markdown": "md", "csv": "csv", "latex": "tex", "html": "html"}
 MANY = 9
 """Numeric columns above which a LaTeX table counts as wide."""
-PAGE_ROWS = 48
-"""Rows that stand on a printed page, besides heads and notes."""
+LATEX_WIDTH = 90
+"""Characters of a line that a page in one column has room for in small print."""
+PAGE_ROWS, HEAD_ROWS = 58, 5
+"""Rows that stand on a printed page besides the notes, and those that a block's head and rules take."""
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -34,7 +36,8 @@ def latex(*blocks: Table) -> str:
     Several `blocks` of its columns stand below each other, on as many pages as they need; the first one has
     the title, the last one the notes.
     """
-    wide = len(blocks) > 1 or sum(column.numeric for column in blocks[0].columns) > MANY
+    many = sum(column.numeric for column in blocks[0].columns) > MANY
+    wide = len(blocks) > 1 or many or total(widths(stacked(blocks[0]))) > LATEX_WIDTH
     packages = r"\usepackage{booktabs}" + (r", \usepackage{graphicx}" if wide else "")
     pages, title = _pages(blocks), latex_text(blocks[0].title)
     lines = [f"% needs {packages}"]
@@ -54,7 +57,7 @@ def _pages(blocks: Sequence[Table]) -> list[list[Table]]:
     """Return the blocks that share a page: whole ones, of at most `PAGE_ROWS` rows together."""
     pages: list[list[Table]] = []
     for block in blocks:
-        if not pages or sum(len(each.rows) for each in pages[-1]) + len(block.rows) > PAGE_ROWS:
+        if not pages or sum(len(each.rows) + HEAD_ROWS for each in [*pages[-1], block]) > PAGE_ROWS:
             pages.append([])
         pages[-1].append(block)
     return pages
