@@ -212,6 +212,7 @@ def sweep(
     settings: Settings | None = None,
     *,
     out: Place | None = None,
+    store: Place | None = None,
     address: str | None = None,
     cpus: int | None = None,
     gpus: int | None = None,
@@ -222,8 +223,8 @@ def sweep(
 ) -> Sweep:
     """Run a sweep, or go on with it, and return its results; see `bdtune sweep`.
 
-    `space` is a YAML file or a shipped search space, `settings` what is set over it, `out` the run directory.
-    Raises `UserError` with all that is wrong, before anything starts.
+    `space` is a YAML file or a shipped search space, `settings` what is set over it, `out` the run directory,
+    `store` a folder or a bucket for results. Raises `UserError` with all that is wrong.
     """
     from bdtune.cluster.sweep import Options
     from bdtune.verbs import sweep as verb
@@ -231,19 +232,32 @@ def sweep(
     options = Options(address, cpus, gpus, retry_failed, concurrency)
     home = run_directory(_path(out))
     with results_only_on_stdout():
-        done = verb.sweep(_file(space), words(settings), home, options, quiet=quiet, wait_s=mlflow_wait)
+        done = verb.sweep(
+            _file(space),
+            words(settings),
+            home,
+            options,
+            store=_file(store),
+            quiet=quiet,
+            wait_s=mlflow_wait,
+        )
     if done.given_up:
         log.warning("trials were given up, the same call goes on with them: %s", done.given_up)
     return Sweep(home, done.spec, done.result, done.interrupted)
 
 
 def plan(
-    space: Place | None = None, settings: Settings | None = None, *, out: Place | None = None
+    space: Place | None = None,
+    settings: Settings | None = None,
+    *,
+    out: Place | None = None,
+    store: Place | None = None,
 ) -> PlannedSweep:
     """Return what a sweep would compute, without computing or writing anything; arguments as of `sweep`."""
     from bdtune.verbs import sweep as verb
 
-    return PlannedSweep(*verb.plan(_file(space), words(settings), run_directory(_path(out), write=False)))
+    home = run_directory(_path(out), write=False)
+    return PlannedSweep(*verb.plan(_file(space), words(settings), home, store=_file(store)))
 
 
 def run(
@@ -251,20 +265,21 @@ def run(
     settings: Settings | None = None,
     *,
     out: Place | None = None,
+    store: Place | None = None,
     quiet: bool = False,
 ) -> Trial:
     """Run one trial and its baseline in this process, without Ray and MLflow; arguments as of `sweep`."""
     from bdtune.verbs import run as verb
 
     home = run_directory(_path(out))
-    result = verb.run(_file(space), words(settings), home, quiet=quiet)
+    result = verb.run(_file(space), words(settings), home, store=_file(store), quiet=quiet)
     own = next(trial for trial in result.trials if trial.id == result.best)
     if own.error:
         log.warning("trial %s %s: %s", own.id, own.status, own.error)
-    return trial(own.id, out=home)
+    return trial(own.id, out=home, store=store)
 
 
-def report(name: Place, *, out: Place | None = None) -> Sweep:
+def report(name: Place, *, out: Place | None = None, store: Place | None = None) -> Sweep:
     """Return a sweep's results as the store has them now; see `bdtune report`.
 
     Raises `UserError` with the nearest name where no such sweep was run.
@@ -272,13 +287,18 @@ def report(name: Place, *, out: Place | None = None) -> Sweep:
     from bdtune.verbs import sweep as verb
 
     home = run_directory(_path(out), write=False)
-    outcome = verb.report(str(name), home)
+    outcome = verb.report(str(name), home, store=_file(store))
     return Sweep(home, outcome.spec, outcome.result)
 
 
-def trial(id: str, *, out: Place | None = None) -> Trial:  # noqa: A002 - what it is called everywhere
+def trial(
+    id: str,  # noqa: A002 - what it is called everywhere
+    *,
+    out: Place | None = None,
+    store: Place | None = None,
+) -> Trial:
     """Return a trial of a run directory by its id or its beginning; raises `UserError` without one."""
-    return Trial(homes.find_trial(id, run_directory(_path(out), write=False)))
+    return Trial(homes.find_trial(id, run_directory(_path(out), write=False), _file(store)))
 
 
 def load_model(folder: Place) -> Classifier:

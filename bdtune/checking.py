@@ -160,6 +160,13 @@ def _resolve(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+def _not_null(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Return what a schema accepts beside null, where that is one thing: pydantic names no member of it."""
+    members = [_resolve(member, root) for member in schema.get("anyOf", [])]
+    others = [member for member in members if member.get("type") != "null"]
+    return others[0] if len(others) == 1 else schema
+
+
 def _locate(root: dict[str, Any], loc: tuple[int | str, ...]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Return the dotted path of an error, the schema there and that of its parent.
 
@@ -167,7 +174,7 @@ def _locate(root: dict[str, Any], loc: tuple[int | str, ...]) -> tuple[str, dict
     """
     path, schema, parent = "", root, root
     for part in loc:
-        parent = schema = _resolve(schema, root)
+        parent = schema = _not_null(_resolve(schema, root), root)
         members = [_resolve(member, root) for member in schema.get("anyOf", [])]
         for option in [schema, *members]:
             if isinstance(part, str) and part in option.get("properties", {}):

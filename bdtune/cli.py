@@ -21,6 +21,7 @@ from bdtune.verbs.console import (
     AsJson,
     Out,
     Quiet,
+    StoreAt,
     results_only_on_stdout,
     show_json,
     show_result,
@@ -144,6 +145,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def sweep(
     words: Words = None,
     out: Out = None,
+    store: StoreAt = None,
     address: Address = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
@@ -161,6 +163,7 @@ def sweep(
     bdtune sweep gssd.yaml
     bdtune sweep gssd.yaml dataset=cifar10 data_root=/data seed=0,1
     bdtune sweep paper/gssd_k1 resources.gpu=0.5 --address auto
+    bdtune sweep gssd.yaml --address auto --store s3://bucket/gssd
     """
     from bdtune.cluster.sweep import Options
     from bdtune.verbs import sweep as verb
@@ -172,7 +175,9 @@ def sweep(
         fetch_for_sweep(file, overrides)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
     with results_only_on_stdout():
-        swept = verb.sweep(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
+        swept = verb.sweep(
+            file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
+        )
     if as_json or swept.result.trials:  # an interrupted sweep may have none yet
         _print_sweep(swept, as_json)
     print("\n".join(swept.ending(out)), file=sys.stderr)
@@ -183,6 +188,7 @@ def sweep(
 def campaign(
     words: Words = None,
     out: Out = None,
+    store: StoreAt = None,
     address: Address = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
@@ -205,14 +211,16 @@ def campaign(
     file, overrides = _campaign_words(words)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
     with results_only_on_stdout():
-        done = verb.run(file, overrides, run_directory(out), options, quiet=quiet, wait_s=mlflow_wait)
+        done = verb.run(
+            file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
+        )
     show_result(done.to_json(), done.summary(), as_json)
     print("\n".join(done.ending(out)), file=sys.stderr)
     raise typer.Exit(done.exit_code)
 
 
 @app.command(no_args_is_help=True)
-def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
+def plan(words: Words = None, out: Out = None, store: StoreAt = None, as_json: AsJson = False) -> None:
     """Print what a sweep would compute, what the store has of it, and what sharing saves.
 
     Computes and writes nothing. Trials of data sets that are not there are left out, and counted.
@@ -230,10 +238,10 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
     if file is not None and is_campaign(file):
         from bdtune.verbs import campaign_plan as campaigns
 
-        planned = campaigns.plan(file, overrides, run_directory(out, write=False))
+        planned = campaigns.plan(file, overrides, run_directory(out, write=False), store=store)
         show_result(planned.to_json(), campaigns.plan_table(planned), as_json)
         return
-    spec, made = verb.plan(file, overrides, run_directory(out, write=False))
+    spec, made = verb.plan(file, overrides, run_directory(out, write=False), store=store)
     show_result(tables.plan_json(spec, made), tables.plan_table(spec, made), as_json)
 
 
@@ -241,6 +249,7 @@ def plan(words: Words = None, out: Out = None, as_json: AsJson = False) -> None:
 def run(
     words: Words = None,
     out: Out = None,
+    store: StoreAt = None,
     download: Download = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -259,7 +268,7 @@ def run(
     file, overrides = split(words)
     if download:
         fetch_for_trial(file, overrides)
-    result = verb.run(file, overrides, run_directory(out), quiet=quiet)
+    result = verb.run(file, overrides, run_directory(out), store=store, quiet=quiet)
     trial = next(trial for trial in result.trials if trial.id == result.best)
     show_result(trial.to_json(), tables.trial_table(result), as_json)
     if trial.error:
@@ -310,6 +319,7 @@ def show(
         Path | None, typer.Option("--picture", "-o", help="An attack's picture (default: NAME.png, here).")
     ] = None,
     out: Out = None,
+    store: StoreAt = None,
     train: Annotated[
         bool,
         typer.Option("--train", help="Compute what the attack trains first, if the store lacks it."),
@@ -333,7 +343,7 @@ def show(
     if kind.casefold() == "trial":
         if words or picture or train:
             raise UserError("settings and a picture are for attacks only, not for a trial")
-        follow_commands.show_trial(name, out, as_json=as_json)
+        follow_commands.show_trial(name, out, store, as_json=as_json)
         return
     shown = verb.shown(verb.plugin_kind_of(kind), name)
     if verb.kind_of(kind) != "attacks":
@@ -349,7 +359,8 @@ def show(
         print(f"no picture: it needs {', '.join(needed)}", file=sys.stderr)
         return
     folder = run_directory(out, write=train)
-    request = requested(name, words or [], (picture or Path(f"{name}.png")).absolute(), folder)
+    target = (picture or Path(f"{name}.png")).absolute()
+    request = requested(name, words or [], target, folder, store=store)
     show_result(shown.to_json(), tables.shown_table(kind, shown), as_json)
     sys.stdout.flush()  # before a training that may take long
     print(draw(request, train=train), file=sys.stderr)
@@ -392,6 +403,7 @@ def report(
         str, typer.Argument(metavar="NAME", help="The name of a sweep or campaign, or its YAML file.")
     ],
     out: Out = None,
+    store: StoreAt = None,
     sort: Annotated[
         str | None,
         typer.Option(
@@ -443,11 +455,14 @@ def report(
     shape = {"rows": rows, "columns": columns, "cells": cells}
     shaped = crossed or any(text is not None for text in shape.values())
     if campaigns.is_known(name, home):
-        _report_campaign(
-            name, home, shape if shaped else None, written_as, page=page, as_json=as_json, rows=(sort, top)
-        )
+        if sort or top:
+            raise UserError(
+                "--sort and --top are for a sweep: 'bdtune report SWEEP', of the campaign's sweeps"
+            )
+        told = campaigns.report(name, home, store=store)
+        _print_campaign(told, shape if shaped else None, written_as, page=page, as_json=as_json)
         return
-    outcome = verb.report(name, home, sort=sort)
+    outcome = verb.report(name, home, store=store, sort=sort)
     if page:
         from bdtune.verbs.report_page import written
 
@@ -497,6 +512,7 @@ def sync(out: Out = None, as_json: AsJson = False) -> None:
 @app.command()
 def doctor(
     out: Out = None,
+    store: StoreAt = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets (default: BDTUNE_DATA).")
     ] = None,
@@ -515,7 +531,7 @@ def doctor(
     from bdtune.verbs import tables
     from bdtune.verbs.doctor import examine
 
-    found = examine(run_directory(out), data_root, address)
+    found = examine(run_directory(out), data_root, address, store=store)
     show_result([vars(finding) for finding in found], tables.doctor_table(found), as_json)
     raise typer.Exit(1 if any(finding.severity == "problem" for finding in found) else 0)
 
@@ -532,24 +548,12 @@ def _campaign_words(words: list[str] | None) -> tuple[str, list[str]]:
     return file, overrides
 
 
-def _report_campaign(
-    name: str,
-    home: Path,
-    shape: dict[str, str | None] | None,
-    form: Any,
-    *,
-    page: bool,
-    as_json: bool,
-    rows: tuple[Any, ...],
+def _print_campaign(
+    outcome: Any, shape: dict[str, str | None] | None, form: Any, *, page: bool, as_json: bool
 ) -> None:
     """Print a campaign's summary, the tables that `shape` asks for, or the files of its page."""
-    from bdtune.verbs import campaign, report_forms
+    from bdtune.verbs import report_forms
 
-    if any(rows):
-        raise UserError(
-            "--sort and --top are for a sweep: 'bdtune report SWEEP', with a sweep of the campaign"
-        )
-    outcome = campaign.report(name, home)
     if page:
         from bdtune.verbs.report_page import campaign_written
 

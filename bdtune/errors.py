@@ -98,6 +98,10 @@ class StoreError(BdtuneError):
     """The store could not be read or written."""
 
 
+class OutageError(BdtuneError):
+    """Nothing is wrong with the work, but it cannot go on for now: the same command continues later."""
+
+
 class Diverged(BdtuneError):  # noqa: N818 - a state that a trial ends in
     """A loss or weight became non-finite; the trial ends as "diverged" and is not retried."""
 

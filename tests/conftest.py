@@ -11,8 +11,13 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME"):  # the user's own; plugins are listed when tests are collected
+    from tests.engine.places import Stand
+    from tests.s3 import Server
+
+# The user's own: plugins are listed when tests are collected.
+for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME", "BDTUNE_STORE", "BDTUNE_CACHE"):
     os.environ.pop(name, None)
 
 
@@ -24,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep measurements of the machine's speed out of the user's cache folder."""
+    """Keep what a node measures, copies and decodes out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -40,6 +45,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """One S3 server on loopback for all tests that need a real one."""
+    from tests.s3 import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server, with what reaches it in the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.requests()
+    return s3_server
+
+
+@pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
+def stand(request: pytest.FixtureRequest, tmp_path: Path) -> Stand:
+    """Each place that a store may lie in."""
+    from tests.engine.places import Stand
+
+    root: Path | str = tmp_path / "store"
+    if request.param == "memory":
+        root = f"memory://{tmp_path}"
+    if request.param == "s3":
+        root = request.getfixturevalue("s3").new_address()
+    return Stand(root, tmp_path / "caches")
 
 
 @pytest.fixture(scope="session")

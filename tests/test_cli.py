@@ -34,7 +34,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BDTUNE_PLUGINS", str(Path(__file__).parent / "plugins"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("BDTUNE_COMMIT", "test")
-    for name in ("BDTUNE_DATA", "BDTUNE_HOME", "MLFLOW_TRACKING_URI"):
+    for name in ("BDTUNE_DATA", "BDTUNE_HOME", "BDTUNE_STORE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -294,6 +294,9 @@ def test_the_machines_fault_is_told_in_plain_words(bdtune, monkeypatch):
 WRONG = [
     (["list", "attack5"], "Did you mean 'attacks'?"),
     (["show", "attack", "badnet"], "Did you mean 'badnets'?"),
+    (["sweep", *TRIAL, "--store", "memory://x"], "--store: expected a folder or a bucket"),
+    (["plan", *TRIAL, "--store", "s4://bucket/x"], "Did you mean 's3'?"),
+    (["run", *TRIAL, "--store", "s3://"], "--store: expected an address such as s3://bucket/prefix"),
     (["show", "search-spaces", "gssd"], "expected one of attack, defense, dataset, model"),
     (["show", "model", "linear", "width=3"], "settings and a picture are for attacks only"),
     (["show", "model", "linear", "-o", "x.png"], "settings and a picture are for attacks only"),
@@ -537,6 +540,61 @@ def test_cache_why_and_verify(bdtune, swept, own_folder):
     assert (code, json.loads(out)["damaged"]) == (3, [first])
 
 
+def test_the_last_store_that_was_named_is_the_run_directorys(bdtune, swept, own_folder, monkeypatch):
+    listed = json.loads(bdtune("cache", "ls", "--json")[1])
+    assert bdtune("run", *TRIAL, "defense.tail.quality=0.5", "--store", "elsewhere", "-q")[0] == 0
+    assert (own_folder / "elsewhere" / "objects").is_dir()
+    others = json.loads(bdtune("cache", "ls", "--json")[1])
+    assert {row["key"] for row in others} != {row["key"] for row in listed}
+    monkeypatch.setenv("BDTUNE_STORE", "bdtune-runs/store")
+    assert json.loads(bdtune("cache", "ls", "--json")[1]) == listed
+    assert json.loads(bdtune("cache", "ls", "--json", "--store", "elsewhere")[1]) == others
+    code, _, err = bdtune("cache", "ls", "--store", "nowhere")
+    assert (code, "no store at" in err) == (2, True)
+
+
+def test_one_process_may_keep_its_store_in_memory(bdtune, own_folder):
+    assert bdtune("run", *TRIAL, "--store", "memory://run", "-q")[0] == 0
+    assert not list(own_folder.rglob("manifest.json"))
+    assert not (own_folder / "bdtune-runs" / "store.txt").exists()
+
+
+@pytest.mark.xdist_group("s3")
+def test_a_store_in_a_bucket_is_found_again_reported_verified_and_cleared(
+    bdtune, own_folder, swept, s3, tmp_path
+):
+    """The folder's results are those of the bucket."""
+    before = json.loads(bdtune("report", "small", "--json")[1])
+    listed = json.loads(bdtune("cache", "ls", "--json")[1])
+    address = s3.new_address()
+    words = (*TRIAL, "numerics.device=cpu")
+    assert bdtune("run", *words, "-q", "--store", address)[0] == 0
+    assert json.loads(bdtune("plan", *words, "--json")[1])["stages"]["toy_tail"]["cached"] == 1
+    (swept / "store.txt").write_text(f"{address}\n")  # as if the sweep had begun there
+    after = json.loads(bdtune("report", "small", "--json")[1])
+    assert [trial["metrics"] for trial in after["trials"]] == [trial["metrics"] for trial in before["trials"]]
+    found = json.loads(bdtune("cache", "ls", "--json")[1])
+    assert {row["key"]: row["bytes"] for row in found} == {row["key"]: row["bytes"] for row in listed}
+    [tail] = [row["key"] for row in found if row["stage"].endswith(".toy_tail")]
+    from bdtune.engine.objects import open_bucket
+
+    bucket = open_bucket(address)
+    [payload] = [each.name for each in bucket.list(f"payloads/{tail}") if each.name.endswith("safetensors")]
+    bucket.put(payload, b"torn")
+    code, out, _ = bdtune("cache", "verify", "--json")
+    assert (code, json.loads(out)["damaged"]) == (3, [tail])
+    said = json.loads(bdtune("cache", "gc", "--keep", "0", "--dry-run", "--json")[1])
+    assert json.loads(bdtune("cache", "gc", "--keep", "0", "--json")[1]) == said
+    assert said["entries"] >= 3
+    assert not list(bucket.list("payloads"))
+    code, out, _ = bdtune("doctor", "--json")
+    assert code == 0
+    assert {f["about"]: f["text"] for f in json.loads(out)}["store"].startswith(f"{address}, can be written")
+    code, out, _ = bdtune("doctor", "--json", "--store", "s3://nobody/x")
+    assert code == 1
+    assert "expected a bucket that exists" in out
+
+
 def test_sweeps_and_trials_are_followed_up(bdtune, swept, own_folder):
     report = json.loads(bdtune("report", "small", "--json")[1])
     [listed] = json.loads(bdtune("ls", "--json")[1])
@@ -592,6 +650,7 @@ def test_doctor_says_what_there_is_and_writes_nothing(bdtune, own_folder):
     assert found["data set cifar10"]["severity"] == "info"
     assert found["data root"]["text"].endswith("nowhere is no folder")
     assert str(own_folder) in found["run directory"]["text"]
+    assert found["decoded images"]["text"].startswith(os.environ["XDG_CACHE_HOME"])
     code, out, _ = bdtune("doctor")
     assert code == 0
     assert "no problem" in out

@@ -35,7 +35,8 @@ def versions(pins):
 
 def requirements():
     extras = PROJECT["optional-dependencies"]
-    return [Requirement(text) for text in (*PROJECT["dependencies"], *extras["test"], *extras["cluster"])]
+    kinds = (PROJECT["dependencies"], extras["test"], extras["cluster"], extras["cloud"])
+    return [Requirement(text) for kind in kinds for text in kind]
 
 
 def closure():

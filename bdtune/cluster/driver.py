@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import defaultdict
@@ -15,12 +16,13 @@ from bdtune.engine.files import append_line
 from bdtune.engine.key import key_of
 from bdtune.engine.plan import Costs
 from bdtune.engine.ready_queue import Job, ReadyQueue
+from bdtune.errors import OutageError
 from bdtune.metrics import metric_of
 from bdtune.trials.results import TrialResult
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from bdtune.cluster.trial_source import TrialSource
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import Status
 
-NO_ROOM = "no_room"
-"""What a trial reports whose disk is full."""
+OUTAGE = "outage"
+"""What a trial reports whose disk is full, or whose store does not answer."""
 STOPPED = "stopped.jsonl"
 """Trials that a scheduler stopped, in the sweep's folder: they stay stopped when the sweep is resumed."""
 
@@ -88,7 +90,7 @@ class Driver:
         costs = Costs(executor.store)
         self.deaths = Deaths()
         self._deadly: set[str | None] = set()  # keys of stages in which trials died too often
-        self._full_disk: str | None = None
+        self._outage: str | None = None
         self.queue = ReadyQueue(executor, lambda node: costs.seconds(node) or 1.0)
         self._exhausted = False
         self._tickets: dict[str, list[int]] = defaultdict(list)
@@ -124,15 +126,20 @@ class Driver:
     @property
     def given_up(self) -> str | None:
         """Why trials were given up though nothing was wrong with them; None where none was."""
-        return self._full_disk or self.deaths.suspicion()
+        return self._outage or self.deaths.suspicion()
 
     @property
     def _halted(self) -> bool:
         """Whether no trial can do any good for now."""
-        return self._full_disk is not None or self.deaths.hopeless
+        return self._outage is not None or self.deaths.hopeless
 
     def release(self) -> tuple[str, dict[str, Any]] | None:
         """Return the next trial's id and configuration, or None when all are better held back."""
+        with self._noting_outage():
+            return self._next()
+        return None
+
+    def _next(self) -> tuple[str, dict[str, Any]] | None:
         while not self._halted:
             for again in self.deaths.due():
                 self.queue.done(again.id)
@@ -157,14 +164,28 @@ class Driver:
     def ended(self, trial: str, report: Mapping[str, Any] | None) -> None:
         """Note a released trial's last report; None when its process died.
 
-        A process that died and a disk that is full are no results: the same command tries again.
+        A process that died, a disk that is full and a store that does not answer are no results: the same
+        command tries again.
         """
+        with self._noting_outage():
+            self.executor.store.catch_up()  # with what the trial published
+            self._ended_with(trial, report)
+
+    @contextlib.contextmanager
+    def _noting_outage(self) -> Iterator[None]:
+        """End the sweep in order where the store does not answer: Tune would stop with a stack."""
+        try:
+            yield
+        except OutageError as error:
+            self._outage = self._outage or str(error)
+
+    def _ended_with(self, trial: str, report: Mapping[str, Any] | None) -> None:
         if report is None:
             self._died(trial)
             return
         self.deaths.survived()
-        if report.get("status") == NO_ROOM:
-            self._full_disk = self._full_disk or report["error"]
+        if report.get("status") == OUTAGE:
+            self._outage = self._outage or report["error"]
             self.queue.done(trial)
             return
         if report.get("status", "running") == "running":  # the scheduler ended it, not the trial itself

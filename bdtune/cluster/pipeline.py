@@ -13,9 +13,8 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import ray
@@ -93,12 +92,18 @@ class _MakeWindow:
     seed: int | None
 
     def __call__(self, batch: Batch) -> Iterator[Batch]:
-        work: _Work = ray.get(self.work)
+        work = _work_of(self.work)
         for index in batch["window"]:
-            rows = next(islice(work.clean.windows.order(self.seed), int(index), None))
+            rows = work.clean.windows.window(int(index), self.seed)
             numbers = work.numbered(rows)
             if len(numbers):
                 yield {"sample_id": numbers, "image": work.images(rows)}
+
+
+@lru_cache(maxsize=2)
+def _work_of(reference: ray.ObjectRef) -> _Work:
+    """Return what tasks share, read once in a worker process: it may hold a million paths."""
+    return cast("_Work", ray.get(reference))
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,13 @@ class RayStream:
 
         Raises `UserError` where no CPU is left for the pipeline, `DataError` for images that cannot be read.
         """
-        sizes = [len(self.work.numbered(rows)) for rows in self.work.clean.windows.order(shuffle_seed)]
+        work, windows = self.work, self.work.clean.windows
+        if work.clean.map is not None and work.clean.map.is_full:  # this node has nothing left to decode
+            for rows in windows.order(shuffle_seed):
+                if len(numbers := work.numbered(rows)):
+                    yield numbers, work.images(rows)
+            return
+        sizes = [len(work.numbered(rows)) for rows in windows.order(shuffle_seed)]
         yield from _cut(self._parts(len(sizes), shuffle_seed), [size for size in sizes if size])
 
     @cached_property
@@ -142,7 +153,7 @@ class RayStream:
         module = sys.modules[type(self.work.stamps).__module__]
         if module.__name__.startswith("bdtune_plugins."):  # a user's own file, which workers cannot import
             ray.cloudpickle.register_pickle_by_value(module)
-        return ray.put(self.work)
+        return ray.put(replace(self.work, clean=self.work.clean.named()))
 
     def _parts(self, windows: int, seed: int | None) -> Iterator[Part]:
         group = require_cpu()
@@ -192,9 +203,8 @@ def resident(
     source = stream(dataset, split, root, block_count=block_count, workers=workers)
     cpus = ray.cluster_resources().get("CPU", 1) if ray.is_initialized() else 1
     rows = max(MIN_TASK_ROWS, math.ceil(source.shape[0] / (TASKS_PER_CPU * cpus)))
-    clean = replace(
-        source.work.clean, window_rows=rows
-    )  # order does not matter here, only that all have work
+    # order does not matter here, only that all have work
+    clean = replace(source.work.clean, window_rows=rows, keep=False)
     source = replace(source, work=_Work(clean))
     images = np.empty(source.shape, np.uint8)
     for ids, part in source.blocks(None):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Shared:
     """Handed to every trial; small, as images are references into Ray's object store."""
 
-    store: Path
+    store: Path | str
+    """Where it is: a folder, or the address of a bucket."""
     sweep: str
     live: Path
     """Folder where running trials leave their progress."""

@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
-FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
-"""Variables of the driver that trials on other nodes need too."""
+FORWARDED = (
+    *("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG", "BDTUNE_CACHE", "BDTUNE_CACHE_GB"),
+    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ALLOW_HTTP", "AZURE_STORAGE_ACCOUNT_NAME"),
+)
+"""Variables of the driver that trials on other nodes need too; credentials each node has of its own."""
 
 
 class SweepListener(Listener, Protocol):

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from bdtune.cluster.driver import NO_ROOM
+from bdtune.cluster.driver import OUTAGE
 from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.trial import spec_from_dict
-from bdtune.engine.disk import DiskFullError
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.store import Store
-from bdtune.errors import UserError
+from bdtune.errors import OutageError, UserError
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.outcome import judge_tick, stored_metrics
 
@@ -88,8 +87,8 @@ class Trial(tune.Trainable):
             status, error = "done", None
         except StageFailed as failure:
             status, error = failure.status, str(failure)
-        except DiskFullError as problem:
-            status, error = NO_ROOM, str(problem)
+        except OutageError as problem:
+            status, error = OUTAGE, str(problem)
         except UserError as problem:
             status, error = "failed", str(problem)
         except Exception as problem:

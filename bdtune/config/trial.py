@@ -22,6 +22,7 @@ from bdtune.plugins.defense import Offer
 from bdtune.plugins.field import PluginField, plain
 from bdtune.poisoning.reserve import CleanSize, Reserve
 from bdtune.training.evaluate import Evaluate
+from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +67,8 @@ class TrialSpec(Knobs):
     """Images known to be clean that are held out to choose settings honestly; sizes as of `clean`."""
     evaluation: Evaluate = Evaluate()
     """What is measured of the classifier, of its baseline's as well."""
+    baseline: Supervised | None = None
+    """Training of the undefended model, for all defenses alike; null: as each defense's own."""
     numerics: Numerics = Numerics()
     """Device and precision."""
     data_root: Annotated[UserFile, NoEffect] = Field(default_factory=_data_root)
@@ -243,8 +246,10 @@ def to_params(spec: TrialSpec) -> dict[str, Scalar]:
 
 def trial_id(spec: TrialSpec) -> str:
     """Return 16 hex digits that say which trial this is: of all knobs that can change the result."""
-    keys = [key for key in TRIAL_KEYS if key not in no_effect(TrialSpec)]
-    return key_of({key: section_key(getattr(spec, key)) for key in keys})
+    values = {key: getattr(spec, key) for key in TRIAL_KEYS if key not in no_effect(TrialSpec)}
+    if spec.baseline is None:
+        del values["baseline"]  # a trial without it is the one that it was before there was such a setting
+    return key_of({key: section_key(value) for key, value in values.items()})
 
 
 def section_key(value: Any) -> str:

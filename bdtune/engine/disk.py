@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from bdtune.errors import BdtuneError
+from bdtune.errors import OutageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class DiskFullError(BdtuneError):
+class DiskFullError(OutageError):
     """There is no room for what is to be written."""
 
 

@@ -10,21 +10,17 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.engine.disk import DiskFullError
 from bdtune.engine.manifest import Cost
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact, Context, Node, Source, Tick
-from bdtune.errors import BdtuneError, UserError
+from bdtune.errors import BdtuneError, OutageError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
     from bdtune.engine.stage import Inputs, Resident
     from bdtune.engine.store import Store
-
-WAIT_S = 0.2
-"""Between two looks at a key that another process is working on."""
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +111,7 @@ class Executor:
                     continue
             if not mine:
                 yield Event("waiting", node, key)
-                time.sleep(WAIT_S)
+                time.sleep(self.store.wait_s)
         return key
 
     def _key(self, node: Node) -> Generator[Event, None, str]:
@@ -172,7 +168,7 @@ class Executor:
                 seconds = time.perf_counter() - started
                 self._publish_passed(node, tick, seconds)
                 yield Event("tick", node, key, seconds, tick)
-        except (UserError, DiskFullError):
+        except (UserError, OutageError):
             raise
         except Exception as error:
             failure = self.store.record_failure(key, node.name, error)

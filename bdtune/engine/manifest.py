@@ -19,6 +19,8 @@ from bdtune.engine.environment import environment
 from bdtune.engine.key import canonical_json
 
 FORMAT = 1
+MANIFEST = "manifest.json"
+"""The file of an entry that holds its manifest."""
 
 
 @cache

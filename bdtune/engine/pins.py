@@ -53,13 +53,14 @@ class Pins:
         for file in self.folder.glob("*.jsonl"):
             with contextlib.suppress(OSError, ValueError):
                 first, *lines = file.read_text().split("\n")
-                if _gone(json.loads(first), time.time() - file.stat().st_mtime):
+                if is_left(json.loads(first), time.time() - file.stat().st_mtime):
                     file.unlink(missing_ok=True)
                 else:
                     found.update(json.loads(line) for line in lines[:-1])  # the last has no end yet
         return found
 
 
-def _gone(holder: dict[str, str | int], age_s: float) -> bool:
+def is_left(holder: dict[str, str | int], age_s: float) -> bool:
+    """Return whether pins are those of a sweep that is gone; `age_s`: how long ago it pinned a key."""
     here = holder["host"] == socket.gethostname()
     return is_gone(holder) if here else age_s > STALE_S

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict, deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -15,8 +13,7 @@ from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.knobs import short_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from bdtune.engine.resolve import Resolver
     from bdtune.engine.stage import Node
@@ -40,7 +37,7 @@ class Costs:
     def __init__(self, store: Store, guess: Guess = no_guess) -> None:
         self._guess = guess
         seconds: dict[tuple[str | None, ...], deque[float]] = defaultdict(partial(deque, maxlen=RECENT))
-        for row in _rows(store.root / "costs.jsonl"):
+        for row in store.costs():
             stage, knobs, scale = row["stage"], row.get("config_hash"), row.get("scale")
             for key in ((stage, knobs, scale), (stage, knobs)):
                 seconds[key].append(row["seconds"])
@@ -68,15 +65,6 @@ class Costs:
     def _at(self, key: tuple[str | None, ...], times: int = 1) -> float | None:
         known = self._known.get(key)
         return None if known is None else known * times
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole lines: one that a killed process or a full disk tore costs a prediction, no plan."""
-    for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
-        with suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and {"stage", "seconds"} <= row.keys():
-                yield row
 
 
 @dataclass

@@ -1,14 +1,7 @@
-"""The store: a content-addressed folder of artefacts, safe among any number of processes.
+"""The store: content-addressed artefacts, in a folder or a bucket, safe among any number of processes.
 
-    objects/ab/<key>/   manifest.json, arrays.safetensors, curve.jsonl; immutable
-    tmp/                entries being written, checkpoints of running stages
-    leases/             who works on what
-    pins/               what running sweeps use
-    failed/             errors of failed attempts
-    quarantine/         entries whose size or digest is wrong
-    costs.jsonl         seconds per stage, for predictions
-
-An entry appears under its key by one rename: it is complete, or it does not exist. No pickle anywhere.
+An entry is complete, or it does not exist. What lies where: `bdtune.engine.folder_place`, `object_place`.
+No pickle anywhere.
 """
 
 from __future__ import annotations
@@ -16,32 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import time
 import traceback
-import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors.numpy import load, save
 
-from bdtune.engine.checkpoint import FileCheckpoint
-from bdtune.engine.disk import room
-from bdtune.engine.files import append_line, replace_file, sync_folder, write_plain, write_synced
 from bdtune.engine.key import digest_of
-from bdtune.engine.lease import Leases
-from bdtune.engine.manifest import Cost, FileEntry, Manifest
-from bdtune.engine.owner import beside, clear_unfinished
-from bdtune.engine.pins import Pins
+from bdtune.engine.manifest import MANIFEST, Cost, FileEntry, Manifest
+from bdtune.engine.place import DAMAGED, place_at
 from bdtune.engine.stage import Artefact, config_hash_of, scale_of
 from bdtune.errors import Diverged, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
-ARRAYS, CURVE, MANIFEST = "arrays.safetensors", "curve.jsonl", "manifest.json"
+    from bdtune.engine.place import Checkpoint, Place
+
+ARRAYS, CURVE = "arrays.safetensors", "curve.jsonl"
 
 FORCE_S = 1.0
 """Results that took less are not forced to the disk one by one: a power failure may tear or lose them, which
@@ -63,28 +51,21 @@ class Failure:
 
 
 class Store:
-    """One store; `root` is created when missing, unless `create` is False: then it is only read."""
+    """One store, in a folder or at an address such as s3://bucket/prefix.
 
-    def __init__(self, root: Path, checkpoint_interval_s: float = 30.0, *, create: bool = True) -> None:
-        self.root = root.absolute()
+    A folder is created when missing, unless `create` is False: then it is only read.
+    """
+
+    def __init__(
+        self, at: Path | str | Place, checkpoint_interval_s: float = 30.0, *, create: bool = True
+    ) -> None:
+        self.place: Place = place_at(at, create=create) if isinstance(at, str | Path) else at
+        self.root = self.place.root
         self.checkpoint_interval_s = checkpoint_interval_s
-        if create:
-            self._make_folders()
-        self.leases = Leases(self.root / "leases")
-        self.pins = Pins(self.root / "pins")
+        self.leases, self.pins = self.place.leases, self.place.pins
+        self.wait_s = self.place.wait_s
         self._manifests: dict[str, Manifest] = {}
         self._verified: set[str] = set()
-
-    def _make_folders(self) -> None:
-        try:
-            for name in ("objects", "tmp/checkpoints", "leases", "failed", "quarantine"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make a store at {self.root}: {error}") from error
-
-    def folder(self, key: str) -> Path:
-        """Return where the entry of a key lies, or would lie."""
-        return self.root / "objects" / key[:2] / key
 
     def has(self, key: str) -> bool:
         """Return whether the key is published."""
@@ -93,9 +74,8 @@ class Store:
     def manifest(self, key: str) -> Manifest | None:
         """Return the manifest of a published key, else None; a torn one is quarantined."""
         if key not in self._manifests:
-            try:
-                content = (self.folder(key) / MANIFEST).read_bytes()
-            except FileNotFoundError:
+            content = self.place.manifest(key)
+            if content is None:
                 return None
             try:
                 self._manifests[key] = Manifest.from_json(content)
@@ -104,34 +84,38 @@ class Store:
                 return None
         return self._manifests[key]
 
-    def open(self, key: str) -> Artefact | None:
+    def open(self, key: str, *, copies: bool = True) -> Artefact | None:
         """Return the artefact, or None when it is missing or was found damaged and quarantined.
 
-        Sizes are checked at every call, digests at the first call of this process.
+        Sizes are checked at every call, digests at the first call of this process. Without `copies` the
+        store's own files are read, not those that this node has copied from it.
         """
         manifest = self.manifest(key)
         if manifest is None:
             return None
         try:
-            contents = {name: self._read(key, name, entry) for name, entry in manifest.files.items()}
+            contents = {
+                name: self._read(key, name, entry, copies=copies) for name, entry in manifest.files.items()
+            }
         except (OSError, ValueError) as error:
             self.quarantine(key, str(error))
             return None
         self._verified.add(key)
-        curve = contents.get(CURVE, b"").decode().splitlines()
         arrays = load(contents[ARRAYS]) if ARRAYS in contents else {}
-        return Artefact(arrays, manifest.info, tuple(json.loads(line) for line in curve))
+        return Artefact(arrays, manifest.info, tuple(_rows(contents.get(CURVE, b""))))
 
     def curve(self, key: str) -> list[dict[str, float]]:
         """Return an entry's curve alone: one row per epoch; empty when it has none or cannot be read."""
+        manifest = self.manifest(key)
+        if manifest is None or CURVE not in manifest.files:
+            return []
         try:
-            lines = (self.folder(key) / CURVE).read_text().splitlines()
-            return [json.loads(line) for line in lines]
+            return _rows(self.place.read(key, CURVE, manifest.files[CURVE]))
         except (OSError, ValueError):
             return []
 
-    def _read(self, key: str, name: str, entry: FileEntry) -> bytes:
-        content = (self.folder(key) / name).read_bytes()
+    def _read(self, key: str, name: str, entry: FileEntry, *, copies: bool) -> bytes:
+        content = self.place.read(key, name, entry, copies=copies)
         if len(content) != entry.bytes:
             raise ValueError(f"{name} has {len(content)} bytes, expected {entry.bytes}")
         if key not in self._verified and hashlib.sha256(content).hexdigest() != entry.sha256:
@@ -157,108 +141,97 @@ class Store:
             preimage=preimage,
             digest=digest_of(artefact.arrays, artefact.info),
             info=dict(artefact.info),
-            files={
-                name: FileEntry(len(content), hashlib.sha256(content).hexdigest())
-                for name, content in contents.items()
-            },
+            files={name: _entry_of(content) for name, content in contents.items()},
             cost=cost,
             made_for=made_for,
         )
-        contents[MANIFEST] = manifest.to_json()  # the manifest comes last
-        self._rename_into_place(key, contents, force=cost.seconds >= FORCE_S)
-        append_line(self.root / "costs.jsonl", json.dumps(_cost_row(manifest, len(artefact.curve))))
-        (self.root / "failed" / f"{key}.json").unlink(missing_ok=True)
+        force = cost.seconds >= FORCE_S
+        self.place.commit(key, contents, manifest.to_json(), force=force)
+        self.place.note(key, _cost_row(manifest, len(artefact.curve)))
+        self.place.forget_failure(key)
         self.checkpoint(key).clear()
         published = self.manifest(key)
         if published is None:
-            raise StoreError(f"{self.folder(key)} vanished right after it was written")
+            raise StoreError(f"the entry {key} of {self.root} vanished right after it was written")
         return published
 
-    def _rename_into_place(self, key: str, contents: dict[str, bytes], *, force: bool) -> None:
-        temporary = beside(self.root / "tmp" / key)
-        target = self.folder(key)
-        try:
-            with room(target, sum(map(len, contents.values()))):
-                temporary.mkdir()
-                for name, content in contents.items():
-                    (write_synced if force else write_plain)(temporary / name, content)
-                if force:
-                    sync_folder(temporary)
-                target.parent.mkdir(exist_ok=True)
-            try:
-                temporary.rename(target)
-                if force:
-                    sync_folder(target.parent)
-            except OSError:
-                if not (target / MANIFEST).exists():  # else another process was faster
-                    self.quarantine(key, "it has no manifest")
-                    temporary.rename(target)
-        except OSError as error:
-            raise StoreError(f"cannot write {target}: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def contents(self, key: str) -> dict[str, bytes]:
+        """Return the files of an entry as they are, its manifest too; nothing is checked, copied or moved.
+
+        Empty where there is no such entry. Raises `OSError` where a file cannot be read.
+        """
+        content = self.place.manifest(key)
+        if content is None:
+            return {}
+        entries = Manifest.from_json(content).files.items()
+        files = {name: self.place.read(key, name, entry, copies=False) for name, entry in entries}
+        return {**files, MANIFEST: content}
 
     def adopt(self, contents: dict[str, bytes]) -> None:
         """Take in an entry of another store, given as its files; one that is here already stands.
 
         Raises `ValueError` where the files are not those that their manifest names.
         """
-        manifest = Manifest.from_json(contents[MANIFEST])
-        found = {
-            name: FileEntry(len(content), hashlib.sha256(content).hexdigest())
-            for name, content in contents.items()
-            if name != MANIFEST
-        }
+        files = dict(contents)
+        content = files.pop(MANIFEST)
+        manifest = Manifest.from_json(content)
+        found = {name: _entry_of(file) for name, file in files.items()}
         if found != manifest.files:
             raise ValueError(f"the files of entry {manifest.key} are not those of its manifest")
         if not self.has(manifest.key):
-            last = {MANIFEST: contents[MANIFEST]}
-            files = {name: content for name, content in contents.items() if name != MANIFEST}
-            self._rename_into_place(manifest.key, files | last, force=True)
+            self.place.commit(manifest.key, files, content, force=True)
+            self.place.note(manifest.key, None)
 
     def quarantine(self, key: str, why: str) -> None:
         """Move a damaged entry away, say so, and forget it, so that it is computed again."""
-        self._manifests.pop(key, None)
-        self._verified.discard(key)
-        grave = self.root / "quarantine" / f"{key}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        try:
-            self.folder(key).rename(grave)
-        except FileNotFoundError:
-            return  # another process was faster, or gc took it
-        log.warning("store entry %s is damaged (%s); moved to %s, it will be computed again", key, why, grave)
+        self._forget(key)
+        grave = self.place.quarantine(key)
+        if grave is not None:
+            log.warning(DAMAGED, key, why, grave)
 
     def remove(self, key: str) -> None:
         """Delete an entry; readers see it whole or not at all."""
+        self._forget(key)
+        self.place.remove(key)
+
+    def _forget(self, key: str) -> None:
         self._manifests.pop(key, None)
         self._verified.discard(key)
-        grave = beside(self.root / "tmp" / key)
-        try:
-            self.folder(key).rename(grave)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(grave, ignore_errors=True)
 
     def clear_leftovers(self) -> None:
-        """Remove the leases, the pins and the files of processes that are gone."""
-        self.leases.clear_stale()
-        self.pins.keys()
-        clear_unfinished(self.root / name for name in ("tmp", "tmp/checkpoints", "leases", "pins", "failed"))
-        for folder in ("tmp/checkpoints", "failed"):
-            for file in (self.root / folder).glob("[!.]*"):
-                if self.has(file.stem):  # its writer was killed right after publishing
-                    file.unlink(missing_ok=True)
+        """Remove the leases, the pins and the unfinished files of processes that are gone."""
+        self.place.clear_leftovers()
+
+    def every_key(self) -> list[str]:
+        """Return the keys of all entries, in order, damaged ones too."""
+        return self.place.keys()
 
     def entries(self) -> Iterator[Manifest]:
         """Yield the manifests of all published entries, in key order."""
-        for folder in sorted(self.root.glob("objects/??/*")):
-            manifest = self.manifest(folder.name)
-            if manifest is not None:
-                yield manifest
+        yield from filter(None, self._manifests_of(self.place.keys()))
 
-    def checkpoint(self, key: str, interval_s: float | None = None) -> FileCheckpoint:
+    def _manifests_of(self, keys: Iterable[str]) -> Iterator[Manifest | None]:
+        if self.place.readers == 1:
+            yield from map(self.manifest, keys)
+            return
+        with ThreadPoolExecutor(self.place.readers) as pool:
+            yield from pool.map(self.manifest, keys)
+
+    def files(self, key: str, names: Iterable[str], into: Path) -> list[Path]:
+        """Return files of an entry, those it has, as paths; from a bucket they are copied below `into`."""
+        return self.place.files(key, names, into)
+
+    def costs(self) -> list[dict[str, Any]]:
+        """Return a row for each publication: its stage, what it depended on, and the seconds."""
+        return self.place.notes()
+
+    def catch_up(self) -> None:
+        """See at once what other processes have published: a bucket's log is else read once a second."""
+        self.place.catch_up()
+
+    def checkpoint(self, key: str, interval_s: float | None = None) -> Checkpoint:
         """Return the checkpoint slot of a key."""
-        interval_s = self.checkpoint_interval_s if interval_s is None else interval_s
-        return FileCheckpoint(self.root / "tmp" / "checkpoints" / f"{key}.safetensors", interval_s)
+        return self.place.checkpoint(key, self.checkpoint_interval_s if interval_s is None else interval_s)
 
     def record_failure(self, key: str, stage: str, error: BaseException) -> Failure:
         """Remember that an attempt at a key failed."""
@@ -270,19 +243,30 @@ class Store:
             traceback="".join(traceback.format_exception(error)),
             attempts=1 + (before.attempts if before else 0),
         )
-        replace_file(self.root / "failed" / f"{key}.json", json.dumps(vars(failure), indent=1).encode())
+        self.place.set_failure(key, json.dumps(vars(failure), indent=1).encode())
         return failure
 
     def failure(self, key: str) -> Failure | None:
         """Return the last failed attempt at a key, if none has succeeded since."""
+        content = self.place.failure(key)
+        if content is None:
+            return None
         try:
-            return Failure(**json.loads((self.root / "failed" / f"{key}.json").read_bytes()))
-        except (FileNotFoundError, ValueError):
+            return Failure(**json.loads(content))
+        except ValueError:
             return None
 
     def forget_failure(self, key: str) -> None:
         """Allow a failed key to be tried again."""
-        (self.root / "failed" / f"{key}.json").unlink(missing_ok=True)
+        self.place.forget_failure(key)
+
+
+def _entry_of(content: bytes) -> FileEntry:
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _rows(curve: bytes) -> list[dict[str, float]]:
+    return [json.loads(line) for line in curve.decode().splitlines()]
 
 
 def _payload(artefact: Artefact) -> dict[str, bytes]:

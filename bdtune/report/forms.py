@@ -25,7 +25,7 @@ PAGE_ROWS, HEAD_ROWS = 58, 5
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"$^\dagger$",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "[": "{[}", "±": r"$\pm$", "†": r"$^\dagger$",
     "‡": r"$^\ddagger$", "*": r"$^*$", "\n": " ",
 }  # fmt: skip
 

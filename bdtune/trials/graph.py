@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Source
+    from bdtune.knobs import Knobs
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.handles import Handle
@@ -247,7 +248,10 @@ def _settled(spec: TrialSpec) -> TrialSpec:
     """Return the trial with what its attack and defense leave to the data set written out."""
     mirrors = spec.dataset.mirrors
     attack = None if spec.attack is None else settled(spec.attack, mirrors=mirrors)
-    return spec.model_copy(update={"attack": attack, "defense": settled(spec.defense, mirrors=mirrors)})
+    found: dict[str, Knobs | None] = {"attack": attack, "defense": settled(spec.defense, mirrors=mirrors)}
+    if spec.baseline is not None:
+        found["baseline"] = settled(spec.baseline, mirrors=mirrors)
+    return spec.model_copy(update=found)
 
 
 def undefended(spec: TrialSpec) -> TrialSpec | None:
@@ -259,6 +263,5 @@ def _baseline(spec: TrialSpec) -> TrialSpec | None:
     if spec.defense.plugin_name() == UNDEFENDED:
         return None
     none = registry.load("defenses", UNDEFENDED)
-    return spec.model_copy(
-        update={"defense": none.model_validate({"train": spec.defense.baseline_training()})}
-    )
+    training = spec.baseline or spec.defense.baseline_training()
+    return spec.model_copy(update={"defense": none.model_validate({"train": training}), "baseline": None})

@@ -14,6 +14,7 @@ from bdtune.errors import Problem, UserError
 from bdtune.reading.resident import InProcess
 from bdtune.trials.from_params import spec_from_params
 from bdtune.trials.graph import trial_graph
+from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, store_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,8 @@ class KnownTrial:
     """Its sweep's name; none of a trial that `bdtune run` computed."""
     data_root: Path | None = None
     """Folder of the data sets."""
+    store_at: Path | str | None = None
+    """Where the store is; None: where its sweep's is."""
 
     @cached_property
     def spec(self) -> TrialSpec:
@@ -59,7 +62,8 @@ class KnownTrial:
     @cached_property
     def store(self) -> Store:
         """The store, which is only read."""
-        return Store(self.home / "store", create=False)
+        at = store_of(self.home / SWEEPS / self.sweep) if self.store_at is None else self.store_at
+        return Store(at, create=False)
 
     @cached_property
     def resident(self) -> InProcess:
@@ -71,7 +75,7 @@ class KnownTrial:
         if (found := self.store.manifest(key)) is not None:
             return found
         with suppress(FileNotFoundError):
-            content = (self.home / "sweeps" / self.sweep / MANIFESTS / f"{key}.json").read_bytes()
+            content = (self.home / SWEEPS / self.sweep / MANIFESTS / f"{key}.json").read_bytes()
             return Manifest.from_json(content)
         return None
 
@@ -93,5 +97,5 @@ class KnownTrial:
         if self.result.status != "done":
             return f"The trial is {self.result.status}: let its sweep finish first"
         if self.sweep:
-            return f"Compute it again: bdtune sweep {self.home / 'sweeps' / self.sweep / 'sweep.yaml'}"
+            return f"Compute it again: bdtune sweep {self.home / SWEEPS / self.sweep / SETTINGS}"
         return "Compute it again with 'bdtune run'"

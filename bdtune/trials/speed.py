@@ -8,16 +8,18 @@ import os
 import socket
 import time
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
+from bdtune.engine.node_cache import node_folder
 from bdtune.plugins.model import Model, networks_of
 from bdtune.plugins.registry import load
 from bdtune.poisoning.sources import DataSource
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bdtune.config.sweep import GivenSpeed, Resources
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node
@@ -57,8 +59,7 @@ class Speed:
     def __init__(self, threads: int = 1, images_per_s: float | None = None) -> None:
         self._given = images_per_s
         self.threads = min(threads, len(os.sched_getaffinity(0)))  # more would only get in each other's way
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._file = Path(cache) / "bdtune" / "speed.json"
+        self._file = node_folder("speed.json")
         self._known: dict[str, float | None] = {}
 
     def __call__(self, node: Node) -> float | None:

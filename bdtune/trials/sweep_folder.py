@@ -3,6 +3,7 @@
     identity.json       what decides its results, see `bdtune.config.identity`
     asked/<key>.yaml    the settings of each run; their trials together are the sweep's
     sweep.yaml          those of the last run
+    store.txt           where its results are, if that is not the run directory's own folder
 
 A folder of an earlier version has `sweep.yaml` alone. A name that another sweep has gets a number: `gssd-2`.
 """
@@ -14,6 +15,7 @@ import re
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
@@ -24,11 +26,11 @@ from bdtune.config.load import load_sweep
 from bdtune.config.sweep import SweepSpec, sweep_to_dict
 from bdtune.engine.files import file_lock, replace_file
 from bdtune.engine.key import key_of
+from bdtune.engine.objects import is_address
 from bdtune.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from bdtune.config.trial import TrialSpec
 
@@ -36,6 +38,7 @@ SWEEPS = "sweeps"
 SETTINGS = "sweep.yaml"
 IDENTITY = "identity.json"
 ASKED = "asked"
+STORE = "store.txt"
 LONGEST = 95
 """Characters of a name that gets a number: the whole is a name too."""
 
@@ -90,16 +93,51 @@ def find_place(run_dir: Path, spec: SweepSpec, own: Identity | None = None) -> P
     return Place(_free(run_dir / SWEEPS, spec.name), False, spec.name, rival)
 
 
-def claim(run_dir: Path, spec: SweepSpec, *, numbered: bool = True) -> Place:
+def own_store(run_dir: Path) -> Path:
+    """Return the store that a run directory has in itself."""
+    return run_dir / "store"
+
+
+def store_of(folder: Path) -> Path | str:
+    """Return where the results of a sweep are that was begun: a folder, or an address."""
+    if not (folder / STORE).is_file():
+        return own_store(folder.parent.parent)
+    noted = (folder / STORE).read_text(encoding="utf-8").strip()
+    return noted if is_address(noted) else Path(noted)
+
+
+def note_store(folder: Path, at: Path | str, run_dir: Path) -> None:
+    """Note in a folder where its results are: of a sweep, of a campaign, or of the whole run directory."""
+    if at == own_store(run_dir):
+        (folder / STORE).unlink(missing_ok=True)
+    else:
+        replace_file(folder / STORE, f"{at}\n".encode())
+
+
+def elsewhere(folder: Path, at: Path | str) -> Problem | None:
+    """Return what is wrong if a sweep that was begun has its results elsewhere than `at`."""
+    began = store_of(folder)
+    if began == at:
+        return None
+    hint = f"Leave --store out. If the store itself was moved, write its new place into {folder / STORE}"
+    return Problem("--store", f"expected {began}, where '{folder.name}' began", str(at), hint=hint)
+
+
+def claim(run_dir: Path, spec: SweepSpec, at: Path | str | None = None, *, numbered: bool = True) -> Place:
     """Take a sweep's folder, and note the settings of this run; one process at a time.
 
-    Raises `NameTakenError` if another sweep has the name, unless this one may be `numbered`.
+    `at` is where its results are to be, by default in the run directory itself. Raises `NameTakenError` if
+    another sweep has the name, unless this one may be `numbered`, and `UserError` if that is elsewhere.
     """
+    at = own_store(run_dir) if at is None else at
     _permit(find_place(run_dir, spec), numbered=numbered)
     (run_dir / SWEEPS).mkdir(parents=True, exist_ok=True)
     with file_lock(run_dir / SWEEPS / ".lock"):
         place = find_place(run_dir, spec)
         _permit(place, numbered=numbered)
+        if place.known and (problem := elsewhere(place.folder, at)):
+            raise UserError(problem)
+        note_store(place.folder, at, run_dir)
         _note(place.folder, spec.model_copy(update={"name": place.name}))
     return place
 
@@ -150,7 +188,7 @@ def _free(sweeps: Path, name: str) -> Path:
 
 
 def _vacant(folder: Path) -> bool:
-    return not any(folder.glob("[!.]*"))
+    return all(file.name == STORE for file in folder.glob("[!.]*"))  # which is written first
 
 
 def _differences(folder: Path, own: Identity) -> list[Difference]:

@@ -15,6 +15,7 @@ from bdtune.poisoning.sources import trained_nodes
 from bdtune.reading.resident import InProcess
 from bdtune.report.stages import StageProgress, described
 from bdtune.report.table import duration
+from bdtune.verbs.stores import checked, store_at, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,9 +34,12 @@ class Request:
     attack: Attack
     path: Path
     run_dir: Path
+    store: str | None = None
 
 
-def requested(name: str, overrides: Sequence[str], path: Path, run_dir: Path) -> Request:
+def requested(
+    name: str, overrides: Sequence[str], path: Path, run_dir: Path, *, store: str | None = None
+) -> Request:
     """Check a picture's settings and place; raises `UserError` with all that is wrong with them."""
     spec = load_trial(None, [f"attack={name}", *overrides])
     if spec.attack is None:
@@ -43,7 +47,7 @@ def requested(name: str, overrides: Sequence[str], path: Path, run_dir: Path) ->
     existing = next(folder for folder in path.parents if folder.exists())
     if path.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"the picture cannot be written: {path}")
-    return Request(spec, spec.attack, path, run_dir)
+    return Request(spec, spec.attack, path, run_dir, store)
 
 
 def draw(request: Request, *, train: bool = False) -> str:
@@ -58,7 +62,8 @@ def draw(request: Request, *, train: bool = False) -> str:
     spec, attack = request.spec, request.attack
     nodes = trained_nodes(attack, spec.dataset, spec.data_root, spec.seed_of_data, spec.numerics)
     if nodes:
-        store = Store(request.run_dir / "store", create=train)
+        at = checked(store_at(request.run_dir, request.store), write=train, alone=True)
+        store = to_write(request.run_dir, at) if train else Store(at, create=False)
         executor = Executor(store, InProcess(spec.data_root, spec.pipeline))
         missing = [node for node in _missing(nodes.values(), executor) if node.stage.kind == "train"]
         if missing and not train:

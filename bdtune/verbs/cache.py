@@ -14,6 +14,7 @@ from bdtune.report import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from bdtune.engine.manifest import Manifest
     from bdtune.engine.store import Store
@@ -50,12 +51,13 @@ class Difference:
     second: Any
 
 
-def why(store: Store, first: str, second: str) -> list[Difference]:
+def why(store: Store, first: str, second: str, run_dir: Path | None = None) -> list[Difference]:
     """Return what makes two entries, or two trials, differ; raises `UserError` for unknown keys and ids.
 
-    An input that differs is followed to the stage that made it: the knobs at the root are returned.
+    An input that differs is followed to the stage that made it: the knobs at the root are returned. Trials
+    are those of the sweeps of `run_dir`.
     """
-    trials = [_trial(store, word) for word in (first, second)]
+    trials = [_trial(run_dir, word) for word in (first, second)]
     if trials[0] is None or trials[1] is None:
         if any(trials):
             expected = "expected two keys, or the ids of two trials"
@@ -137,10 +139,10 @@ def _text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _trial(store: Store, word: str) -> TrialResult | None:
-    """Return the one trial whose id begins so, from the reports of all sweeps beside the store, or None."""
+def _trial(run_dir: Path | None, word: str) -> TrialResult | None:
+    """Return the one trial whose id begins so, from the reports of all sweeps, or None."""
     found: dict[str, TrialResult] = {}
-    for file in store.root.parent.glob("sweeps/*/sweep.json"):
+    for file in run_dir.glob("sweeps/*/sweep.json") if run_dir else ():
         with contextlib.suppress(UserError):
             trials = files.read(file.parent).trials
             found |= {trial.id: trial for trial in trials if trial.id.startswith(word)}
@@ -148,7 +150,7 @@ def _trial(store: Store, word: str) -> TrialResult | None:
 
 
 def _entry(store: Store, key: str) -> Manifest:
-    known = [folder.name for folder in store.root.glob("objects/??/*")]
+    known = store.every_key()
     found = [name for name in known if name.startswith(key)]
     if len(found) != 1:
         got = f"'{key}'" if not found else f"'{key}', which begins {len(found)} keys"
@@ -174,11 +176,10 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def verify(store: Store) -> tuple[int, list[str]]:
     """Read every entry with its digests; returns how many are whole, and the keys now in quarantine."""
     whole, damaged = 0, []
-    for folder in sorted(store.root.glob("objects/??/*")):
-        if store.open(folder.name) is None:
-            damaged.append(folder.name)
-            if folder.exists():  # without a manifest it is no entry
-                store.quarantine(folder.name, "it has no manifest")
+    for key in store.every_key():
+        if store.open(key, copies=False) is None:
+            damaged.append(key)
+            store.quarantine(key, "it has no manifest")  # unless it was moved away already
         else:
             whole += 1
     return whole, damaged
@@ -213,6 +214,8 @@ def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Cleanup:
             store.remove(manifest.key)
         removed += 1
         freed += manifest.size
+    if not dry_run:
+        store.place.clear_orphans()
     return Cleanup(removed, freed, left - freed, sum(manifest.key in used for manifest in entries))
 
 

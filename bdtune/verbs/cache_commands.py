@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdtune.errors import UserError
-from bdtune.verbs.console import AsJson, Out, show_result
+from bdtune.verbs.console import AsJson, Out, StoreAt, show_result
 from bdtune.verbs.place import run_directory
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ app = typer.Typer(help="What the store holds: ls, why, verify, gc.", no_args_is_
 
 
 @app.command("ls")
-def ls(out: Out = None, as_json: AsJson = False) -> None:
+def ls(out: Out = None, store: StoreAt = None, as_json: AsJson = False) -> None:
     """List all artefacts, newest last.
 
     Example:
@@ -29,7 +28,7 @@ def ls(out: Out = None, as_json: AsJson = False) -> None:
     from bdtune.verbs import cache as verb
     from bdtune.verbs import tables
 
-    rows = verb.listing(_store(out))
+    rows = verb.listing(_store(out, store))
     show_result(rows, tables.cache_table(rows), as_json)
 
 
@@ -41,6 +40,7 @@ def why(
     ],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     out: Out = None,
+    store: StoreAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which knobs make two artefacts, or two trials, differ.
@@ -53,12 +53,15 @@ def why(
     from bdtune.verbs import cache as verb
     from bdtune.verbs import tables
 
-    rows = [vars(difference) for difference in verb.why(_store(out), first, second)]
+    rows = [
+        vars(difference)
+        for difference in verb.why(_store(out, store), first, second, run_directory(out, write=False))
+    ]
     show_result(rows, tables.plain_table(f"{first} and {second}", rows), as_json)
 
 
 @app.command("verify")
-def verify(out: Out = None, as_json: AsJson = False) -> None:
+def verify(out: Out = None, store: StoreAt = None, as_json: AsJson = False) -> None:
     """Check sizes and digests of all artefacts; damaged ones go to quarantine.
 
     Exit status 3 when there were any. Example:
@@ -68,7 +71,7 @@ def verify(out: Out = None, as_json: AsJson = False) -> None:
     from bdtune.verbs import cache as verb
     from bdtune.verbs import tables
 
-    whole, damaged = verb.verify(_store(out, write=True))
+    whole, damaged = verb.verify(_store(out, store, write=True))
     rows = [{"whole": whole, "damaged": len(damaged), "keys": " ".join(damaged)}]
     show_result({"whole": whole, "damaged": damaged}, tables.plain_table("store", rows), as_json)
     raise typer.Exit(3 if damaged else 0)
@@ -79,6 +82,7 @@ def gc(
     keep: Annotated[float, typer.Option("--keep", min=0, help="Gigabytes that may stay.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     out: Out = None,
+    store: StoreAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove artefacts, cheapest to compute per byte first, until at most so much is left.
@@ -90,14 +94,11 @@ def gc(
     from bdtune.verbs import cache as verb
     from bdtune.verbs import tables
 
-    row = vars(verb.collect(_store(out, write=not dry_run), int(keep * 1e9), dry_run=dry_run))
+    row = vars(verb.collect(_store(out, store, write=not dry_run), int(keep * 1e9), dry_run=dry_run))
     show_result(row, tables.plain_table("would remove" if dry_run else "removed", [row]), as_json)
 
 
-def _store(out: Path | None, *, write: bool = False) -> Store:
-    from bdtune.engine.store import Store
+def _store(out: Path | None, given: str | None, *, write: bool = False) -> Store:
+    from bdtune.verbs.stores import existing_store
 
-    root = run_directory(out, write=write) / "store"
-    if not root.exists():
-        raise UserError(f"no store at {root}; run a sweep first, or give its --out")
-    return Store(root, create=False)
+    return existing_store(run_directory(out, write=write), given)

@@ -101,28 +101,36 @@ class CampaignOutcome:
         return closing_lines(self, self.written, commands, out)
 
 
-def report(name: str, run_dir: Path) -> CampaignOutcome:
+def report(name: str, run_dir: Path, *, store: str | None = None) -> CampaignOutcome:
     """Return a campaign's report as the store has it now: nothing is computed.
 
     `name`: the campaign's, or its file. Raises `UserError` where no such campaign was run.
     """
     folder = _folder(name, run_dir)
     campaign = load_campaign(folder / CAMPAIGN, check_data=False)
-    members = tuple(_members(campaign, run_dir))
+    members = tuple(_members(campaign, run_dir, store))
     outcome = CampaignOutcome(campaign, members, folder, left_out.read(folder) or LeftOut())
     if os.access(folder, os.W_OK):
         write_report(outcome)
     return outcome
 
 
-def _members(campaign: Campaign, run_dir: Path) -> list[Member]:
+def begun(run_dir: Path, campaign: Campaign) -> list[Path]:
+    """Return the folders of the campaign and of its sweeps, as far as they were begun."""
+    folder = run_dir / SWEEPS / campaign.name
+    places = [find_place(run_dir, spec) for spec in campaign.sweeps]
+    own = [folder] if (folder / CAMPAIGN).is_file() else []
+    return own + [place.folder for place in places if place.known]
+
+
+def _members(campaign: Campaign, run_dir: Path, store: str | None) -> list[Member]:
     """Return the sweeps that were begun."""
     places = [(spec, find_place(run_dir, spec)) for spec in campaign.sweeps]
-    return [_member(spec, place.name, run_dir) for spec, place in places if place.known]
+    return [_member(spec, place.name, run_dir, store) for spec, place in places if place.known]
 
 
-def _member(spec: SweepSpec, name: str, run_dir: Path) -> Member:
-    told = single.report(name, run_dir)
+def _member(spec: SweepSpec, name: str, run_dir: Path, store: str | None) -> Member:
+    told = single.report(name, run_dir, store=store)
     assert told.folder is not None, "a report knows its folder"
     return Member(spec.name, renamed(spec, name), told.result, told.folder, told.why)
 

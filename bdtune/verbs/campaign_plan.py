@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from bdtune.cluster.sweep import make_ledger
 from bdtune.config.campaign import load_campaign
 from bdtune.config.expand import points
-from bdtune.engine.store import Store
 from bdtune.report.table import duration
 from bdtune.trials.sweep_folder import SWEEPS
+from bdtune.verbs.campaign import begun
 from bdtune.verbs.campaign_trials import choose, speed
+from bdtune.verbs.stores import store_for, to_read
 from bdtune.verbs.tables import counted, no_cost, plain_table
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bdtune.config.campaign import Campaign
     from bdtune.config.sweep import SweepSpec
     from bdtune.engine.plan import Plan
+    from bdtune.engine.store import Store
     from bdtune.report.table import Table
     from bdtune.trials.left_out import LeftOut
     from bdtune.verbs.campaign_trials import Share
@@ -71,13 +73,13 @@ class CampaignPlan:
         }
 
 
-def plan(file: str, overrides: Sequence[str], run_dir: Path) -> CampaignPlan:
+def plan(file: str, overrides: Sequence[str], run_dir: Path, *, store: str | None = None) -> CampaignPlan:
     """Load a campaign and count what it needs, without data sets that are not there; writes nothing."""
     campaign = load_campaign(file, overrides, partial=True)
-    store = Store(run_dir / "store", create=False)
-    chosen = choose(campaign, store, run_dir / SWEEPS / campaign.name)
+    known = to_read(store_for(run_dir, begun(run_dir, campaign), store))
+    chosen = choose(campaign, known, run_dir / SWEEPS / campaign.name)
     sweeps = [
-        _planned(spec, share, _plan_alone(campaign, spec, store))
+        _planned(spec, share, _plan_alone(campaign, spec, known))
         for spec, share in zip(campaign.sweeps, chosen.shares, strict=True)
     ]
     return CampaignPlan(campaign, tuple(sweeps), chosen.ledger.plan(speed(campaign)), chosen.left_out)

@@ -16,18 +16,18 @@ from bdtune.cluster.trial_source import ListSource
 from bdtune.config.campaign import load_campaign, renamed
 from bdtune.config.expand import points
 from bdtune.engine.files import replace_file
-from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.report.campaign import Member
 from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
 from bdtune.tracking.campaign_log import CampaignLog
 from bdtune.trials.ledger import Ledger
-from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, Place, claim, release
+from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, Place, claim, note_store, release
 from bdtune.verbs import sweep as single
-from bdtune.verbs.campaign import CAMPAIGN, CampaignOutcome, write_report
+from bdtune.verbs.campaign import CAMPAIGN, CampaignOutcome, begun, write_report
 from bdtune.verbs.campaign_trials import base, choose, namer, speed
 from bdtune.verbs.pictures import Gallery
+from bdtune.verbs.stores import checked, store_for, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,6 +73,7 @@ def run(
     run_dir: Path,
     options: Options,
     *,
+    store: str | None = None,
     quiet: bool = False,
     wait_s: float = 30.0,
 ) -> CampaignOutcome:
@@ -81,12 +82,14 @@ def run(
     if options.address is not None:
         check_answers(options.address)  # before anything is written
     folder = _folder(run_dir, campaign.name)
-    chosen = choose(campaign, Store(run_dir / "store"), folder)
+    at = checked(store_for(run_dir, begun(run_dir, campaign), store))
+    chosen = choose(campaign, to_write(run_dir, at), folder)
     with Progress(quiet=quiet, name=namer(campaign, chosen.ledger)) as progress:
         _announce(progress, campaign, chosen, options)
+        note_store(folder, at, run_dir)
         replace_file(folder / CAMPAIGN, yaml.safe_dump(campaign.to_dict(), sort_keys=False).encode())
         chosen.left_out.write(folder, chosen.about)
-        parts = [_part(run_dir, spec, campaign.name) for spec in campaign.sweeps]
+        parts = [_part(run_dir, spec, campaign.name, at) for spec in campaign.sweeps]
         try:
             outcome = run_sweep(
                 base(campaign),
@@ -153,16 +156,16 @@ def _folder(run_dir: Path, name: str) -> Path:
     return folder
 
 
-def _part(run_dir: Path, asked: SweepSpec, campaign: str) -> Part:
+def _part(run_dir: Path, asked: SweepSpec, campaign: str, at: Path | str) -> Part:
     """Take a sweep's folder and begin its record."""
-    place = claim(run_dir, asked)
+    place = claim(run_dir, asked, at)
     spec = renamed(asked, place.name)
-    ledger, executor = make_ledger(spec, Store(run_dir / "store"))
+    ledger, executor = make_ledger(spec, to_write(run_dir, at))
     ledger.extend(points(spec))
     tracker = single.make_tracker(run_dir, place.folder, spec, {"bdtune.campaign": campaign})
     tracker.describe(spec, expected=len(ledger.entries))
     tracker.start()
-    recorder = single.Recorder(tracker, ledger, spec.keep)
+    recorder = single.Recorder(tracker, ledger, place.folder, spec.keep)
     gallery = Gallery(place.folder / "pictures", executor.resolver)
     return Part(asked.name, spec, place, ledger, recorder, gallery)
 

@@ -20,6 +20,7 @@ from bdtune.trials.known import KnownTrial
 from bdtune.trials.results import show
 from bdtune.trials.sweep_folder import SETTINGS
 from bdtune.verbs.home import LEAST, find_trial, settings_of, sweeps_of
+from bdtune.verbs.stores import store_for
 from bdtune.verbs.tables import counted
 
 if TYPE_CHECKING:
@@ -98,14 +99,17 @@ class _Side:
         return grouped(self.result.trials)
 
 
-def diff(first: str, second: str, run_dir: Path) -> Differences:
+def diff(first: str, second: str, run_dir: Path, store: str | None = None) -> Differences:
     """Return what differs; each word is a sweep's name or folder, or a trial's id.
 
-    Raises `UserError` where one is neither, or one is a sweep and the other a trial.
+    Raises `UserError` where one is neither, one is a sweep and the other a trial, or a sweep has its results
+    elsewhere than in `store`.
     """
     folders = [_folder(word, run_dir) for word in (first, second)]
     one, two = folders
     if one is not None and two is not None:
+        if store:
+            store_for(run_dir, [one, two], store)
         return _of_sweeps(_Side(one), _Side(two))
     for word, folder in zip((first, second), folders, strict=True):
         if folder is None and not _is_id(word):
@@ -115,7 +119,7 @@ def diff(first: str, second: str, run_dir: Path) -> Differences:
             raise UserError(Problem("", expected, f"'{word}'", hint=nearest(word, known)))
     if one is not None or two is not None:
         raise UserError(Problem("", "expected two sweeps, or two trials", f"'{first}' and '{second}'"))
-    return _of_trials(first, second, run_dir)
+    return _of_trials(first, second, run_dir, store)
 
 
 def _folder(word: str, run_dir: Path) -> Path | None:
@@ -129,8 +133,8 @@ def _is_id(word: str) -> bool:
     return len(word) >= LEAST and set(word) <= set("0123456789abcdef")
 
 
-def _of_trials(first: str, second: str, run_dir: Path) -> Differences:
-    one, two = (find_trial(word, run_dir).result for word in (first, second))
+def _of_trials(first: str, second: str, run_dir: Path, store: str | None) -> Differences:
+    one, two = (find_trial(word, run_dir, store).result for word in (first, second))
     settings = _differing(one.params, two.params)
     names = dict.fromkeys([*one.metrics, *two.metrics])
     numbers = [Number("", name, one.metrics.get(name), two.metrics.get(name), None) for name in names]

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 from bdtune import __version__
 from bdtune.engine.manifest import git_commit
-from bdtune.errors import ConfigError
+from bdtune.engine.node_cache import NodeCache, node_folder
+from bdtune.engine.objects import check, open_bucket
+from bdtune.errors import BdtuneError, ConfigError
 from bdtune.plugins import registry
+from bdtune.reading.decoded import MAPS
 from bdtune.tracking.commands import doctor_lines
 from bdtune.verbs.place import folder
+from bdtune.verbs.stores import store_at
 
 if TYPE_CHECKING:
     from bdtune.cluster.probe import NodeFacts
@@ -38,8 +42,12 @@ class Finding:
     text: str
 
 
-def examine(run_dir: Path, data_root: Path | None = None, address: str | None = None) -> list[Finding]:
-    """Look at everything that a sweep needs, on the nodes of a Ray cluster too; starts and writes nothing.
+def examine(
+    run_dir: Path, data_root: Path | None = None, address: str | None = None, *, store: str | None = None
+) -> list[Finding]:
+    """Look at everything that a sweep needs, on the nodes of a Ray cluster too.
+
+    Starts nothing, and writes nothing but the mark by which a bucket is known to be writable.
 
     Raises `UserError` when nobody answers at `address`.
     """
@@ -51,7 +59,7 @@ def examine(run_dir: Path, data_root: Path | None = None, address: str | None = 
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
     ]
     found += [_package(name) for name in (*PACKAGES, *FOR_SWEEPS)]
-    found += [_jobs(), _devices(), _disk(run_dir)]
+    found += [_jobs(), _devices(), _disk(run_dir), _store(run_dir, store), _maps()]
     found += [Finding("mlflow store", "ok" if good else "info", line) for good, line in doctor_lines(run_dir)]
     return found + _plugins() + _data(data_root) + cluster
 
@@ -90,6 +98,32 @@ def _disk(run_dir: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     severity: Severity = "ok" if free >= LEAST_FREE_BYTES else "info"
     return Finding("run directory", severity, f"{run_dir}, {free / 1e9:.0f} GB free")
+
+
+def _maps() -> Finding:
+    """Say where streamed sets leave their decoded images, and how much room they take."""
+    folder = node_folder(MAPS)
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    held = sum(file.stat().st_blocks * 512 for file in folder.glob("*/*"))
+    free = shutil.disk_usage(there).free
+    text = f"{folder}: {held / 1e9:.1f} GB of streamed data sets, {free / 1e9:.0f} GB free"
+    if not os.access(there, os.W_OK):
+        return Finding("decoded images", "info", f"{text}; not writable, so each epoch decodes anew")
+    return Finding("decoded images", "ok", text)
+
+
+def _store(run_dir: Path, given: str | None) -> Finding:
+    """Say where the store is; of a bucket, whether it can be written and heeds conditions."""
+    try:
+        at = store_at(run_dir, given)
+        if isinstance(at, Path):
+            return Finding("store", "ok", str(at))
+        check(open_bucket(at), write=True)
+    except BdtuneError as error:
+        return Finding("store", "problem", str(error))
+    cache = NodeCache.of_this_node()
+    text = f"{at}, can be written; copies in {cache.folder}, at most {cache.most_bytes / 1e9:g} GB"
+    return Finding("store", "ok", text)
 
 
 def _plugins() -> list[Finding]:

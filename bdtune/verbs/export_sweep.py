@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -83,7 +82,8 @@ def export_sweep(folder: Path, home: Path, to: Path, *, keep: Collection[Kept] =
             if manifest is not None:
                 replace_file(to / MANIFESTS / f"{use.key}.json", manifest.to_json())
     for key, known in stored.items():
-        shutil.copytree(known.store.folder(key), to / STORE / key)
+        for name, content in known.store.contents(key).items():
+            replace_file(to / STORE / key / name, content)
     sums = {str(file.relative_to(to)): _sum(file) for file in sorted(to.rglob("*")) if file.is_file()}
     needs = sorted({str(value) for text in _texts(folder) for value in _user_files(text)})
     about = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdtune.errors import UserError
-from bdtune.verbs.console import AsJson, Out, Quiet, show_json, show_result, show_table
+from bdtune.verbs.console import AsJson, Out, Quiet, StoreAt, show_json, show_result, show_table
 from bdtune.verbs.place import folder as checked_folder
 from bdtune.verbs.place import run_directory
 
@@ -41,6 +41,7 @@ def diff(
     ],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one of the same kind.")],
     out: Out = None,
+    store: StoreAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which settings and which numbers differ between two sweeps, or two trials.
@@ -53,7 +54,7 @@ def diff(
     """
     from bdtune.verbs import diff as verb
 
-    found = verb.diff(first, second, run_directory(out, write=False))
+    found = verb.diff(first, second, run_directory(out, write=False), store)
     if as_json:
         show_json(found.to_json())
         return
@@ -63,12 +64,12 @@ def diff(
         show_table(table)
 
 
-def show_trial(word: str, out: Path | None, *, as_json: bool) -> None:
+def show_trial(word: str, out: Path | None, store: str | None, *, as_json: bool) -> None:
     """Print a trial's stages."""
     from bdtune.verbs import trial as verb
     from bdtune.verbs.home import find_trial
 
-    shown: TrialPage = verb.page(find_trial(word, run_directory(out, write=False)))
+    shown: TrialPage = verb.page(find_trial(word, run_directory(out, write=False), store))
     show_result(shown.to_json(), verb.page_table(shown), as_json)
 
 
@@ -89,6 +90,7 @@ def verify(
         Path | None, typer.Option(help="Folder of the data sets (default: the sweep's, or BDTUNE_DATA).")
     ] = None,
     out: Out = None,
+    store: StoreAt = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -106,7 +108,9 @@ def verify(
 
     home = run_directory(out, write=False)
     folder = find_sweep(name, home)
-    found = verb.verify(folder, home, sample=sample, tolerance=tolerance, data_root=data_root, quiet=quiet)
+    found = verb.verify(
+        folder, home, sample=sample, tolerance=tolerance, data_root=data_root, store=store, quiet=quiet
+    )
     show_result([check.to_json() for check in found], verify_table(folder.name, found, tolerance), as_json)
     raise typer.Exit(0 if all(check.good for check in found) else 3)
 
@@ -124,6 +128,7 @@ def export(
         typer.Option("--verdicts", help="Of a sweep: add which rows were kept, relabelled and suspected."),
     ] = False,
     out: Out = None,
+    store: StoreAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a sweep or a trial into a folder.
@@ -141,7 +146,9 @@ def export(
     target = checked_folder("TO", to or Path(name))
     if (folder := sweeps_of(home).get(name)) is not None:
         from bdtune.verbs.export_sweep import export_sweep
+        from bdtune.verbs.stores import of_sweep
 
+        of_sweep(folder, store)  # which is the one that it began with, and answers
         asked: dict[Kept, bool] = {"model": weights, "verdicts": verdicts}
         kept = [kind for kind, wanted in asked.items() if wanted]
         done = export_sweep(folder, home, target, keep=kept)
@@ -152,7 +159,7 @@ def export(
         raise UserError("--weights and --verdicts are for sweeps only: of a trial both are written")
     from bdtune.verbs.export_trial import export_trial
 
-    written = export_trial(find_trial(name, home), target)
+    written = export_trial(find_trial(name, home, store), target)
     show_result([str(file) for file in written], None, as_json)
     print(f"written to {target}: {', '.join(file.name for file in written)}", file=sys.stderr)
 
@@ -160,6 +167,7 @@ def export(
 def import_(
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="What 'bdtune export SWEEP' wrote.")],
     out: Out = None,
+    store: StoreAt = None,
     as_json: AsJson = False,
 ) -> None:
     """Take in a sweep that was exported: it reports and verifies as where it was computed.
@@ -171,7 +179,7 @@ def import_(
     from bdtune.verbs.import_sweep import import_sweep
 
     home = run_directory(out)
-    done = import_sweep(checked_folder("FOLDER", source), home)
+    done = import_sweep(checked_folder("FOLDER", source), home, store)
     show_result(done.to_json(), None, as_json)
     for line in done.lines(home if out else None):
         print(line, file=sys.stderr)

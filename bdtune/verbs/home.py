@@ -16,7 +16,8 @@ from bdtune.errors import ConfigError, Problem, UserError, nearest
 from bdtune.report import files
 from bdtune.trials.known import KnownTrial
 from bdtune.trials.ledger import Ledger
-from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, asked_trials, find_place
+from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, asked_trials, find_place, store_of
+from bdtune.verbs.stores import store_at, store_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,12 +59,18 @@ def settings_of(folder: Path) -> SweepSpec:
     return load_sweep(folder / SETTINGS, check_data=False)
 
 
-def find_trial(word: str, run_dir: Path) -> KnownTrial:
-    """Return the one trial whose id begins so; raises `UserError` where there is none, or several."""
+def find_trial(word: str, run_dir: Path, store: str | None = None) -> KnownTrial:
+    """Return the one trial whose id begins so; raises `UserError` where there is none, or several.
+
+    `store` is where a trial of `bdtune run` has its results; of a sweep it is an error if it is another one.
+    """
     found = {trial.result.id: trial for trial in _reported(run_dir, word)}
-    found = found or {trial.result.id: trial for trial in _computed(run_dir, word)}
+    found = found or {trial.result.id: trial for trial in _computed(run_dir, word, store)}
     if len(found) == 1 and len(word) >= LEAST:
-        return next(iter(found.values()))
+        [trial] = found.values()
+        if trial.sweep:
+            store_for(run_dir, [run_dir / SWEEPS / trial.sweep], store)
+        return trial
     begins = f"'{word}', which begins {len(found)} ids"
     expected = f"expected the id of a trial of {run_dir}, or its first {LEAST} or more digits"
     hint = f"{nearest(word, sweeps_of(run_dir))} 'bdtune report NAME --json' lists a sweep's trials".strip()
@@ -76,31 +83,33 @@ def _reported(run_dir: Path, word: str) -> Iterator[KnownTrial]:
         found = [trial for trial in files.reported(folder) if trial.id.startswith(word)]
         if found:
             root = settings_of(folder).trial.data_root
-            yield from (KnownTrial(run_dir, _now(trial, run_dir, name, root), name, root) for trial in found)
+            yield from (_now(KnownTrial(run_dir, trial, name, root)) for trial in found)
 
 
-def _now(trial: TrialResult, run_dir: Path, name: str, root: Path | None) -> TrialResult:
-    if trial.status != "pending":
-        return trial
+def _now(known: KnownTrial) -> KnownTrial:
+    if known.result.status != "pending":
+        return known
     with contextlib.suppress(UserError):  # its data set is not here, say
-        now = _result(KnownTrial(run_dir, trial, name, root).spec, run_dir, name)
-        return replace(now, is_baseline=trial.is_baseline)
-    return trial
+        now = _result(known.spec, known.store, known.sweep)
+        return replace(known, result=replace(now, is_baseline=known.result.is_baseline))
+    return known
 
 
-def _computed(run_dir: Path, word: str) -> Iterator[KnownTrial]:
+def _computed(run_dir: Path, word: str, store: str | None) -> Iterator[KnownTrial]:
     """Yield the trials whose id begins so of sweeps without a report yet, and of `bdtune run`."""
     for name, folder in sweeps_of(run_dir).items():
         with contextlib.suppress(UserError):
             spec = settings_of(folder)
             if spec.search is None:
-                ledger = Ledger(name, Resolver(Store(run_dir / "store", create=False)), spec.device)
+                ledger = Ledger(name, Resolver(Store(store_of(folder), create=False)), spec.device)
                 ledger.extend(asked_trials(folder)[0])
                 yield from _begun(ledger, run_dir, word)
     alone = (run_dir / SINGLE).glob("[!.]*.yaml")
+    at = store_at(run_dir, store)
     for file in sorted(file for file in alone if file.name.startswith(word)):
         own = spec_from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
-        yield KnownTrial(run_dir, _result(own, run_dir, SINGLE_SWEEP), "", own.data_root)
+        result = _result(own, Store(at, create=False), SINGLE_SWEEP)
+        yield KnownTrial(run_dir, result, "", own.data_root, at)
 
 
 def _begun(ledger: Ledger, run_dir: Path, word: str) -> Iterator[KnownTrial]:
@@ -109,7 +118,7 @@ def _begun(ledger: Ledger, run_dir: Path, word: str) -> Iterator[KnownTrial]:
             yield KnownTrial(run_dir, ledger.result(entry), ledger.sweep, entry.spec.data_root)
 
 
-def _result(spec: TrialSpec, run_dir: Path, sweep: str) -> TrialResult:
+def _result(spec: TrialSpec, store: Store, sweep: str) -> TrialResult:
     """Return a trial's result as the store has it now."""
-    ledger = Ledger(sweep, Resolver(Store(run_dir / "store", create=False)))
+    ledger = Ledger(sweep, Resolver(store))
     return ledger.result(ledger.add(spec))

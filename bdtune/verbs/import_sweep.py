@@ -15,15 +15,16 @@ import yaml
 from bdtune.config.load import load_sweep
 from bdtune.engine.files import file_lock, replace_file
 from bdtune.engine.owner import beside
-from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.trials.known import MANIFESTS
-from bdtune.trials.sweep_folder import ASKED, SETTINGS, SWEEPS, find_place, identity_of
+from bdtune.trials.sweep_folder import ASKED, SETTINGS, SWEEPS, find_place, identity_of, note_store
 from bdtune.verbs.export_sweep import CONTENTS, FORMAT, STORE, SWEEP
+from bdtune.verbs.stores import checked, store_at, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bdtune.engine.store import Store
     from bdtune.trials.sweep_folder import Place
 
 
@@ -54,15 +55,16 @@ class Imported:
         return [*lines, f"next: bdtune report {self.name}{where}, or bdtune verify {self.name}{where}"]
 
 
-def import_sweep(source: Path, home: Path) -> Imported:
+def import_sweep(source: Path, home: Path, store: str | None = None) -> Imported:
     """Take a sweep in, under its name or, where another sweep has it, with a number.
 
-    Raises `UserError` where the folder is no whole export, its settings cannot be read here, or the sweep is
-    here already; nothing is written then.
+    Its results go to `store`, by default that of the run directory. Raises `UserError` where the folder is no
+    whole export, its settings cannot be read here, or the sweep is here already; nothing is written then.
     """
     about = _contents(source)
     sweeps = home / SWEEPS
     _place(source, home)  # before anything is written
+    at = checked(store_at(home, store))
     sweeps.mkdir(parents=True, exist_ok=True)
     with file_lock(sweeps / ".lock"):
         place = _place(source, home)
@@ -74,7 +76,8 @@ def import_sweep(source: Path, home: Path) -> Imported:
             if place.name != place.wanted:
                 _rename(temporary, place.name)
             (temporary / "sweep.json").touch()  # later than the settings that it is of
-            results = _adopt(source / STORE, Store(home / "store"))
+            note_store(temporary, at, home)
+            results = _adopt(source / STORE, to_write(home, at))
             temporary.rename(place.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.engine.store import ARRAYS, MANIFEST
+from bdtune.engine.manifest import MANIFEST
+from bdtune.engine.store import ARRAYS
 from bdtune.trials.chain import CLASSIFIER
 
 if TYPE_CHECKING:
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry
 
 
-def kept_files(entry: Entry, resolver: Resolver, kept: Iterable[Kept]) -> list[tuple[Path, str]]:
+def kept_files(entry: Entry, resolver: Resolver, kept: Iterable[Kept], into: Path) -> list[tuple[Path, str]]:
     """Return the files of a trial's artefacts that are asked for, with their folders among its artifacts.
 
     "model": the defended classifier's weights; "verdicts": the results that the defense's diagnosis reads.
+    From a bucket they are copied below `into`, until MLflow has them.
     """
     names = {"model": (CLASSIFIER,), "verdicts": entry.spec.defense.evidence}
     found = []
@@ -30,6 +32,5 @@ def kept_files(entry: Entry, resolver: Resolver, kept: Iterable[Kept]) -> list[t
             if key is None:  # the trial failed before
                 continue
             folder = kind if kind == "model" else f"{kind}/{name}"
-            files = [resolver.store.folder(key) / file for file in (ARRAYS, MANIFEST)]
-            found += [(path, folder) for path in files if path.exists()]
+            found += [(path, folder) for path in resolver.store.files(key, (ARRAYS, MANIFEST), into)]
     return found

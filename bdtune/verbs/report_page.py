@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.report.campaign import merged
 from bdtune.report.page.build import Inputs, write
 from bdtune.report.page.campaign import CampaignInputs, write_campaign
+from bdtune.verbs.stores import of_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,6 @@ def _writable(folder: Path) -> Path:
 
 def _manifests(result: SweepResult, folder: Path) -> list[Manifest]:
     """Return what the store says of the stages of all trials; of some it may know nothing any more."""
-    store = Store(folder.parent.parent / "store", create=False)
+    store = of_sweep(folder)
     keys = dict.fromkeys(use.key for trial in result.trials for use in trial.stages.values())
     return [manifest for key in keys if (manifest := store.manifest(key)) is not None]

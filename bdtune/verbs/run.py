@@ -11,7 +11,6 @@ from bdtune.config.load import load_trial
 from bdtune.config.trial import spec_to_dict
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.files import replace_file
-from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
 from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
@@ -20,6 +19,7 @@ from bdtune.trials.ledger import Ledger
 from bdtune.trials.results import SweepResult
 from bdtune.trials.speed import Speed
 from bdtune.verbs.home import SINGLE, SINGLE_SWEEP
+from bdtune.verbs.stores import checked, store_at, to_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +29,18 @@ if TYPE_CHECKING:
     from bdtune.trials.results import TrialResult
 
 
-def run(file: str | None, overrides: Sequence[str], run_dir: Path, *, quiet: bool = False) -> SweepResult:
+def run(
+    file: str | None,
+    overrides: Sequence[str],
+    run_dir: Path,
+    *,
+    store: str | None = None,
+    quiet: bool = False,
+) -> SweepResult:
     """Compute one trial, or take it from the store; the result holds its baseline too."""
     spec = load_trial(file, overrides)
-    executor = Executor(Store(run_dir / "store"), InProcess(spec.data_root, spec.pipeline))
+    at = checked(store_at(run_dir, store), alone=True)
+    executor = Executor(to_write(run_dir, at), InProcess(spec.data_root, spec.pipeline))
     ledger = Ledger(SINGLE_SWEEP, executor.resolver)
     wanted = ledger.add(spec)
     for entry in ledger.entries.values():

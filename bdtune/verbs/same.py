@@ -63,24 +63,20 @@ def first_difference(known: KnownTrial, entry: Entry, fresh: Resolver) -> StageD
 
 def _damage(known: KnownTrial, manifest: Manifest) -> str:
     """Return why an entry's files are not those of its manifest; nothing is moved. "" where all is well."""
-    folder = known.store.folder(manifest.key)
-    if not folder.is_dir():
-        return ""  # an imported sweep without this one's files
-    for name, entry in manifest.files.items():
-        try:
-            content = (folder / name).read_bytes()
-        except OSError as error:
-            return f"{name} cannot be read: {error}"
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
+    try:
+        contents = known.store.contents(manifest.key)
+    except (OSError, ValueError) as error:
+        return f"its files cannot be read: {error}"
+    for name, entry in manifest.files.items() if contents else ():  # none: imported without its files
+        if hashlib.sha256(contents[name]).hexdigest() != entry.sha256:
             return f"{name} has other bytes than when it was written"
-    if digest_of(_arrays(known, manifest), manifest.info) != manifest.digest:
+    if contents and digest_of(_arrays(contents), manifest.info) != manifest.digest:
         return "its content is not what its digest says"
     return ""
 
 
-def _arrays(known: KnownTrial, manifest: Manifest) -> Mapping[str, np.ndarray]:
-    file = known.store.folder(manifest.key) / ARRAYS
-    return load(file.read_bytes()) if ARRAYS in manifest.files and file.exists() else {}
+def _arrays(contents: Mapping[str, bytes]) -> Mapping[str, np.ndarray]:
+    return load(contents[ARRAYS]) if ARRAYS in contents else {}
 
 
 def _recipes(before: Manifest, now: Manifest) -> str:
@@ -98,7 +94,7 @@ def _contents(known: KnownTrial, before: Manifest, fresh: Resolver, now: Manifes
         if before.info.get(name) != now.info.get(name)
     ]
     artefact = fresh.store.open(now.key)
-    arrays, others = _arrays(known, before), artefact.arrays if artefact else {}
+    arrays, others = _arrays(known.store.contents(before.key)), artefact.arrays if artefact else {}
     for name in arrays.keys() & others.keys():
         one, two = arrays[name], others[name]
         if one.shape != two.shape:

@@ -20,7 +20,6 @@ from bdtune.cluster.sweep import Options, make_ledger, planned_trials, run_sweep
 from bdtune.config.load import load_sweep
 from bdtune.config.trial import spec_to_dict, to_params
 from bdtune.engine.files import file_lock, replace_file
-from bdtune.engine.store import Store
 from bdtune.errors import UserError
 from bdtune.report import cross, files, table
 from bdtune.report.estimate import Estimate
@@ -37,11 +36,13 @@ from bdtune.trials.speed import speed_of
 from bdtune.trials.sweep_folder import (
     ASKED,
     SETTINGS,
+    STORE,
     NameTakenError,
     Place,
     claim,
     find_place,
     release,
+    store_of,
     varied,
 )
 from bdtune.verbs import search_pictures
@@ -49,6 +50,7 @@ from bdtune.verbs.ending import closing_lines, exit_code
 from bdtune.verbs.home import find_sweep, settings_of
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
+from bdtune.verbs.stores import checked, of_sweep, store_for, to_read, to_write
 from bdtune.verbs.whole_sweep import whole, without_data
 
 if TYPE_CHECKING:
@@ -98,8 +100,8 @@ class SweepOutcome:
 class Recorder:
     """Reports trials to the tracker, in a thread of its own."""
 
-    def __init__(self, tracker: Tracker, ledger: Ledger, keep: tuple[Kept, ...] = ()) -> None:
-        self.tracker, self.ledger, self.keep = tracker, ledger, keep
+    def __init__(self, tracker: Tracker, ledger: Ledger, folder: Path, keep: tuple[Kept, ...] = ()) -> None:
+        self.tracker, self.ledger, self.folder, self.keep = tracker, ledger, folder, keep
         self._begun: set[str] = set()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="bdtune-recorder", daemon=True)
@@ -129,9 +131,8 @@ class Recorder:
             job()
 
     def _record(self, result: TrialResult) -> None:
-        self.tracker.finished(
-            result, kept_files(self.ledger.entries[result.id], self.ledger.resolver, self.keep)
-        )
+        entry, into = self.ledger.entries[result.id], self.folder / "kept"
+        self.tracker.finished(result, kept_files(entry, self.ledger.resolver, self.keep, into))
 
     def _record_start(self, trial: str) -> None:
         self.tracker.began(self.ledger.result(self.ledger.entries[trial], "pending"))
@@ -174,10 +175,13 @@ def leave_failed(folder: Path, ledger: Ledger, trial: str) -> str:
     file = folder / "failed" / f"{trial}.yaml"
     spec = spec_to_dict(ledger.entries[trial].spec)
     replace_file(file, yaml.safe_dump(spec, sort_keys=False).encode())
-    return f"repeat it with: bdtune run {file} --out {folder.parent.parent}"
+    store = f" --store {store_of(folder)}" if (folder / STORE).exists() else ""
+    return f"repeat it with: bdtune run {file} --out {folder.parent.parent}{store}"
 
 
-def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[SweepSpec, Plan]:
+def plan(
+    file: str | None, overrides: Sequence[str], run_dir: Path, *, store: str | None = None
+) -> tuple[SweepSpec, Plan]:
     """Load a sweep, under the name that it would get, and count what it needs; writes nothing.
 
     Trials of data sets that are not there are left out; `SweepSpec.absent` lists these.
@@ -187,7 +191,8 @@ def plan(file: str | None, overrides: Sequence[str], run_dir: Path) -> tuple[Swe
     if place.line():
         print(place.line(), file=sys.stderr)
     spec = spec.model_copy(update={"name": place.name})
-    ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
+    at = store_for(run_dir, [place.folder] if place.known else [], store)
+    ledger, _ = make_ledger(spec, to_read(at))
     return spec, _plan(spec, ledger)
 
 
@@ -253,6 +258,7 @@ def sweep(
     run_dir: Path,
     options: Options,
     *,
+    store: str | None = None,
     quiet: bool = False,
     wait_s: float = 30.0,
 ) -> SweepOutcome:
@@ -264,11 +270,12 @@ def sweep(
     spec = load_sweep(file, overrides)
     if options.address is not None:
         check_answers(options.address)  # before anything is written
-    place = _claimed(run_dir, spec, overrides)
+    known = find_place(run_dir, spec)
+    at = checked(store_for(run_dir, [known.folder] if known.known else [], store))
+    place = _claimed(run_dir, spec, overrides, at)
     folder = place.folder
     spec = spec.model_copy(update={"name": place.name})
-    store = Store(run_dir / "store")
-    ledger, executor = make_ledger(spec, store)
+    ledger, executor = make_ledger(spec, to_write(run_dir, at))
     tracker = make_tracker(run_dir, folder, spec)
     with Progress(quiet=quiet, name=setting_names(ledger, spec.axis_paths())) as progress:
         if place.line():
@@ -279,7 +286,7 @@ def sweep(
         tracker.describe(spec, expected=expected.trials + expected.baselines)
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
-        recorder = Recorder(tracker, ledger, spec.keep)
+        recorder = Recorder(tracker, ledger, folder, spec.keep)
         try:
             outcome = run_sweep(
                 spec,
@@ -319,28 +326,28 @@ def end(
     tracker.end(result, status, note=note, artifacts=[(path, "") for path in written])
 
 
-def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str]) -> Place:
+def _claimed(run_dir: Path, spec: SweepSpec, overrides: Sequence[str], at: Path | str) -> Place:
     """Take the sweep's folder; where the user gave a name that is taken, ask on a terminal."""
     named = any(word.partition("=")[0].strip() == "name" for word in overrides)
     try:
-        return claim(run_dir, spec, numbered=not named)
+        return claim(run_dir, spec, at, numbered=not named)
     except NameTakenError as taken:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
         print(f"{taken.place.line()}", file=sys.stderr)
         if not typer.confirm("Run it?", default=True, err=True):
             raise
-    return claim(run_dir, spec)
+    return claim(run_dir, spec, at)
 
 
-def report(name: str, run_dir: Path, *, sort: str | None = None) -> SweepOutcome:
+def report(name: str, run_dir: Path, *, store: str | None = None, sort: str | None = None) -> SweepOutcome:
     """Return a sweep's report as the store has it now: nothing is computed.
 
     Raises `UserError` when no such sweep was run, or has nothing called like `sort`.
     """
     folder = find_sweep(name, run_dir)
     spec = settings_of(folder)
-    ledger, _ = make_ledger(spec, Store(run_dir / "store", create=False))
+    ledger, _ = make_ledger(spec, of_sweep(folder, store))
     if spec.search is not None:
         return SweepOutcome(spec, _result(spec, files.read(folder).trials), folder=folder)
     if os.access(folder, os.W_OK):

@@ -46,7 +46,7 @@ class StageRow:
     host: str
     commit: str
     folder: str
-    """Where its result lies, or would lie."""
+    """Where its result lies, or would lie: a folder or an address."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _row(trial: KnownTrial, role: str, reads: tuple[str, ...], name: str) -> Sta
     use = trial.result.stages.get(role)
     if use is None:
         return StageRow(role, name, reads, None, "missing", None, None, None, "", "", "", "", "")
-    folder = str(trial.store.folder(use.key))
+    folder = trial.store.place.where(use.key)
     manifest = trial.manifest(use.key)
     if manifest is None:
         return StageRow(
@@ -157,7 +157,7 @@ def _notes(shown: TrialPage) -> list[str]:
         f"{counted(len(own), 'stage')} computed for it in {_sum(own)}, "
         f"{len(shared)} shared, which took {_sum(shared)}"
     )
-    notes.append(f"results lie in {trial.store.root}/objects/<first two digits of the key>/<key>")
+    notes.append(f"results lie in {trial.store.root}/{trial.store.place.layout}")
     if any(row.state == "elsewhere" for row in shown.stages):
         notes.append("elsewhere: the sweep was imported without this result's files")
     return [*notes, shown.note] if shown.note else notes

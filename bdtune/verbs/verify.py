@@ -24,6 +24,7 @@ from bdtune.trials.ledger import Ledger
 from bdtune.verbs.home import settings_of
 from bdtune.verbs.run import walked
 from bdtune.verbs.same import StageDifference, first_difference
+from bdtune.verbs.stores import of_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +76,7 @@ def verify(
     sample: int = SAMPLE,
     tolerance: float = TOLERANCE,
     data_root: Path | None = None,
+    store: str | None = None,
     quiet: bool = False,
 ) -> list[TrialCheck]:
     """Compute some finished trials of a sweep again in a fresh store, and compare; writes nothing in `home`.
@@ -83,6 +85,7 @@ def verify(
     device is not here.
     """
     result, spec = files.read(folder), settings_of(folder)
+    of_sweep(folder, store)  # which is the one that it began with, and answers
     chosen = _sample(result, sample)
     root = data_root or spec.trial.data_root
     specs = [spec_from_params(trial.params, root) for trial in chosen]

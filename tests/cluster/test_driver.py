@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from bdtune.cluster import deaths
-from bdtune.cluster.driver import NO_ROOM, Driver
+from bdtune.cluster.driver import OUTAGE, Driver
 from bdtune.cluster.searcher import HoldBack
 from bdtune.cluster.sweep import make_ledger
 from bdtune.cluster.trial_source import make_source
 from bdtune.engine.execute import StageFailed
 from bdtune.engine.store import ARRAYS, Store
+from bdtune.errors import OutageError
 
 QUALITIES = "defense.tail.quality=0.25,0.5,1.0"
 
@@ -186,11 +187,29 @@ def test_the_kernels_own_count_of_kills_is_what_is_suspected(bench, tmp_path, mo
 def test_a_full_disk_ends_the_sweep_once_and_is_no_trials_failure(bench):
     desk = Desk(bench, QUALITIES)
     first, second = (desk.driver.release()[0] for _ in range(2))
-    desk.driver.ended(first, {"status": NO_ROOM, "error": "no room for /runs: 0.0 MiB of 5.0 MiB are free"})
+    desk.driver.ended(first, {"status": OUTAGE, "error": "no room for /runs: 0.0 MiB of 5.0 MiB are free"})
     assert desk.driver.release() is None
     desk.driver.ended(second, desk.walk(second))
     assert desk.driver.finished
     assert desk.driver.given_up == "no room for /runs: 0.0 MiB of 5.0 MiB are free"
+    assert not [result for result in desk.driver.results.values() if result.status == "failed"]
+    assert len(Desk(bench, QUALITIES).run()) == 3
+
+
+def test_a_store_that_does_not_answer_ends_the_sweep_once_and_is_no_trials_failure(bench, monkeypatch):
+    def away():
+        raise OutageError("s3://bucket does not answer")
+
+    desk = Desk(bench, QUALITIES)
+    first, second = (desk.driver.release()[0] for _ in range(2))
+    report = desk.walk(first)
+    monkeypatch.setattr(desk.driver.executor.store, "catch_up", away)
+    desk.driver.ended(first, report)
+    assert desk.driver.given_up == "s3://bucket does not answer"
+    assert desk.driver.release() is None
+    desk.driver.ended(second, {"status": OUTAGE, "error": "the same"})
+    assert desk.driver.finished
+    assert not desk.driver.complete
     assert not [result for result in desk.driver.results.values() if result.status == "failed"]
     assert len(Desk(bench, QUALITIES).run()) == 3
 
@@ -210,7 +229,7 @@ def test_torn_results_are_noticed_moved_away_and_computed_again(bench):
     for manifest in bench.store.entries():
         if manifest.name in ("toy_threshold", "toy_prefix"):
             damaged[manifest.name] = manifest.key
-            file = bench.store.folder(manifest.key) / ARRAYS
+            file = bench.store.place.folder(manifest.key) / ARRAYS
             content = bytearray(file.read_bytes())
             content[-1] ^= 1
             file.write_bytes(content[:-1] if manifest.name == "toy_threshold" else content)

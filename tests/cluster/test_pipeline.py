@@ -129,6 +129,34 @@ def test_stamped_rows_are_those_of_the_resident_array(pipeline, parquet):
     assert images.tobytes() == Mark().apply(resident, np.arange(330), plan).tobytes()
 
 
+def test_a_node_that_has_decoded_all_needs_no_workers(pipeline, parquet, monkeypatch, tmp_path):
+    dataset, root = parquet
+    plan = plan_for(330)
+    monkeypatch.setenv("BDTUNE_CACHE", str(tmp_path))  # the workers have another one
+
+    def stamped():
+        return small_windows(pipeline.stream(dataset, "train", root)).poisoned(Mark(), plan, None)
+
+    expected = list(stamped().blocks(4))
+    stamped().work.clean.map.read(np.arange(330))
+    monkeypatch.setattr(pipeline, "require_cpu", None)
+    for (ids, images), (other_ids, other) in zip(stamped().blocks(4), expected, strict=True):
+        assert np.array_equal(ids, other_ids)
+        assert images.tobytes() == other.tobytes()
+
+
+def test_workers_leave_their_images_in_the_map(pipeline, folder):
+    dataset, root = folder
+    list(pipeline.stream(dataset, "train", root).blocks(0))
+    assert pipeline.stream(dataset, "train", root).work.clean.map.is_full
+
+
+def test_what_becomes_resident_is_not_kept_on_disk(pipeline, tmp_path):
+    dataset = registry.load("datasets", "parquet")(**small_parquet(tmp_path, n_train=150, n_test=20))
+    pipeline.resident(dataset, "train", tmp_path)
+    assert not pipeline.stream(dataset, "train", tmp_path).work.clean.map.is_full
+
+
 def test_a_real_attack_is_stamped_on_the_workers(pipeline, parquet):
     dataset, root = parquet
     attack = registry.load("attacks", "badnets")(rate=0.3)

@@ -118,6 +118,30 @@ def test_the_baseline_has_the_same_data_and_training() -> None:
     assert trial_id(baseline) == trial_id(trial_graph(spec(defense={**GSSD, "beta_nd": 9})).baseline)
 
 
+def test_one_baseline_for_all_defenses_where_a_trial_asks_for_it() -> None:
+    defenses = [GSSD, {"name": "lfd", "student": {"epochs": 4}}, "none"]
+    own = [trial_graph(spec(defense=defense)).baseline for defense in defenses]
+    shared = [trial_graph(spec(defense=defense, baseline={"epochs": 7})).baseline for defense in defenses]
+    assert shared[0] is not None
+    assert shared[0].defense.train.epochs == 7
+    assert shared[0] == shared[1] != own[0] != own[1]
+    assert shared[2] is own[2] is None
+    changed = differing(recipes(), recipes(baseline={"epochs": 7}))
+    assert not changed  # of the trial itself nothing is
+
+
+def test_the_shared_baseline_is_mirrored_as_the_trial_is() -> None:
+    baseline = trial_graph(spec(dataset="digits", baseline={"epochs": 7})).baseline
+    assert baseline is not None
+    assert trial_graph(baseline).chain["classifier"].stage.augment == "crop"  # type: ignore[attr-defined]
+
+
+def test_a_trial_with_a_baseline_of_its_own_choice_is_another_trial() -> None:
+    ids = [trial_id(spec(**baseline)) for baseline in ({}, {"baseline": {"epochs": 7}}, {"baseline": {}})]
+    assert len(set(ids)) == 3
+    assert trial_id(spec(baseline=None)) == ids[0] == "5d3231a3e0a6873d"
+
+
 def test_evaluation_sees_what_there_is_to_see() -> None:
     assert set(trial_graph(spec()).evaluate.inputs) == {"classifier", "model", "clean", "triggered"}
     assert set(trial_graph(spec(attack=None, holdout=0.1)).evaluate.inputs) == {

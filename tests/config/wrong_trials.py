@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 HEAD = "trial: {dataset: toy, defense: tiny}\n"
 SETTINGS = (
-    "attack, clean, data_root, data_seed, dataset, defense, evaluation, holdout, holdout_clean, model, "
+    "attack, baseline, clean, data_root, data_seed, dataset, defense, evaluation, holdout, holdout_clean, model, "
     "numerics, pipeline, seed"
 )
 KNOBS = "alpha_c, alpha_p, beta, limit, milestones, mode, on, steps, warmup"
@@ -156,6 +156,11 @@ TRIAL = [
         "unknown knob inside another",
         "trial:\n  dataset: toy\n  defense:\n    name: tiny\n    warmup:\n      epoch: 3\n",
         "s.yaml:6: defense.warmup.epoch: expected a knob of tiny's warmup: epochs, lr, got 'epoch'. Did you mean 'epochs'?",
+    ),
+    wrong(
+        "unknown knob inside a setting that may be null",
+        "trial:\n  dataset: toy\n  baseline:\n    epoch: 3\n",
+        "s.yaml:4: baseline.epoch: expected a knob of the trial's baseline: augment, batch_size, epochs, gamma, lr, milestones, momentum, nesterov, optimizer, schedule, weight_decay, got 'epoch'. Did you mean 'epochs'?",
     ),
     wrong(
         "a knob one level too high",

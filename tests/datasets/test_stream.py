@@ -21,6 +21,13 @@ def test_windows_cover_every_row_once(cut, seed):
     assert all(len(part) <= cut.size for part in parts)
 
 
+@given(windows, st.none() | st.integers(0, 2**40))
+def test_a_window_is_found_by_its_number(cut, seed):
+    parts = list(cut.order(seed))
+    assert len(parts) == len(cut)
+    assert all(np.array_equal(cut.window(index, seed), part) for index, part in enumerate(parts))
+
+
 def test_without_a_seed_rows_ascend():
     assert np.array_equal(np.concatenate(list(Windows(100, 16, 4).order(None))), np.arange(100))
 
@@ -57,7 +64,9 @@ def test_the_stream_gives_the_resident_images(tmp_path):
 
 
 def test_an_image_of_another_size_is_an_error(tmp_path):
-    write_parquet(tmp_path / "x" / "train.parquet", np.arange(40) % 2, sides=[8] * 20 + [9] * 20)
+    write_parquet(
+        tmp_path / "x" / "train.parquet", np.arange(40) % 2, sides=[8] * 20 + [9] * 20, row_group=20
+    )
     stream = registry.load("datasets", "parquet")(path="x", num_classes=2).selection("train", tmp_path)
     blocks = FileStream(stream, window_rows=20).blocks(None)
     next(blocks)

@@ -119,7 +119,7 @@ class Runs:
                     digests[name] = value["digest"]
             identity = [manifest.preimage["knobs"], manifest.preimage["seed"], digests]
             name = json.dumps([manifest.name, identity], sort_keys=True)
-            published[name] = (store.folder(manifest.key) / "manifest.json").stat().st_mtime
+            published[name] = (store.place.folder(manifest.key) / "manifest.json").stat().st_mtime
         starts = [
             (json.dumps([note["stage"], note["identity"]], sort_keys=True), note["time"])
             for note in self.notes()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from bdtune.engine import checkpoint, files
-from bdtune.engine import store as stores
+from bdtune.engine import checkpoint, files, folder_place
 from bdtune.engine.disk import DiskFullError, is_full, room
 from bdtune.engine.execute import Executor
 from bdtune.engine.manifest import Cost
@@ -46,8 +45,8 @@ def test_a_store_without_room_is_left_as_it_was_and_takes_the_result_later(tmp_p
     store = Store(tmp_path)
     artefact = Artefact({"x": np.arange(4)})
     with monkeypatch.context() as full:
-        full.setattr(stores, "write_plain", no_room)
-        full.setattr(stores, "write_synced", no_room)
+        full.setattr(folder_place, "write_plain", no_room)
+        full.setattr(folder_place, "write_synced", no_room)
         with pytest.raises(DiskFullError):
             store.publish("ab12", "train", {"stage": "toy"}, artefact, cost=Cost.measured(1.0))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -74,8 +73,8 @@ def test_a_file_and_a_checkpoint_without_room_keep_what_they_held(tmp_path, monk
 def test_a_stage_that_finds_no_room_is_not_remembered_as_failed(tmp_path, monkeypatch):
     executor = Executor(Store(tmp_path), Nowhere())
     wanted = Node(Train(), {"x": Numbers()}, 0, CPU)
-    monkeypatch.setattr(stores, "write_plain", no_room)
-    monkeypatch.setattr(stores, "write_synced", no_room)
+    monkeypatch.setattr(folder_place, "write_plain", no_room)
+    monkeypatch.setattr(folder_place, "write_synced", no_room)
     with pytest.raises(DiskFullError):
         executor.compute(wanted)
     assert not list((tmp_path / "failed").iterdir())

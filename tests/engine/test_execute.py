@@ -61,7 +61,7 @@ def test_a_damaged_input_is_computed_again(executor):
     executor.compute(chain())
     first = next(node for node in chain().walk() if not node.parents)
     key = executor.resolver.key(first)
-    file = executor.store.folder(key) / ARRAYS
+    file = executor.store.place.folder(key) / ARRAYS
     file.write_bytes(file.read_bytes()[:-1])
     value = executor.compute(chain(tail=1.0)).arrays["value"]
     fresh = Executor(Store(executor.store.root.parent / "other"), None).compute(chain(tail=1.0))

@@ -191,10 +191,10 @@ def test_while_a_verdict_is_being_computed_those_that_may_equal_it_wait(executor
 def test_a_damaged_result_is_trained_again_by_a_trial_not_by_the_driver(executor):
     first = chain().inputs["base"]
     executor.compute(first)
-    file = executor.store.folder(executor.resolver.key(first)) / ARRAYS
+    file = executor.store.place.folder(executor.resolver.key(first)) / ARRAYS
     file.write_bytes(file.read_bytes()[:-1])
     queue = ReadyQueue(Executor(Store(executor.store.root), resident=None))
     queue.add(Job("a", [chain()]))
     job = queue.take()
-    assert not executor.store.folder(executor.resolver.key(first)).exists(), "quarantined, not computed"
+    assert not executor.store.place.folder(executor.resolver.key(first)).exists(), "quarantined, not computed"
     assert job.claims == {executor.resolver.key(first)}

@@ -6,9 +6,9 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from bdtune.engine.manifest import Cost, Manifest
+from bdtune.engine.manifest import MANIFEST, Cost, Manifest
 from bdtune.engine.stage import Artefact
-from bdtune.engine.store import ARRAYS, MANIFEST, Store
+from bdtune.engine.store import ARRAYS, Store
 from bdtune.errors import Diverged, StoreError
 
 KEY = "0123456789abcdef"
@@ -75,7 +75,7 @@ def _flip_a_bit(file):
 @pytest.mark.parametrize("name", [ARRAYS, MANIFEST])
 def test_a_damaged_entry_is_noticed_and_quarantined(store, name, damage, caplog):
     publish(store)
-    damage(store.folder(KEY) / name)
+    damage(store.place.folder(KEY) / name)
     reader = Store(store.root)
     assert reader.open(KEY) is None
     publish(reader)
@@ -87,7 +87,7 @@ def test_a_damaged_entry_is_noticed_and_quarantined(store, name, damage, caplog)
 def test_a_truncated_file_is_noticed_even_by_the_process_that_read_it_before(store):
     publish(store)
     assert store.open(KEY) is not None
-    _truncate(store.folder(KEY) / ARRAYS)
+    _truncate(store.place.folder(KEY) / ARRAYS)
     assert store.open(KEY) is None
 
 

@@ -54,6 +54,16 @@ def test_every_line_of_latex_has_all_columns():
     assert "--" in rows[3][2]
 
 
+def test_a_list_in_the_first_cell_is_no_length_after_the_line_before():
+    table = Table(
+        "", (Column("beta", numeric=False),), (Row(("[0.5, 1.0]",)),), ("[a] note", 'and "another"')
+    )
+    text = forms.latex(table)
+    assert not re.search(r"\\\s*[\[*]", text)
+    assert "{[}0.5, 1.0]" in text
+    assert '"' not in text  # the usual encoding of fonts has no straight quotes
+
+
 def test_nothing_in_a_name_is_a_command_of_latex():
     text = forms.latex(TABLE)
     for name in (

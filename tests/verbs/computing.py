@@ -11,7 +11,7 @@ from bdtune.config.load import load_sweep
 from bdtune.engine.store import Store
 from bdtune.report import files
 from bdtune.report.selection import selected
-from bdtune.trials.sweep_folder import claim
+from bdtune.trials.sweep_folder import claim, store_of
 from tests.trained import one_thread
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -35,19 +35,24 @@ def plugins(monkeypatch: Any) -> None:
     """Let the toy plugins be found, and nothing of the user's."""
     monkeypatch.setenv("BDTUNE_PLUGINS", str(PLUGINS))
     monkeypatch.setenv("BDTUNE_COMMIT", "test")
-    for name in ("BDTUNE_DATA", "BDTUNE_HOME"):
+    for name in ("BDTUNE_DATA", "BDTUNE_HOME", "BDTUNE_STORE"):
         monkeypatch.delenv(name, raising=False)
 
 
-def computed(home: Path, *words: str, text: str = SPACE, only: int | None = None) -> Path:
-    """Run a sweep, or its first `only` trials and their baselines; returns its folder."""
+def computed(
+    home: Path, *words: str, text: str = SPACE, only: int | None = None, at: Path | str | None = None
+) -> Path:
+    """Run a sweep, or its first `only` trials and their baselines; returns its folder.
+
+    Its results are `at` a folder or an address, by default in the run directory itself.
+    """
     file = home / "toy.yaml"
     home.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     spec = load_sweep(str(file), list(words))
-    place = claim(home, spec)
+    place = claim(home, spec, at)
     spec = spec.model_copy(update={"name": place.name})
-    ledger, executor = make_ledger(spec, Store(home / "store"))
+    ledger, executor = make_ledger(spec, Store(store_of(place.folder)))
     ledger.extend(points(spec))
     some = list(ledger.entries.values())[:only]
     with one_thread():

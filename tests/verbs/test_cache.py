@@ -132,10 +132,10 @@ def test_why_takes_the_ids_of_trials(store):
         TrialResult("4e" * 8, "done", {**params, "defense.beta_nd": 1.5}),
     )
     files.write(store.root.parent / "sweeps" / "s", SweepResult("s", trials), figure=False)
-    found = cache.why(store, "3f", "4e4e")
+    found = cache.why(store, "3f", "4e4e", store.root.parent)
     assert found == [cache.Difference("trial", "defense.beta_nd", 0.6, 1.5)]
     with pytest.raises(UserError, match="two keys, or the ids of two trials"):
-        cache.why(store, "3f", "a")
+        cache.why(store, "3f", "a", store.root.parent)
 
 
 def test_why_refuses_keys_that_are_unknown_or_stand_for_several(store):
@@ -150,7 +150,7 @@ def test_why_refuses_keys_that_are_unknown_or_stand_for_several(store):
 def test_verify_counts_and_quarantines(store, caplog):
     for key in "abc":
         publish(store, key, seconds=1)
-    file = store.folder("b" * 16) / ARRAYS
+    file = store.place.folder("b" * 16) / ARRAYS
     file.write_bytes(file.read_bytes()[:-1])
     (store.root / "objects" / "dd" / ("d" * 16)).mkdir(parents=True)  # torn: there is no manifest
     assert cache.verify(Store(store.root)) == (2, ["b" * 16, "d" * 16])

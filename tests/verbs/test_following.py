@@ -154,7 +154,7 @@ def test_a_trial_is_shown_stage_by_stage_with_what_each_reads_and_where_it_lies(
     store = Store(made / "store", create=False)
     for row in page.stages:
         manifest = store.manifest(row.key)
-        assert str(store.folder(row.key)) == row.folder
+        assert str(store.place.folder(row.key)) == row.folder
         assert (row.bytes, row.seconds) == (manifest.size, manifest.cost.seconds)
     text = table.plain(trial.page_table(page), 80)
     assert max(map(len, text.splitlines())) <= 80
@@ -164,7 +164,7 @@ def test_a_trial_is_shown_stage_by_stage_with_what_each_reads_and_where_it_lies(
 
 def test_a_result_that_is_gone_is_shown_as_missing(home):
     own = defended(home)
-    shutil.rmtree(Store(home / "store").folder(own.stages["classifier"].key))
+    shutil.rmtree(Store(home / "store").place.folder(own.stages["classifier"].key))
     states = {row.role: row.state for row in trial.page(find_trial(own.id, home)).stages}
     assert states["classifier"] == "missing"
     assert states["prefix"] != "missing"
@@ -216,7 +216,7 @@ def test_a_difference_beyond_the_spread_is_marked_and_settings_of_one_sweep_are_
 def test_code_and_libraries_that_computed_two_sweeps_are_compared(home):
     folder = computed(home, "name=other", "seed=5")
     last = files.read(folder).trials[-1]
-    file = Store(home / "store").folder(last.stages["evaluate"].key) / MANIFEST
+    file = Store(home / "store").place.folder(last.stages["evaluate"].key) / MANIFEST
     manifest = Manifest.from_json(file.read_bytes())
     changed = replace(manifest, commit="0123", environment={**manifest.environment, "numpy": "0.1"})
     file.write_bytes(changed.to_json())
@@ -277,7 +277,7 @@ def test_an_export_overwrites_nothing_and_says_what_is_gone(home, tmp_path):
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UserError, match="expected a new or empty folder"):
         export_trial(find_trial(own.id, home), tmp_path / "full")
-    (Store(home / "store").folder(own.stages["classifier"].key) / ARRAYS).unlink()
+    (Store(home / "store").place.folder(own.stages["classifier"].key) / ARRAYS).unlink()
     with pytest.raises(UserError, match=r"stage 'classifier'.*bdtune sweep"):
         export_trial(find_trial(own.id, home), tmp_path / "out")
     assert not (tmp_path / "out").exists()

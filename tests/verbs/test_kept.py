@@ -22,6 +22,9 @@ TRIAL = [
     "numerics.device=cpu",
 ]
 
+INTO = Path("nowhere")
+"""A store in a folder copies nothing."""
+
 
 @pytest.fixture
 def trial(tmp_path, monkeypatch):
@@ -32,7 +35,7 @@ def trial(tmp_path, monkeypatch):
     executor = Executor(Store(tmp_path / "store"), InProcess(None, "auto"))
     ledger = Ledger("s", executor.resolver, "cpu")
     entry = ledger.add(spec.trial)
-    assert kept_files(entry, ledger.resolver, spec.keep) == []
+    assert kept_files(entry, ledger.resolver, spec.keep, INTO) == []
     for _ in executor.walk(entry.graph.goals):
         pass
     return spec, ledger, entry
@@ -40,13 +43,13 @@ def trial(tmp_path, monkeypatch):
 
 def test_models_and_verdicts_are_files_when_asked_for(trial):
     spec, ledger, entry = trial
-    found = kept_files(entry, ledger.resolver, spec.keep)
+    found = kept_files(entry, ledger.resolver, spec.keep, INTO)
     [weights] = [path for path, folder in found if folder == "model" and path.suffix == ".safetensors"]
     assert load_file(weights)
     evidence = spec.trial.defense.evidence
     assert {folder for _, folder in found} == {"model", *(f"verdicts/{name}" for name in evidence)}
-    assert {folder for _, folder in kept_files(entry, ledger.resolver, ["model"])} == {"model"}
-    assert kept_files(entry, ledger.resolver, []) == []
+    assert {folder for _, folder in kept_files(entry, ledger.resolver, ["model"], INTO)} == {"model"}
+    assert kept_files(entry, ledger.resolver, [], INTO) == []
 
 
 def test_files_that_are_asked_for_later_are_delivered_later(trial, tmp_path, monkeypatch):
@@ -55,7 +58,7 @@ def test_files_that_are_asked_for_later_are_delivered_later(trial, tmp_path, mon
     tracker, result = Tracker(tmp_path, "s"), ledger.result(entry)
     assert tracker.finished(result)
     assert not tracker.finished(result)
-    files = kept_files(entry, ledger.resolver, spec.keep)
+    files = kept_files(entry, ledger.resolver, spec.keep, INTO)
     assert tracker.finished(result, files)
     assert not tracker.finished(result, files)
     run = tracker.runs.read(entry.id)

@@ -59,7 +59,7 @@ def entry_of(home, role):
     """Return the folder of the one entry of a role in the first defended trial."""
     trials = files.read(home / "sweeps" / "toy").trials
     key = next(trial for trial in trials if not trial.is_baseline).stages[role].key
-    return Store(home / "store").folder(key)
+    return Store(home / "store").place.folder(key)
 
 
 def forge(folder, arrays):
