@@ -443,9 +443,12 @@ def report(
     shape = {"rows": rows, "columns": columns, "cells": cells}
     shaped = crossed or any(text is not None for text in shape.values())
     if campaigns.is_known(name, home):
-        _report_campaign(
-            name, home, shape if shaped else None, written_as, page=page, as_json=as_json, rows=(sort, top)
-        )
+        if sort or top:
+            raise UserError(
+                "--sort and --top are for a sweep: 'bdtune report SWEEP', of the campaign's sweeps"
+            )
+        told = campaigns.report(name, home)
+        _print_campaign(told, shape if shaped else None, written_as, page=page, as_json=as_json)
         return
     outcome = verb.report(name, home, sort=sort)
     if page:
@@ -532,24 +535,12 @@ def _campaign_words(words: list[str] | None) -> tuple[str, list[str]]:
     return file, overrides
 
 
-def _report_campaign(
-    name: str,
-    home: Path,
-    shape: dict[str, str | None] | None,
-    form: Any,
-    *,
-    page: bool,
-    as_json: bool,
-    rows: tuple[Any, ...],
+def _print_campaign(
+    outcome: Any, shape: dict[str, str | None] | None, form: Any, *, page: bool, as_json: bool
 ) -> None:
     """Print a campaign's summary, the tables that `shape` asks for, or the files of its page."""
-    from bdtune.verbs import campaign, report_forms
+    from bdtune.verbs import report_forms
 
-    if any(rows):
-        raise UserError(
-            "--sort and --top are for a sweep: 'bdtune report SWEEP', with a sweep of the campaign"
-        )
-    outcome = campaign.report(name, home)
     if page:
         from bdtune.verbs.report_page import campaign_written
 
