@@ -447,8 +447,8 @@ def report(
             raise UserError(
                 "--sort and --top are for a sweep: 'bdtune report SWEEP', of the campaign's sweeps"
             )
-        told = campaigns.report(name, home)
-        _print_campaign(told, shape if shaped else None, written_as, page=page, as_json=as_json)
+        whole = campaigns.report(name, home)
+        _print_campaign(whole, shape if shaped else None, written_as, page=page, as_json=as_json)
         return
     outcome = verb.report(name, home, sort=sort)
     if page:

@@ -122,9 +122,9 @@ def _members(campaign: Campaign, run_dir: Path) -> list[Member]:
 
 
 def _member(spec: SweepSpec, name: str, run_dir: Path) -> Member:
-    told = single.report(name, run_dir)
-    assert told.folder is not None, "a report knows its folder"
-    return Member(spec.name, renamed(spec, name), told.result, told.folder, told.why)
+    found = single.report(name, run_dir)
+    assert found.folder is not None, "a report knows its folder"
+    return Member(spec.name, renamed(spec, name), found.result, found.folder, found.why)
 
 
 def is_known(name: str, run_dir: Path) -> bool:
