@@ -97,7 +97,7 @@ def _sections(inputs: CampaignInputs, folder: Path) -> Iterator[Section]:
 
 
 def campaign_lesson(members: Sequence[Member]) -> list[str]:
-    """Return what the trials of all sweeps teach; sweeps with another rule are told apart.
+    """Return what the trials of all sweeps teach; sweeps with another rule stand apart.
 
     A detector, say, is ranked by what it detects: its classifier is the undefended one.
     """
