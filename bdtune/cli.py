@@ -206,7 +206,8 @@ def campaign(
     bdtune campaign paper/gssd_appendix data_root=/data budget=100 resources.gpu=0.5 --address auto
     """
     from bdtune.cluster.sweep import Options
-    from bdtune.verbs import campaign as verb
+    from bdtune.verbs import campaign_run as verb
+    from bdtune.verbs import report_forms
 
     file, overrides = _campaign_words(words)
     options = Options(address, cpus, gpus, retry_failed, concurrency)
@@ -214,8 +215,8 @@ def campaign(
         done = verb.run(
             file, overrides, run_directory(out), options, store=store, quiet=quiet, wait_s=mlflow_wait
         )
-    _print_campaign(done, as_json)
-    print("\n".join(done.ending()), file=sys.stderr)
+    report_forms.print_campaign(done, "terminal", as_json)
+    print("\n".join(done.ending(out)), file=sys.stderr)
     raise typer.Exit(done.exit_code)
 
 
@@ -237,7 +238,7 @@ def plan(words: Words = None, out: Out = None, store: StoreAt = None, as_json: A
     file, overrides = split(words)
     read = None if file is None else read_file(file)
     if read is not None and read.holds_sweeps:
-        from bdtune.verbs import campaign as campaigns
+        from bdtune.verbs import campaign_plan as campaigns
 
         planned = campaigns.plan(read, overrides, run_directory(out, write=False), store=store)
         show_result(planned.to_json(), campaigns.plan_table(planned), as_json)
@@ -400,7 +401,9 @@ def check(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The sweep's name, or its YAML file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The name of a sweep or campaign, or its YAML file.")
+    ],
     out: Out = None,
     store: StoreAt = None,
     sort: Annotated[
@@ -441,6 +444,7 @@ def report(
     """Print a sweep's table again, from what the store has now; writes report.md, .csv, .png beside it.
 
     The pictures of the best trial's attack and defense are best-attack.png and best-defense.png.
+    Of a campaign its sweeps are listed; --table prints its tables, or one over the trials of all its sweeps.
     --json holds all trials, whatever --sort and --top say. Examples:
 
     bdtune report gssd
@@ -448,6 +452,7 @@ def report(
     bdtune report gssd --json > gssd.json
     bdtune report paper/lfd_2 --table --format latex > lfd.tex
     bdtune report gssd --rows defense.beta_nd --cells acc,asr,der
+    bdtune report digits_all --rows defense --columns attack --cells der
     bdtune report gssd --html
     bdtune report digits_all --ranking --sort mean
     """
@@ -456,30 +461,32 @@ def report(
     from bdtune.verbs import sweep as verb
 
     written_as = report_forms.checked_form(form)
+    home = run_directory(out, write=False)
     if rules or ranking:
         others = (page, crossed, rows, columns, cells, top, rules and (ranking or sort))
         _refuse_others("--rules" if rules else "--ranking", others)
-        found = comparing.results_of(name, run_directory(out, write=False), store)
+        found = comparing.results_of(name, home, store)
         if rules:
             comparing.print_rules(found, written_as, as_json)
         else:
             comparing.print_ranking(name, found, written_as, as_json, sort)
         return
-    if campaigns.is_known(name, run_directory(out, write=False)):
-        if any((sort, top, page, crossed, rows, columns, cells)):
-            raise UserError("a campaign's table has one form: 'bdtune report SWEEP' has the others")
-        told = campaigns.report(name, run_directory(out, write=False), store=store)
-        _print_campaign(told, as_json)
-        return
-    outcome = verb.report(name, run_directory(out, write=False), store=store, sort=sort)
     shape = {"rows": rows, "columns": columns, "cells": cells}
+    shaped = crossed or any(text is not None for text in shape.values())
+    if campaigns.is_known(name, home):
+        if sort or top:
+            raise UserError(
+                "--sort and --top are for a sweep: 'bdtune report SWEEP', of the campaign's sweeps"
+            )
+        told = campaigns.report(name, home, store=store)
+        _print_campaign(told, shape if shaped else None, written_as, page=page, as_json=as_json)
+        return
+    outcome = verb.report(name, home, store=store, sort=sort)
     if page:
         from bdtune.verbs.report_page import written
 
-        files = [str(path) for path in written(outcome)]
-        show_result({"page": files[0], "figures": files[1:]}, None, as_json)
-        print(f"written: {files[0]} and {len(files) - 1} figures beside it", file=sys.stderr)
-    elif crossed or any(text is not None for text in shape.values()):
+        _print_page(written(outcome), as_json)
+    elif shaped:
         report_forms.print_cross(report_forms.cross_of(outcome, shape), written_as, as_json)
     else:
         report_forms.print_settings(outcome, written_as, as_json, sort=sort, top=top)
@@ -566,14 +573,29 @@ def _refuse_others(option: str, others: tuple[Any, ...]) -> None:
         raise UserError(f"{option} prints a table of its own, which takes {allowed} alone")
 
 
-def _print_campaign(told: Any, as_json: bool) -> None:
-    from bdtune.verbs import campaign as verb
-    from bdtune.verbs import comparing
+def _print_campaign(
+    outcome: Any, shape: dict[str, str | None] | None, form: Any, *, page: bool, as_json: bool
+) -> None:
+    """Print a campaign's summary, the tables that `shape` asks for, or the files of its page."""
+    from bdtune.verbs import report_forms
 
-    summary = verb.summary_table(told.name, told.sweeps, told.left_out)
-    show_result({**told.to_json(), **comparing.compared(told.sweeps)}, summary, as_json)
-    if not as_json:
-        comparing.print_below(told.name, told.sweeps)
+    if page:
+        from bdtune.verbs.report_page import campaign_written
+
+        files, sweeps = campaign_written(outcome)
+        _print_page(files, as_json, [str(path) for path in sweeps])
+    elif shape is not None:
+        report_forms.print_campaign_tables(outcome, shape, form, as_json)
+    else:
+        report_forms.print_campaign(outcome, form, as_json)
+
+
+def _print_page(files: list[Path], as_json: bool, sweeps: list[str] | None = None) -> None:
+    """Print which page and figures were written; of a campaign also the pages of its sweeps."""
+    page, *figures = map(str, files)
+    show_result({"page": page, "figures": figures, **({"sweeps": sweeps} if sweeps else {})}, None, as_json)
+    others = f", and the pages of {len(sweeps)} sweeps" if sweeps else ""
+    print(f"written: {page} and {len(figures)} figures beside it{others}", file=sys.stderr)
 
 
 def _print_sweep(swept: Any, as_json: bool) -> None:

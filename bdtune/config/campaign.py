@@ -10,6 +10,7 @@
     first: [gssd_k3]                                     # sweeps by name, in this order before the others
     budget: 100                                          # hours of stages; what does not fit is left out
     resources: {cpu: 1, gpu: 0.5}                        # of every trial
+    table: {rows: [attack], columns: [defense]}          # a table over all sweeps; or a list of tables
 
 Only sweeps of known trials belong in a campaign: a search or a scheduler decides by what it alone has seen.
 """
@@ -30,16 +31,58 @@ from bdtune.config.expand import points
 from bdtune.config.load import SWEEPS, Named, load_sweep, read_file, shown
 from bdtune.config.overrides import apply_overrides
 from bdtune.config.read_sweep import read_sweep
-from bdtune.config.sweep import Resources, SweepSpec, safe_name, sweep_to_dict, with_points
+from bdtune.config.sweep import (
+    GivenSpeed,
+    Resources,
+    Select,
+    SweepSpec,
+    TableLayout,
+    safe_name,
+    sweep_to_dict,
+    with_points,
+)
+from bdtune.config.table_layout import layout_problems
 from bdtune.config.yaml_file import YamlText, parse_value
 from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
+from bdtune.metrics import STABLE, is_oracle
+from bdtune.plugins.metric import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bdtune.config.at_hand import Absent
+
+
+class CampaignTable(TableLayout):
+    """A table of a campaign: its cells hold trials of several sweeps."""
+
+    name: str = ""
+    """Part of its files' names, `table-<name>.tex`; without a name they are called `table.tex`."""
+    sweeps: tuple[str, ...] = ()
+    """Sweeps whose trials it shows, by name; none: all. Of one sweep, that sweep's own `table` fills in what
+    is not given here."""
+    select: Select | None = None
+    """The rule by which the best of several settings is chosen; None: that of the sweeps if they all have one
+    rule, else `oracle_der`."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_safe(cls, name: str) -> str:
+        """A table's name is part of a file's."""
+        return safe_name(name) if name else name
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _spell_out(cls, raw: Any) -> Any:
+        """Accept a rule's name in place of a mapping, as a sweep does."""
+        return {"metric": raw} if isinstance(raw, str) else raw
+
+    @property
+    def stem(self) -> str:
+        """Its files' name without the ending."""
+        return f"table-{self.name}" if self.name else "table"
 
 
 class CampaignSettings(Knobs):
@@ -53,6 +96,8 @@ class CampaignSettings(Knobs):
     """Most hours of stages, as `bdtune plan` counts them; None: all that is asked for."""
     resources: Resources | None = None
     """What one trial occupies; None: the most that one of the sweeps asks for."""
+    table: tuple[CampaignTable, ...] = ()
+    """Tables over the trials of its sweeps; in a file also one table alone."""
 
     @field_validator("name")
     @classmethod
@@ -80,6 +125,17 @@ class Campaign:
     def resources(self) -> Resources:
         """What one trial occupies."""
         return self.sweeps[0].resources
+
+    @property
+    def speed(self) -> GivenSpeed | None:
+        """How fast a trial trains as the user says: where sweeps say different things, the slowest."""
+        given = [spec.speed for spec in self.sweeps if spec.speed is not None]
+        return min(given, key=lambda speed: speed.images_per_s, default=None)
+
+    @property
+    def tables(self) -> tuple[CampaignTable, ...]:
+        """Its tables, with what they take from the tables of sweeps filled in."""
+        return self.settings.table
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that can be written as YAML and read again, with every sweep written out."""
@@ -127,10 +183,11 @@ class _Reader:
         common = _words(self._mapping("set"))
         sweeps = list(self._sweeps([*common, *words]))
         self._distinct(sweeps)
-        self._named(settings.get("first", ()), sweeps)
+        self._named("first", settings.get("first", ()), sweeps)
+        tables = self._tables(settings.get("table", ()), sweeps, [*common, *words])
         if self.problems:
             raise ConfigError(self.problems)
-        read = CampaignSettings(**settings)
+        read = CampaignSettings(**{**settings, "table": tables})
         if not sweeps:
             raise ConfigError([each.problem for _, each in self.absent])
         return Campaign(read, _ordered(read, sweeps), tuple(self.absent))
@@ -138,6 +195,8 @@ class _Reader:
     def _settings(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the campaign's own settings, where they are right."""
         raw = {"name": self.file.stem, **{key: self.data[key] for key in self._own_keys()}}
+        if self._one_table:
+            raw["table"] = [raw["table"]]
         for word in words:
             key, _, value = word.partition("=")
             try:
@@ -146,8 +205,15 @@ class _Reader:
             except (ValueError, IndexError):
                 self._wrong(key, "expected a value after '='", show(value), where=f"command line: {word}")
         settings, problems = check_each(CampaignSettings, raw, "the campaign")
+        if self._one_table:
+            problems = [replace(each, path=each.path.replace("table[0]", "table", 1)) for each in problems]
         self.problems += [problem.at(self._line(problem.path)) for problem in problems]
         return settings
+
+    @property
+    def _one_table(self) -> bool:
+        """Whether `table` is one table, not a list of them."""
+        return isinstance(self.data.get("table"), dict)
 
     def _own_keys(self) -> list[str]:
         known = [*CampaignSettings.model_fields, SWEEPS, "set"]
@@ -223,12 +289,40 @@ class _Reader:
             hint = f"Call one of them {name}-2: {{sweep: ..., set: {{name: {name}-2}}}}"
             self._wrong(SWEEPS, "expected a name for each sweep", f"'{name}' {names.count(name)} times", hint)
 
-    def _named(self, names: Sequence[str], sweeps: Sequence[SweepSpec]) -> None:
-        known = [spec.name for spec in sweeps]
+    def _named(self, path: str, names: Sequence[str], sweeps: Sequence[SweepSpec]) -> None:
+        known = list(dict.fromkeys([*(spec.name for spec in sweeps), *(name for name, _ in self.absent)]))
         for index, name in enumerate(names):
             if name not in known:
                 expected = f"expected a sweep of this campaign: {', '.join(known)}"
-                self._wrong(f"first[{index}]", expected, show(name), nearest(name, known))
+                self._wrong(f"{path}[{index}]", expected, show(name), nearest(name, known))
+
+    def _tables(
+        self, tables: Sequence[CampaignTable], sweeps: Sequence[SweepSpec], words: Sequence[str]
+    ) -> list[CampaignTable]:
+        """Return the tables whose sweeps have trials, each with its whole layout."""
+        found, stems = [], [table.stem for table in tables]
+        overridden = [word.partition("=")[0].strip() for word in words]
+        for index, table in enumerate(tables):
+            path = "table" if self._one_table else f"table[{index}]"
+            self._named(f"{path}.sweeps", table.sweeps, sweeps)
+            if table.stem in stems[:index]:
+                self._wrong(path, "expected a name of its own for each table", show(table.name))
+            self._ruled(path, table)
+            own = [spec for spec in sweeps if spec.name in (table.sweeps or (spec.name,))]
+            whole = _filled_in(table, own)
+            trials = [] if self.absent else [trial for spec in own for trial in points(spec)]
+            for problem in layout_problems(whole, path, trials, overridden):
+                self.problems.append(problem.at(self._line(problem.path)))
+            found += [whole] if own else []
+        return found
+
+    def _ruled(self, path: str, table: CampaignTable) -> None:
+        """Note a rule that reads no metric; those that only a defense measures are let through."""
+        rule = table.select.metric if table.select else Select().metric
+        rules = [metric.rule for metric in METRICS.own.values() if metric.role != "report"]
+        if rule.removesuffix(STABLE) not in rules and not (is_oracle(rule) and "/" in rule):
+            expected = f"expected one of the rules: {', '.join(rules)}"
+            self._wrong(f"{path}.select", expected, show(rule), nearest(rule, rules))
 
     def _placed(self, path: str, problem: Problem) -> Problem:
         """Return a sweep's problem with the place in this file that led to it."""
@@ -254,6 +348,18 @@ def _words(settings: Mapping[str, Any]) -> list[str]:
 def _flow(value: Any) -> str:
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**9)
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _filled_in(table: CampaignTable, sweeps: Sequence[SweepSpec]) -> CampaignTable:
+    """Return a table of one sweep with that sweep's own layout where it does not give one."""
+    own = sweeps[0].table if len(sweeps) == 1 else None
+    if own is None or not table.sweeps:
+        return table
+    given = table.model_fields_set
+    shape = {"rows", "columns"} & given
+    taken = [name for name in TableLayout.model_fields if name not in given]
+    taken = [name for name in taken if not (shape and name in ("rows", "columns"))]  # they belong together
+    return table.model_copy(update={name: getattr(own, name) for name in taken})
 
 
 def _ordered(settings: CampaignSettings, sweeps: Sequence[SweepSpec]) -> tuple[SweepSpec, ...]:

@@ -23,7 +23,7 @@ from bdtune.config.sweep import (
     When,
     spelled_out,
 )
-from bdtune.config.table_layout import check_layout
+from bdtune.config.table_layout import layout_problems
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec, build, parse_sections
 from bdtune.effects import no_effect
 from bdtune.errors import Problem, nearest
@@ -79,7 +79,8 @@ def read_sweep(document: Document, name: str, *, check_data: bool = True, partia
     else:
         check_search(document, space, search, check_data=check_data)
     if values.get("table") is not None:
-        check_layout(document, values["table"], found)
+        for problem in layout_problems(values["table"], "table", found, document.overridden):
+            document.report(problem)
     document.finish()
     spec = SweepSpec(trial=build(sections), **axes, **values)
     spec._points = tuple(found) if search is None else None

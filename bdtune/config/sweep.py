@@ -129,6 +129,14 @@ class Resources(Knobs):
         return gpu
 
 
+class GivenSpeed(Knobs):
+    """How fast the device of a trial trains, for estimates where none was measured."""
+
+    images_per_s: float = Field(gt=0)
+    """Images of 32x32 pixels in three colours that a training of ResNet-18 (width 64) takes in a second.
+    Trainings and passes of other networks and image sizes are scaled by their multiplications."""
+
+
 class Published(Knobs):
     """A published number, printed beside ours: rates as fractions."""
 
@@ -186,6 +194,8 @@ class SweepSettings(Knobs):
     scheduler: SerializeAsAny[SchedulerKnobs] = SchedulerKnobs()
     """What stops trials early that do badly, judged after each epoch of the classifier's last training."""
     resources: Resources = Resources()
+    speed: GivenSpeed | None = None
+    """Unless given, this machine's is measured; a stage that the store has seen counts as long as it took."""
     retries: int = Field(1, ge=0, le=100)
     """How often a trial whose process died is started again at once; then it waits, longer each time."""
     published: tuple[Published, ...] = ()

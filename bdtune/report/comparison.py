@@ -46,6 +46,12 @@ def of_sweep(result: SweepResult) -> dict[str, Table]:
     return found
 
 
+def of_campaign(name: str, results: Iterable[SweepResult]) -> dict[str, Table]:
+    """Return the tables that a campaign's report adds, by their titles: how its defenses rank."""
+    found = ranking_of(list(results))
+    return {RANKING: ranking_table(f"campaign {name}", found)} if found.ranked or found.others else {}
+
+
 # ------------------------------------------------------------------------------------------------- rules
 
 

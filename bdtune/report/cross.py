@@ -6,6 +6,7 @@ A cell holds ours, what was published, and their difference; one without a numbe
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from bdtune.trials.results import SweepResult
 
 NOT_ASKED, NOT_RUN, NOT_TAKEN = "not asked", "not run", "not taken"
+OUT_OF_BUDGET = "out of budget"
 NO_ATTACK, NO_DEFENSE, NOT_MEASURED = "no attack", "no defense", "unmeasured"
 REASONS = {
-    NOT_ASKED: "the sweep has no such trial",
+    NOT_ASKED: "no such trial is asked for",
     NOT_RUN: "the trial has no result yet",
     "no data": "the data set is not at hand",
+    OUT_OF_BUDGET: "the trial does not fit the campaign's budget",
     "failed": "the trial failed",
     "diverged": "a loss or a weight became infinite or undefined",
     "stopped": "the scheduler stopped the trial early",
@@ -165,7 +168,7 @@ class _Builder:
         for group in groups:
             for number in self.published:
                 name = own if number.params.get("defense") == "none" else metric
-                if name in number.metrics and _meets(number, group):
+                if name in number.metrics and meets(number, group):
                     self.fitting[number.source] = None
                     return number.metrics[name]
         return None
@@ -194,7 +197,7 @@ class _Builder:
         return worst or next((self.why[t.id] for t in group.trials if t.id in self.why), NOT_RUN)
 
 
-def _meets(number: Published, group: Group) -> bool:
+def meets(number: Published, group: Group) -> bool:
     """Return whether a group has the settings of a published number; an undefended one has no defense's."""
     own = {
         path: value
@@ -210,10 +213,12 @@ def build(
     *,
     published: Sequence[Published] = (),
     why: Mapping[str, str] | None = None,
+    kind: str = "sweep",
 ) -> CrossTable:
     """Return the cross table of a sweep; rows and columns come in the order in which trials state them.
 
-    Without a layout it follows from what varies. `why` gives, by trial id, why a trial was not run.
+    Without a layout it follows from what varies. `why` gives, by trial id, why a trial was not run; `kind` is
+    what the title calls the whole.
     """
     found = grouped(result.trials)
     layout = completed(layout, found)
@@ -238,7 +243,7 @@ def build(
     lines = _summarised(lines, layout)
     names = tuple(_head(columns, key) for key in column_keys)
     return CrossTable(
-        layout.caption or _title(result, found, [*layout.rows, *layout.columns]),
+        layout.caption or _title(f"{kind} {result.sweep}", found, [*layout.rows, *layout.columns]),
         tuple(axis.name for axis in rows),
         tuple(axis.name for axis in columns),
         names,
@@ -342,15 +347,15 @@ def _summary(cells: Sequence[Cell], metric: str, kind: str) -> Cell:
     return Cell(Stat(over(ours), None, 1), published=published, took=all(cell.took for cell in cells))
 
 
-def _title(result: SweepResult, groups: Sequence[Group], axes: Sequence[str]) -> str:
-    """Name the sweep, and the plugins that are equal in all cells."""
+def _title(whole: str, groups: Sequence[Group], axes: Sequence[str]) -> str:
+    """Name the sweep or campaign, and the plugins that are equal in all cells."""
     defended = [group for group in groups if not group.is_baseline]
     words: list[str] = []
     for path in ("dataset", "attack", "defense", "model"):
         values = {show(group.params[path]) for group in defended if path in group.params}
         if path not in axes and len(values) == 1:
             words += values
-    return f"sweep {result.sweep}: {', '.join(words)}" if words else f"sweep {result.sweep}"
+    return f"{whole}: {', '.join(words)}" if words else whole
 
 
 def _notes(builder: _Builder, lines: Sequence[Line]) -> list[str]:
@@ -389,10 +394,15 @@ def _notes(builder: _Builder, lines: Sequence[Line]) -> list[str]:
         notes.append("mean, worst case: over the rows with an attack; 'a of b': of b rows a have a number")
     counts: dict[str, int] = {}
     for cell in cells:
-        if cell.missing and " of " not in cell.missing:
+        if cell.missing and not _is_count(cell):
             counts[cell.missing] = counts.get(cell.missing, 0) + 1
     notes += [f"{why}, {n} cell{'s' * (n != 1)}: {REASONS.get(why, why)}" for why, n in counts.items()]
     return notes
+
+
+def _is_count(cell: Cell) -> bool:
+    """Return whether a cell of a summary row says "3 of 5", as a number is missing above it."""
+    return re.fullmatch(r"\d+ of \d+", cell.missing) is not None
 
 
 def to_json(table: CrossTable) -> dict[str, Any]:

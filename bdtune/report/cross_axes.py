@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bdtune.config.sweep import TableLayout
 from bdtune.errors import Problem, UserError, nearest
@@ -25,6 +25,7 @@ EXPANDED = ("dataset", "attack")
 UNDEFENDED = "undefended"
 
 Key = tuple["Scalar", ...]
+L = TypeVar("L", bound=TableLayout)
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,7 @@ def _tells_apart(knob: str, told: Sequence[str], groups: Sequence[Group]) -> boo
     return any(len(found) > 1 for found in values.values())
 
 
-def asked_layout(
-    layout: TableLayout | None, groups: Sequence[Group], **words: Sequence[str] | None
-) -> TableLayout:
+def asked_layout(layout: L, groups: Sequence[Group], **words: Sequence[str] | None) -> L:
     """Return a layout with the `rows`, `columns` and `cells` that the command line gives.
 
     Raises `UserError` with all names that no trial has, each with the nearest one.
@@ -138,7 +137,6 @@ def asked_layout(
             problems += [Problem("--columns", "expected other settings than --rows", n) for n in twice]
     if problems:
         raise UserError(problems)
-    layout = layout or TableLayout()
     if "rows" in given and "columns" not in given:
         given["columns"] = tuple(path for path in layout.columns if path not in given["rows"])
     if "columns" in given and "rows" not in given:

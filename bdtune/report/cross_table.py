@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bdtune.plugins.metric import METRICS
+from bdtune.report import forms
 from bdtune.report.cross import heads, to_json
 from bdtune.report.fit import EMPTY, total, widths
 from bdtune.report.groups import Stat
-from bdtune.report.table import Column, Row, Table
+from bdtune.report.page.document import standalone
+from bdtune.report.table import Column, Row, Table, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +74,11 @@ def blocks(table: Table, width: int) -> list[Table]:
     """Return a table as blocks of whole column groups that fit a width; the last one has the notes."""
     labels = [i for i, column in enumerate(table.columns) if not column.group and not column.numeric]
     groups = list(dict.fromkeys(column.group for column in table.columns if column.group))
-    if total(widths(table)) <= width or len(groups) < 2:
+    if total(widths(stacked(table))) <= width or len(groups) < 2:
         return [table]
     parts: list[list[str]] = [[]]
     for group in groups:
-        if parts[-1] and total(widths(_only(table, labels, [*parts[-1], group]))) > width:
+        if parts[-1] and total(widths(stacked(_only(table, labels, [*parts[-1], group])))) > width:
             parts.append([])
         parts[-1].append(group)
     found = [replace(_only(table, labels, part), title="", notes=()) for part in parts]
@@ -97,6 +99,22 @@ def _only(table: Table, labels: Sequence[int], groups: Sequence[str]) -> Table:
         for row in table.rows
     ]
     return replace(table, columns=tuple(table.columns[i] for i in kept), rows=tuple(rows))
+
+
+def latex_text(table: CrossTable) -> str:
+    """Return the table for LaTeX; one that is wide comes in blocks of columns, so that it can be read."""
+    return forms.latex(*blocks(neutral(table), forms.LATEX_WIDTH))
+
+
+def texts(table: CrossTable, stem: str) -> dict[str, str]:
+    """Return the table in every form that is a file, by the file's name."""
+    plain = neutral(table)
+    return {
+        f"{stem}.md": forms.text_of(plain, "markdown"),
+        f"{stem}.csv": csv_text(table),
+        f"{stem}.tex": latex_text(table),
+        f"{stem}.html": standalone(plain.title, forms.text_of(plain, "html")),
+    }
 
 
 def csv_text(table: CrossTable) -> str:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from bdtune.engine.files import replace_file
 from bdtune.errors import UserError
-from bdtune.report import comparison, cross_table, forms, table
-from bdtune.report.page.document import standalone
+from bdtune.report import comparison, cross_table, table
 from bdtune.report.seconds import with_seconds
 from bdtune.trials.results import SweepResult
 
@@ -50,7 +49,7 @@ def write(
         "sweep.json": json.dumps(result.to_json(), allow_nan=False),
         "report.md": "\n\n".join(map(table.markdown, [full, *comparison.of_sweep(result).values()])),
         "report.csv": table.csv_text(with_seconds(result, paper)),
-        **(_shaped_texts(shaped) if shaped else {}),
+        **(cross_table.texts(shaped, "table") if shaped else {}),
     }
     for name, text in texts.items():
         replace_file(folder / name, text.encode())
@@ -61,16 +60,6 @@ def write(
         picture = overview(result, folder / "report.png")
         paths += [picture] if picture else []
     return paths
-
-
-def _shaped_texts(shaped: CrossTable) -> dict[str, str]:
-    neutral = cross_table.neutral(shaped)
-    return {
-        "table.md": forms.text_of(neutral, "markdown"),
-        "table.csv": cross_table.csv_text(shaped),
-        "table.tex": forms.text_of(neutral, "latex"),
-        "table.html": standalone(neutral.title, forms.text_of(neutral, "html")),
-    }
 
 
 def read(folder: Path) -> SweepResult:

@@ -6,18 +6,22 @@ import itertools
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
-from bdtune.report.fit import EMPTY
-from bdtune.report.table import markdown
+from bdtune.report.fit import EMPTY, total, widths
+from bdtune.report.table import markdown, stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bdtune.report.table import Column, Row, Table
 
 Form = Literal["terminal", "markdown", "csv", "latex", "html"]
 ENDINGS: dict[Form, str] = {"markdown": "md", "csv": "csv", "latex": "tex", "html": "html"}
 MANY = 9
-"""Numeric columns above which a LaTeX table is scaled to the page."""
+"""Numeric columns above which a LaTeX table counts as wide."""
+LATEX_WIDTH = 90
+"""Characters of a line that a page in one column has room for in small print."""
+PAGE_ROWS, HEAD_ROWS = 58, 5
+"""Rows that stand on a printed page besides the notes, and those that a block's head and rules take."""
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -26,24 +30,51 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(table: Table) -> str:
-    """Return a table for LaTeX with the package booktabs; a wide one also needs graphicx."""
-    spread = sum(column.numeric for column in table.columns) > MANY
+def latex(*blocks: Table) -> str:
+    """Return a table for LaTeX with the package booktabs; a wide one also needs graphicx.
+
+    Several `blocks` of its columns stand below each other, on as many pages as they need; the first one has
+    the title, the last one the notes.
+    """
+    many = sum(column.numeric for column in blocks[0].columns) > MANY
+    wide = len(blocks) > 1 or many or total(widths(stacked(blocks[0]))) > LATEX_WIDTH
+    packages = r"\usepackage{booktabs}" + (r", \usepackage{graphicx}" if wide else "")
+    pages, title = _pages(blocks), latex_text(blocks[0].title)
+    lines = [f"% needs {packages}"]
+    for number, page in enumerate(pages, 1):
+        caption = f"{title}, part {number} of {len(pages)}" if len(pages) > 1 else title
+        lines += [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+        lines += [r"\footnotesize"] if wide else []
+        for block in page:
+            lines += [*_tabular(block, wide=wide), "", r"\medskip"]
+        lines += [r"\footnotesize"] if page[-1].notes else []
+        lines += [latex_text(note) + r"\\" for note in page[-1].notes[:-1]]
+        lines += [*map(latex_text, page[-1].notes[-1:]), r"\end{table}"]
+    return "\n".join([*lines, ""])
+
+
+def _pages(blocks: Sequence[Table]) -> list[list[Table]]:
+    """Return the blocks that share a page: whole ones, of at most `PAGE_ROWS` rows together."""
+    pages: list[list[Table]] = []
+    for block in blocks:
+        if not pages or sum(len(each.rows) + HEAD_ROWS for each in [*pages[-1], block]) > PAGE_ROWS:
+            pages.append([])
+        pages[-1].append(block)
+    return pages
+
+
+def _tabular(table: Table, *, wide: bool) -> list[str]:
+    """Return the lines of a tabular; a wide one is scaled down where it is wider than the page."""
     columns = "".join("r" if column.numeric else "l" for column in table.columns)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *_latex_head(table), r"\midrule"]
     for row in table.rows:
         body += [r"\midrule"] if row.starts else []
         body.append(_latex_line([_latex_cell(row, i) for i in range(len(row.cells))]))
     body += [r"\bottomrule", r"\end{tabular}"]
-    if spread:
-        body = [r"\resizebox{\textwidth}{!}{%", *body[:-1], body[-1] + "}"]
-    packages = r"\usepackage{booktabs}" + (r", \usepackage{graphicx}" if spread else "")
-    return "\n".join([
-        f"% needs {packages}", r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.title)}}}",
-        *body, "", r"\smallskip", r"\footnotesize",
-        *(rf"{latex_text(note)}\\" for note in table.notes[:-1]), *map(latex_text, table.notes[-1:]),
-        r"\end{table}", "",
-    ])  # fmt: skip
+    if not wide:
+        return body
+    fitted = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    return [fitted, *body[:-1], body[-1] + "}"]
 
 
 def latex_text(text: str) -> str:
@@ -115,4 +146,5 @@ def _number(column: Column) -> str:
 
 def text_of(table: Table, form: Form) -> str:
     """Return a table in a form that knows neither a terminal's width nor all digits."""
-    return {"markdown": markdown, "latex": latex, "html": html}[form](table)
+    writers: dict[str, Callable[[Table], str]] = {"markdown": markdown, "latex": latex, "html": html}
+    return writers[form](table)

@@ -379,6 +379,14 @@ def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def plain_csv(table: Table) -> str:
+    """Return a table's cells as CSV, one line a row."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([[column.name for column in table.columns], *(row.cells for row in table.rows)])
+    return out.getvalue()
+
+
 def csv_text(result: SweepResult) -> str:
     """Return one line per setting with full precision: parameters, counts, mean and spread of each metric."""
     groups = grouped(result.trials)

@@ -20,7 +20,7 @@ from bdtune.tracking.runs import Run
 from bdtune.trials.results import SweepResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from bdtune.config.campaign import Campaign
@@ -38,13 +38,16 @@ class CampaignLog:
         }
         replace_file(self.tracker.delivery.folder / FILE, json.dumps(about, indent=1).encode())
 
-    def end(self, results: Mapping[str, SweepResult], note: str, *, interrupted: bool) -> None:
-        """Write a run for each sweep, and the campaign's own with the table as its note, in Markdown."""
+    def end(
+        self, results: Mapping[str, SweepResult], note: str, files: Iterable[Path] = (), *, interrupted: bool
+    ) -> None:
+        """Write a run for each sweep, and the campaign's own with its tables: as its note, and as files."""
         self.tracker.start()
         status: Literal["interrupted", "done"] = "interrupted" if interrupted else "done"
         for name, result in results.items():
             self._write(name, result, status)
-        self.tracker.end(SweepResult(self.campaign.name), status, note=note)
+        artifacts = [(file, "") for file in files]
+        self.tracker.end(SweepResult(self.campaign.name), status, note=note, artifacts=artifacts)
 
     def _write(self, name: str, result: SweepResult, status: str) -> None:
         metrics = values.sweep_metrics(result)

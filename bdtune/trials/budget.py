@@ -24,8 +24,6 @@ class Spending:
     plan: Plan
     limit_s: float = float("inf")
     spent_s: float = 0.0
-    left_out: list[str] = field(default_factory=list)
-    """Ids of the trials that did not fit, in their order."""
     paid: set[str] = field(default_factory=set)
     """Recipes of the stages that were paid for."""
 
@@ -43,7 +41,6 @@ class Spending:
             if recipe not in self.paid and self.ledger.resolver.manifest(step) is None
         }
         if self.spent_s + sum(new.values()) > self.limit_s:
-            self.left_out.append(entry.id)
             return False
         self.spent_s += sum(new.values())
         self.paid |= new.keys()

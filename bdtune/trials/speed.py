@@ -1,4 +1,4 @@
-"""How fast this machine trains a network: measured once, in about a second, and kept for first estimates.
+"""How fast a machine trains a network, for first estimates: given, or measured once in a second and kept.
 
 Loading torch for it takes longer. What is kept answers without.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from bdtune.config.sweep import GivenSpeed, Resources
     from bdtune.engine.numerics import Numerics
     from bdtune.engine.stage import Node, Source, Stage
     from bdtune.plugins.dataset import Dataset, SplitName
@@ -43,14 +44,26 @@ DERIVED_S = 0.05
 """Of a derived stage."""
 
 
-class Speed:
-    """Guesses the seconds of a stage that was never run: epochs, samples and passes at the measured speed.
+COLOUR = (32, 32, 3)
+"""Height, width and channels of the images that a given speed is about."""
 
-    `threads`: CPU threads of one trial. Measurements are kept in the user's cache folder where it can be
-    written; without `measure` only what is kept there is known. A GPU that this machine lacks is not guessed.
+
+def speed_of(resources: Resources, given: GivenSpeed | None = None, *, measure: bool = True) -> Speed:
+    """Return what guesses seconds of stages of trials with some resources."""
+    return Speed(max(1, int(resources.cpu)), given.images_per_s if given else None, measure=measure)
+
+
+class Speed:
+    """Guesses the seconds of a stage that was never run: epochs, samples and passes at the machine's speed.
+
+    `threads`: CPU threads of one trial. `images_per_s`: images of `COLOUR` of which a training of ResNet-18
+    takes so many a second. Without it the speed is measured; then a GPU that this machine lacks is not
+    guessed. What is measured or counted is kept in the user's cache folder where that can be written; without
+    `measure` only what is kept there is known.
     """
 
-    def __init__(self, threads: int = 1, *, measure: bool = True) -> None:
+    def __init__(self, threads: int = 1, images_per_s: float | None = None, *, measure: bool = True) -> None:
+        self._given = images_per_s
         self.threads = min(threads, len(os.sched_getaffinity(0)))  # more would only get in each other's way
         self.measure = measure
         self._file = node_folder("speed.json")
@@ -82,18 +95,26 @@ class Speed:
 
     def _per_sample(self, network: Model, data: DataSource, numerics: Numerics) -> float | None:
         """Return the seconds of one sample in a training step, None where that is not known."""
-        pace = self._pace(numerics.resolved())
+        pace = self._pace(numerics.resolved()) if self._given is None else self._given_pace(self._given)
         if pace is None:
             return None
-        shape, classes = data.dataset.image_shape(data.root), data.dataset.num_classes
-        named = [network.plugin_name(), network.identity(), classes, shape]
-        operations = self._kept(["operations", *named], lambda: _operations(network, classes, shape))
+        operations = self._operations(network, data.dataset.num_classes, data.dataset.image_shape(data.root))
         return None if operations is None else operations / pace
 
     def _pace(self, numerics: Numerics) -> float | None:
         """Return how many operations of a forward pass are trained in a second, None without the device."""
         named = [socket.gethostname(), self.threads, numerics.device, numerics.precision]
         return self._kept(named, lambda: _measured(numerics, self.threads))
+
+    def _given_pace(self, images_per_s: float) -> float | None:
+        """Return how many operations of a forward pass are trained in a second, without what is around."""
+        operations = self._operations(load("models", "resnet18").model_validate({"width": 64}), 10, COLOUR)
+        return None if operations is None else images_per_s * operations * AROUND
+
+    def _operations(self, network: Model, classes: int, shape: tuple[int, int, int]) -> float | None:
+        """Return the operations of one image's forward pass: kept, or counted and kept then."""
+        named = ["operations", network.plugin_name(), network.identity(), classes, shape]
+        return self._kept(named, lambda: _operations(network, classes, shape))
 
     def _kept(self, named: list[object], find: Callable[[], float | None]) -> float | None:
         """Return the number of this name: kept, or found and kept then."""
@@ -138,7 +159,10 @@ def _clock(on_gpu: bool, threads: int) -> float:
 
 
 def _operations(network: Model, num_classes: int, shape: tuple[int, int, int]) -> float:
-    """Return the multiplications and additions of one image's forward pass; nothing is computed for it."""
+    """Return the multiplications and additions of one image's forward pass; nothing is computed for it.
+
+    `shape`: height, width and channels.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

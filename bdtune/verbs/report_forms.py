@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+from bdtune.config.campaign import CampaignTable
+from bdtune.config.sweep import TableLayout
 from bdtune.errors import Problem, UserError, nearest
 from bdtune.report import cross, cross_table, files, forms, table
 from bdtune.report.cross_axes import asked_layout
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bdtune.report.cross import CrossTable
+    from bdtune.verbs.campaign import CampaignOutcome
     from bdtune.verbs.sweep import SweepOutcome
 
 
@@ -42,7 +45,7 @@ def cross_of(outcome: SweepOutcome, shape: Mapping[str, str | None]) -> CrossTab
     """
     spec, result = outcome.spec, outcome.result
     words = {key: words_of(text) for key, text in shape.items()}
-    layout = asked_layout(spec.table, grouped(result.trials), **words)
+    layout = asked_layout(spec.table or TableLayout(), grouped(result.trials), **words)
     return cross.build(result, layout, published=spec.published, why=outcome.why)
 
 
@@ -56,10 +59,59 @@ def print_cross(shown: CrossTable, form: forms.Form, as_json: bool) -> None:
             if number:
                 print()
             files.show(block)
-    elif form == "csv":
-        print(cross_table.csv_text(shown), end="")
+    elif form in ("csv", "latex"):
+        text = cross_table.csv_text if form == "csv" else cross_table.latex_text
+        print(text(shown), end="")
     else:
         _print(neutral, form)
+
+
+def campaign_tables(outcome: CampaignOutcome, shape: Mapping[str, str | None]) -> dict[str, CrossTable]:
+    """Return a campaign's own tables, or the one that `rows`, `columns` and `cells` give.
+
+    They change the shape of its only table; where it has none, or several, they say the whole shape of one
+    over all sweeps. Raises `UserError` with all names that no trial has.
+    """
+    own, tables = outcome.campaign.tables, outcome.tables
+    words = {key: words_of(text) for key, text in shape.items()}
+    if own and not any(given is not None for given in words.values()):
+        return dict(outcome.crossed)
+    first = own[0] if len(own) == 1 else CampaignTable()
+    trials = [trial for member in outcome.members for trial in member.result.trials]
+    layout = asked_layout(first, grouped(trials), **words)
+    shown = tables.of(layout)
+    return {"table": shown} if shown is not None else {}
+
+
+def print_campaign_tables(
+    outcome: CampaignOutcome, shape: Mapping[str, str | None], form: forms.Form, as_json: bool
+) -> None:
+    """Print the tables over the trials of a campaign's sweeps."""
+    found = campaign_tables(outcome, shape)
+    if as_json:
+        tables = {stem: cross.to_json(shown) for stem, shown in found.items()}
+        show_json({"campaign": outcome.name, "tables": tables})
+        return
+    if not found:
+        raise UserError(f"no sweep of campaign {outcome.name} has trials yet")
+    for number, shown in enumerate(found.values()):
+        if number:
+            print()
+        print_cross(shown, form, as_json=False)
+
+
+def print_campaign(outcome: CampaignOutcome, form: forms.Form, as_json: bool) -> None:
+    """Print how far a campaign's sweeps are, and how its defenses rank."""
+    shown = outcome.summary()
+    if as_json:
+        show_json({**outcome.to_json(), **comparing.compared(outcome.sweeps)})
+    elif form == "terminal":
+        show_table(shown)
+        comparing.print_below(outcome.name, outcome.sweeps)
+    elif form == "csv":
+        print(table.plain_csv(shown), end="")
+    else:
+        _print(shown, form)
 
 
 def print_settings(outcome: SweepOutcome, form: forms.Form, as_json: bool, **rows: Any) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import queue
 import re
-import shlex
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from bdtune.tracking import values
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.oracle import oracle_knobs, oracle_reads
-from bdtune.trials.speed import Speed
+from bdtune.trials.speed import speed_of
 from bdtune.trials.sweep_folder import (
     ASKED,
     SETTINGS,
@@ -46,6 +45,7 @@ from bdtune.trials.sweep_folder import (
     store_of,
     varied,
 )
+from bdtune.verbs.ending import closing_lines, exit_code
 from bdtune.verbs.home import find_sweep, settings_of
 from bdtune.verbs.kept import kept_files
 from bdtune.verbs.pictures import Gallery
@@ -60,11 +60,10 @@ if TYPE_CHECKING:
     from bdtune.config.sweep import Kept, Resources, SweepSpec
     from bdtune.engine.plan import Plan
     from bdtune.trials.results import OracleRead, SweepResult, TrialResult
+    from bdtune.trials.speed import Speed
 
 log = logging.getLogger(__name__)
 
-MOST_NAMED = 4
-"""Pictures that the end of a sweep names one by one."""
 PREVIEWED = 50
 """Trials drawn from a search's space to say what it may cost."""
 
@@ -94,25 +93,9 @@ class SweepOutcome:
         return exit_code(self.given_up, self.latest, interrupted=self.interrupted)
 
     def ending(self, out: Path | None) -> list[str]:
-        """Return the lines that end a run: what was written where, and which command is next.
-
-        `out` is the run directory that the command line gave.
-        """
-        names = [path.name for path in self.written]
-        pictures = [name for name in names if name.endswith(".png")]
-        if len(pictures) > MOST_NAMED:  # one or two for each attack
-            names = [name for name in names if name not in pictures] + [f"{len(pictures)} pictures (*.png)"]
-        where = f" --out {shlex.quote(str(out))}" if out else ""
-        if self.given_up:
-            after = f"error: {self.given_up}\nThe same command goes on from here"
-        elif self.interrupted:
-            after = "interrupted; the same command goes on from here"
-        elif self.exit_code:
-            after = "next: mend what failed, then run the same command with --retry-failed"
-        else:
-            after = f"next: bdtune ui{where}, or bdtune report {self.spec.name} --sort asr --top 10{where}"
-        folder = [f"written to {self.written[0].parent}: {', '.join(names)}"] if names else []
-        return [*folder, self.tracking, after]
+        """Return the lines that end a run; `out` is the run directory that the command line gave."""
+        commands = ["bdtune ui", f"bdtune report {self.spec.name} --sort asr --top 10"]
+        return closing_lines(self, self.written, commands, out)
 
 
 class Recorder:
@@ -211,7 +194,7 @@ def plan(
     spec = spec.model_copy(update={"name": place.name})
     at = store_for(run_dir, [place.folder] if place.known else [], store)
     ledger, _ = make_ledger(spec, to_read(at))
-    return spec, _plan(spec, ledger, _speed(spec))
+    return spec, _plan(spec, ledger, speed_of(spec.resources, spec.speed))
 
 
 def _plan(spec: SweepSpec, ledger: Ledger, speed: Speed) -> Plan:
@@ -220,10 +203,6 @@ def _plan(spec: SweepSpec, ledger: Ledger, speed: Speed) -> Plan:
         ledger = Ledger(ledger.sweep, ledger.resolver, ledger.device)  # a search enters what it asks for
     ledger.extend(planned_trials(spec, PREVIEWED))
     return ledger.plan(speed)
-
-
-def _speed(spec: SweepSpec, *, measure: bool = True) -> Speed:
-    return Speed(max(1, int(spec.resources.cpu)), measure=measure)
 
 
 def _estimate(spec: SweepSpec, ledger: Ledger, speed: Speed, expected: Plan, options: Options) -> Estimate:
@@ -243,15 +222,6 @@ def announce(progress: Progress, expected: Plan) -> None:
         cached=sum(count.cached for count in counts),
         seconds=None if expected.unpredicted else expected.seconds_shared,
     )
-
-
-def exit_code(given_up: str | None, trials: Iterable[TrialResult], *, interrupted: bool) -> int:
-    """Return 0 when all is done, 1 when some were given up, 3 when some failed, 130 when interrupted."""
-    if given_up:
-        return 1
-    if interrupted:
-        return 130
-    return 3 if any(trial.status in ("failed", "diverged") for trial in trials) else 0
 
 
 def slots_of(resources: Resources, options: Options) -> int:
@@ -307,7 +277,7 @@ def sweep(
         if place.line():
             progress.message(place.line(), always=True)
         # Measuring delays the first stage; the first trials soon say as much of those that are to come.
-        speed = _speed(spec, measure=spec.search is not None)
+        speed = speed_of(spec.resources, spec.speed, measure=spec.search is not None)
         expected = _plan(spec, ledger, speed)
         progress.estimate = _estimate(spec, ledger, speed, expected, options)
         announce(progress, expected)

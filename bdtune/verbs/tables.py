@@ -10,7 +10,7 @@ from bdtune.report.table import Column, Row, Table, duration, size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bdtune.config.sweep import SweepSpec
+    from bdtune.config.sweep import Resources, SweepSpec
     from bdtune.engine.plan import Plan, StageCount
     from bdtune.plugins.registry import Description
     from bdtune.trials.results import SweepResult
@@ -75,10 +75,7 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Table:
         if count.reused:
             notes.append(f"{stage}: {count.reused} more are saved as by-products of longer trainings")
     if plan.unpredicted:
-        hint = (
-            "; resources.gpu=0 estimates them on CPUs, if there is no GPU here" if spec.resources.gpu else ""
-        )
-        notes.append(f"no cost known yet: {', '.join(plan.unpredicted)}{hint}")
+        notes.append(no_cost(plan.unpredicted, spec.resources))
     else:
         shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
         notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")
@@ -89,6 +86,12 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Table:
     table = plain_table(title, rows, notes)
     columns = tuple(Column(column.name, column.name != "stage") for column in table.columns)
     return Table(table.title, columns, table.rows, table.notes)
+
+
+def no_cost(stages: Sequence[str], resources: Resources) -> str:
+    """Return the note that names stages of which no cost is known, and says how to estimate them."""
+    hint = "; speed.images_per_s=N says how fast a GPU is, resources.gpu=0 estimates CPUs"
+    return f"no cost known yet: {', '.join(stages)}{hint if resources.gpu else ''}"
 
 
 def _traffic(plan: Plan) -> str:

@@ -118,3 +118,86 @@ def test_only_a_file_with_sweeps_is_a_campaign(tmp_path):
     assert not is_campaign("lfd")
     assert not is_campaign(None)
     assert not is_campaign("there_is_none")
+
+
+GRID = (
+    f"{{name: shaped, trial: {TRIAL}, grid: {{attack: [badnets, blend]}}, "
+    "table: {rows: [attack], cells: [asr]}}"
+)
+
+
+def test_a_table_is_one_or_a_list_and_goes_over_all_sweeps_or_some(campaign):
+    [one] = campaign(TWO + "table: {rows: [defense.alpha], cells: [der], percent: true}\n").tables
+    assert (one.stem, one.rows, one.cells, one.percent, one.sweeps) == (
+        "table",
+        ("defense.alpha",),
+        ("der",),
+        True,
+        (),
+    )
+    tables = "table:\n  - {name: a, rows: [attack]}\n  - {name: b, sweeps: [other], select: oracle_asr}\n"
+    first, second = campaign(TWO + tables).tables
+    assert (first.stem, second.stem, second.sweeps) == ("table-a", "table-b", ("other",))
+    assert (second.select.metric, second.select.mode) == ("oracle_asr", "min")
+
+
+def test_the_table_of_one_sweep_takes_what_it_does_not_say_from_that_sweeps_own(campaign):
+    tables = "table: [{name: a}, {name: b, sweeps: [shaped]}, {name: c, sweeps: [shaped], columns: [attack]}]"
+    all_sweeps, taken, changed = campaign(f"sweeps: [{GRID}]\n{tables}").tables
+    assert (taken.rows, taken.cells) == (("attack",), ("asr",))
+    assert (changed.rows, changed.columns, changed.cells) == ((), ("attack",), ("asr",))
+    assert (all_sweeps.rows, all_sweeps.cells) == ((), ("acc", "asr"))
+
+
+def test_tables_are_written_down_as_they_were_filled_in(campaign):
+    found = campaign(f"sweeps: [{GRID}]\ntable: {{sweeps: [shaped], select: {{metric: oracle_acc}}}}\n")
+    again = campaign(yaml.safe_dump(found.to_dict(), sort_keys=False))
+    assert again.tables == found.tables
+    assert again.tables[0].cells == ("asr",)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("{rows: [atack]}", "table.rows[0].atack: expected a setting of the trial"),
+        (
+            "{rows: [defense.alhpa]}",
+            "table.rows[0]: expected a setting that some trial has, got 'defense.alhpa'. Did",
+        ),
+        ("{cells: [ars]}", "table.cells[0]: expected one of the metrics"),
+        ("{row: [attack]}", "table.row: expected a knob of"),
+        (
+            "{sweeps: [on]}",
+            "table.sweeps[0]: expected a sweep of this campaign: one, other, got 'on'. Did you mean 'one'?",
+        ),
+        ("{select: oracle_dre}", "table.select: expected one of the rules: oracle_acc"),
+        ("{name: a/b}", "table.name: expected at most 100 letters"),
+        ("[{name: a}, {name: a}]", "table[1]: expected a name of its own for each table, got 'a'"),
+        (
+            "[{name: a, rows: [seed]}]",
+            "table[0].rows[0]: expected a setting over which cells are not averaged",
+        ),
+        ("3", "table: expected a list of values"),
+    ],
+)
+def test_a_wrong_table_is_told_with_its_line(campaign, table, told):
+    with pytest.raises(ConfigError) as error:
+        campaign(TWO + f"table: {table}\n")
+    assert len(error.value.problems) == 1
+    assert f"c.yaml:9: {told}" in str(error.value)
+
+
+def test_all_problems_of_a_table_are_told_at_once_and_of_one_sweep_its_trials_count(campaign):
+    wrong = "{rows: [defense.beta, nothing], cells: [accc], sweeps: [two], select: oracle_x}"
+    with pytest.raises(ConfigError) as error:
+        campaign(TWO + f"table: {wrong}\n")
+    assert len(error.value.problems) == 4
+
+
+def test_a_speed_is_a_setting_of_all_sweeps_and_the_slowest_counts(campaign):
+    assert campaign(TWO).speed is None
+    assert campaign(TWO, "speed.images_per_s=900").speed.images_per_s == 900
+    text = TWO.replace("{name: one,", "{name: one, speed: {images_per_s: 100},")
+    assert campaign(text).speed.images_per_s == 100
+    with pytest.raises(ConfigError, match="expected a number above 0"):
+        campaign(TWO, "speed.images_per_s=0")

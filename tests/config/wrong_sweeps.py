@@ -245,7 +245,7 @@ SEARCH = [
         "settings of a table",
         HEAD
         + "table:\n  rows:\n  - attack\n  - defense.bta\n  - seed\n  - defence\n  columns: [attack]\n  cells: [acc, ars]\n",
-        "s.yaml:5: table.rows[1]: expected a setting that some trial of the sweep has, got 'defense.bta'. Did you mean 'defense.beta'?",
+        "s.yaml:5: table.rows[1]: expected a setting that some trial has, got 'defense.bta'. Did you mean 'defense.beta'?",
         "s.yaml:6: table.rows[2]: expected a setting over which cells are not averaged, got 'seed'",
         f"s.yaml:7: table.rows[3].defence: expected a setting of the trial: {SETTINGS}, got 'defence'. Did you mean 'defense'?",
         "s.yaml:8: table.columns[0]: expected each setting in one place, got 'attack' in table.rows too",

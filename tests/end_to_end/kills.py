@@ -40,7 +40,7 @@ class Runs:
     def __init__(self, folder: Path, slower: float = 1.0, *, space: str = SPACE) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        self.log = folder / "toy.log"
+        self.home, self.log, self.verb = folder / "runs", folder / "toy.log", "sweep"
         self.file = folder / "small.yaml"
         space = space.replace("PREFIX_S", f"{0.4 * slower}").replace("TAIL_S", f"{0.3 * slower}")
         self.file.write_text(space)
@@ -50,7 +50,7 @@ class Runs:
             sys.executable,
             "-m",
             "bdtune.cli",
-            "sweep",
+            self.verb,
             str(self.file),
             "--json",
             "--cpus",
@@ -61,7 +61,7 @@ class Runs:
             **os.environ,
             "BDTUNE_PLUGINS": str(PLUGINS),
             "BDTUNE_TOY_LOG": str(self.log),
-            "BDTUNE_HOME": str(self.folder / "runs"),
+            "BDTUNE_HOME": str(self.home),
             "RAY_AUTH_MODE": "disabled",
         }
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a script that put us behind
@@ -107,7 +107,7 @@ class Runs:
 
     @property
     def store(self) -> Store:
-        return Store(self.folder / "runs" / "store")
+        return Store(self.home / "store")
 
     def computed_after_publishing(self) -> list[str]:
         """Return the toy stages that were started although their result was there."""
@@ -141,7 +141,7 @@ class Runs:
 
     def leftovers(self) -> list[str]:
         """Return leases, pins, failures, checkpoints, unfinished files and scratch folders that stayed."""
-        root, store = self.folder / "runs", self.folder / "runs" / "store"
+        root, store = self.home, self.home / "store"
         places = ("leases", "pins", "failed", "tmp/checkpoints", "quarantine")
         found = {path for place in places for path in (store / place).iterdir()}
         found |= {path for path in (store / "tmp").iterdir() if path.name != "checkpoints"}
@@ -165,7 +165,7 @@ class Runs:
 
     def mlflow_runs(self) -> tuple[Counter[str], Counter[str]]:
         """Return the runs' statuses, and how many runs each trial has."""
-        with sqlite3.connect(self.folder / "runs" / "mlflow.db") as database:
+        with sqlite3.connect(self.home / "mlflow.db") as database:
             statuses = Counter(status for (status,) in database.execute("select status from runs"))
             named = database.execute("select value from tags where key = 'bdtune.trial'")
             trials = Counter(trial for (trial,) in named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -97,7 +98,7 @@ def balanced(text: str) -> bool:
 def test_a_wide_table_is_scaled_to_the_page_and_names_its_packages():
     many = Table("t", tuple(Column(f"c{i}") for i in range(12)), (Row(("1",) * 12),))
     text = forms.latex(many)
-    assert r"\resizebox{\textwidth}{!}" in text
+    assert r"\resizebox{\ifdim\width>\linewidth\linewidth" in text
     assert "graphicx" in text
     assert balanced(text)
     assert "graphicx" not in forms.latex(TABLE)
@@ -144,3 +145,18 @@ def test_plain_text_has_the_heads_in_two_lines_and_a_rule_between_parts():
 def test_each_form_has_every_cell(form):
     text = forms.text_of(TABLE, form)
     assert all(number in text for number in ("0.926", "0.900", "0.800", "not run"))
+
+
+def test_blocks_of_a_latex_table_stand_below_each_other_on_as_many_pages_as_they_need():
+    rows = tuple(Row((f"r{i}", "1")) for i in range(20))
+    one = Table("A title", (Column("name", numeric=False), Column("a", group="g")), rows)
+    last = replace(one, title="", notes=("a note",))
+    text = forms.latex(one, replace(one, title=""), last)
+    assert text.count(r"\begin{tabular}") == 3
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2  # 40 rows on a page, not 60
+    assert r"\caption{A title, part 1 of 2}" in text
+    assert text.index("part 2 of 2") < text.index("a note")
+    assert text.count("a note") == 1
+    both = forms.latex(replace(one, rows=rows[:5]), replace(last, rows=rows[:5]))
+    assert (both.count(r"\begin{table}"), both.count(r"\begin{tabular}")) == (1, 2)
+    assert r"\caption{A title}" in both

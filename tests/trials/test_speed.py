@@ -95,3 +95,34 @@ def test_the_guess_is_of_the_right_size(tmp_path):
 def test_no_more_threads_are_measured_than_this_machine_has():
     assert Speed(10_000).threads == len(os.sched_getaffinity(0))
     assert Speed(1).threads == 1
+
+
+def test_a_given_speed_is_that_of_a_device_that_is_not_here(tmp_path, monkeypatch, own_cache):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(speed, "_measured", lambda *_: pytest.fail("measured"))
+    words = ["numerics.device=cuda", "numerics.precision=fp32"]
+    ledger, _, _ = ledger_of(tmp_path / "store", *words)
+    assert ledger.plan(Speed(images_per_s=1000.0, measure=False)).unpredicted  # operations need torch
+    slow, fast = (ledger.plan(Speed(images_per_s=each)) for each in (1000.0, 4000.0))
+    assert not slow.unpredicted
+    trained = [r for r, s in slow.predicted.items() if s > fast.predicted[r]]
+    assert trained
+    assert all(slow.predicted[recipe] == pytest.approx(4 * fast.predicted[recipe]) for recipe in trained)
+    assert ledger.plan(Speed(images_per_s=1000.0, measure=False)).predicted == slow.predicted
+    assert len(json.loads(own_cache.read_text())) == 2  # operations of ResNet-18 and of this
+
+
+def test_a_given_speed_is_that_of_resnet18_on_32_pixels(tmp_path, monkeypatch):
+    """20 epochs over 1,000 images at 500 images a second take 40 s; a narrow network takes less."""
+
+    def seconds(*words):
+        _, entry, _ = ledger_of(tmp_path / "store", *words, "defense.train.epochs=20")
+        [training] = [node for node in entry.graph.stages.values() if node.name == "supervised"]
+        return Speed(images_per_s=500)(training)
+
+    count = speed._operations
+    monkeypatch.setattr(speed, "_operations", lambda network, *_: count(network, 10, speed.COLOUR))
+    monkeypatch.setattr(speed, "_rows", lambda dataset, split, root: 1000)
+    words = ["defense=fine_tuning", "clean=0.1"]
+    assert seconds(*words, "model.width=64") == pytest.approx(40.0)
+    assert seconds(*words) < 40.0 / 8

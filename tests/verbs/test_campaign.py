@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from bdtune.cli import app
 from bdtune.errors import UserError
-from bdtune.verbs import campaign as verb
+from bdtune.verbs import campaign_plan as verb
 
 TRIAL = """
 dataset: digits
@@ -49,8 +49,8 @@ def test_what_does_not_fit_the_budget_is_named(file, tmp_path):
     hours = whole.sweeps[0].added_s / 3600
     made = verb.plan(file, [f"budget={hours * 1.001}"], tmp_path)
     assert [(sweep.trials, sweep.left_out) for sweep in made.sweeps] == [(2, 0), (0, 1)]
-    assert len(made.left_out) == 1
-    assert "nad" in made.left_out[0]
+    assert len(made.left_out.trials) == 1
+    assert "nad" in next(iter(made.left_out.trials.values()))
     other = verb.plan(file, [f"budget={whole.sweeps[1].alone_s * 1.001 / 3600}", "first=distilled"], tmp_path)
     assert (other.sweeps[0].name, other.sweeps[0].trials) == ("distilled", 1)
 

@@ -1,24 +1,20 @@
-"""The report page: sections made of a sweep's results, in one HTML file with its figures beside it."""
+"""The page of a sweep: its sections, made of the results."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from bdtune.engine.files import replace_file
 from bdtune.metrics import metric_of
-from bdtune.report import comparison, cross, cross_table, forms, table
+from bdtune.report import comparison, cross, table
 from bdtune.report.best import marked
 from bdtune.report.groups import grouped
 from bdtune.report.page import plots
 from bdtune.report.page.asked import asked, settings_text
 from bdtune.report.page.costs import cost_sentence, cost_table, stage_costs
-from bdtune.report.page.document import rendered
 from bdtune.report.page.lesson import lesson
 from bdtune.report.page.provenance import data_table, facts, trials_table
+from bdtune.report.page.section import Section, html_blocks, html_of, write_page
 from bdtune.report.page.sensitivity import effects, pairs
 from bdtune.report.selection import cases, given
 
@@ -30,35 +26,11 @@ if TYPE_CHECKING:
     from bdtune.engine.manifest import Manifest
     from bdtune.report.groups import Group
     from bdtune.report.page.plots import Picture
-    from bdtune.report.page.provenance import Fact
     from bdtune.report.selection import Case
-    from bdtune.report.table import Table
     from bdtune.trials.results import SweepResult
 
-FILE, FIGURES = "report.html", "figures"
 MOST_PAIRS, MOST_CASES = 6, 30
-PRINTED = 100
-"""Characters of a table that fit a printed page; a wider one is broken into blocks of columns."""
 METRICS = ("acc", "asr", "der")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; what it lacks is not shown."""
-
-    title: str
-    text: str = ""
-    facts: Sequence[Fact] = ()
-    lines: Sequence[str] = ()
-    tables: Sequence[Markup] = ()
-    pictures: Sequence[Picture] = ()
-    folded: Mapping[str, str | Markup] = field(default_factory=dict)
-    """What is shown on demand, by its title: HTML, or text with its line breaks."""
-
-    @property
-    def anchor(self) -> str:
-        """The name of the section in the page's address."""
-        return re.sub(r"\W+", "-", self.title.lower())
 
 
 @dataclass(frozen=True)
@@ -77,18 +49,7 @@ class Inputs:
 
 def write(inputs: Inputs, folder: Path) -> list[Path]:
     """Write `report.html` and `figures/*.svg` into a sweep's folder; return their paths, the page's first."""
-    sections = list(_sections(inputs))
-    own = [p for section in sections for p in section.pictures if p.file.endswith(".svg")]
-    for old in (folder / FIGURES).glob("*.svg"):
-        if old.name not in {picture.file for picture in own}:
-            old.unlink()
-    for picture in own:
-        replace_file(folder / FIGURES / picture.file, picture.content)
-    page = rendered(
-        "page.html.j2", title=inputs.spec.name, description=inputs.spec.description, sections=sections
-    )
-    replace_file(folder / FILE, page.encode())
-    return [folder / FILE, *(folder / FIGURES / picture.file for picture in own)]
+    return write_page(folder, inputs.spec.name, inputs.spec.description, list(_sections(inputs)))
 
 
 def _sections(inputs: Inputs) -> Iterator[Section]:
@@ -105,8 +66,8 @@ def _sections(inputs: Inputs) -> Iterator[Section]:
     yield Section("The lesson", lines=lesson(result, found, rule))
     yield _tables(inputs)
     for title, compared in comparison.of_sweep(result).items():
-        yield Section(title, tables=[_html(compared)])
-    if drawn := list(_tradeoffs(groups, best)):
+        yield Section(title, tables=[html_of(compared)])
+    if drawn := list(tradeoffs(groups, best)):
         yield Section("Accuracy against attack success", TRADEOFF, pictures=drawn)
     if found and shown:
         yield Section("What each setting does", EFFECTS, pictures=[_effects(found, shown)])
@@ -119,7 +80,7 @@ def _sections(inputs: Inputs) -> Iterator[Section]:
         yield Section("Epochs", "The best setting of each data set and attack, first seed.", pictures=epochs)
     if costs := stage_costs(result):
         bars = plots.picture("costs", plots.cost_bars(costs), "Seconds by stage.")
-        body = _html(cost_table(costs))
+        body = html_of(cost_table(costs))
         yield Section("Cost", cost_sentence(costs), tables=[body], pictures=[bars])
     if inputs.pictures:
         taken = [plots.from_file(path, _caption(path)) for path in inputs.pictures]
@@ -127,8 +88,8 @@ def _sections(inputs: Inputs) -> Iterator[Section]:
     yield Section(
         "Provenance",
         facts=facts(result, inputs.manifests),
-        tables=[_html(data_table(result))],
-        folded={"All trials": _html(trials_table(result))},
+        tables=[html_of(data_table(result))],
+        folded={"All trials": html_of(trials_table(result))},
     )
 
 
@@ -143,20 +104,16 @@ PAIRS = (
 )
 
 
-def _html(shown: Table) -> Markup:
-    return Markup(forms.html(shown))  # noqa: S704  the form escapes every text
-
-
 def _tables(inputs: Inputs) -> Section:
     """Return the cross table, and every setting in a table that can be unfolded."""
     spec, result = inputs.spec, inputs.result
     crossed = cross.build(result, spec.table, published=spec.published, why=inputs.why)
     every = table.build(result, paper=spec.published)
-    tables = [_html(block) for block in cross_table.blocks(cross_table.neutral(crossed), PRINTED)]
-    return Section("Tables", tables=tables, folded={"Every setting": _html(every)})
+    return Section("Tables", tables=html_blocks(crossed), folded={"Every setting": html_of(every)})
 
 
-def _tradeoffs(groups: Sequence[Group], best: Sequence[Group]) -> Iterator[Picture]:
+def tradeoffs(groups: Sequence[Group], best: Sequence[Group]) -> Iterator[Picture]:
+    """Yield a picture of accuracy against attack success for each data set and attack."""
     for number, case in enumerate(cases(groups)[:MOST_CASES], 1):
         drawn = [group for group in _with_baselines(case, groups) if group.stat("acc") and group.stat("asr")]
         if drawn:

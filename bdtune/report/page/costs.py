@@ -1,4 +1,4 @@
-"""What each stage of a sweep cost, and what sharing saved."""
+"""What each stage of a sweep cost, and what sharing saved, in a sweep and between those of a campaign."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bdtune.report.table import Column, Row, Table, duration, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bdtune.trials.results import StageUse, SweepResult
 
@@ -97,4 +97,61 @@ def cost_sentence(costs: Sequence[StageCost]) -> str:
     return (
         f"{duration(spent)} of stages were computed; sharing saved {duration(saved)}: without it the sweep "
         f"takes {factor:.1f} times as long."
+    )
+
+
+@dataclass(frozen=True)
+class SweepCost:
+    """A sweep of a campaign: its distinct stages, and those that no sweep before it has."""
+
+    name: str
+    stages: int
+    added: int
+    alone_s: float
+    added_s: float
+
+
+def sweep_costs(results: Mapping[str, SweepResult]) -> list[SweepCost]:
+    """Return what each sweep takes alone, and what it adds to those before it."""
+    known: set[str] = set()
+    found = []
+    for name, result in results.items():
+        seconds = _distinct([result])
+        new = seconds.keys() - known
+        known |= new
+        added_s = sum(seconds[key] for key in new)
+        found.append(SweepCost(name, len(seconds), len(new), sum(seconds.values()), added_s))
+    return found
+
+
+def _distinct(results: Sequence[SweepResult]) -> dict[str, float]:
+    """Return the seconds of each stage by its key, whoever paid for it."""
+    uses = (use for result in results for trial in result.trials for use in trial.stages.values())
+    return {use.key: use.seconds for use in uses}
+
+
+def sweep_cost_table(costs: Sequence[SweepCost]) -> Table:
+    """Return what sweeps take as a table."""
+    heads = ("stages", "of them new", "time alone", "time added")
+    rows = [
+        Row((c.name, str(c.stages), str(c.added), duration(c.alone_s), duration(c.added_s))) for c in costs
+    ]
+    return Table("", (Column("sweep", numeric=False), *(Column(head) for head in heads)), tuple(rows))
+
+
+def sharing_sentence(costs: Sequence[SweepCost], whole: SweepResult) -> str:
+    """Return what a campaign's stages take, as sweeps on their own, and if nothing were shared.
+
+    `whole` has the trials of all sweeps, each once.
+    """
+    together = sum(cost.added_s for cost in costs)
+    alone = sum(cost.alone_s for cost in costs)
+    unshared = sum(use.seconds for trial in whole.trials for use in trial.stages.values())
+    if not together:
+        return "Nothing was computed yet."
+    times_alone, times_unshared = f"{alone / together:.2f} times", f"{unshared / together:.2f} times"
+    return (
+        f"The stages of the campaign take {duration(together)}. As sweeps on their own they take "
+        f"{duration(alone)} ({times_alone} as long), and {duration(unshared)} if no two trials shared "
+        f"anything ({times_unshared})."
     )

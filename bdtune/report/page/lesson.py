@@ -45,7 +45,8 @@ def lesson(result: SweepResult, effects: Sequence[Effect], rule: str) -> list[st
     found = [line for case in every for line in _of_case(case, about)]
     found += _no_honest_rule(groups)
     found += _over_all(result, groups, names)
-    found += _failures(groups, best)
+    if "/" not in metric_of(result.metric):  # one that is ranked by what it alone measures is no repair
+        found += _failures(groups, best)
     found += _what_matters(effects, rule)
     found += [f"{note[:1].upper()}{note[1:]}." for note in stability_note(result, groups)]
     return [*found, *_missing(result)]
