@@ -1,4 +1,4 @@
-"""Ray's own processes on this machine, without which a driver cannot go on.
+"""Ray's own processes, without which a driver cannot go on: those on this machine, and a cluster's head.
 
 Ray itself waits a minute for its GCS, or ends the driver without a word at the next use of its object store.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
+import time
 from typing import TYPE_CHECKING, NoReturn
 
 import psutil
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 DAEMONS = ("raylet", "gcs_server")
 LOOK_S = 0.5
 """Between two looks at them."""
+HEAD_LOOK_S, HEAD_GONE_S = 3.0, 15.0
+"""Between two looks at a cluster's head; so long without an answer it is gone."""
+
+
+KILLED = "Ray's process {} was killed, or died for want of memory"
 
 
 class RayDiedError(BdtuneError):
@@ -28,19 +35,23 @@ class RayDiedError(BdtuneError):
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
-    """Raise `RayDiedError` in the block, in the main thread, once a daemon that this process started dies."""
+def watched(head: tuple[str, int] | None = None) -> Iterator[None]:
+    """Raise `RayDiedError` in the block, in the main thread, once a daemon that this process started dies.
+
+    Or once nobody answers at the host and port of a cluster's `head`.
+    """
     started = {process: process.name() for process in psutil.Process().children()}
     daemons = {process: name for process, name in started.items() if name in DAEMONS}
-    if not daemons or not in_main_thread():  # a cluster's, or nobody that could be stopped
+    if not (daemons or head) or not in_main_thread():  # nobody that could be stopped
         yield
         return
     dead: list[str] = []
-    over = threading.Event()
+    over, answers = threading.Event(), Head(head)
 
     def look() -> None:
         while not over.wait(LOOK_S):
-            dead.extend(name for process, name in daemons.items() if _ended(process))
+            dead.extend(KILLED.format(name) for process, name in daemons.items() if _ended(process))
+            dead.extend(answers.gone())
             if dead:
                 waiting = threading.main_thread().ident
                 assert waiting is not None
@@ -54,12 +65,33 @@ def watched() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if dead:
-            raise RayDiedError(f"Ray's process {dead[0]} was killed, or died for want of memory") from None
+            raise RayDiedError(dead[0]) from None
         raise
     finally:
         over.set()
         thread.join()
         signal.signal(signal.SIGUSR2, before)
+
+
+class Head:
+    """Whether a cluster's head still answers."""
+
+    def __init__(self, address: tuple[str, int] | None) -> None:
+        self._address = address
+        self._looked_at = self._answered_at = time.monotonic()
+
+    def gone(self) -> list[str]:
+        """Return what to say of a head that has not answered for long; nothing while it may come back."""
+        now = time.monotonic()
+        if self._address is None or now - self._looked_at < HEAD_LOOK_S:
+            return []
+        self._looked_at = now
+        with contextlib.suppress(OSError):
+            socket.create_connection(self._address, timeout=HEAD_LOOK_S).close()
+            self._answered_at = now
+        if now - self._answered_at < HEAD_GONE_S:
+            return []
+        return ["the head of the Ray cluster at {}:{} does not answer any more".format(*self._address)]
 
 
 def _interrupt(*_: object) -> NoReturn:

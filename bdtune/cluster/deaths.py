@@ -1,4 +1,6 @@
-"""Trials whose process died from outside: tried again, after a pause that grows, until it looks hopeless.
+"""Trials whose process died from outside, or whose node lost the store: tried again, until it looks hopeless.
+
+The pause before grows.
 
 Such a death is nobody's result: nothing is recorded of it, and the same command goes on from the trial's last
 checkpoint.
@@ -41,20 +43,25 @@ class Deaths:
     def __init__(self) -> None:
         self.lost: set[str] = set()
         """Trials that are given up for now."""
+        self._cut_off: dict[str, str] = {}  # why trials were not able to reach the store, by trial
         self._in_stage: Counter[str | None] = Counter()  # by key
         self._in_a_row = 0
         self._waiting: list[Pause] = []
         self._out_of_memory = kernel_kills()
 
-    def add(self, job: Job, key: str | None, ran_s: float) -> float | None:
+    def add(self, job: Job, key: str | None, ran_s: float, cut_off: str | None = None) -> float | None:
         """Note that a trial's process died in a stage, after so many seconds of the trial.
 
+        `cut_off`: it did not die, but could not reach the store, for this reason.
         Returns the pause until it is to be tried again, or None: it is given up for now.
         """
         if ran_s > STEADY_S:
             self._in_stage[key] = self._in_a_row = 0
         self._in_stage[key] += 1
         self._in_a_row += 1
+        self._cut_off.pop(job.id, None)
+        if cut_off is not None:
+            self._cut_off[job.id] = cut_off
         if self._in_stage[key] > len(PAUSES_S) or self.hopeless:
             self.lost.add(job.id)
             return None
@@ -91,9 +98,10 @@ class Deaths:
         """Return why trials are given up, in words; None where none is."""
         if not self.lost:
             return None
-        trials = f"{len(self.lost)} trial{'s' * (len(self.lost) > 1)}"
-        died = f"the processes of {trials} died again and again ({', '.join(sorted(self.lost)[:3])}"
-        died += ", ...)" if len(self.lost) > 3 else ")"
+        apart = sorted(self.lost & self._cut_off.keys())
+        if apart:
+            return f"{_named(apart)} could not reach the store again and again: {self._cut_off[apart[-1]]}"
+        died = f"the processes of {_named(sorted(self.lost))} died again and again"
         kernel = kernel_kills()
         if kernel is not None and self._out_of_memory is not None and kernel > self._out_of_memory:
             count = kernel - self._out_of_memory
@@ -104,6 +112,12 @@ class Deaths:
                 f"most often for want of memory ({free:.1f} GiB are free now), or by a batch system's limit"
             )
         return f"{died}; {cause}. Lower --concurrency or the batch size, or raise resources"
+
+
+def _named(trials: list[str]) -> str:
+    """Return how many trials, and the first three: "4 trials (a, b, c, ...)"."""
+    more = ", ..." if len(trials) > 3 else ""
+    return f"{len(trials)} trial{'s' * (len(trials) > 1)} ({', '.join(trials[:3])}{more})"
 
 
 def kernel_kills() -> int | None:

@@ -23,7 +23,7 @@ from bdtune.trials.results import TrialResult
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from bdtune.cluster.trial_source import TrialSource
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from bdtune.trials.results import Status
 
 OUTAGE = "outage"
-"""What a trial reports whose disk is full, or whose store does not answer."""
+"""What a trial reports whose disk is full."""
+CUT_OFF = "cut off"
+"""What a trial reports whose node does not reach the store, or sees another one."""
 STOPPED = "stopped.jsonl"
 """Trials that a scheduler stopped, in the sweep's folder: they stay stopped when the sweep is resumed."""
 
@@ -87,6 +89,8 @@ class Driver:
         self.source, self.listener, self.ranks = source, listener, ranks or {}
         self.folder, self.retry_failed = folder, retry_failed
         self.slots = 1
+        self.most_open: Callable[[int], int] = lambda fitting: fitting
+        """How many trials are open at a time where so many fit on the nodes."""
         self.results: dict[str, TrialResult] = {}
         costs = Costs(executor.store)
         self.deaths = Deaths()
@@ -170,8 +174,8 @@ class Driver:
     def ended(self, trial: str, report: Mapping[str, Any] | None) -> None:
         """Note a released trial's last report; None when its process died.
 
-        A process that died, a disk that is full and a store that does not answer are no results: the same
-        command tries again.
+        A process that died, a node that is cut off from the store, a disk that is full and a store that does
+        not answer are no results: the same command tries again.
         """
         with self._noting_outage():
             self.executor.store.catch_up()  # with what the trial published
@@ -186,8 +190,8 @@ class Driver:
             self._outage = self._outage or str(error)
 
     def _ended_with(self, trial: str, report: Mapping[str, Any] | None) -> None:
-        if report is None:
-            self._died(trial)
+        if report is None or report.get("status") == CUT_OFF:  # by now the store has answered the driver
+            self._died(trial, None if report is None else report["error"])
             return
         self.deaths.survived()
         self.locality.ended(report.get("node"), self.ledger.entries[trial].graph.stages.values())
@@ -206,19 +210,21 @@ class Driver:
         """Note that a released trial is set aside: what it was computing is nobody's for now."""
         self.queue.set_aside(trial)
 
-    def _died(self, trial: str) -> None:
-        """Let a trial whose process died pause before it is tried again, unless that happened too often.
+    def _died(self, trial: str, cut_off: str | None) -> None:
+        """Let a trial whose process died, or was cut off from the store, pause before it is tried again.
 
+        Where that happened too often it is given up.
         It keeps its claims meanwhile, so that no other trial dies in the same stage.
         """
         job = self.queue.running[trial]
         key = self._next_key(job)
-        pause = self.deaths.add(job, key, time.time() - self._started[trial])
+        pause = self.deaths.add(job, key, time.time() - self._started[trial], cut_off)
         if pause is None:
             self._deadly.add(key)
             self.queue.done(trial)
         after = "it is left for the next run" if pause is None else f"tried again in {pause:g} s"
-        self.listener.message(f"the process of trial {trial} died: {after}")
+        what = "the process of trial {} died" if cut_off is None else "trial {} did not reach the store"
+        self.listener.message(f"{what.format(trial)}: {after}" + (f" ({cut_off})" if cut_off else ""))
         self._settle()
 
     def _next_key(self, job: Job) -> str | None:

@@ -19,6 +19,10 @@ class Releases(Protocol):
         """Return the next trial's id and configuration, or None when all are better held back."""
 
     @property
+    def slots(self) -> int:
+        """How many trials are to be under way at a time; more when nodes join."""
+
+    @property
     def finished(self) -> bool:
         """Whether no trial will be released any more."""
 
@@ -35,8 +39,14 @@ class HoldBack(Searcher):
         self._trials: dict[str, str] = {}
         self._reports: dict[str, Mapping[str, Any]] = {}
 
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Say that this searcher has a bound of its own: Tune's stays what it was at the start."""
+        return True
+
     def suggest(self, trial_id: str) -> Any:
         remind_tune()
+        if len(self._trials) >= self.driver.slots:
+            return None
         released = self.driver.release()
         if released is None:
             return Searcher.FINISHED if self.driver.finished else None

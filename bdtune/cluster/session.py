@@ -78,7 +78,7 @@ def session(
         with interruptible():
             with _ray_takes_no_signal():
                 _open(address, cpus, gpus, OBJECT_STORE_BYTES + 2 * data_bytes, say)
-            with watched():
+            with watched(None if address is None else _head()):
                 yield
     finally:
         ray.shutdown()
@@ -139,6 +139,14 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise _no_cluster(address) from error
+
+
+def _head() -> tuple[str, int]:
+    """Return the host and port of the head of the cluster that was joined."""
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _described() -> str:

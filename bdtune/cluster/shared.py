@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,33 @@ if TYPE_CHECKING:
     from bdtune.config.trial import TrialSpec
     from bdtune.plugins.dataset import Dataset, SplitName
 
+GIVEN = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
+DEFAULTS = (
+    *("BDTUNE_CACHE", "BDTUNE_CACHE_GB", "AZURE_STORAGE_ACCOUNT_NAME"),
+    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ALLOW_HTTP"),
+)
+"""Credentials each node has of its own."""
+
+
+@dataclass(frozen=True)
+class Variables:
+    """Environment variables of the driver that trials on other nodes need too."""
+
+    given: dict[str, str]
+    defaults: dict[str, str]
+    """Of these a node's own come first: how the store is reached, and where copies lie, it knows best."""
+
+    @classmethod
+    def of_this_process(cls) -> Variables:
+        given, defaults = (
+            {name: os.environ[name] for name in names if name in os.environ} for names in (GIVEN, DEFAULTS)
+        )
+        return cls(given, defaults)
+
+    def adopt(self) -> None:
+        """Enter them into the environment of this process."""
+        os.environ.update({**self.defaults, **os.environ, **self.given})
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -26,6 +54,8 @@ class Shared:
 
     store: Path | str
     """Where it is: a folder, or the address of a bucket."""
+    mark: str
+    """The driver's pins in it, by which a node knows that it sees the same store."""
     sweep: str
     live: Path
     """Folder where running trials leave their progress."""
@@ -33,7 +63,7 @@ class Shared:
     """Metric reported at every tick for a scheduler; None without one."""
     mode: str
     gpu: float
-    environment: dict[str, str]
+    variables: Variables
     decisive: frozenset[str] = frozenset()
     """Metrics that decide while a trial is under way: those of the scheduler and of the search."""
     residents: dict[str, Any] = field(default_factory=dict)

@@ -6,21 +6,23 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import threading
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bdtune.cluster import seen
 from bdtune.cluster.daemons import RayDiedError
 from bdtune.cluster.driver import Driver, Listener
+from bdtune.cluster.nodes import Node, NodeWatch, living
 from bdtune.cluster.scratch import clear_left, scratch
-from bdtune.cluster.session import Needs, session, slots
+from bdtune.cluster.session import Needs, fitting, session, slots
 from bdtune.cluster.signals import asked, check, ended_by_tune
 from bdtune.cluster.trial_source import make_source
 from bdtune.config.expand import points, with_values
 from bdtune.engine.execute import Executor
-from bdtune.errors import ConfigError
+from bdtune.errors import ConfigError, UserError
 from bdtune.metrics import metric_of
 from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph
@@ -28,22 +30,21 @@ from bdtune.trials.ledger import Ledger
 from bdtune.tuning.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from bdtune.cluster.shared import Shared, Variables
     from bdtune.cluster.trial_source import TrialSource
     from bdtune.config.sweep import SweepSpec
     from bdtune.config.trial import TrialSpec
     from bdtune.engine.store import Store
     from bdtune.trials.results import TrialResult
 
+MOST = 10_000
+"""Trials at once, on any cluster."""
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
-FORWARDED = (
-    *("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG", "BDTUNE_CACHE", "BDTUNE_CACHE_GB"),
-    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ALLOW_HTTP", "AZURE_STORAGE_ACCOUNT_NAME"),
-)
-"""Variables of the driver that trials on other nodes need too; credentials each node has of its own."""
 
 
 class SweepListener(Listener, Protocol):
@@ -118,10 +119,10 @@ def run_sweep(
     interrupted, ray_died = False, None
     try:
         _clear(executor.store, folder)  # what killed starts left
-        with executor.store.pins.held():
+        with executor.store.pins.held() as mark:
             driver.answer()
             if not driver.finished:
-                _run_on_ray(driver, watcher, options)
+                _run_on_ray(driver, watcher, options, mark)
         _clear(executor.store, folder)  # what killed workers left
     except KeyboardInterrupt:  # Ctrl-C, and SIGTERM that does the same
         interrupted = True
@@ -137,8 +138,11 @@ def _clear(store: Store, folder: Path) -> None:
     clear_left(folder.parent)
 
 
-def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> None:
-    """Run what is left, until it is done or interrupted."""
+def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options, mark: str) -> None:
+    """Run what is left, until it is done or interrupted.
+
+    Raises `UserError` with each node of a cluster that does not see the store, which the driver has marked.
+    """
     from bdtune.cluster import shared as sharing
 
     trials = driver.ledger.entries.values()
@@ -159,26 +163,64 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> Non
                 say=watcher.message,
             )
         )
-        fitting = min(slots(needs), options.concurrency or 10_000)
+        variables = sharing.Variables.of_this_process()
+        if options.address is not None:
+            _check_store(store.root, mark, variables)
+        fit = min(slots(needs), options.concurrency or MOST)
         own = stack.enter_context(scratch(folder))
         live = own / "live"
         live.mkdir()
         metric, mode = spec.objectives[0]
         common = sharing.Shared(
             store=store.root,
+            mark=mark,
             sweep=spec.name,
             live=live,
             objective=metric_of(metric) if spec.scheduler.judges else None,
             mode=mode,
             gpu=spec.resources.gpu,
-            environment={name: os.environ[name] for name in FORWARDED if name in os.environ},
+            variables=variables,
             decisive=frozenset(metric_of(name) for name, _ in spec.objectives),
             residents=sharing.load_residents(specs),
             streamed=streamed,
         )
+        driver.most_open = _most_open(driver)
+        driver.slots = driver.most_open(fit)
         check()
-        with _watching(live, watcher):
-            _tune(driver, common, needs, fitting, own)
+        with _watching(live, watcher), _following_nodes(driver, watcher, options, common, needs):
+            _tune(driver, common, needs, own)
+
+
+def _check_store(root: Path | str, mark: str, variables: Variables) -> None:
+    """Raise `UserError` with each node, by name, that does not see the store."""
+    found = living()
+    wrong = seen.unseen(root, mark, variables, found)
+    seen.refuse(root, {found[node].name: why for node, why in wrong.items()})
+
+
+def _most_open(driver: Driver) -> Callable[[int], int]:
+    """Return how many trials are open at a time, by how many fit on the nodes."""
+    spec = driver.spec
+    epochs = _epochs(driver) if spec.scheduler.judges else 1
+    return partial(SCHEDULERS.find(spec.scheduler.name).most_open, spec.scheduler, epochs)
+
+
+def _following_nodes(
+    driver: Driver, watcher: SweepListener, options: Options, common: Shared, needs: Needs
+) -> AbstractContextManager[None]:
+    """Let a sweep use the nodes that join its cluster, and say what becomes of nodes."""
+    if options.address is None:
+        return contextlib.nullcontext()
+
+    def changed(nodes: list[Node]) -> None:
+        with contextlib.suppress(UserError):  # none is left that a trial would fit on: another may join
+            fit = fitting([dict(node.resources) for node in nodes], needs) if nodes else 1
+            driver.slots = driver.most_open(min(fit, options.concurrency or MOST))
+
+    def wrong(node: Node) -> str | None:
+        return seen.unseen(common.store, common.mark, common.variables, [node.id]).get(node.id)
+
+    return NodeWatch(watcher.message, changed, wrong).watching()
 
 
 def _extremes(spec: SweepSpec) -> list[TrialSpec]:
@@ -201,7 +243,7 @@ def _epochs(driver: Driver) -> int:
     return max((trial_graph(spec).epochs for spec in specs), default=1)
 
 
-def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) -> None:
+def _tune(driver: Driver, common: Shared, needs: Needs, own: Path) -> None:
     """Let Tune run what the driver releases, until that is done or somebody asks for the end.
 
     Tune stops once it was told that no trial is to come. One of the last may die after that, and is tried
@@ -214,7 +256,6 @@ def _tune(driver: Driver, common: Any, needs: Needs, fitting: int, own: Path) ->
     spec = driver.spec
     scheduler = SCHEDULERS.find(spec.scheduler.name)
     epochs = _epochs(driver) if spec.scheduler.judges else 1
-    driver.slots = scheduler.most_open(spec.scheduler, epochs, fitting)
     trainable = tune.with_resources(
         tune.with_parameters(Trial, shared=common), tune.PlacementGroupFactory(needs.bundles)
     )

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.actor import exit_actor
 
-from bdtune.cluster.driver import OUTAGE
+from bdtune.cluster.driver import CUT_OFF, OUTAGE
+from bdtune.cluster.nodes import Notice
+from bdtune.cluster.seen import see
 from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.trial import spec_from_dict
+from bdtune.engine.disk import DiskFullError
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.prefix_reuse import PrefixReuse
-from bdtune.engine.store import Store
 from bdtune.errors import OutageError, UserError
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.outcome import judge_tick, stored_metrics
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.execute import Event
     from bdtune.engine.stage import Inputs, Node
+    from bdtune.engine.store import Store
 
 LIVE_S = 1.0
 """Between two notes of a trial's progress."""
@@ -43,17 +46,19 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:
         self.shared = shared
-        os.environ.update(shared.environment)
+        shared.variables.adopt()
         import torch  # noqa: F401  every trial needs it: not in the middle of the first one's stages
 
         self._limit_gpu_memory()
-        self.store = Store(shared.store)
+        self._notice = Notice()
         self.node = ray.get_runtime_context().get_node_id()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Turn to another trial; nothing of the one before is kept but loaded libraries."""
         self._close()
+        if self._cut_off:
+            exit_actor()  # a new process may be placed on another node
         self.trial, self.judged = new_config["trial"], new_config["judged"]
         self._unready = None
         try:
@@ -66,6 +71,9 @@ class Trial(tune.Trainable):
         self.spec = spec_from_dict(spec)
         self.graph = trial_graph(self.spec)
         self.first = self._baseline_goals() if self.judged else []
+        if self.store is None:
+            self.store = see(self.shared.store, self.shared.mark)
+        self.store.leases.task = f"{self.shared.mark}/{self.trial}"
         self.executor = Executor(
             self.store,
             NodeResident(self.shared, self.spec.data_root),
@@ -84,13 +92,16 @@ class Trial(tune.Trainable):
                 self._walk = self.executor.walk([*self.first, *self.graph.goals])
             for event in self._walk:
                 self._note(event)
+                self._leave_in_time(event)
                 if self._reports(event):
                     return self._report(event)
             status, error = "done", None
         except StageFailed as failure:
             status, error = failure.status, str(failure)
-        except OutageError as problem:
+        except DiskFullError as problem:
             status, error = OUTAGE, str(problem)
+        except OutageError as problem:
+            status, error, self._cut_off = CUT_OFF, str(problem), True
         except UserError as problem:
             status, error = "failed", str(problem)
         except Exception as problem:
@@ -111,11 +122,30 @@ class Trial(tune.Trainable):
     def cleanup(self) -> None:
         self._close()
 
+    store: Store | None = None
     _unready: Exception | None = None
     """Why this trial cannot be begun."""
+    _cut_off = False
+    """Whether the store could not be reached from here."""
+    _leaving = False
+    """Whether this node is to be taken away, and the stage's state is about to be saved."""
     _walk: Generator[Event, None, None] | None = None
     _last_epoch = 0
     _test_sets: Inputs | None = None
+
+    def _leave_in_time(self, event: Event) -> None:
+        """End this process where its node is to be taken away, once the stage under way has saved its state.
+
+        Tune, which counts no failure, starts the trial on another node.
+        """
+        if not self._notice.given():
+            return
+        if event.what == "tick" and not self._leaving:
+            self._leaving = True
+            self.executor.save_soon()
+            return
+        self._close()
+        exit_actor()
 
     def _baseline_goals(self) -> list[Node]:
         return trial_graph(self.graph.baseline).goals if self.graph.baseline is not None else []

@@ -55,6 +55,9 @@ class FileCheckpoint:
             log.warning("checkpoint %s cannot be read (%s); the stage starts again", self.path.name, error)
             return None
 
+    def close(self, *, keep: bool) -> None:
+        """Do nothing: what was saved is there."""
+
     def clear(self) -> None:
         """Forget the state: the result is published, or cannot be reached from here."""
         self.path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ The same code runs in process (`bdtune run`), in the driver (derived stages) and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,9 @@ from bdtune.engine.stage import Artefact, Context, Node, Source, Tick
 from bdtune.errors import BdtuneError, OutageError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from bdtune.engine.place import Checkpoint
     from bdtune.engine.stage import Inputs, Resident
     from bdtune.engine.store import Store
 
@@ -63,6 +65,7 @@ class Executor:
     def __post_init__(self) -> None:
         self.resolver = Resolver(self.store)
         self._loaded: dict[str, Artefact] = {}
+        self._checkpoint: Checkpoint | None = None
 
     def compute(self, node: Node, on_event: Callable[[Event], None] = lambda event: None) -> Artefact:
         """Return the node's artefact, computing whatever is missing."""
@@ -150,25 +153,22 @@ class Executor:
         """Run the stage under its lease and publish; a failure is recorded and raised as `StageFailed`."""
         before = self.store.place.moved
         inputs = yield from self._inputs(node)
-        context = Context(
-            seed=node.seed,
-            numerics=node.numerics,
-            checkpoint=self.store.checkpoint(key, self.checkpoint_interval_s),
-            log=log,
-        )
+        checkpoint = self.store.checkpoint(key, self.checkpoint_interval_s)
+        context = Context(seed=node.seed, numerics=node.numerics, checkpoint=checkpoint, log=log)
         yield Event("started", node, key)
         started = time.perf_counter()
         try:
-            steps = node.stage.steps(context, **inputs)
-            while True:
-                try:
-                    tick = next(steps)
-                except StopIteration as end:
-                    artefact = end.value
-                    break
-                seconds = time.perf_counter() - started
-                self._publish_passed(node, tick, seconds)
-                yield Event("tick", node, key, seconds, tick)
+            with self._saving(checkpoint):
+                steps = node.stage.steps(context, **inputs)
+                while True:
+                    try:
+                        tick = next(steps)
+                    except StopIteration as end:
+                        artefact = end.value
+                        break
+                    seconds = time.perf_counter() - started
+                    self._publish_passed(node, tick, seconds)
+                    yield Event("tick", node, key, seconds, tick)
         except (UserError, OutageError):
             raise
         except Exception as error:
@@ -181,6 +181,24 @@ class Executor:
         if artefact.arrays:
             self._loaded[key] = replace(artefact, info=dict(artefact.info))
         yield Event("computed", node, key, seconds)
+
+    def save_soon(self) -> None:
+        """Let the stage that is under way, if any, save its state at its next tick."""
+        if self._checkpoint is not None:
+            self._checkpoint.interval_s = 0.0
+
+    @contextlib.contextmanager
+    def _saving(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Have a stage's last state saved before its lease is given back: the next one goes on from there."""
+        self._checkpoint = checkpoint
+        try:
+            yield
+        except BaseException:
+            checkpoint.close(keep=True)
+            raise
+        finally:
+            self._checkpoint = None
+        checkpoint.close(keep=False)  # the result makes it needless
 
     def _publish_passed(self, node: Node, tick: Tick, seconds: float) -> None:
         """Publish the result of a shorter training that is wanted, if this one is just where it ends.

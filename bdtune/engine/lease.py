@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from bdtune.engine.owner import beside, is_gone, me
+from bdtune.engine.owner import beside, is_forerunner, is_gone, me
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,7 @@ class Leases:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.task = ""
         self._held: set[Path] = set()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -61,7 +62,7 @@ class Leases:
 
     def _create(self, path: Path) -> bool:
         temporary = beside(path)
-        temporary.write_text(json.dumps(me()))
+        temporary.write_text(json.dumps({**me(), "task": self.task}))
         try:
             os.link(temporary, path)  # fails when taken, and the content is never seen half written
         except FileExistsError:
@@ -92,7 +93,7 @@ class Leases:
             return True
         if age > STALE_S:
             return True
-        return is_gone(holder)
+        return is_gone(holder) or is_forerunner(holder, self.task)
 
     def _remove_if_stale(self, path: Path) -> bool:
         if not self._is_stale(path):

@@ -2,7 +2,8 @@
 
 The holder writes its lease anew every few seconds, each time with another count and only over its own last
 content (If-Match). An observer finds it stale when the tag has not changed for a while by the observer's own
-clock, or its holder's process on this host is gone; of several observers one replaces it.
+clock, or its holder's process is gone: as seen on this host, or as the driver knows that started another
+process for the same task. Of several observers one replaces it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bdtune.engine.owner import is_gone, me
+from bdtune.engine.owner import is_forerunner, is_gone, me
 from bdtune.errors import OutageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class ObjectLeases:
     def __init__(self, objects: Objects, clock: Callable[[], float] = time.monotonic) -> None:
         self.objects = objects
         self.clock = clock
+        self.task = ""
         self._held: dict[str, _Held] = {}
         self._seen: dict[str, tuple[Tag, float]] = {}  # others' leases: the last tag, and since when
         self._lock = threading.Lock()
@@ -87,7 +89,7 @@ class ObjectLeases:
         with self._lock:
             held = list(self._held.items())
         for key, lease in held:
-            content = _content(lease.beat + 1)
+            content = self._content(lease.beat + 1)
             try:
                 tag = self.objects.put_if_match(_name(key), content, lease.tag)
             except OutageError as error:
@@ -100,7 +102,7 @@ class ObjectLeases:
                 log.warning("another process took the lease %s over: this one was silent too long", key)
 
     def _take(self, key: str) -> bool:
-        content = _content(0)
+        content = self._content(0)
         tag = self.objects.put_if_absent(_name(key), content)
         if tag is None:
             found = self.objects.get(_name(key))
@@ -137,6 +139,10 @@ class ObjectLeases:
         with self._lock:
             return self._held.pop(key, None) is not None
 
+    def _content(self, beat: int) -> bytes:
+        """Return what no other process, and no other beat, writes."""
+        return json.dumps({**me(), "task": self.task, "beat": beat, "nonce": uuid.uuid4().hex}).encode()
+
     def _beat(self) -> None:
         while True:
             time.sleep(HEARTBEAT_S)
@@ -144,7 +150,8 @@ class ObjectLeases:
 
     def _is_stale(self, key: str, found: Found) -> bool:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            if is_gone(json.loads(found.content)):
+            holder = json.loads(found.content)
+            if is_gone(holder) or is_forerunner(holder, self.task):
                 return True
         now = self.clock()
         tag, since = self._seen.get(key, (None, now))
@@ -156,8 +163,3 @@ class ObjectLeases:
 
 def _name(key: str) -> str:
     return f"{FOLDER}/{key}"
-
-
-def _content(beat: int) -> bytes:
-    """Return what no other process, and no other beat, writes."""
-    return json.dumps({**me(), "beat": beat, "nonce": uuid.uuid4().hex}).encode()

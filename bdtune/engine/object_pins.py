@@ -37,15 +37,15 @@ class ObjectPins:
         self._parts: list[str] = []
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep pins while the block runs; keys added before, while planning, are pinned too."""
+    def held(self) -> Iterator[str]:
+        """Keep pins while the block runs and give their name; keys added before are pinned too."""
         own, over = f"{FOLDER}/{uuid.uuid4().hex}", threading.Event()
         self._written = 0
         self._write(own)
         thread = threading.Thread(target=self._keep, args=(own, over), name="bdtune-pins", daemon=True)
         thread.start()
         try:
-            yield
+            yield own
         finally:
             over.set()
             thread.join()
@@ -53,6 +53,10 @@ class ObjectPins:
                 for name in self._parts:
                     self.objects.delete(name)
             self._parts = []
+
+    def has(self, name: str) -> bool:
+        """Return whether there are pins of this name."""
+        return next(iter(self.objects.list(name)), None) is not None
 
     def add(self, key: str) -> None:
         """Pin a key, as soon as pins are held."""

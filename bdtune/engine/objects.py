@@ -28,6 +28,7 @@ RETRIES: dict[str, Any] = {
     "retry_timeout": timedelta(seconds=60),
 }
 TIMEOUTS = {"connect_timeout": "5 seconds", "timeout": "120 seconds"}
+HURRIED = {"timeout": "10 seconds"}
 PAGE = 1000
 """Objects in a page of a listing, which is what servers give at once."""
 MARKER = "bdtune-store"
@@ -97,6 +98,8 @@ class Bucket:
 
     address: str
     _store: Any
+    hurried: bool = False
+    """Whether faults are reported at once, and not waited out."""
 
     def get(self, name: str) -> Found | None:
         import obstore
@@ -165,7 +168,7 @@ class Bucket:
         """Make a request again after faults that pass: throttling, time-outs, a connection that broke."""
         from obstore import exceptions
 
-        for pause in (*PAUSES_S, None):
+        for pause in (*(() if self.hurried else PAUSES_S), None):
             try:
                 return ask()
             except (FileNotFoundError, exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
@@ -191,9 +194,10 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
-def open_bucket(address: str) -> Bucket:
+def open_bucket(address: str, *, hurried: bool = False) -> Bucket:
     """Return the bucket at an address such as s3://bucket/prefix; nothing is asked of the server yet.
 
+    `hurried`: a fault is reported within seconds, where it would else be waited out for minutes.
     Credentials and regions come from the environment, as each cloud's own tools take them. `memory://NAME` is
     shared within this process only. Raises `UserError` for an address that means nothing.
     """
@@ -213,8 +217,10 @@ def open_bucket(address: str) -> Bucket:
         return Bucket(address, _memories.setdefault(rest, stores.MemoryStore()))
     try:
         options = {**TIMEOUTS, "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")}
-        opened = stores.from_url(address, retry_config=RETRIES, client_options=options)
-        return Bucket(address.rstrip("/"), opened)
+        options |= HURRIED if hurried else {}
+        retries = {**RETRIES, "max_retries": 0} if hurried else RETRIES
+        opened = stores.from_url(address, retry_config=retries, client_options=options)
+        return Bucket(address.rstrip("/"), opened, hurried)
     except (BaseError, ValueError) as error:
         expected = f"expected an address such as {scheme}://bucket/prefix"
         raise UserError(Problem("--store", expected, f"'{address}'", hint=_first_line(error))) from error

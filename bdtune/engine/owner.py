@@ -35,6 +35,16 @@ def is_gone(holder: Mapping[str, Any]) -> bool:
         return True
 
 
+def is_forerunner(holder: Mapping[str, Any], task: str) -> bool:
+    """Return whether another process held something for this very task: its driver gave it up before.
+
+    Processes of one task follow one another, as on other nodes when theirs is gone.
+    """
+    mine = me()
+    other = any(holder.get(part) != mine[part] for part in ("host", "pid"))
+    return other and holder.get("task", "") == task != ""
+
+
 def beside(path: Path) -> Path:
     """Return a new hidden name beside `path`, for what this process is writing; it says whose it is."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:12]}@{socket.gethostname()}")

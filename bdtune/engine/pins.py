@@ -29,16 +29,20 @@ class Pins:
         self._seen: dict[str, None] = {}
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep a file of pins while the block runs; keys added before, while planning, are pinned too."""
+    def held(self) -> Iterator[str]:
+        """Keep a file of pins while the block runs and give its name; keys added before are pinned too."""
         self._file = self.folder / f"{uuid.uuid4().hex}.jsonl"
         lines = "".join(json.dumps(line) + "\n" for line in (me(), *self._seen))
         replace_file(self._file, lines.encode())  # a file that does not say whose it is would stay for ever
         try:
-            yield
+            yield self._file.name
         finally:
             self._file.unlink(missing_ok=True)
             self._file = None
+
+    def has(self, name: str) -> bool:
+        """Return whether a file of pins has this name."""
+        return (self.folder / name).exists()
 
     def add(self, key: str) -> None:
         """Pin a key, as soon as pins are held."""

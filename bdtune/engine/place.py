@@ -23,6 +23,10 @@ DAMAGED = "store entry %s is damaged (%s); moved to %s, it will be computed agai
 class Leases(Protocol):
     """At most one process works on a key. Leases only save work; correctness never rests on them."""
 
+    task: str
+    """What this process computes, as its driver calls it. Another process of the same task is its forerunner,
+    which the driver knows to be gone; "": nobody's."""
+
     def try_hold(self, key: str) -> AbstractContextManager[bool]:
         """Hold the lease of `key` inside the block; yields False when somebody alive holds it."""
 
@@ -36,8 +40,11 @@ class Leases(Protocol):
 class Pins(Protocol):
     """The keys that running sweeps use, so that `cache gc` leaves them alone."""
 
-    def held(self) -> AbstractContextManager[None]:
-        """Keep pins while the block runs; keys added before, while planning, are pinned too."""
+    def held(self) -> AbstractContextManager[str]:
+        """Keep pins while the block runs and give their name; keys added before are pinned, too."""
+
+    def has(self, name: str) -> bool:
+        """Return whether pins of this name are here: by its driver's a node knows the store."""
 
     def add(self, key: str) -> None:
         """Pin a key, as soon as pins are held."""
@@ -49,14 +56,20 @@ class Pins(Protocol):
 class Checkpoint(Protocol):
     """The slot of one key; see `bdtune.engine.stage.CheckpointSlot`."""
 
+    interval_s: float
+    """Seconds of work between two saves; 0: at every tick."""
+
     def due(self) -> bool:
         """Return whether enough time has passed since the last save."""
 
     def save(self, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
-        """Replace the stored state atomically."""
+        """Replace the stored state atomically, perhaps in the background."""
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """Return the last state saved, or None."""
+
+    def close(self, *, keep: bool) -> None:
+        """Wait until what is on its way is there; what still waits is sent, too, to `keep` it."""
 
     def clear(self) -> None:
         """Forget the state: the result is published, or cannot be reached from here."""

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from bdtune.cluster import daemons
 from bdtune.cluster.daemons import RayDiedError, watched
 from bdtune.cluster.session import session
 from tests.cluster.test_session import Starting
@@ -49,6 +51,21 @@ def test_a_block_that_ends_by_itself_is_left_alone(daemon):
     daemon.kill()
     with watched():  # of no daemon: that of a cluster is not this machine's
         time.sleep(0.1)
+
+
+def test_a_head_that_does_not_answer_any_more_ends_the_block_in_words(monkeypatch):
+    monkeypatch.setattr(daemons, "HEAD_LOOK_S", 0.2)
+    monkeypatch.setattr(daemons, "HEAD_GONE_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = head.getsockname()
+        with watched(address):
+            time.sleep(2)
+        gone = pytest.raises(
+            RayDiedError, match=f"head of the Ray cluster at 127.0.0.1:{address[1]} does not"
+        )
+        with gone, watched(address):
+            head.close()
+            time.sleep(30)
 
 
 def test_ctrl_c_stays_ctrl_c(daemon):

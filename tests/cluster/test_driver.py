@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from bdtune.cluster import deaths
-from bdtune.cluster.driver import OUTAGE, Driver
+from bdtune.cluster.driver import CUT_OFF, OUTAGE, Driver
 from bdtune.cluster.searcher import HoldBack
 from bdtune.cluster.sweep import make_ledger
 from bdtune.cluster.trial_source import make_source
@@ -200,6 +200,31 @@ def test_a_full_disk_ends_the_sweep_once_and_is_no_trials_failure(bench):
     assert len(Desk(bench, QUALITIES).run()) == 3
 
 
+def test_a_node_that_is_cut_off_from_the_store_costs_its_trial_a_pause_and_no_other_one_anything(bench):
+    desk = Desk(bench, QUALITIES)
+    first, second = (desk.driver.release()[0] for _ in range(2))
+    desk.driver.ended(first, {"status": CUT_OFF, "error": "s3://bucket does not answer"})
+    desk.driver.ended(second, desk.walk(second))
+    assert desk.driver.given_up is None
+    assert first in desk.run()
+    assert {result.status for result in desk.driver.results.values()} == {"done"}
+    [said] = [text for text in bench.watcher.messages if first in text]
+    assert "did not reach the store: tried again in 0 s (s3://bucket does not answer)" in said
+
+
+def test_a_trial_that_never_reaches_the_store_is_left_with_the_reason(bench, monkeypatch):
+    monkeypatch.setattr(deaths, "PAUSES_S", (0.0,))
+    desk = Desk(bench, "defense.tail.quality=1.0")
+    baseline = desk.driver.release()[0]
+    desk.driver.ended(baseline, desk.walk(baseline))
+    for _ in range(2):
+        trial = desk.driver.release()[0]
+        desk.driver.ended(trial, {"status": CUT_OFF, "error": "/data is another one on node-7"})
+    assert desk.driver.finished
+    assert f"1 trial ({trial}) could not reach the store" in desk.driver.given_up
+    assert desk.driver.given_up.endswith("/data is another one on node-7")
+
+
 def test_a_store_that_does_not_answer_ends_the_sweep_once_and_is_no_trials_failure(bench, monkeypatch):
     def away():
         raise OutageError("s3://bucket does not answer")
@@ -249,7 +274,7 @@ def test_torn_results_are_noticed_moved_away_and_computed_again(bench):
 class Recorded:
     """A driver that only remembers what it is told."""
 
-    finished = False
+    finished, slots = False, 2
 
     def __init__(self):
         self.told = []
@@ -272,3 +297,15 @@ def test_a_trial_stopped_while_paused_ends_with_its_last_report():
     searcher.suggest("y")
     searcher.on_trial_complete("y", {"status": "running"}, error=True)
     assert driver.told[1] == ("trial", None)
+
+
+def test_more_trials_are_given_to_tune_once_more_fit():
+    driver = Recorded()
+    searcher = HoldBack(driver)
+    assert searcher.set_max_concurrency(2), "Tune's own bound would stay"
+    assert [bool(searcher.suggest(name)) for name in "xyz"] == [True, True, False]
+    driver.slots = 3
+    assert searcher.suggest("z")
+    searcher.on_trial_complete("x", {"status": "done"})
+    assert searcher.suggest("w")
+    assert searcher.suggest("v") is None

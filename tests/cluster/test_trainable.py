@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from bdtune.cluster import trainable
+from bdtune.cluster.driver import CUT_OFF
+from bdtune.cluster.shared import DEFAULTS, GIVEN, Variables
 from bdtune.cluster.sweep import _watching
 from bdtune.cluster.trainable import Trial
 from bdtune.engine.stage import Tick
+from bdtune.errors import OutageError
 from tests.cluster.sweeping import Silent
 
 
@@ -47,6 +52,68 @@ def test_numbers_of_an_epoch_reach_the_driver_under_the_stages_role(process, tmp
         eventually(lambda: watcher.seen)
     assert watcher.seen == {("t", "supervised", 2, 5)}
     assert watcher.curves == ({("t", "retrain"): {2: {"loss": 0.5}}} if own else {})
+
+
+class Gone(Exception):
+    """Stands for the end of the process."""
+
+
+def gone():
+    raise Gone
+
+
+@pytest.fixture
+def leaving(process, monkeypatch):
+    """A trial whose node is to be taken away, and what it does about that."""
+    monkeypatch.setattr(trainable, "exit_actor", gone)
+    did = []
+    process._notice = SimpleNamespace(given=lambda: True)
+    process.executor = SimpleNamespace(save_soon=lambda: did.append("save"))
+    process._walk = SimpleNamespace(close=lambda: did.append("release"))
+    return process, did
+
+
+def test_a_node_that_is_to_be_taken_away_is_left_once_the_stage_has_saved_its_state(leaving):
+    process, did = leaving
+    process._leave_in_time(SimpleNamespace(what="tick"))
+    assert did == ["save"]
+    with pytest.raises(Gone):
+        process._leave_in_time(SimpleNamespace(what="tick"))
+    assert did == ["save", "release"]
+
+
+@pytest.mark.parametrize("what", ["started", "computed", "waiting"])
+def test_between_stages_it_is_left_at_once(leaving, what):
+    process, did = leaving
+    with pytest.raises(Gone):
+        process._leave_in_time(SimpleNamespace(what=what))
+    assert did == ["release"]
+
+
+def test_a_process_that_did_not_reach_the_store_serves_no_other_trial(process, monkeypatch):
+    monkeypatch.setattr(trainable, "exit_actor", gone)
+    process.reset_config({"trial": "t", "judged": False, "prefix_reuse": {}, "spec": {}})
+    process._unready = OutageError("s3://bucket does not answer")
+    report = process.step()
+    assert (report["status"], report["error"]) == (CUT_OFF, "s3://bucket does not answer")
+    with pytest.raises(Gone):
+        process.reset_config({"trial": "u", "judged": False, "prefix_reuse": {}, "spec": {}})
+
+
+def test_a_nodes_own_cache_and_endpoint_come_before_the_drivers(monkeypatch):
+    for name in (*GIVEN, *DEFAULTS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BDTUNE_CACHE", "/driver/cache")
+    monkeypatch.setenv("AWS_REGION", "eu-1")
+    monkeypatch.setenv("BDTUNE_PLUGINS", "/driver/plugins")
+    variables = Variables.of_this_process()
+    monkeypatch.setenv("BDTUNE_CACHE", "/node/cache")
+    monkeypatch.setenv("BDTUNE_PLUGINS", "/node/plugins")
+    monkeypatch.delenv("AWS_REGION")
+    variables.adopt()
+    assert os.environ["BDTUNE_CACHE"] == "/node/cache"
+    assert os.environ["AWS_REGION"] == "eu-1"
+    assert os.environ["BDTUNE_PLUGINS"] == "/driver/plugins"
 
 
 def eventually(holds, seconds=30.0):

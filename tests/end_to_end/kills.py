@@ -45,31 +45,29 @@ class Runs:
         space = space.replace("PREFIX_S", f"{0.4 * slower}").replace("TAIL_S", f"{0.3 * slower}")
         self.file.write_text(space)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "bdtune.cli",
-            self.verb,
-            str(self.file),
-            "--json",
-            "--cpus",
-            "2",
-            *words,
-        ]
-        environment = {
+    def command(self, *words: str) -> list[str]:
+        """Return the command line of the sweep or campaign."""
+        own = [self.verb, str(self.file), "--json", "--cpus", "2"]
+        return [sys.executable, "-m", "bdtune.cli", *own, *words]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of that command."""
+        return {
             **os.environ,
             "BDTUNE_PLUGINS": str(PLUGINS),
             "BDTUNE_TOY_LOG": str(self.log),
             "BDTUNE_HOME": str(self.home),
             "RAY_AUTH_MODE": "disabled",
         }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # by a script that put us behind
             signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / "stderr.txt").open("a") as errors:
             return subprocess.Popen(
-                command,
-                env=environment,
+                self.command(*words),
+                env=self.environment,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -176,6 +174,15 @@ class Runs:
 def metrics(result: dict[str, Any]) -> dict[str, Any]:
     """Return status and metrics by trial."""
     return {trial["id"]: (trial["status"], trial["metrics"]) for trial in result["trials"]}
+
+
+def by_setting(result: dict[str, Any]) -> dict[tuple[Any, ...], Any]:
+    """Return status and metrics by what varies: other waiting times make other trials."""
+    varied = ("defense", "defense.prefix.level", "defense.beta")
+    return {
+        tuple(trial["params"].get(name) for name in varied): (trial["status"], trial["metrics"])
+        for trial in result["trials"]
+    }
 
 
 def digests(runs: Runs) -> dict[str, str]:

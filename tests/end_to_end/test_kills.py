@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.end_to_end.chaos import Chaos, workers
-from tests.end_to_end.kills import LONGEST_S, Runs, metrics
+from tests.end_to_end.kills import LONGEST_S, Runs, by_setting, metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -114,12 +114,3 @@ def test_fractions_of_gpus_that_are_not_there_are_scheduled_like_real_ones(tmp_p
     result = runs.finish("resources.gpu=0.5", "resources.cpu=0.5", "--gpus=2")
     assert by_setting(result) == by_setting(undisturbed[1])
     assert {note["gpus"] for note in runs.notes("toy_tail")} == {"0", "1"}
-
-
-def by_setting(result):
-    """Return status and metrics by what varies: other waiting times make other trials."""
-    varied = ("defense", "defense.prefix.level", "defense.beta")
-    return {
-        tuple(trial["params"].get(name) for name in varied): (trial["status"], trial["metrics"])
-        for trial in result["trials"]
-    }

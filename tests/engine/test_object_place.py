@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,7 @@ from bdtune.engine import object_lease, object_place, publication_log
 from bdtune.engine.execute import Executor
 from bdtune.engine.manifest import Cost
 from bdtune.engine.node_cache import NodeCache
+from bdtune.engine.object_checkpoint import ObjectCheckpoint
 from bdtune.engine.object_lease import ObjectLeases
 from bdtune.engine.object_place import ObjectPlace
 from bdtune.engine.objects import open_bucket
@@ -22,7 +24,7 @@ from bdtune.engine.owner import me
 from bdtune.engine.publication_log import PublicationLog
 from bdtune.engine.stage import Artefact
 from bdtune.engine.store import ARRAYS, Store
-from bdtune.errors import OutageError
+from bdtune.errors import OutageError, UserError
 from tests.engine.toys import chain
 
 KEY = "0123456789abcdef"
@@ -354,6 +356,104 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.setenv("BDTUNE_CACHE_GB", "0.5")
     cache = NodeCache.of_this_node()
     assert (cache.folder, cache.most_bytes) == (tmp_path / "here" / "objects", 500_000_000)
+
+
+class Slow:
+    """Objects whose uploads of checkpoints wait for a test."""
+
+    def __init__(self, objects):
+        self.go, self.begun, self.sent = threading.Event(), threading.Event(), []
+        self._objects = objects
+
+    def __getattr__(self, name):
+        return getattr(self._objects, name)
+
+    def put(self, name, content):
+        self.begun.set()
+        assert self.go.wait(60)
+        self.sent.append(content)
+        self._objects.put(name, content)
+
+
+def saved(done):
+    return {"x": np.full(3, done)}, {"done": done}
+
+
+def test_a_stage_does_not_wait_for_its_checkpoint_and_only_the_latest_one_is_sent(objects):
+    slow = Slow(objects)
+    slot = ObjectCheckpoint(slow, f"checkpoints/{KEY}", 0.0)
+    array = np.zeros(3)
+    slot.save({"x": array}, {"done": 0})
+    assert slow.begun.wait(60)
+    for done in (1, 2, 3):
+        array += 1
+        slot.save({"x": array}, {"done": done})  # while the first one is on its way
+    array += 100
+    slow.go.set()
+    arrays, info = slot.load()
+    assert (info, list(arrays["x"])) == ({"done": 3}, [3.0] * 3)
+    assert len(slow.sent) == 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_still_waits_is_sent_where_the_state_is_kept_and_nothing_comes_after(objects, keep):
+    slow = Slow(objects)
+    slot = ObjectCheckpoint(slow, f"checkpoints/{KEY}", 0.0)
+    slot.save(*saved(1))
+    assert slow.begun.wait(60)
+    slot.save(*saved(2))
+    closing = threading.Thread(target=slot.close, kwargs={"keep": keep})
+    closing.start()
+    while not keep and slot._waiting is not None:
+        time.sleep(0.01)
+    slow.go.set()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert len(slow.sent) == 1 + keep
+
+
+@pytest.mark.parametrize("error", [OutageError("away"), UserError("credentials have run out")])
+def test_after_an_upload_that_failed_the_next_state_is_sent(objects, caplog, error):
+    slot = ObjectCheckpoint(objects, f"checkpoints/{KEY}", 0.0)
+
+    def refuse(operation, name):
+        if operation == "put":
+            raise error
+
+    objects.fails = refuse
+    slot.save(*saved(1))
+    slot.close(keep=True)
+    assert str(error) in caplog.text
+    objects.fails = lambda operation, name: False
+    slot.save(*saved(2))
+    assert slot.load()[1] == {"done": 2}
+
+
+def test_a_released_stage_has_its_last_state_in_the_bucket_before_its_lease_is_free(objects, tmp_path):
+    store = opened(objects, tmp_path)
+    executor = Executor(store, None, checkpoint_interval_s=1e9)
+    walk = executor.walk([chain(epochs=5)])
+    next(event for event in walk if event.what == "tick")
+    executor.save_soon()
+    key = next(event for event in walk if event.what == "tick").key
+    walk.close()
+    assert opened(objects, tmp_path, "other").checkpoint(key).load()[1]["epoch"] == 2
+    put = objects.asked.index(("put", f"checkpoints/{key}"))
+    assert put < objects.asked.index(("delete", f"leases/{key}"))
+
+
+def test_another_process_of_the_same_task_takes_a_lease_over_at_once(objects):
+    elsewhere(objects, task="sweep-7/trial")
+    other = ObjectLeases(objects)
+    other.task = "sweep-7/another"
+    with other.try_hold(KEY) as mine:
+        assert not mine
+    leases = ObjectLeases(objects)
+    leases.task = "sweep-7/trial"
+    with leases.try_hold(KEY) as mine:
+        assert mine
+        with leases.try_hold(KEY) as again:
+            assert not again, "its own is no forerunner's"
 
 
 def test_an_outage_is_no_stages_failure_and_costs_no_checkpoint_of_a_running_one(objects, tmp_path, caplog):

@@ -199,6 +199,16 @@ def test_a_server_that_hangs_is_asked_again(s3, monkeypatch):
 
 
 @pytestmark_s3
+def test_who_is_in_a_hurry_asks_once(monkeypatch, s3):
+    bucket = open_bucket(s3.new_address(), hurried=True)
+    s3.fail("throttle", "GET", "/x", times=1)
+    with pytest.raises(OutageError):
+        bucket.get("x")
+    assert sum("/x?" in line for line in s3.requests()) == 1
+    assert bucket.get("x") is None
+
+
+@pytestmark_s3
 def test_a_server_that_is_away_is_an_outage_that_names_the_store(monkeypatch, s3):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(module, "PAUSES_S", (0.01,))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -7,7 +8,8 @@ import sys
 
 import pytest
 
-from bdtune.engine.owner import beside, clear_unfinished, is_gone, me
+from bdtune.engine.lease import Leases
+from bdtune.engine.owner import beside, clear_unfinished, is_forerunner, is_gone, me
 from bdtune.engine.store import Store
 
 
@@ -24,6 +26,26 @@ def of(path, holder):
     other = path.with_name(re.sub(r"\.\d+-", f".{holder['pid']}-", path.name))
     path.rename(other)
     return other
+
+
+def test_another_process_of_the_same_task_is_a_forerunner():
+    theirs = {**me(), "host": "elsewhere", "task": "sweep/trial"}
+    assert is_forerunner(theirs, "sweep/trial")
+    assert not is_forerunner(theirs, "sweep/other")
+    assert not is_forerunner({**theirs, "task": ""}, "")
+    assert not is_forerunner({**me(), "task": "sweep/trial"}, "sweep/trial")
+
+
+def test_a_folders_lease_passes_to_the_same_task_at_once(tmp_path):
+    one, other, next_one = Leases(tmp_path), Leases(tmp_path), Leases(tmp_path)
+    one.task, other.task, next_one.task = "sweep/trial", "sweep/other", "sweep/trial"
+    with one.try_hold("key"):
+        lease = json.loads((tmp_path / "key").read_text())
+        (tmp_path / "key").write_text(json.dumps({**lease, "host": "elsewhere"}))
+        with other.try_hold("key") as mine:
+            assert not mine
+        with next_one.try_hold("key") as mine:
+            assert mine
 
 
 def test_a_process_is_gone_when_it_has_ended_or_its_number_was_given_away(ended):
