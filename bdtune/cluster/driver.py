@@ -140,7 +140,7 @@ class Driver:
             job = self.queue.take()
             self._settle()
             self.listener.held(self.queue.held_back)
-            if job is not None and self._next_key(job) in self._deadly:
+            if job is not None and self._deadly and self._next_key(job) in self._deadly:
                 self.queue.done(job.id)
                 self.deaths.lost.add(job.id)
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bdtune.cluster.daemons import RayDiedError
 from bdtune.cluster.driver import Driver, Listener
+from bdtune.cluster.live_notes import LiveNotes
 from bdtune.cluster.scratch import clear_left, scratch
 from bdtune.cluster.session import Needs, session, slots
 from bdtune.cluster.signals import handlers_stay
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
+NOTES_PER_S = 20.0
+"""Notes that all running trials leave of their progress: each leaves one a second at most, and of many rarer."""
 FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
 """Variables of the driver that trials on other nodes need too."""
 
@@ -164,6 +166,7 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options) -> Non
             store=store.root,
             sweep=spec.name,
             live=live,
+            live_s=max(1.0, fitting / NOTES_PER_S),
             objective=metric_of(metric) if spec.scheduler.judges else None,
             mode=mode,
             gpu=spec.resources.gpu,
@@ -258,16 +261,14 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _watching(live: Path, watcher: SweepListener) -> Iterator[None]:
     """Follow the notes that running trials leave."""
-    over = threading.Event()
+    over, notes = threading.Event(), LiveNotes(live)
 
     def look() -> None:
         while not over.wait(POLL_S):
-            for file in live.glob("*.json"):
-                with contextlib.suppress(OSError, ValueError):
-                    note = json.loads(file.read_text())
-                    watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
-                    if note["role"] and note["metrics"]:
-                        watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
+            for note in notes.new():
+                watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
+                if note["role"] and note["metrics"]:
+                    watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
 
     thread = threading.Thread(target=look, name="bdtune-watch", daemon=True)
     thread.start()

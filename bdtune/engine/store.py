@@ -6,7 +6,7 @@
     pins/               what running sweeps use
     failed/             errors of failed attempts
     quarantine/         entries whose size or digest is wrong
-    costs.jsonl         seconds per stage, for predictions
+    costs.jsonl         a line for each result that was published: its key and seconds, for predictions
 
 An entry appears under its key by one rename: it is complete, or it does not exist. No pickle anywhere.
 """
@@ -32,6 +32,7 @@ from bdtune.engine.files import append_line, replace_file, sync_folder, write_pl
 from bdtune.engine.key import digest_of
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import Cost, FileEntry, Manifest
+from bdtune.engine.news import News
 from bdtune.engine.owner import beside, clear_unfinished
 from bdtune.engine.pins import Pins
 from bdtune.engine.stage import Artefact, config_hash_of, scale_of
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ARRAYS, CURVE, MANIFEST = "arrays.safetensors", "curve.jsonl", "manifest.json"
+COSTS = "costs.jsonl"
 
 FORCE_S = 1.0
 """Results that took less are not forced to the disk one by one: a power failure may tear or lose them, which
@@ -74,6 +76,8 @@ class Store:
         self.pins = Pins(self.root / "pins")
         self._manifests: dict[str, Manifest] = {}
         self._verified: set[str] = set()
+        self._news: News | None = None
+        self._absent: set[str] = set()
 
     def _make_folders(self) -> None:
         try:
@@ -92,10 +96,14 @@ class Store:
 
     def manifest(self, key: str) -> Manifest | None:
         """Return the manifest of a published key, else None; a torn one is quarantined."""
+        if key in self._absent:
+            return None
         if key not in self._manifests:
             try:
                 content = (self.folder(key) / MANIFEST).read_bytes()
             except FileNotFoundError:
+                if self._news is not None:
+                    self._absent.add(key)
                 return None
             try:
                 self._manifests[key] = Manifest.from_json(content)
@@ -103,6 +111,22 @@ class Store:
                 self.quarantine(key, str(error))
                 return None
         return self._manifests[key]
+
+    def news(self) -> set[str]:
+        """Return the keys that any process has published since the last call; the first one only begins.
+
+        From then on a key that was absent counts as absent until it is in the news, or `look_again` is called
+        for it: who asks for thousands of keys again and again opens no file for each.
+        """
+        if self._news is None:
+            self._news = News(self.root / COSTS)
+        found = self._news.take()
+        self._absent -= found
+        return found
+
+    def look_again(self, key: str) -> None:
+        """Look for a key itself the next time: its line in the log may be lost."""
+        self._absent.discard(key)
 
     def open(self, key: str) -> Artefact | None:
         """Return the artefact, or None when it is missing or was found damaged and quarantined.
@@ -166,9 +190,10 @@ class Store:
         )
         contents[MANIFEST] = manifest.to_json()  # the manifest comes last
         self._rename_into_place(key, contents, force=cost.seconds >= FORCE_S)
-        append_line(self.root / "costs.jsonl", json.dumps(_cost_row(manifest, len(artefact.curve))))
+        append_line(self.root / COSTS, json.dumps(_cost_row(manifest, len(artefact.curve))))
         (self.root / "failed" / f"{key}.json").unlink(missing_ok=True)
         self.checkpoint(key).clear()
+        self.look_again(key)
         published = self.manifest(key)
         if published is None:
             raise StoreError(f"{self.folder(key)} vanished right after it was written")
@@ -211,10 +236,12 @@ class Store:
         }
         if found != manifest.files:
             raise ValueError(f"the files of entry {manifest.key} are not those of its manifest")
+        self.look_again(manifest.key)
         if not self.has(manifest.key):
             last = {MANIFEST: contents[MANIFEST]}
             files = {name: content for name, content in contents.items() if name != MANIFEST}
             self._rename_into_place(manifest.key, files | last, force=True)
+            self.look_again(manifest.key)
 
     def quarantine(self, key: str, why: str) -> None:
         """Move a damaged entry away, say so, and forget it, so that it is computed again."""
@@ -299,5 +326,5 @@ def _cost_row(manifest: Manifest, epochs: int) -> dict[str, Any]:
     config_hash = config_hash_of(manifest.preimage)
     seconds = round(manifest.cost.seconds, 4)
     scale = scale_of(manifest.preimage.get("inputs", {}))
-    row = {"stage": manifest.stage, "config_hash": config_hash, "scale": scale}
+    row = {"key": manifest.key, "stage": manifest.stage, "config_hash": config_hash, "scale": scale}
     return {**row, "epochs": epochs, "seconds": seconds}

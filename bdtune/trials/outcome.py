@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bdtune.engine.execute import Executor
     from bdtune.engine.resolve import Resolver
     from bdtune.engine.stage import Artefact, Inputs
+    from bdtune.engine.store import Store
     from bdtune.poisoning.sources import TruthSource
     from bdtune.trials.graph import TrialGraph
     from bdtune.trials.ledger import Entry
@@ -106,7 +107,7 @@ def result_of(
         epochs=entry.graph.budget,
         undefended_epochs=baseline.budget if baseline else None,
         data=_data_use(entry),
-        curves=_curves(entry, resolver),
+        curves=_curves(entry, resolver, f"{sweep}/{entry.id}"),
         oracle=oracle_knobs(spec),
         **times,
     )
@@ -141,11 +142,18 @@ def _stages(entry: Entry, resolver: Resolver, owner: str) -> dict[str, StageUse]
     return uses
 
 
-def _curves(entry: Entry, resolver: Resolver) -> dict[str, list[dict[str, Any]]]:
+def _curves(entry: Entry, resolver: Resolver, owner: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the curves of what the trial computed itself: those of shared stages belong to others."""
     curves = {}
     roles = entry.graph.roles
     for node in entry.graph.stages.values():
         manifest = resolver.manifest(node)
-        if manifest is not None and CURVE in manifest.files:
+        if manifest is not None and manifest.made_for == owner and CURVE in manifest.files:
             curves[roles[node.recipe]] = resolver.store.curve(manifest.key)
     return curves
+
+
+def with_all_curves(trial: TrialResult, store: Store) -> TrialResult:
+    """Return a trial's record with the curves of all its stages, as far as the store has them."""
+    curves = {role: store.curve(use.key) for role, use in trial.stages.items()}
+    return replace(trial, curves={role: rows for role, rows in curves.items() if rows})

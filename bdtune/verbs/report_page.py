@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.report.page.build import Inputs, write
+from bdtune.trials.outcome import with_all_curves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +31,8 @@ def written(outcome: SweepOutcome) -> list[Path]:
     store = Store(folder.parent.parent / "store", create=False)
     pictures = sorted([*folder.glob("best-*.png"), *folder.glob("case-*.png"), *folder.glob("search-*.png")])
     manifests = _manifests(outcome.result, store)
-    return write(Inputs(outcome.spec, outcome.result, outcome.why, manifests, pictures), folder)
+    curves = partial(with_all_curves, store=store)
+    return write(Inputs(outcome.spec, outcome.result, outcome.why, manifests, pictures, curves), folder)
 
 
 def _manifests(result: SweepResult, store: Store) -> list[Manifest]:

@@ -159,11 +159,12 @@ class Bench:
             if self.driver.release() is not None:
                 break
         idle = (time.process_time() - started) / 20
-        each = max(1, self.ends)
+        settled = len(self.driver.results) - first - self.ends
+        each = max(1, self.ends + settled)
         return Row(
             running=self.slots - 1,
             ends=self.ends,
-            settled=len(self.driver.results) - first - self.ends,
+            settled=settled,
             ms=round((meter.seconds - meter.derived) / each * 1e3, 2),
             derived_ms=round(meter.derived / each * 1e3, 2),
             opens=round(opens.count / each, 1),
@@ -189,7 +190,9 @@ def main() -> None:
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    print("running  ends  settled  ms/trial  derived ms  opens  read KB  written KB  idle ms  taken in ms   MB")
+    print(
+        "running  ends  settled  ms/trial  derived ms  opens  read KB  written KB  idle ms  taken in ms   MB"
+    )
     for row in rows:
         print(
             f"{row.running:7} {row.ends:5} {row.settled:8} {row.ms:9.2f} {row.derived_ms:11.2f} {row.opens:6.0f} "

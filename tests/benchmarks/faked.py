@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SPACE = """
 name: faked
 trial:
-  dataset: {name: digits, side: 16}
+  dataset: {name: digits, side: 16, train_limit: 200}
   attack: {name: badnets, rate: 0.1, target: 0}
   defense: {name: gssd, lambda: 0.05}
   model: {name: resnet18, width: 8}
