@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
 NOTES_PER_S = 20.0
-"""Notes that all running trials leave of their progress: each leaves one a second at most, and of many rarer."""
+"""Notes of progress that all running trials leave together; each leaves one a second at most."""
 FORWARDED = ("BDTUNE_PLUGINS", "BDTUNE_DATA", "BDTUNE_COMMIT", "BDTUNE_TOY_LOG")
 """Variables of the driver that trials on other nodes need too."""
 

@@ -2,7 +2,7 @@
 
 A stage whose result is not needed any more (everything after it exists) is not missing. Derived stages
 are run here and now, as soon as their inputs exist: so equal cleansed sets are seen before anyone retrains.
-Those that read much are left to a trial, on its own node: a driver of hundreds of trials has no time for them.
+Those that read much are left to a trial: a driver of hundreds of trials has no time for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_READ = 10_000_000
 
 
 def missing(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
-    """Yield the nodes that others must compute for `node`, parents first, each once, as far as keys are known.
+    """Yield the nodes that others must compute for `node`, parents first, each once, where keys are known.
 
     These are expensive stages, derived ones that read more than `MOST_READ`, and derived ones that another
     process is computing right now. A node behind a derived stage that cannot run yet has no key and is not

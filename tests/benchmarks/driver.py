@@ -94,7 +94,7 @@ class Bench:
         spec = faked_sweep(trials, folder)
         ledger, executor = make_ledger(spec, Store(folder / "store"))
         _, other = make_ledger(spec, Store(folder / "store"))
-        self.meter, self.slots, self.random = Meter(opens), running, random.Random(0)  # noqa: S311
+        self.meter, self.slots, self.random = Meter(opens), running, random.Random(0)
         self._time_derived(executor)
         data = spec.trial.dataset
         self.worker = Worker(other, data.labels("train", None))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,26 +36,27 @@ select: {metric: oracle_der, mode: max}
 CLASSES = 10
 WIDTH = 16
 """Of the made-up features."""
-BETAS = (0.6, 1.0, 1.5, 2.0)
-FRACTIONS = (0.1, 0.15, 0.2, 0.3, 0.4)
-EACH = len(BETAS) * len(FRACTIONS) ** 2
-"""Settings of the thresholds for each encoder."""
+EACH: dict[str, tuple[float, ...]] = {
+    "defense.beta_nd": (1.0, 2.0),
+    "defense.alpha_c": (0.1, 0.15, 0.2, 0.3, 0.4),
+    "defense.retrain.lr": (0.0003, 0.0005, 0.001, 0.002, 0.003),
+    "defense.retrain.weight_decay": (0.0, 0.0005),
+}
+"""What is varied with each encoder. Of equal verdicts those that split alike share their retraining."""
 
 
 def faked_sweep(trials: int, folder: Path) -> SweepSpec:
-    """Return a grid of that many trials at least: thresholds of GSSD for each rate and seed of an encoder."""
+    """Return a grid of that many trials at least: settings of GSSD for each rate and seed of an encoder."""
     from bdtune.config.load import load_sweep
 
     file = folder / "faked.yaml"
     file.write_text(SPACE)
-    encoders = -(-trials // EACH)
+    encoders = -(-trials // prod(map(len, EACH.values())))
     rates = min(10, encoders)
     values = {
         "attack.rate": [0.05 + 0.01 * each for each in range(rates)],
         "seed": range(-(-encoders // rates)),
-        "defense.beta_nd": BETAS,
-        "defense.alpha_c": FRACTIONS,
-        "defense.alpha_p": FRACTIONS,
+        **EACH,
     }
     words = [f"{path}={','.join(f'{value:g}' for value in found)}" for path, found in values.items()]
     return load_sweep(str(file), words)

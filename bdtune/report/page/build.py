@@ -23,7 +23,7 @@ from bdtune.report.page.sensitivity import effects, pairs
 from bdtune.report.selection import cases, given
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bdtune.config.sweep import SweepSpec
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bdtune.report.page.provenance import Fact
     from bdtune.report.selection import Case
     from bdtune.report.table import Table
-    from bdtune.trials.results import SweepResult
+    from bdtune.trials.results import SweepResult, TrialResult
 
 FILE, FIGURES = "report.html", "figures"
 MOST_PAIRS, MOST_CASES = 6, 30
