@@ -163,6 +163,7 @@ class Driver:
             self._died(trial)
             return
         self.deaths.survived()
+        self.queue.catch_up(trial)
         if report.get("status") == NO_ROOM:
             self._full_disk = self._full_disk or report["error"]
             self.queue.done(trial)
@@ -229,7 +230,7 @@ class Driver:
             entry.graph.goals,
             self._first(entry),
             made_for,
-            priority=entry.is_baseline,
+            compared_with=entry.baseline_id or "",
             rank=self.ranks.get(entry.id, 0),
         )
         self.queue.add(job)

@@ -125,6 +125,8 @@ def run_sweep(
         interrupted = True
     except RayDiedError as error:
         ray_died = str(error)
+    finally:
+        executor.store.end_news()  # the report is of what is there by then
     order = [driver.results[trial] for trial in ledger.entries if trial in driver.results]
     given_up = driver.given_up or ray_died
     return Outcome(order, interrupted or not driver.complete, len(driver._started), given_up)

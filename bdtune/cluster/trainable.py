@@ -158,7 +158,7 @@ class Trial(tune.Trainable):
         return metrics.get(self.shared.objective or "", worst)
 
     def _note(self, event: Event) -> None:
-        """Leave a line about the progress for the driver's display: of each stage, and now and then within."""
+        """Leave a line about the progress for the driver's display: each stage, and now and then within."""
         now = time.monotonic()
         if event.what != "started" and now - self._noted_at < self.shared.live_s:
             return

@@ -41,8 +41,8 @@ class Job:
     first: Sequence[Node] = ()
     made_for: str = ""
     """Entered in the manifests of derived stages that are run here for this job."""
-    priority: bool = False
-    """True if other jobs report their results relative to this one: it is scheduled first."""
+    compared_with: str = ""
+    """Id of the job that this one's result is reported relative to: it goes first once this one runs."""
     rank: int = 0
     """Jobs of a lower rank start before those of a higher one."""
     claims: set[str] = field(default_factory=set)
@@ -61,6 +61,10 @@ class Settled:
     failure: StageFailed | None = None
 
 
+Place = tuple[int, bool, bool, float, int, int]
+"""Sorts the jobs that may start, see `ReadyQueue._priority`."""
+
+
 class ReadyQueue:
     """Holds all waiting jobs; `take` returns the next that may start, `settled` those that need not.
 
@@ -74,7 +78,9 @@ class ReadyQueue:
         self._claimed: dict[str, set[str]] = defaultdict(set)  # key -> ids of the running jobs
         self._revealing: dict[str, set[str]] = defaultdict(set)  # full name -> derived keys, see `may_reveal`
         self._settled: list[Settled] = []
-        self._ready: list[tuple[tuple[int, bool, bool, float, int, int], Job]] = []
+        self._ready: list[tuple[Place, Job]] = []
+        self._queued: dict[str, Job] = {}  # jobs in `_ready` by id
+        self._awaited: set[str] = set()  # ids of jobs that running or ended ones are compared with
         self._blocked: dict[str, list[Job]] = defaultdict(list)
         self._count = itertools.count()
         self._look_again = 0.0
@@ -87,7 +93,7 @@ class ReadyQueue:
     @property
     def waiting(self) -> int:
         """Number of works neither running nor settled."""
-        return len(self._ready) + self.held_back
+        return len(self._queued) + self.held_back
 
     @property
     def held_back(self) -> int:
@@ -108,7 +114,7 @@ class ReadyQueue:
         self._catch_up()
         while self._ready:
             job = heapq.heappop(self._ready)[1]
-            if self._place(job, queue=False):
+            if self._queued.pop(job.id, None) is not None and self._place(job, queue=False):
                 return self._start(job)
         if not self.running and self._blocked:
             # Another driver works on what they wait for: one starts and waits on the lease.
@@ -123,6 +129,12 @@ class ReadyQueue:
         """Note that a running job has ended, in whatever way; its unkept claims are free again."""
         self._free(self.running.pop(work_id))
 
+    def catch_up(self, work_id: str) -> None:
+        """Look at all that a running job had yet to publish: its results are read now."""
+        for key in self.running[work_id].claims:
+            self.executor.store.look_again(key)
+        self._catch_up()
+
     def set_aside(self, work_id: str) -> None:
         """Note that a running job makes no progress for now: its claims are free for those who wait."""
         self._free(self.running[work_id])
@@ -130,6 +142,10 @@ class ReadyQueue:
     def _start(self, job: Job) -> Job:
         self.running[job.id] = job
         self._claim(job)
+        if job.compared_with not in self._awaited:
+            self._awaited.add(job.compared_with)
+            if (other := self._queued.get(job.compared_with)) is not None:
+                self._enqueue(other)  # its old place in the heap is passed over
         return job
 
     def _free(self, job: Job) -> None:
@@ -153,7 +169,7 @@ class ReadyQueue:
                 self._revealing[name].add(key)
 
     def _claim_goal(self, job: Job, goal: Node) -> None:
-        """Enter what a goal needs; one that is derived itself is left to the trial, as no key depends on it."""
+        """Enter what a goal needs; a derived one is left to the trial, as no key depends on it."""
         derived = goal.stage.kind == "derive"
         for node in goal.parents if derived else [goal]:
             for step, key in missing(self.executor, node):
@@ -232,8 +248,12 @@ class ReadyQueue:
             self._blocked[blocking].append(job)
             return False
         if queue:
-            heapq.heappush(self._ready, (self._priority(job), job))
+            self._enqueue(job)
         return True
+
+    def _enqueue(self, job: Job) -> None:
+        self._queued[job.id] = job
+        heapq.heappush(self._ready, (self._priority(job), job))
 
     def _missing(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, str]]:
         """Yield the expensive stages that are missing, with their keys."""
@@ -264,16 +284,19 @@ class ReadyQueue:
             key = following
         return key
 
-    def _priority(self, job: Job) -> tuple[int, bool, bool, float, int, int]:
-        """Lower ranks go first, then the priority, followers of a finished stage, the longest remaining path.
+    def _priority(self, job: Job) -> Place:
+        """Lower ranks go first, then what others await, followers of a finished stage, the longest path.
 
         Where seconds are not known yet epochs decide, so that a training starts before the shorter ones whose
         results it saves.
         """
         steps = {step.recipe: step for node in job.nodes for step in node.walk()}.values()
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
+        fresh = sum(step.stage.kind == "train" for step in todo) == sum(
+            s.stage.kind == "train" for s in steps
+        )
         seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
-        return job.rank, not job.priority, len(todo) == len(steps), -seconds, -epochs, next(self._count)
+        return job.rank, job.id not in self._awaited, fresh, -seconds, -epochs, next(self._count)
 
 
 def _take_out(index: dict[str, set[str]], name: str, value: str) -> None:

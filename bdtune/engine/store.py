@@ -115,14 +115,19 @@ class Store:
     def news(self) -> set[str]:
         """Return the keys that any process has published since the last call; the first one only begins.
 
-        From then on a key that was absent counts as absent until it is in the news, or `look_again` is called
-        for it: who asks for thousands of keys again and again opens no file for each.
+        Until `end_news`, a key that was absent counts as absent until it is in the news, or `look_again` is
+        called for it: who asks for thousands of keys again and again opens no file for each.
         """
         if self._news is None:
             self._news = News(self.root / COSTS)
         found = self._news.take()
         self._absent -= found
         return found
+
+    def end_news(self) -> None:
+        """From now on every look at a key is one at the store again."""
+        self._news = None
+        self._absent.clear()
 
     def look_again(self, key: str) -> None:
         """Look for a key itself the next time: its line in the log may be lost."""

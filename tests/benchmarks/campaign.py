@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.campaign [--trials 10000] [--nodes 100] [--gpus 8] [--lost 0.05] [--png FILE]
 
-The trials are a grid of GSSD: thresholds, kept and relabelled fractions for each poisoning rate and seed, with
-their real graphs, keys and verdicts; trainings leave made-up results. Stages take the seconds that GSSD's table
-G.2 gives for CIFAR-10 on an RTX 2080 Ti (search_spaces/paper/published/gssd/table-g2.csv); what the table does
-not name takes none. Once without losses and once with a share of the nodes lost in each hour.
+The trials are a grid of GSSD: a threshold, a kept fraction and two settings of the retraining for each
+poisoning rate and seed, with their real graphs, keys and verdicts; trainings leave made-up results. Stages
+take the seconds of GSSD's table G.2 on CIFAR-10 with an RTX 2080 Ti (search_spaces/paper/published/gssd);
+what the table does not name takes none. Once without losses and once with a share of the nodes lost in each hour.
 """
 
 from __future__ import annotations
@@ -74,7 +74,12 @@ class Campaign:
             store.publish(key, node.stage.kind, preimage, artefact, cost=cost, made_for=made_for)
 
         jobs = [
-            Job(entry.id, entry.graph.goals, made_for=f"s/{entry.id}", priority=entry.is_baseline)
+            Job(
+                entry.id,
+                entry.graph.goals,
+                made_for=f"s/{entry.id}",
+                compared_with=entry.baseline_id or "",
+            )
             for entry in self.ledger.entries.values()
         ]
         return Simulation(executor, cluster, self.seconds, finish, seed).run(jobs), store
@@ -127,7 +132,9 @@ def draw(courses: dict[str, Course], cluster: Cluster, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--gpus", type=int, default=8, help="of a node")

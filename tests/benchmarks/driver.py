@@ -190,14 +190,10 @@ def main() -> None:
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    print(
-        "running  ends  settled  ms/trial  derived ms  opens  read KB  written KB  idle ms  taken in ms   MB"
-    )
+    columns = list(asdict(rows[0]))
+    print("".join(f"{column:>12}" for column in columns))
     for row in rows:
-        print(
-            f"{row.running:7} {row.ends:5} {row.settled:8} {row.ms:9.2f} {row.derived_ms:11.2f} {row.opens:6.0f} "
-            f"{row.read / 1e3:8.1f} {row.written / 1e3:11.1f} {row.idle_ms:8.2f} {row.taken_in_ms:12.2f} {row.peak_mb:4.0f}"
-        )
+        print("".join(f"{value:>12}" for value in asdict(row).values()))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def made_up(node: Node, labels: np.ndarray, seed: int) -> Artefact:
 
 @dataclass
 class Worker:
-    """Stands for all processes that compute: leaves results of stages in a store, through its own executor."""
+    """Stands for all processes that compute: leaves results of stages in the store."""
 
     executor: Executor
     labels: np.ndarray
