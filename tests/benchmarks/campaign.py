@@ -4,8 +4,8 @@
 
 The trials are a grid of GSSD: a threshold, a kept fraction and two settings of the retraining for each
 poisoning rate and seed, with their real graphs, keys and verdicts; trainings leave made-up results. Stages
-take the seconds of GSSD's table G.2 on CIFAR-10 with an RTX 2080 Ti (search_spaces/paper/published/gssd);
-what the table does not name takes none. Once without losses and once with a share of the nodes lost in each hour.
+take the seconds of GSSD's table G.2, of an RTX 2080 Ti on CIFAR-10 (search_spaces/paper/published/gssd). What
+it does not name takes none. Once without losses and once with a share of the nodes lost in each hour.
 """
 
 from __future__ import annotations
