@@ -11,6 +11,7 @@ from bdtune.cluster.sweep import make_ledger
 from bdtune.cluster.trial_source import make_source
 from bdtune.engine.execute import StageFailed
 from bdtune.engine.store import ARRAYS, Store
+from bdtune.trials.outcome import with_all_curves
 
 QUALITIES = "defense.tail.quality=0.25,0.5,1.0"
 
@@ -203,6 +204,17 @@ def test_derived_stages_are_entered_under_the_trial_they_were_run_for(bench):
     for trial, result in desk.driver.results.items():
         if not desk.driver.ledger.entries[trial].is_baseline:
             assert result.stages["verdict"].computed
+
+
+def test_a_curve_belongs_to_the_trial_that_computed_it_and_the_store_gives_it_to_all(bench):
+    desk = Desk(bench, "defense.prefix.level=0", "defense.beta=0.5,0.50000001")
+    desk.run()
+    results = [result for result in desk.driver.results.values() if not result.is_baseline]
+    for result in results:
+        assert result.curves.keys() <= {role for role, use in result.stages.items() if use.computed}
+    assert sorted("classifier" in result.curves for result in results) == [False, True]
+    whole = [with_all_curves(result, bench.store) for result in results]
+    assert whole[0].curves["classifier"] == whole[1].curves["classifier"] != []
 
 
 def test_torn_results_are_noticed_moved_away_and_computed_again(bench):

@@ -74,6 +74,12 @@ def test_an_absent_key_is_absent_until_it_is_in_the_news_or_looked_for(executor)
     assert not store.has(key)
     store.look_again(key)
     assert store.has(key), "as who holds its lease does: the line may be lost"
+    later = executor.resolver.key(first_of(chain(seed=1)))
+    assert not store.has(later)
+    other(executor).compute(first_of(chain(seed=1)))
+    assert not store.has(later)
+    store.end_news()
+    assert store.has(later), "from now on every look is at the folder"
 
 
 def test_before_the_news_are_asked_for_every_look_is_at_the_folder(executor):
