@@ -174,8 +174,9 @@ class ReadyQueue:
         for node in goal.parents if derived else [goal]:
             for step, key in missing(self.executor, node):
                 self._claim_step(job, node, step, key)
-        if derived and (key := self.executor.resolver.key(goal)) and not self.executor.store.has(key):
-            job.claims.add(key)
+        own = self.executor.resolver.key(goal)
+        if derived and own is not None and not self.executor.store.has(own):
+            job.claims.add(own)
 
     def _claim_step(self, job: Job, node: Node, step: Node, key: str) -> None:
         job.claims.add(key)
