@@ -153,7 +153,7 @@ class Driver:
             job = self.queue.take(self._here if self.locality.matters else None)
             self._settle()
             self.listener.held(self.queue.held_back)
-            if job is not None and self._next_key(job) in self._deadly:
+            if job is not None and self._deadly and self._next_key(job) in self._deadly:
                 self.queue.done(job.id)
                 self.deaths.lost.add(job.id)
                 continue
@@ -178,7 +178,7 @@ class Driver:
         not answer are no results: the same command tries again.
         """
         with self._noting_outage():
-            self.executor.store.catch_up()  # with what the trial published
+            self.queue.catch_up(trial)
             self._ended_with(trial, report)
 
     @contextlib.contextmanager
@@ -263,7 +263,7 @@ class Driver:
             entry.graph.goals,
             self._first(entry),
             made_for,
-            priority=entry.is_baseline,
+            compared_with=entry.baseline_id or "",
             rank=self.ranks.get(entry.id, 0),
         )
         self.queue.add(job)

@@ -59,6 +59,8 @@ class Shared:
     sweep: str
     live: Path
     """Folder where running trials leave their progress."""
+    live_s: float
+    """Seconds between two notes of a trial's progress in a stage."""
     objective: str | None
     """Metric reported at every tick for a scheduler; None without one."""
     mode: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import threading
 import warnings
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bdtune.cluster import seen
 from bdtune.cluster.daemons import RayDiedError
 from bdtune.cluster.driver import Driver, Listener
+from bdtune.cluster.live_notes import LiveNotes
 from bdtune.cluster.nodes import Node, NodeWatch, living
 from bdtune.cluster.scratch import clear_left, scratch
 from bdtune.cluster.session import Needs, fitting, session, slots
@@ -45,6 +45,8 @@ MOST = 10_000
 """Trials at once, on any cluster."""
 POLL_S = 0.5
 """Between two looks at what the running trials are doing."""
+NOTES_PER_S = 20.0
+"""Notes of progress that all running trials leave together; each leaves one a second at most."""
 
 
 class SweepListener(Listener, Protocol):
@@ -128,6 +130,8 @@ def run_sweep(
         interrupted = True
     except RayDiedError as error:
         ray_died = str(error)
+    finally:
+        executor.store.end_news()  # the report is of what is there by then
     order = [driver.results[trial] for trial in ledger.entries if trial in driver.results]
     given_up = driver.given_up or ray_died
     return Outcome(order, interrupted or not driver.complete, len(driver._started), given_up)
@@ -176,6 +180,7 @@ def _run_on_ray(driver: Driver, watcher: SweepListener, options: Options, mark: 
             mark=mark,
             sweep=spec.name,
             live=live,
+            live_s=max(1.0, fit / NOTES_PER_S),
             objective=metric_of(metric) if spec.scheduler.judges else None,
             mode=mode,
             gpu=spec.resources.gpu,
@@ -318,16 +323,14 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _watching(live: Path, watcher: SweepListener) -> Iterator[None]:
     """Follow the notes that running trials leave."""
-    over = threading.Event()
+    over, notes = threading.Event(), LiveNotes(live)
 
     def look() -> None:
         while not over.wait(POLL_S):
-            for file in live.glob("*.json"):
-                with contextlib.suppress(OSError, ValueError):
-                    note = json.loads(file.read_text())
-                    watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
-                    if note["role"] and note["metrics"]:
-                        watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
+            for note in notes.new():
+                watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
+                if note["role"] and note["metrics"]:
+                    watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
 
     thread = threading.Thread(target=look, name="bdtune-watch", daemon=True)
     thread.start()

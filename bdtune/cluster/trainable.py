@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Inputs, Node
     from bdtune.engine.store import Store
 
-LIVE_S = 1.0
-"""Between two notes of a trial's progress."""
 WORST = 1e9
 """Reported in place of an objective by a trial that has none, so that no scheduler keeps it."""
 
@@ -191,9 +189,9 @@ class Trial(tune.Trainable):
         return metrics.get(self.shared.objective or "", worst)
 
     def _note(self, event: Event) -> None:
-        """Leave a line about the progress for the driver's display."""
+        """Leave a line about the progress for the driver's display: each stage, and now and then within."""
         now = time.monotonic()
-        if event.what == "tick" and now - self._noted_at < LIVE_S:
+        if event.what != "started" and now - self._noted_at < self.shared.live_s:
             return
         self._noted_at = now
         tick = event.tick

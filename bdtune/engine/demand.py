@@ -2,6 +2,7 @@
 
 A stage whose result is not needed any more (everything after it exists) is not missing. Derived stages
 are run here and now, as soon as their inputs exist: so equal cleansed sets are seen before anyone retrains.
+Those that read much are left to a trial: a driver of hundreds of trials has no time for them.
 """
 
 from __future__ import annotations
@@ -14,35 +15,52 @@ if TYPE_CHECKING:
     from bdtune.engine.execute import Executor
     from bdtune.engine.stage import Node
 
+MOST_READ = 10_000_000
+"""Bytes of results that a derived stage may read where `missing` runs it."""
+
 
 def missing(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
-    """Yield the nodes that others must compute for `node`, parents first, as far as keys are known.
+    """Yield the nodes that others must compute for `node`, parents first, each once, where keys are known.
 
-    These are expensive stages, and derived ones that another process is computing right now. A node behind
-    a derived stage that cannot run yet has no key and is not yielded. Raises `StageFailed` when a derived
-    stage fails.
+    These are expensive stages, derived ones that read more than `MOST_READ`, and derived ones that another
+    process is computing right now. A node behind a derived stage that cannot run yet has no key and is not
+    yielded. Raises `StageFailed` when a derived stage fails.
     """
-    if executor.resolver.key(node) is None:
-        yield from _missing_before(executor, node)
-        if executor.resolver.key(node) is None:
-            return
-    key = executor.resolver.key(node)
-    assert key is not None
-    if executor.store.has(key):
+    return _missing(executor, node, {})
+
+
+def _missing(executor: Executor, node: Node, there: dict[str, bool]) -> Iterator[tuple[Node, str]]:
+    """Yield as `missing`, and enter in `there` which nodes were found in the store, by recipe."""
+    if node.recipe in there:
         return
-    ready = True
+    there[node.recipe] = False
+    # Without a key it is not in the store for sure.
+    for parent in node.parents if executor.resolver.key(node) is None else ():
+        yield from _missing(executor, parent, there)
+    key = executor.resolver.key(node)
+    if key is None:
+        return
+    if executor.store.has(key):
+        there[node.recipe] = True
+        return
     for parent in node.parents:
-        for needed in missing(executor, parent):
-            ready = False
-            yield needed
-    if node.stage.kind == "train":
+        yield from _missing(executor, parent, there)
+    ready = all(there.get(parent.recipe, False) for parent in node.parents)
+    if node.stage.kind == "train" or (ready and _reads_much(executor, node)):
         yield node, key
     elif ready:
         state = _settle(executor, node)
+        there[node.recipe] = state == "done"
         if state == "lost":
-            yield from missing(executor, node)
+            there.clear()  # an input was damaged: what depends on it is looked at again
+            yield from _missing(executor, node, there)
         elif state == "elsewhere":
             yield node, key
+
+
+def _reads_much(executor: Executor, node: Node) -> bool:
+    manifests = (executor.resolver.manifest(parent) for parent in node.parents)
+    return sum(manifest.size for manifest in manifests if manifest is not None) > MOST_READ
 
 
 def _settle(executor: Executor, node: Node) -> Literal["done", "elsewhere", "lost"]:
@@ -56,9 +74,3 @@ def _settle(executor: Executor, node: Node) -> Literal["done", "elsewhere", "los
         if event.what == "started" and event.node.stage.kind == "train":
             return "lost"
     return "done"
-
-
-def _missing_before(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
-    """A node without a key is not in the store for sure, so all that its parents lack is needed."""
-    for parent in node.parents:
-        yield from missing(executor, parent)

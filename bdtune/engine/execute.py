@@ -109,6 +109,7 @@ class Executor:
                 yield from self._ensure(parent)
             with self.store.leases.try_hold(key) as mine:
                 # Another process may have published and let go between the two looks.
+                self.store.look_again(key)
                 if mine and not self.store.has(key):
                     yield from self._produce(node, key)
                     continue

@@ -6,7 +6,7 @@
     pins/               what running sweeps use
     failed/             errors of failed attempts
     quarantine/         entries whose size or digest is wrong
-    costs.jsonl         seconds per stage, for predictions
+    costs.jsonl         a line for each result that was published: its key, and seconds for predictions
 
 An entry appears under its key by one rename: it is complete, or it does not exist.
 """
@@ -26,6 +26,7 @@ from bdtune.engine.disk import room
 from bdtune.engine.files import append_line, replace_file, sync_folder, write_plain, write_synced
 from bdtune.engine.lease import Leases
 from bdtune.engine.manifest import MANIFEST
+from bdtune.engine.news import News
 from bdtune.engine.node_cache import Moved
 from bdtune.engine.owner import beside, clear_unfinished
 from bdtune.engine.pins import Pins
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.manifest import FileEntry
 
+COSTS = "costs.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class FolderPlace:
             self._make_folders()
         self.leases = Leases(self.root / "leases")
         self.pins = Pins(self.root / "pins")
+        self._news: News | None = None
 
     def _make_folders(self) -> None:
         try:
@@ -130,20 +133,24 @@ class FolderPlace:
         return [path for path in paths if path.exists()]
 
     def note(self, key: str, row: dict[str, Any] | None) -> None:
-        if row is not None:
-            append_line(self.root / "costs.jsonl", json.dumps(row))
+        append_line(self.root / COSTS, json.dumps({"key": key, **(row or {})}))
 
     def notes(self) -> list[dict[str, Any]]:
         return list(self._rows())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Yield the whole lines: one that was torn costs a prediction, but no plan."""
-        file = self.root / "costs.jsonl"
+        file = self.root / COSTS
         for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
             with contextlib.suppress(ValueError):
                 row = json.loads(line)
                 if isinstance(row, dict) and {"stage", "seconds"} <= row.keys():
                     yield row
+
+    def news(self) -> set[str]:
+        if self._news is None:
+            self._news = News(self.root / COSTS)
+        return self._news.take()
 
     def catch_up(self) -> None:
         """Do nothing: what others publish is seen at once."""

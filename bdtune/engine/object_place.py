@@ -106,7 +106,7 @@ class ObjectPlace:
                 self.objects.delete(_payload(key, attempt, name))
         for content in contents.values():  # which the stages after it, on this node, will read
             self.cache.put(content)
-        self.log.published.add(key)
+        self.log.learn(key)
 
     def _enter(self, key: str, content: bytes) -> bool:
         """Write an entry where there is none; returns whether it stands."""
@@ -156,7 +156,8 @@ class ObjectPlace:
 
     def keys(self) -> list[str]:
         found = sorted(_last(each) for each in self.objects.list("entries") if each.size > LONGEST_GRAVE)
-        self.log.published.update(found)
+        for key in found:
+            self.log.learn(key)
         return found
 
     def files(self, key: str, names: Iterable[str], into: Path) -> list[Path]:
@@ -179,6 +180,9 @@ class ObjectPlace:
     def notes(self) -> list[dict[str, Any]]:
         self.log.refresh()
         return [row for row in self.log.costs.values() if "seconds" in row]
+
+    def news(self) -> set[str]:
+        return self.log.news()
 
     def catch_up(self) -> None:
         self.log.refresh(now=True)

@@ -146,8 +146,11 @@ class Place(Protocol):
     def notes(self) -> list[dict[str, Any]]:
         """Return what all processes noted of what it took."""
 
+    def news(self) -> set[str]:
+        """Return the keys that any process published since the last call; the first one only begins."""
+
     def catch_up(self) -> None:
-        """See at once what other processes have published."""
+        """Read at once what other processes have published, so that it is in the news."""
 
     def failure(self, key: str) -> bytes | None:
         """Return what was written of a key's last failure, if anything."""

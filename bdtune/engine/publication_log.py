@@ -55,6 +55,7 @@ class PublicationLog:
         self._minute = ""
         self._lines: list[str] = []
         self._sent = 0
+        self._news: set[str] | None = None
         self._read: dict[str, Tag] = {}
         self._newest = ""
         self._looked_at: float | None = None
@@ -87,6 +88,20 @@ class PublicationLog:
             if missing := self._absorb([each for each in listed if self._read.get(each.name) != each.tag]):
                 log.debug("%d objects of the log were merged meanwhile", missing)
                 self._absorb(list(self.objects.list(FOLDER)))
+
+    def news(self) -> set[str]:
+        """Return the keys that were learnt of since the last call; the first one only begins."""
+        self.refresh()
+        with self._lock:
+            found, self._news = self._news or set(), set()
+            return found
+
+    def learn(self, key: str) -> None:
+        """Note that a key is published."""
+        with self._lock:
+            if self._news is not None and key not in self.published:
+                self._news.add(key)
+            self.published.add(key)
 
     def merge(self) -> int:
         """Make one object of many old ones, if there are many; returns how many."""
@@ -135,7 +150,7 @@ class PublicationLog:
         if "failed" in row:
             self.failed.add(row["failed"])
             return
-        self.published.add(row["key"])
+        self.learn(row["key"])
         self.costs.setdefault(line, row)
 
     def _back(self, span: timedelta) -> str:

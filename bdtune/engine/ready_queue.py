@@ -5,6 +5,7 @@ Waiting inside a trial wastes the trial's device; waiting here costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import time
@@ -16,18 +17,21 @@ from bdtune.engine.demand import missing
 from bdtune.engine.execute import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bdtune.engine.execute import Executor
     from bdtune.engine.stage import Node
 
 LOOK_S = 1.0
 """Between two looks at the leases of other drivers."""
+LOOKING = 0.05
+"""Part of the time that such looks may take: with many leases they are rarer."""
 ALIKE = 0.9
 """Jobs whose remaining path is so long, of the longest, may start in its place."""
 MOST_ALIKE = 16
 """Jobs that are compared."""
 Priority = tuple[int, bool, bool, float, int, int]
+"""Sorts the jobs that may start, see `ReadyQueue._priority`."""
 
 
 @dataclass(eq=False)
@@ -43,14 +47,16 @@ class Job:
     first: Sequence[Node] = ()
     made_for: str = ""
     """Entered in the manifests of derived stages that are run here for this job."""
-    priority: bool = False
-    """True if other jobs report their results relative to this one: it is scheduled first."""
+    compared_with: str = ""
+    """Id of the job that this one's result is reported relative to: it goes first once this one runs."""
     rank: int = 0
     """Jobs of a lower rank start before those of a higher one."""
     claims: set[str] = field(default_factory=set)
     """Keys this job has yet to publish while it runs, as far as they are known."""
     may_reveal: dict[str, set[str]] = field(default_factory=dict)
     """Derived keys that it is just computing -> full names of stages behind them: their keys depend on it."""
+    unknown: bool = True
+    """Whether it has stages whose keys are not known yet: each of its results may reveal some."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,25 @@ class Settled:
 
 
 class ReadyQueue:
-    """Holds all waiting jobs; `take` returns the next that may start, `settled` those that need not."""
+    """Holds all waiting jobs; `take` returns the next that may start, `settled` those that need not.
+
+    It learns from the store's news what is published, and opens no file for what running jobs have yet to do.
+    """
 
     def __init__(self, executor: Executor, predict: Callable[[Node], float] = lambda node: 1.0) -> None:
         self.executor = executor
         self.predict = predict
         self.running: dict[str, Job] = {}
+        self._claimed: dict[str, set[str]] = defaultdict(set)  # key -> ids of the running jobs
+        self._revealing: dict[str, set[str]] = defaultdict(set)  # full name -> derived keys, see `may_reveal`
         self._settled: list[Settled] = []
         self._ready: list[tuple[Priority, Job]] = []
+        self._queued: dict[str, Job] = {}  # jobs in `_ready` by id
+        self._awaited: set[str] = set()  # ids of jobs that running or ended ones are compared with
         self._blocked: dict[str, list[Job]] = defaultdict(list)
         self._count = itertools.count()
-        self._looked_at = 0.0
+        self._look_again = 0.0
+        executor.store.news()  # it begins here
 
     def add(self, job: Job) -> None:
         """Take in a job and see at once where it belongs."""
@@ -81,7 +95,7 @@ class ReadyQueue:
     @property
     def waiting(self) -> int:
         """Number of works neither running nor settled."""
-        return len(self._ready) + self.held_back
+        return len(self._queued) + self.held_back
 
     @property
     def held_back(self) -> int:
@@ -90,7 +104,7 @@ class ReadyQueue:
 
     def settled(self) -> list[Settled]:
         """Return the works that were found settled since the last call."""
-        self._look_at_blocked()
+        self._catch_up()
         found, self._settled = self._settled, []
         return found
 
@@ -100,9 +114,8 @@ class ReadyQueue:
         Of jobs that are about as urgent the one is taken that `prefer` gives most. Never None while works
         wait and none runs.
         """
-        self._look_at_blocked()
-        while self._ready:
-            job = self._pop(prefer)
+        self._catch_up()
+        while (job := self._pop(prefer)) is not None:
             if self._place(job, queue=False):
                 return self._start(job)
         if not self.running and self._blocked:
@@ -114,60 +127,122 @@ class ReadyQueue:
             return self._start(job)
         return None
 
-    def _pop(self, prefer: Callable[[Job], float] | None) -> Job:
-        first = heapq.heappop(self._ready)
-        if prefer is None:
-            return first[1]
-        alike = [first]
-        while self._ready and len(alike) < MOST_ALIKE and _alike(first[0], self._ready[0][0]):
-            alike.append(heapq.heappop(self._ready))
-        best = max(alike, key=lambda entry: prefer(entry[1]))  # of equal ones the first
+    def _pop(self, prefer: Callable[[Job], float] | None) -> Job | None:
+        """Take the most urgent job out of the heap; of those that are about as urgent, the preferred one."""
+        alike: list[tuple[Priority, Job]] = []
+        while self._ready and len(alike) < (1 if prefer is None else MOST_ALIKE):
+            priority, job = self._ready[0]
+            if job.id in self._queued and alike and not _alike(alike[0][0], priority):
+                break
+            entry = heapq.heappop(self._ready)
+            if job.id in self._queued:  # else this is its old place
+                alike.append(entry)
+        if not alike:
+            return None
+        best = alike[0] if prefer is None else max(alike, key=lambda entry: prefer(entry[1]))
         for entry in alike:
             if entry is not best:
                 heapq.heappush(self._ready, entry)
-        return best[1]
+        return self._queued.pop(best[1].id)
 
     def done(self, work_id: str) -> None:
         """Note that a running job has ended, in whatever way; its unkept claims are free again."""
-        for key in self.running.pop(work_id).claims:
-            self._release(key)
+        self._free(self.running.pop(work_id))
+
+    def catch_up(self, work_id: str) -> None:
+        """Look at all that a running job had yet to publish: its results are read now."""
+        self.executor.store.catch_up()
+        for key in self.running[work_id].claims:
+            self.executor.store.look_again(key)
+        self._catch_up()
 
     def set_aside(self, work_id: str) -> None:
         """Note that a running job makes no progress for now: its claims are free for those who wait."""
-        job = self.running[work_id]
-        claims, job.claims, job.may_reveal = job.claims, set(), {}
-        for key in claims:
-            self._release(key)
+        self._free(self.running[work_id])
 
     def _start(self, job: Job) -> Job:
         self.running[job.id] = job
         self._claim(job)
+        if job.compared_with not in self._awaited:
+            self._awaited.add(job.compared_with)
+            if (other := self._queued.get(job.compared_with)) is not None:
+                self._enqueue(other)  # its old place in the heap is passed over
         return job
 
-    def _claim(self, job: Job) -> None:
-        self.executor.made_for = job.made_for
-        job.claims, job.may_reveal = set(), {}
-        for node in job.nodes:
-            for step, key in missing(self.executor, node):
-                job.claims.add(key)
-                reused = self.executor.prefix_reuse.reused(step).values()
-                job.claims |= {known for shorter in reused if (known := self.executor.resolver.key(shorter))}
-                if step.stage.kind == "derive":
-                    keyless = (later for later in node.walk() if self.executor.resolver.key(later) is None)
-                    job.may_reveal[key] = {later.stage.full_name() for later in keyless}
-
-    def _look_at_blocked(self) -> None:
-        """Place again every job whose blocking key is published, or has no worker any more."""
-        for job in self.running.values():
-            if any(self.executor.store.has(key) for key in job.claims):
-                self._claim(job)  # new results make more keys known
-        published = [key for key in self._blocked if self.executor.store.has(key)]
-        orphans: list[str] = []
-        if time.monotonic() - self._looked_at > LOOK_S:
-            self._looked_at = time.monotonic()
-            orphans = [key for key in self._blocked if not self._is_claimed(key)]
-        for key in {*published, *orphans}:
+    def _free(self, job: Job) -> None:
+        claims = job.claims
+        self._unclaim(job)
+        for key in claims:
             self._release(key)
+
+    def _claim(self, job: Job) -> None:
+        """Enter what a running job has yet to publish. A derived stage that fails, fails in its trial too."""
+        self._unclaim(job)
+        self.executor.made_for = job.made_for
+        with contextlib.suppress(StageFailed):
+            for goal in job.nodes:
+                self._claim_goal(job, goal)
+        job.unknown = any(self.executor.resolver.key(node) is None for node in job.nodes)
+        for key in job.claims:
+            self._claimed[key].add(job.id)
+        for key, names in job.may_reveal.items():
+            for name in names:
+                self._revealing[name].add(key)
+
+    def _claim_goal(self, job: Job, goal: Node) -> None:
+        """Enter what a goal needs; a derived one is left to the trial, as no key depends on it."""
+        derived = goal.stage.kind == "derive"
+        for node in goal.parents if derived else [goal]:
+            for step, key in missing(self.executor, node):
+                self._claim_step(job, node, step, key)
+        own = self.executor.resolver.key(goal)
+        if derived and own is not None and not self.executor.store.has(own):
+            job.claims.add(own)
+
+    def _claim_step(self, job: Job, node: Node, step: Node, key: str) -> None:
+        job.claims.add(key)
+        reused = self.executor.prefix_reuse.reused(step).values()
+        job.claims |= {known for shorter in reused if (known := self.executor.resolver.key(shorter))}
+        if step.stage.kind == "derive":
+            keyless = (later for later in node.walk() if self.executor.resolver.key(later) is None)
+            job.may_reveal[key] = {later.stage.full_name() for later in keyless}
+
+    def _unclaim(self, job: Job) -> None:
+        for key in job.claims:
+            _take_out(self._claimed, key, job.id)
+        for key, names in job.may_reveal.items():
+            for name in names:
+                _take_out(self._revealing, name, key)
+        job.claims, job.may_reveal = set(), {}
+
+    def _catch_up(self) -> None:
+        """Place again every job whose blocking key is published, or has no worker any more."""
+        while published := self.executor.store.news():  # what is derived here for a job is news, too
+            for work_id in {work_id for key in published for work_id in self._claimed.get(key, ())}:
+                self._note(self.running[work_id], published)
+            for key in published & self._blocked.keys():
+                self._release(key)
+        if time.monotonic() >= self._look_again:
+            self._look_at_others()
+
+    def _note(self, job: Job, published: set[str]) -> None:
+        """Take published keys from a running job's claims; new results may make more keys known."""
+        if job.unknown or job.may_reveal:
+            self._claim(job)
+            return
+        for key in job.claims & published:
+            _take_out(self._claimed, key, job.id)
+        job.claims -= published
+
+    def _look_at_others(self) -> None:
+        """Release what waits for a key that no job of this driver computes, and no other one either."""
+        started = time.monotonic()
+        for key in [key for key in self._blocked if key not in self._claimed]:
+            self.executor.store.look_again(key)
+            if self.executor.store.has(key) or not self.executor.store.leases.held_by_other(key):
+                self._release(key)
+        ended = time.monotonic()
+        self._look_again = ended + max(LOOK_S, (ended - started) / LOOKING)
 
     def _release(self, key: str) -> None:
         for job in self._blocked.pop(key, []):
@@ -177,54 +252,79 @@ class ReadyQueue:
         """Put a job where it belongs; returns whether it may start now, and queues it then."""
         self.executor.made_for = job.made_for
         try:
-            prerequisite = self._first_missing(job.first)
-            needed = self._first_missing(job.nodes)
+            prerequisite = self._first(self._missing(job.first))
+            needed = self._missing(job.nodes)
+            first = self._first(needed)
+            blocking = None
+            if prerequisite is not None:
+                blocking = prerequisite[1]
+            elif first is not None:
+                blocking = self._blocking(*first, needed)
         except StageFailed as failure:
             self._settled.append(Settled(job, failure))
             return False
-        if needed is None:
+        if first is None:
             self._settled.append(Settled(job))
             return False
-        blocking = prerequisite[1] if prerequisite is not None else self._blocking(*needed)
         if blocking is not None:
             self._blocked[blocking].append(job)
             return False
         if queue:
-            heapq.heappush(self._ready, (self._priority(job), job))
+            self._enqueue(job)
         return True
 
-    def _first_missing(self, nodes: Sequence[Node]) -> tuple[Node, str] | None:
-        """Return the first expensive stage that is missing and its key; raises if it has failed before."""
-        for node in nodes:
-            for step, key in missing(self.executor, node):
-                failure = self.executor.store.failure(key)
-                if failure is not None:
-                    raise StageFailed(step, key, failure.status, failure.error)
-                return step, key
+    def _enqueue(self, job: Job) -> None:
+        self._queued[job.id] = job
+        heapq.heappush(self._ready, (self._priority(job), job))
+
+    def _missing(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, str]]:
+        """Yield the expensive stages that are missing, with their keys."""
+        return itertools.chain.from_iterable(missing(self.executor, node) for node in nodes)
+
+    def _first(self, needed: Iterator[tuple[Node, str]]) -> tuple[Node, str] | None:
+        """Return the first missing stage and its key; raises `StageFailed` if it has failed before."""
+        for step, key in needed:
+            failure = self.executor.store.failure(key)
+            if failure is not None:
+                raise StageFailed(step, key, failure.status, failure.error)
+            return step, key
         return None
 
-    def _blocking(self, step: Node, key: str) -> str | None:
-        """Return the key to wait for before a stage may start: its own, or one that may lead to the same."""
-        if self._is_claimed(key):
-            return key
-        may_reveal = (pair for job in self.running.values() for pair in job.may_reveal.items())
-        return next((derived for derived, names in may_reveal if step.stage.full_name() in names), None)
+    def _blocking(self, step: Node, key: str, later: Iterator[tuple[Node, str]]) -> str | None:
+        """Return the key to wait for before a stage may start, if any: its own, or one that may reveal it.
 
-    def _is_claimed(self, key: str) -> bool:
-        if any(key in job.claims for job in self.running.values()):
-            return True
-        return self.executor.store.leases.held_by_other(key)
+        Where a job of this driver computes the `later` ones too, it is the last of these: nothing can start
+        before.
+        """
+        if not (workers := self._claimed.get(key)):
+            if self.executor.store.leases.held_by_other(key):
+                return key
+            return next(iter(self._revealing.get(step.stage.full_name(), ())), None)
+        for _, following in later:
+            if not (workers & self._claimed.get(following, set())):
+                break
+            key = following
+        return key
 
     def _priority(self, job: Job) -> Priority:
-        """Lower ranks go first, then the priority, followers of a finished stage, the longest remaining path.
+        """Lower ranks go first, then what others await, followers of a finished stage, the longest path.
 
         Where seconds are not known yet epochs decide, so that a training starts before the shorter ones whose
         results it saves.
         """
         steps = {step.recipe: step for node in job.nodes for step in node.walk()}.values()
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
+        trainings, left = (sum(step.stage.kind == "train" for step in each) for each in (steps, todo))
         seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
-        return job.rank, not job.priority, len(todo) == len(steps), -seconds, -epochs, next(self._count)
+        return job.rank, job.id not in self._awaited, left == trainings, -seconds, -epochs, next(self._count)
+
+
+def _take_out(index: dict[str, set[str]], name: str, value: str) -> None:
+    """Take a value out of an index, and its name with the last one."""
+    if name in index:
+        index[name].discard(value)
+        if not index[name]:
+            del index[name]
 
 
 def _alike(first: Priority, other: Priority) -> bool:

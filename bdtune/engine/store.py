@@ -66,6 +66,8 @@ class Store:
         self.wait_s = self.place.wait_s
         self._manifests: dict[str, Manifest] = {}
         self._verified: set[str] = set()
+        self._following = False
+        self._absent: set[str] = set()
 
     def has(self, key: str) -> bool:
         """Return whether the key is published."""
@@ -73,9 +75,13 @@ class Store:
 
     def manifest(self, key: str) -> Manifest | None:
         """Return the manifest of a published key, else None; a torn one is quarantined."""
+        if key in self._absent:
+            return None
         if key not in self._manifests:
             content = self.place.manifest(key)
             if content is None:
+                if self._following:
+                    self._absent.add(key)
                 return None
             try:
                 self._manifests[key] = Manifest.from_json(content)
@@ -83,6 +89,26 @@ class Store:
                 self.quarantine(key, str(error))
                 return None
         return self._manifests[key]
+
+    def news(self) -> set[str]:
+        """Return the keys that any process has published since the last call; the first one only begins.
+
+        Until `end_news`, a key that was absent counts as absent until it is in the news, or `look_again` is
+        called for it: who asks for thousands of keys again and again opens no file for each.
+        """
+        self._following = True
+        found = self.place.news()
+        self._absent -= found
+        return found
+
+    def end_news(self) -> None:
+        """From now on every look at a key is one at the store again."""
+        self._following = False
+        self._absent.clear()
+
+    def look_again(self, key: str) -> None:
+        """Look for a key itself the next time: its line in the log may be lost."""
+        self._absent.discard(key)
 
     def open(self, key: str, *, copies: bool = True) -> Artefact | None:
         """Return the artefact, or None when it is missing or was found damaged and quarantined.
@@ -150,6 +176,7 @@ class Store:
         self.place.note(key, _cost_row(manifest, len(artefact.curve)))
         self.place.forget_failure(key)
         self.checkpoint(key).clear()
+        self.look_again(key)
         published = self.manifest(key)
         if published is None:
             raise StoreError(f"the entry {key} of {self.root} vanished right after it was written")
@@ -178,9 +205,11 @@ class Store:
         found = {name: _entry_of(file) for name, file in files.items()}
         if found != manifest.files:
             raise ValueError(f"the files of entry {manifest.key} are not those of its manifest")
+        self.look_again(manifest.key)
         if not self.has(manifest.key):
             self.place.commit(manifest.key, files, content, force=True)
             self.place.note(manifest.key, None)
+            self.look_again(manifest.key)
 
     def quarantine(self, key: str, why: str) -> None:
         """Move a damaged entry away, say so, and forget it, so that it is computed again."""
@@ -226,7 +255,7 @@ class Store:
         return self.place.notes()
 
     def catch_up(self) -> None:
-        """See at once what other processes have published: a bucket's log is else read once a second."""
+        """Read at once what other processes have published: a bucket's log is else read once a second."""
         self.place.catch_up()
 
     def checkpoint(self, key: str, interval_s: float | None = None) -> Checkpoint:

@@ -125,6 +125,10 @@ class Delivery:
         """
         if not (ask or self.pending()) or not self.claim():
             return 0
+        return self.deliver()
+
+    def deliver(self) -> int:
+        """Deliver what is pending and return how many runs; for whoever has claimed the sweep."""
         if reason := self.store.unreachable():
             raise UnreachableError(reason)
         if self._held is None or not self.store.exists:

@@ -1,7 +1,7 @@
 """MLflow for a sweep: an experiment and a parent run for the sweep, a child run per trial.
 
-The driver writes each run to a file and goes on; a thread delivers them. That thread imports mlflow, and only
-when there is something new to deliver.
+The driver writes each run to a file and goes on; another process delivers them and imports mlflow, and only
+when there is something new to deliver. A thread waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bdtune.engine.files import replace_file
-from bdtune.tracking import values
+from bdtune.tracking import courier, values
 from bdtune.tracking.deliver import Delivery
 from bdtune.tracking.experiment import FILE, tags_of
 from bdtune.tracking.origin import common_tags
@@ -317,7 +317,7 @@ class Tracker:
             closing = self._closing.is_set()
             self._wake.clear()
             try:
-                self.delivery.round()
+                courier.deliver(self.delivery)
                 failures, self._error = 0, None
                 wait = GATHER_S
             except Exception as error:  # whatever MLflow does, the sweep goes on: the files have everything

@@ -146,7 +146,10 @@ def _counts(truth: TruthSource) -> dict[str, Any]:
 
 
 def _stages(graph: TrialGraph, resolver: Resolver, owner: str) -> tuple[dict[str, StageUse], Curves]:
-    """Return what a trial's stages cost and their curves, by role, as far as the store has them."""
+    """Return what a trial's stages cost, by role, as far as the store has them, and the curves of its own.
+
+    Those of shared stages belong to the trials that computed them.
+    """
     uses: dict[str, StageUse] = {}
     roles, nodes = graph.roles, graph.stages.items()
     manifests = {recipe: found for recipe, node in nodes if (found := resolver.manifest(node)) is not None}
@@ -167,7 +170,8 @@ def _stages(graph: TrialGraph, resolver: Resolver, owner: str) -> tuple[dict[str
             cost.fetched_bytes if computed else 0,
             cost.served_bytes if computed else 0,
         )
-    drawn = {roles[recipe]: found.key for recipe, found in manifests.items() if CURVE in found.files}
+    own = {recipe: found for recipe, found in manifests.items() if found.made_for == owner}
+    drawn = {roles[recipe]: found.key for recipe, found in own.items() if CURVE in found.files}
     return uses, Curves(resolver.store, drawn)
 
 
@@ -188,3 +192,9 @@ class Curves(Mapping[str, list[dict[str, float]]]):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+def with_all_curves(trial: TrialResult, store: Store) -> TrialResult:
+    """Return a trial's record with the curves of all its stages, as far as the store has them."""
+    curves = {role: store.curve(use.key) for role, use in trial.stages.items()}
+    return replace(trial, curves={role: rows for role, rows in curves.items() if rows})

@@ -16,6 +16,7 @@ from bdtune.engine.files import replace_file
 from bdtune.errors import Problem, UserError
 from bdtune.plugins.field import plain
 from bdtune.trials.belongings import classifier_of
+from bdtune.trials.outcome import with_all_curves
 from bdtune.trials.verdicts import rows_of, verdicts_of
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ def export_trial(trial: KnownTrial, folder: Path) -> list[Path]:
     """
     must_be_empty(folder)
     classifier = classifier_of(trial)
+    record = with_all_curves(trial.result, trial.store)
     texts = {
         DESCRIPTION: json.dumps(description(trial, classifier), indent=1),
         ROWS: _rows(trial),
-        RECORD: json.dumps(trial.result.to_json(curves=True), indent=1, allow_nan=False),
+        RECORD: json.dumps(record.to_json(curves=True), indent=1, allow_nan=False),
         SETTINGS: yaml.safe_dump(spec_to_dict(trial.spec), sort_keys=False),
     }
     state = {name: value.numpy() for name, value in classifier.state_dict().items()}

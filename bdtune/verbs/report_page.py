@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bdtune.errors import Problem, UserError
 from bdtune.report.campaign import merged
 from bdtune.report.page.build import Inputs, write
 from bdtune.report.page.campaign import CampaignInputs, write_campaign
+from bdtune.trials.outcome import with_all_curves
 from bdtune.verbs.stores import of_sweep
 
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ def campaign_written(outcome: CampaignOutcome) -> tuple[list[Path], list[Path]]:
 
 def _page(folder: Path, spec: SweepSpec, result: SweepResult, why: Mapping[str, str]) -> list[Path]:
     pictures = sorted([*folder.glob("best-*.png"), *folder.glob("case-*.png"), *folder.glob("search-*.png")])
-    return write(Inputs(spec, result, why, _manifests(result, _writable(folder)), pictures), folder)
+    manifests = _manifests(result, _writable(folder))
+    curves = partial(with_all_curves, store=of_sweep(folder))
+    return write(Inputs(spec, result, why, manifests, pictures, curves), folder)
 
 
 def _writable(folder: Path) -> Path:

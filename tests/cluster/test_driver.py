@@ -12,6 +12,7 @@ from bdtune.cluster.trial_source import make_source
 from bdtune.engine.execute import StageFailed
 from bdtune.engine.store import ARRAYS, Store
 from bdtune.errors import OutageError
+from bdtune.trials.outcome import with_all_curves
 
 QUALITIES = "defense.tail.quality=0.25,0.5,1.0"
 
@@ -140,10 +141,12 @@ def test_pauses_grow_and_a_trial_that_goes_on_dying_is_left_for_the_next_run(ben
     clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
     monkeypatch.setattr(deaths, "time", clock)
     desk = Desk(bench, "defense.tail.quality=1.0")
-    baseline = desk.driver.release()[0]
+    released = [desk.driver.release()[0] for _ in range(2)]
+    baseline, trial = sorted(released, key=lambda each: not desk.driver.ledger.entries[each].is_baseline)
     desk.driver.ended(baseline, desk.walk(baseline))
-    for _ in range(len(deaths.PAUSES_S) + 1):
-        trial = desk.driver.release()[0]
+    died(desk, trial)
+    for _ in range(len(deaths.PAUSES_S)):
+        assert desk.driver.release()[0] == trial
         died(desk, trial)
     assert slept == list(deaths.PAUSES_S[1:])
     assert desk.driver.release() is None
@@ -249,6 +252,18 @@ def test_derived_stages_are_entered_under_the_trial_they_were_run_for(bench):
     for trial, result in desk.driver.results.items():
         if not desk.driver.ledger.entries[trial].is_baseline:
             assert result.stages["verdict"].computed
+
+
+def test_a_curve_belongs_to_the_trial_that_computed_it_and_the_store_gives_it_to_all(bench):
+    first = Desk(bench, "defense.tail.quality=1.0")
+    first.run()
+    again = Desk(bench, "defense.tail.quality=1.0", "name=again")
+    assert again.driver.complete
+    for trial, result in again.driver.results.items():
+        own = first.driver.results[trial]
+        assert own.curves
+        assert result.curves == {}
+        assert with_all_curves(result, bench.store).curves == own.curves
 
 
 def test_torn_results_are_noticed_moved_away_and_computed_again(bench):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bdtune.cluster.sweep import make_ledger
+from bdtune.config.expand import points
 from bdtune.engine.node_cache import NodeCache
 from bdtune.engine.object_place import ObjectPlace
 from bdtune.engine.objects import open_bucket
@@ -17,13 +18,22 @@ GRID = ("defense.prefix.level=0,1", "defense.tail.quality=0.2,0.4,0.6,0.8")
 
 
 class Nodes(Desk):
-    """A driver whose trials are walked here, on nodes that have copies of their own and share a bucket."""
+    """A driver whose trials are walked here, on nodes that have copies of their own and share a bucket.
+
+    The baseline is there already, so that each node begins with a prefix.
+    """
 
     def __init__(self, bench, names, *overrides):
         self.folder, self.address = bench.root / "copies", f"memory://{bench.root}"
+        self.compute_baseline(bench.spec(*overrides))
         super().__init__(bench, *overrides)
         self.workers = {name: make_ledger(self.driver.spec, self.opened(name))[1] for name in names}
         self.at: dict[str, str] = {}
+
+    def compute_baseline(self, spec):
+        ledger, executor = make_ledger(spec, self.opened("earlier"))
+        baseline = ledger.baseline(ledger.add(points(spec)[0]))
+        list(executor.walk(baseline.graph.goals))
 
     def opened(self, node):
         return Store(ObjectPlace(open_bucket(self.address), NodeCache(self.folder / node, 10**9)))

@@ -48,14 +48,6 @@ def test_a_trial_whose_own_stage_the_leader_will_compute_later_is_held_back(exec
     assert [settled.job.id for settled in queue.settled()] == ["b"]
 
 
-def test_what_others_are_compared_with_goes_first(executor):
-    queue = ReadyQueue(executor, lambda node: 1.0 + node.stage.epochs if node.name == "toy_train" else 0.0)
-    queue.add(Job("long", [chain(seed=1, epochs=9)]))
-    queue.add(Job("baseline", [chain(seed=2)], priority=True))
-    queue.add(Job("longer", [chain(seed=3, epochs=12)]))
-    assert [queue.take().id for _ in range(3)] == ["baseline", "longer", "long"]
-
-
 def test_of_jobs_that_are_about_as_urgent_the_preferred_one_goes_first(executor):
     lengths = {"long": 20, "shorter": 19, "preferred": 18, "short": 10}
     queue = ReadyQueue(executor, lambda node: float(node.stage.epochs) if node.name == "toy_train" else 0.0)

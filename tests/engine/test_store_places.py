@@ -109,6 +109,53 @@ def test_what_was_found_damaged_is_not_taken_for_what_replaced_it(stand):
     assert len(stand.graves()) <= 2
 
 
+def test_a_reader_learns_what_anybody_publishes_and_a_key_is_absent_until_then(stand):
+    reader, writer, before = stand.store(), stand.store(), "a" * 16
+    publish(writer, before)
+    assert reader.news() == set(), "what was there before is no news"
+    assert reader.has(before)
+    assert not reader.has(KEY)
+    publish(writer)
+    assert not reader.has(KEY)
+    reader.catch_up()
+    assert reader.news() == {KEY}
+    assert reader.has(KEY)
+    publish(reader, "b" * 16)
+    assert reader.news() == {"b" * 16}, "its own, too"
+    assert reader.news() == set()
+
+
+def test_what_is_adopted_or_computed_again_is_news(stand, tmp_path):
+    reader, writer, other = stand.store(), stand.store(), Store(tmp_path / "other")
+    reader.news()
+    publish(other)
+    assert not reader.has(KEY)
+    writer.adopt(other.contents(KEY))
+    reader.catch_up()
+    assert reader.news() == {KEY}
+    stand.damage(KEY, ARRAYS, lambda old: None)
+    assert reader.open(KEY) is None
+    assert not reader.has(KEY)
+    publish(stand.store())
+    reader.catch_up()
+    assert reader.news() == {KEY}
+    assert reader.open(KEY) is not None
+
+
+def test_who_holds_the_lease_finds_a_result_whose_line_was_lost(stand, monkeypatch):
+    reader, writer = stand.store(), stand.store()
+    reader.news()
+    assert not reader.has(KEY)
+    monkeypatch.setattr(writer.place, "note", lambda *_: None)
+    publish(writer)
+    reader.catch_up()
+    assert reader.news() == set()
+    with reader.leases.try_hold(KEY):
+        assert not reader.has(KEY)
+        reader.look_again(KEY)
+        assert reader.has(KEY)
+
+
 def test_an_entry_is_removed_whole_and_may_come_again(stand):
     publish(stand.store())
     stand.store().remove(KEY)
@@ -141,6 +188,7 @@ def test_checkpoints_are_replaced_read_and_cleared(stand):
     assert slot.due()
     slot.save({"w": np.arange(3)}, {"epoch": 1})
     slot.save({"w": np.asfortranarray(np.arange(4.0).reshape(2, 2))}, {"epoch": 2})
+    slot.close(keep=True)
     arrays, info = stand.store().checkpoint(KEY).load()
     assert np.array_equal(arrays["w"], np.arange(4.0).reshape(2, 2))
     assert info == {"epoch": 2}

@@ -19,7 +19,7 @@ from bdtune.report.page.sensitivity import effects, pairs
 from bdtune.report.selection import cases, given
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bdtune.config.sweep import SweepSpec
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bdtune.report.groups import Group
     from bdtune.report.page.plots import Picture
     from bdtune.report.selection import Case
-    from bdtune.trials.results import SweepResult
+    from bdtune.trials.results import SweepResult, TrialResult
 
 MOST_PAIRS, MOST_CASES = 6, 30
 METRICS = ("acc", "asr", "der")
@@ -45,6 +45,8 @@ class Inputs:
     """Of the stages of all trials."""
     pictures: Sequence[Path] = ()
     """Pictures of attacks and defenses that lie beside the report."""
+    with_curves: Callable[[TrialResult], TrialResult] = lambda trial: trial
+    """Gives a trial the curves of stages that it shares: its record has those that it computed itself."""
 
 
 def write(inputs: Inputs, folder: Path) -> list[Path]:
@@ -76,7 +78,7 @@ def _sections(inputs: Inputs) -> Iterator[Section]:
     if lines := plots.parallel(groups, rule, best):
         caption = f"A line is a setting; colour and last axis: {rule}; thick: best."
         yield Section("All settings at once", pictures=[plots.picture("parallel", lines, caption, wide=True)])
-    if epochs := list(_curves(result, groups, best)):
+    if epochs := list(_curves(inputs, groups, best)):
         yield Section("Epochs", "The best setting of each data set and attack, first seed.", pictures=epochs)
     if costs := stage_costs(result):
         bars = plots.picture("costs", plots.cost_bars(costs), "Seconds by stage.")
@@ -138,15 +140,15 @@ def _maps(groups: Sequence[Group], rule: str) -> Iterator[Picture]:
         yield plots.picture(f"pair-{number}", plots.heat_map(pair, rule), caption)
 
 
-def _curves(result: SweepResult, groups: Sequence[Group], best: Sequence[Group]) -> Iterator[Picture]:
-    trials = {trial.id: trial for trial in result.trials}
+def _curves(inputs: Inputs, groups: Sequence[Group], best: Sequence[Group]) -> Iterator[Picture]:
+    trials = {trial.id: trial for trial in inputs.result.trials}
     for number, case in enumerate(cases(groups)[:MOST_CASES], 1):
         chosen = next((group.done[0] for group in case.groups if group in best and group.done), None)
         if chosen is None:
             continue
         baseline = trials.get(chosen.baseline_id or "")
         shown = [*([("undefended", baseline)] if baseline else []), ("best", chosen)]
-        figure = plots.curves(shown)
+        figure = plots.curves([(name, inputs.with_curves(trial)) for name, trial in shown])
         if figure is not None:
             yield plots.picture(f"epochs-{number}", figure, case.name, wide=True)
 
