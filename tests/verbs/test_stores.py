@@ -16,7 +16,7 @@ from bdtune.errors import UserError
 from bdtune.report import files
 from bdtune.trials.known import MANIFESTS
 from bdtune.trials.sweep_folder import STORE, claim, store_of
-from bdtune.verbs import campaign, sweep
+from bdtune.verbs import campaign_plan, sweep
 from bdtune.verbs.export_sweep import export_sweep
 from bdtune.verbs.home import find_trial
 from bdtune.verbs.import_sweep import import_sweep
@@ -258,10 +258,10 @@ sweeps:
     for name, spec in zip(("one", "two"), load_campaign(str(tmp_path / "c.yaml"), []).sweeps, strict=True):
         claim(tmp_path, spec, tmp_path / name)
     with pytest.raises(UserError) as wrong:
-        campaign.plan(str(tmp_path / "c.yaml"), [], tmp_path, store=str(tmp_path / "three"))
+        campaign_plan.plan(str(tmp_path / "c.yaml"), [], tmp_path, store=str(tmp_path / "three"))
     assert ["'levels' began" in line or "'betas' began" in line for line in wrong.value.lines()] == [True] * 2
     with pytest.raises(UserError, match=r"'betas' began"):
-        campaign.plan(str(tmp_path / "c.yaml"), [], tmp_path)  # one store for all
+        campaign_plan.plan(str(tmp_path / "c.yaml"), [], tmp_path)  # one store for all
 
 
 def test_how_to_repeat_a_failed_trial_names_its_store(home, made):
