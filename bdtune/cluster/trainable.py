@@ -120,13 +120,15 @@ class Trial(tune.Trainable):
     def cleanup(self) -> None:
         self._close()
 
-    store: Store | None = None
+    node: str | None = None
+    """Ray's name of the node that it runs on."""
     _unready: Exception | None = None
     """Why this trial cannot be begun."""
     _cut_off = False
     """Whether the store could not be reached from here."""
     _leaving = False
     """Whether this node is to be taken away, and the stage's state is about to be saved."""
+    store: Store | None = None
     _walk: Generator[Event, None, None] | None = None
     _last_epoch = 0
     _test_sets: Inputs | None = None

@@ -23,7 +23,7 @@ from tests.cluster.sweeping import Silent
 @pytest.fixture
 def process(tmp_path):
     trial = Trial.__new__(Trial)
-    trial.store, trial.node = None, "one"
+    trial.store = None
     trial.shared = SimpleNamespace(mode="max", objective=None, live=tmp_path, live_s=20.0)
     return trial
 
