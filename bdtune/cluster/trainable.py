@@ -111,6 +111,8 @@ class Trial(tune.Trainable):
     def cleanup(self) -> None:
         self._close()
 
+    node: str | None = None
+    """Ray's name of the node that it runs on."""
     _unready: Exception | None = None
     """Why this trial cannot be begun."""
     _walk: Generator[Event, None, None] | None = None
