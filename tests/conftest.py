@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import ModuleType
 
     from tests.engine.places import Stand
     from tests.s3 import Server
@@ -86,16 +87,22 @@ def ray_session():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         patch.setenv("RAY_worker_niceness", "0")  # as in a session of our own
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own, about itself
-            import ray
-
-            ray.init(
-                address="local",
-                num_cpus=2,
-                object_store_memory=200_000_000,
-                include_dashboard=False,
-                logging_level="error",
-            )
+        ray = start_ray()
         yield ray
         ray.shutdown()
+
+
+def start_ray() -> ModuleType:
+    """Start the session of `ray_session`; a test that had to end it starts it again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own, about itself
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=200_000_000,
+            include_dashboard=False,
+            logging_level="error",
+        )
+    return ray

@@ -6,6 +6,7 @@ import pytest
 
 from bdtune.cluster.sweep import Options, make_ledger, run_sweep
 from bdtune.engine.store import Store
+from tests.conftest import start_ray
 
 pytestmark = [
     pytest.mark.ray,
@@ -28,11 +29,14 @@ def two_nodes(tmp_path, s3, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "driver"))
     import ray
 
-    ray.shutdown()  # a session of other tests
+    others = ray.is_initialized()
+    ray.shutdown()
     cluster = started([tmp_path / "one", tmp_path / "two"])
     yield cluster.address
     ray.shutdown()
     cluster.shutdown()
+    if others:
+        start_ray()  # other tests have a session
 
 
 def started(folders):
@@ -63,7 +67,9 @@ def test_trials_run_where_the_results_are_that_they_read(two_nodes, bench, s3, t
     options = Options(address=two_nodes)
     outcome = run_sweep(spec, folder, ledger, executor, watcher=bench.watcher, options=options)
     assert {trial.status for trial in outcome.trials} == {"done"}
-    assert all(any((tmp_path / node).glob("??/*")) for node in ("one", "two")), "both nodes have copies"
+    assert all(any((tmp_path / node).glob("objects/??/*")) for node in ("one", "two")), (
+        "both nodes have copies"
+    )
     uses = [trial.stages["classifier"] for trial in outcome.trials if not trial.is_baseline]
     assert len(uses) == 10
     far = sum(use.fetched > 0 for use in uses)

@@ -14,7 +14,7 @@ from bdtune.defenses.cbd.training import Backdoored, Clean, Discriminator
 from bdtune.engine.key import digest_of
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
-from bdtune.plugins.defense import diagnosis
+from bdtune.plugins.defense import Diagnose, diagnosis
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import DeviceSet
 from bdtune.training.predict import trained_network
@@ -285,7 +285,7 @@ def test_the_weights_are_judged_by_the_truth(
     given, truth = poisoned
     defense = short()
     chain = defense.build(given)
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), chain, Is(word="truth", value=truth))
     assert judge is not None
     found = {name.removeprefix("cbd/"): value for name, value in counting.compute(judge).info.items()}
     weights = counting.compute(chain["classifier"]).arrays["trace.weights"][-1].astype(np.float64)
@@ -299,7 +299,7 @@ def test_the_weights_are_judged_by_the_truth(
     assert found["effective"] == pytest.approx(weights.sum() ** 2 / (60 * (weights**2).sum()))
     assert math.isfinite(found["dependence"])
     terms = short(terms="weights")
-    judged = diagnosis(terms, terms.build(given), Is(word="truth", value=truth))
+    judged = diagnosis(Diagnose(defense=terms), terms.build(given), Is(word="truth", value=truth))
     assert judged is not None
     assert "cbd/dependence" not in counting.compute(judged).info
 

@@ -21,7 +21,7 @@ from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import Diverged
 from bdtune.plugins.data import LabelSet
-from bdtune.plugins.defense import diagnosis
+from bdtune.plugins.defense import Diagnose, diagnosis
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import DeviceSet
 from bdtune.training.predict import trained_network
@@ -386,7 +386,7 @@ def test_form_adversarial_is_aabls_training_on_what_is_kept(
         found = counting.compute(chain["split"]).arrays["flags"]
         ids = counting.compute(chain["kept"]).arrays["ids"]
         assert ids.tolist() == np.flatnonzero(np.isin(found, flags)).tolist()
-        judge = diagnosis(defense, chain, Is(word="truth", value=truth))
+        judge = diagnosis(Diagnose(defense=defense), chain, Is(word="truth", value=truth))
         assert judge is not None
         metrics = counting.compute(judge).info
         assert metrics["dst/gamma"] == pytest.approx(len(ids) / 60)
@@ -397,7 +397,7 @@ def test_the_split_is_judged_by_the_truth(poisoned: tuple[DefenseInputs, Truth],
     given, truth = poisoned
     defense = short(alpha_p=0.2)
     chain = defense.build(given)
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), chain, Is(word="truth", value=truth))
     assert judge is not None
     found = {name.removeprefix("dst/"): value for name, value in counting.compute(judge).info.items()}
     flags = counting.compute(chain["split"]).arrays["flags"]

@@ -11,7 +11,7 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Context, Node, Source
 from bdtune.engine.store import Store
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
-from bdtune.plugins.defense import Defense, DefenseInputs, diagnosis
+from bdtune.plugins.defense import Defense, DefenseInputs, Diagnose, diagnosis
 from bdtune.training.supervised import Supervised
 from tests.doubles import Is, Nowhere
 
@@ -57,7 +57,7 @@ def decide(defense: Defense, z: np.ndarray, observed: np.ndarray, truth: Truth) 
             done[node] = node.stage.run(CTX, **{name: value(each) for name, each in node.inputs.items()})
         return done[node]
 
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), chain, Is(word="truth", value=truth))
     assert judge is not None
     found = {name.removeprefix("gssd/"): each for name, each in value(judge).info.items()}
     return {**found, **{name: value(chain[name]) for name in defense.evidence}}

@@ -16,7 +16,7 @@ from bdtune.detection import empirical_threshold
 from bdtune.engine.plan import make_plan
 from bdtune.engine.stage import Artefact, Context
 from bdtune.plugins.data import ImageSet, ImageStream, Truth
-from bdtune.plugins.defense import diagnosis
+from bdtune.plugins.defense import Diagnose, diagnosis
 from bdtune.training.weights import module_arrays
 from tests.doubles import CPU, Is
 
@@ -148,7 +148,7 @@ def test_the_filter_is_judged_by_the_truth_and_drawn(
     given, truth = poisoned
     defense = short(frr=0.2)
     chain = defense.build(offered(given))
-    judge = diagnosis(defense, chain, Is(word="truth", value=truth))
+    judge = diagnosis(Diagnose(defense=defense), chain, Is(word="truth", value=truth))
     assert judge is not None
     found = {k.removeprefix("strip_filter/"): v for k, v in counting.compute(judge).info.items()}
     artefacts = judged(counting, chain)

@@ -160,7 +160,7 @@ def words(drawn: dict[str, int], defense: str, own: int) -> list[str]:
     max_examples=10,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink takes minutes
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     drawn=st.fixed_dictionaries({path: st.integers(0, 2) for path in AXES}),
