@@ -25,7 +25,7 @@ from bdtune.errors import BdtuneError, Problem, UserError
 from bdtune.reading.stream import FileStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ray.util.placement_group import PlacementGroup
@@ -73,6 +73,13 @@ class _Work:
         numbers = rows if self.kept is None else self.kept[rows]
         return numbers[numbers >= 0]
 
+    def parts(self, windows: Iterable[np.ndarray]) -> Iterator[Part]:
+        """Yield numbers and images of each window, given by its rows, that has rows of the stream."""
+        for rows in windows:
+            numbers = self.numbered(rows)
+            if len(numbers):
+                yield numbers, self.images(rows)
+
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Return decoded, resized and stamped images of those rows that are in the stream."""
         rows = rows if self.kept is None else rows[self.kept[rows] >= 0]
@@ -93,11 +100,9 @@ class _MakeWindow:
 
     def __call__(self, batch: Batch) -> Iterator[Batch]:
         work = _work_of(self.work)
-        for index in batch["window"]:
-            rows = work.clean.windows.window(int(index), self.seed)
-            numbers = work.numbered(rows)
-            if len(numbers):
-                yield {"sample_id": numbers, "image": work.images(rows)}
+        windows = (work.clean.windows.window(int(index), self.seed) for index in batch["window"])
+        for numbers, images in work.parts(windows):
+            yield {"sample_id": numbers, "image": images}
 
 
 @lru_cache(maxsize=2)
@@ -141,9 +146,7 @@ class RayStream:
         """
         work, windows = self.work, self.work.clean.windows
         if work.clean.map is not None and work.clean.map.is_full:  # this node has nothing left to decode
-            for rows in windows.order(shuffle_seed):
-                if len(numbers := work.numbered(rows)):
-                    yield numbers, work.images(rows)
+            yield from work.parts(windows.order(shuffle_seed))
             return
         sizes = [len(work.numbered(rows)) for rows in windows.order(shuffle_seed)]
         yield from _cut(self._parts(len(sizes), shuffle_seed), [size for size in sizes if size])

@@ -78,7 +78,7 @@ class Costs:
 
         Without such a one: with other knobs; None if it was never run on this data and network.
         """
-        stage, scale = node.stage.full_name(), node.scale
+        stage, scale = node.stage.full_name(), self._scale(node)
         return self._bytes.get((stage, node.stage.config_hash, scale), self._bytes.get((stage, scale)))
 
     def _scale(self, node: Node) -> str:

@@ -13,7 +13,7 @@ import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,11 +109,14 @@ class DecodedMap:
         if not self.selection.records.parquet:
             self._decode(ids)
             return
-        groups = row_groups(self.selection)
-        for group in np.unique(groups[ids]):
+        for group in np.unique(self._groups[ids]):
             with self._sole(int(group)):
-                of_group = np.flatnonzero(groups == group)
+                of_group = np.flatnonzero(self._groups == group)
                 self._decode(of_group[self._checks[of_group] == 0])
+
+    @cached_property
+    def _groups(self) -> np.ndarray:
+        return row_groups(self.selection)
 
     @contextmanager
     def _sole(self, group: int) -> Iterator[None]:
