@@ -22,12 +22,14 @@ from tests.end_to_end.kills import digests
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 KILLS = 10
+SLOWER = 4.0
+"""So that ten kills, and what is computed between them, end before the campaign does."""
 
 
 def test_a_campaign_that_is_killed_ten_times_ends_as_if_nothing_had_happened(tmp_path):
-    undisturbed = CampaignRuns(tmp_path / "undisturbed", "both", BETAS, LEVELS)
+    undisturbed = CampaignRuns(tmp_path / "undisturbed", "both", BETAS, LEVELS, slower=SLOWER)
     expected = undisturbed.finish()
-    runs = CampaignRuns(tmp_path / "killed", "both", BETAS, LEVELS)
+    runs = CampaignRuns(tmp_path / "killed", "both", BETAS, LEVELS, slower=SLOWER)
     chaos = Chaos(["SIGKILL driver"] * KILLS, seed=15, span_s=2.5, early=0.5)
     result = chaos.disturb(runs, "both")
     assert len(chaos.blows) == KILLS
