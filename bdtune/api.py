@@ -307,10 +307,10 @@ def report(name: Place, *, out: Place | None = None, store: Place | None = None)
 
     Raises `UserError` with the nearest name where no such sweep was run.
     """
-    from bdtune.verbs import sweep as verb
+    from bdtune.verbs import sweep_report
 
     home = run_directory(_path(out), write=False)
-    outcome = verb.report(str(name), home, store=_file(store))
+    outcome = sweep_report.report(str(name), home, store=_file(store))
     return Sweep(home, outcome.spec, outcome.result)
 
 

@@ -457,8 +457,7 @@ def report(
     bdtune report digits_all --ranking --sort mean
     """
     from bdtune.verbs import campaign as campaigns
-    from bdtune.verbs import comparing, report_forms
-    from bdtune.verbs import sweep as verb
+    from bdtune.verbs import comparing, report_forms, sweep_report
 
     written_as = report_forms.checked_form(form)
     home = run_directory(out, write=False)
@@ -481,7 +480,7 @@ def report(
         told = campaigns.report(name, home, store=store)
         _print_campaign(told, shape if shaped else None, written_as, page=page, as_json=as_json)
         return
-    outcome = verb.report(name, home, store=store, sort=sort)
+    outcome = sweep_report.report(name, home, store=store, sort=sort)
     if page:
         from bdtune.verbs.report_page import written
 

@@ -17,7 +17,7 @@ from bdtune.report.campaign import CampaignTables, Member, summary_rows
 from bdtune.trials import left_out
 from bdtune.trials.left_out import LeftOut
 from bdtune.trials.sweep_folder import SWEEPS, find_place
-from bdtune.verbs import sweep as single
+from bdtune.verbs import sweep_report
 from bdtune.verbs.ending import closing_lines, exit_code
 from bdtune.verbs.tables import plain_table
 
@@ -131,7 +131,7 @@ def _members(campaign: Campaign, run_dir: Path, store: str | None) -> list[Membe
 
 
 def _member(spec: SweepSpec, name: str, run_dir: Path, store: str | None) -> Member:
-    told = single.report(name, run_dir, store=store)
+    told = sweep_report.report(name, run_dir, store=store)
     assert told.folder is not None, "a report knows its folder"
     return Member(spec.name, renamed(spec, name), told.result, told.folder, told.why)
 

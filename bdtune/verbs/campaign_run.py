@@ -28,16 +28,17 @@ from bdtune.verbs.campaign import CAMPAIGN, CampaignOutcome, begun, write_report
 from bdtune.verbs.campaign_trials import base, choose, namer, speed
 from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.stores import checked, store_for, to_write
+from bdtune.verbs.sweep_report import reported
+from bdtune.verbs.watching import Recorder, Screen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from bdtune.cluster.sweep import Outcome
     from bdtune.config.campaign import Campaign
     from bdtune.config.sweep import SweepSpec
     from bdtune.tracking.mlflow_log import Tracker
-    from bdtune.trials.results import TrialResult
     from bdtune.verbs.campaign_trials import Chosen
 
 
@@ -51,18 +52,14 @@ class Part:
     place: Place
     ledger: Ledger
     """Its own trials; the campaign's ledger has those of all sweeps."""
-    recorder: single.Recorder
+    recorder: Recorder
     gallery: Gallery
-
-    def own(self, result: TrialResult) -> TrialResult:
-        """Return a trial's result as this sweep's: another one may have it as a baseline."""
-        return replace(result, is_baseline=self.ledger.entries[result.id].is_baseline)
 
     def reported(self, outcome: Outcome) -> Member:
         """Write the sweep's report, and its end for MLflow."""
-        latest = [self.own(trial) for trial in outcome.trials if trial.id in self.ledger.entries]
+        latest = [self.recorder.own(trial) for trial in outcome.trials if trial.id in self.ledger.entries]
         folder = self.place.folder
-        result, written = single.reported(folder, self.spec, self.ledger, self.gallery, latest)
+        result, written = reported(folder, self.spec, self.ledger, self.gallery, latest)
         single.end(self.recorder.tracker, self.spec, result, written, interrupted=outcome.interrupted)
         return Member(self.name, self.spec, result, folder)
 
@@ -96,7 +93,7 @@ def run(
                 folder,
                 chosen.ledger,
                 chosen.executor,
-                watcher=_Screens(progress, parts),
+                watcher=Screen(progress, [part.recorder for part in parts]),
                 options=options,
                 source=ListSource(chosen.trials()),
                 ranks=_ranks(campaign, chosen.ledger),
@@ -165,7 +162,7 @@ def _part(run_dir: Path, asked: SweepSpec, campaign: str, at: Path | str) -> Par
     tracker = single.make_tracker(run_dir, place.folder, spec, {"bdtune.campaign": campaign})
     tracker.describe(spec, expected=len(ledger.entries))
     tracker.start()
-    recorder = single.Recorder(tracker, ledger, place.folder, spec.keep)
+    recorder = Recorder(tracker, ledger, place.folder, spec.keep)
     gallery = Gallery(place.folder / "pictures", executor.resolver)
     return Part(asked.name, spec, place, ledger, recorder, gallery)
 
@@ -181,41 +178,3 @@ def _delivered(trackers: Sequence[Tracker], wait_s: float) -> str:
     if not waiting:
         return statuses[-1].line()
     return replace(waiting[0], waiting=sum(status.waiting for status in waiting)).line()
-
-
-class _Screens:
-    """Passes on what happens in a campaign: to one display, and to the record of each sweep it concerns."""
-
-    def __init__(self, progress: Progress, parts: Sequence[Part]) -> None:
-        self.progress, self.parts = progress, parts
-
-    def trial_done(self, result: TrialResult) -> None:
-        """A trial ended; of one that failed, say how to repeat it in one process."""
-        self.progress.trial_done(result)
-        for part in self._of(result.id):
-            part.recorder.trial_done(part.own(result))
-        if result.status == "failed" and (parts := self._of(result.id)):
-            line = single.leave_failed(parts[0].place.folder, parts[0].ledger, result.id)
-            self.progress.message(line, always=True)
-
-    def held(self, count: int) -> None:
-        """So many trials wait for others."""
-        self.progress.held(count)
-
-    def message(self, text: str) -> None:
-        """What the campaign does beside its trials."""
-        self.progress.message(text)
-
-    def stage(self, trial: str, stage: str, epoch: int = 0, epochs: int = 0) -> None:
-        """A trial is in a stage."""
-        self.progress.stage(trial, stage, epoch, epochs)
-        for part in self._of(trial):
-            part.recorder.began(trial)
-
-    def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """A trial's stage has numbers of an epoch."""
-        for part in self._of(trial):
-            part.recorder.learned(trial, role, epoch, metrics)
-
-    def _of(self, trial: str) -> list[Part]:
-        return [part for part in self.parts if trial in part.ledger.entries]

@@ -9,7 +9,7 @@ from bdtune.report.groups import grouped
 from bdtune.report.page.document import standalone
 from bdtune.report.ranking import ranking_of
 from bdtune.report.rules import picks
-from bdtune.verbs import campaign, sweep
+from bdtune.verbs import campaign, sweep_report
 from bdtune.verbs.console import show_json, show_table
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def results_of(name: str, run_dir: Path, store: str | None = None) -> dict[str, 
     """Return the results of a sweep, or of all sweeps of a campaign, by their names."""
     if campaign.is_known(name, run_dir):
         return dict(campaign.report(name, run_dir, store=store).sweeps)
-    result = sweep.report(name, run_dir, store=store).result
+    result = sweep_report.report(name, run_dir, store=store).result
     return {result.sweep: result}
 
 

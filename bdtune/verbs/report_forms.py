@@ -12,7 +12,7 @@ from bdtune.report.cross_axes import asked_layout
 from bdtune.report.groups import grouped
 from bdtune.report.page.document import standalone
 from bdtune.verbs import comparing
-from bdtune.verbs import sweep as verb
+from bdtune.verbs import sweep_report as verb
 from bdtune.verbs.console import show_json, show_table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bdtune.report.cross import CrossTable
     from bdtune.verbs.campaign import CampaignOutcome
-    from bdtune.verbs.sweep import SweepOutcome
+    from bdtune.verbs.sweep_report import SweepOutcome
 
 
 def checked_form(name: str) -> forms.Form:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bdtune.engine.manifest import Manifest
     from bdtune.trials.results import SweepResult
     from bdtune.verbs.campaign import CampaignOutcome
-    from bdtune.verbs.sweep import SweepOutcome
+    from bdtune.verbs.sweep_report import SweepOutcome
 
 
 def written(outcome: SweepOutcome) -> list[Path]:

@@ -34,7 +34,7 @@ from bdtune.engine.stage import Artefact
 from bdtune.engine.store import Store
 from bdtune.trials.speed import Speed
 from bdtune.trials.sweep_folder import claim
-from bdtune.verbs import sweep as verb
+from bdtune.verbs import sweep_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,7 +148,7 @@ def reported(trials: int, folder: Path) -> dict[str, float]:
     fabricate(ledger, store)
     for name in ("report", "report again"):
         with clock.part(name):
-            outcome = verb.report(place.name, folder)
+            outcome = sweep_report.report(place.name, folder)
         assert all(trial.status == "done" for trial in outcome.result.trials)
         assert len(outcome.result.trials) > trials
     return clock.seconds

@@ -10,8 +10,7 @@ from bdtune.cluster.sweep import Options
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.runs import Runs
 from bdtune.verbs import campaign as verb
-from bdtune.verbs import campaign_run
-from bdtune.verbs import sweep as single
+from bdtune.verbs import campaign_run, sweep_report
 
 pytestmark = [
     pytest.mark.ray,
@@ -60,7 +59,7 @@ def test_it_computes_what_its_sweeps_share_once_and_goes_on(run, bench):
     assert {name: numbers(each) for name, each in again.sweeps.items()} == {
         name: numbers(each) for name, each in done.sweeps.items()
     }
-    alone = single.report("levels", bench.root)
+    alone = sweep_report.report("levels", bench.root)
     assert numbers(alone.result) == numbers(done.sweeps["levels"])
     told = verb.report("both", bench.root)
     assert {name: numbers(each) for name, each in told.sweeps.items()} == {

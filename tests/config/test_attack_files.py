@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from bdtune.config.load import load_sweep, load_trial
@@ -14,7 +15,6 @@ from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict, trial
 from bdtune.datasets.digits import Digits
 from bdtune.errors import ConfigError
 from bdtune.reading import images
-from bdtune.verbs.sweep import yaml
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from bdtune.plugins.table import Table
 from bdtune.tracking.commands import sync
 from bdtune.tracking.mlflow_log import Tracker
 from bdtune.training.evaluate import Evaluate
-from bdtune.verbs import run, show
+from bdtune.verbs import run, show, sweep_report
 from bdtune.verbs import sweep as verb
 
 METRIC = '''
@@ -87,7 +87,7 @@ def test_a_metric_from_outside_reaches_the_table_the_json_and_mlflow(added, run_
     assert bool(value["oracle"]) == oracle
     metrics = next(trial["metrics"] for trial in value["trials"] if trial["id"] == value["best"])
     assert metrics["worst_class"] == 1.0
-    table = verb.table_of(swept)
+    table = sweep_report.table_of(swept)
     assert {"worst_class", "select_errors"} <= {column.name for column in table.columns}
     assert f"{mode} {rule.replace('oracle_', 'oracle ')} = " in " ".join(table.notes)
     sync(run_dir)

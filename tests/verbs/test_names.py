@@ -20,6 +20,7 @@ from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.runs import SWEEP, Runs
 from bdtune.trials.sweep_folder import claim, find_place
 from bdtune.verbs import sweep as verb
+from bdtune.verbs import sweep_report
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +115,7 @@ def test_seeds_and_values_of_an_axis_extend_a_sweep(run, tmp_path):
     assert len(done.latest) == 3  # two and their baseline
     assert told(tmp_path / "sweeps" / "toy") == {"done": BOTH | {(0.1, 2), (0.5, 2)}}
     assert {row.split(",")[0] for row in (tmp_path / "sweeps/toy/report.csv").read_text().splitlines()}
-    again = verb.report("toy", tmp_path)
+    again = sweep_report.report("toy", tmp_path)
     assert len(again.result.trials) == len(done.result.trials)
     assert told(tmp_path / "sweeps" / "toy") == {"done": BOTH | {(0.1, 2), (0.5, 2)}}
 
@@ -124,7 +125,7 @@ def test_what_failed_in_an_earlier_run_is_still_told_and_is_no_failure_of_this_o
     done, _ = run("seed=2")
     assert done.exit_code == 0
     assert told(tmp_path / "sweeps" / "toy") == {"failed": BOTH, "done": {(0.5, 2), (0.9, 2)}}
-    verb.report("toy", tmp_path)
+    sweep_report.report("toy", tmp_path)
     assert told(tmp_path / "sweeps" / "toy")["failed"] == BOTH
 
 
@@ -203,8 +204,8 @@ def test_a_plan_names_the_sweep_that_it_would_be_and_writes_nothing(run, tmp_pat
 def test_a_report_of_a_file_is_that_of_its_own_sweep(run, tmp_path):
     run("attack.rate=0.1")
     run()
-    assert verb.report("toy.yaml", tmp_path).result.sweep == "toy-2"
-    assert verb.report("toy", tmp_path).result.sweep == "toy"
+    assert sweep_report.report("toy.yaml", tmp_path).result.sweep == "toy-2"
+    assert sweep_report.report("toy", tmp_path).result.sweep == "toy"
 
 
 def test_a_folder_of_an_earlier_version_is_known_by_its_settings_and_keeps_them(run, tmp_path):
@@ -214,7 +215,7 @@ def test_a_folder_of_an_earlier_version_is_known_by_its_settings_and_keeps_them(
     (folder / "identity.json").unlink()
     [asked] = (folder / "asked").glob("*")
     asked.unlink()
-    assert verb.report("toy", tmp_path).result.trials == done.result.trials
+    assert sweep_report.report("toy", tmp_path).result.trials == done.result.trials
     assert run("attack.rate=0.1")[0].spec.name == "toy-2"
     assert run("seed=2")[0].spec.name == "toy"
     noted = [yaml.safe_load(file.read_text()) for file in (folder / "asked").glob("*")]

@@ -16,9 +16,9 @@ from bdtune.errors import UserError
 from bdtune.report import files
 from bdtune.trials.known import MANIFESTS
 from bdtune.trials.sweep_folder import STORE, claim, store_of
-from bdtune.verbs import campaign_plan, sweep
+from bdtune.verbs import campaign_plan, sweep, sweep_report, watching
 from bdtune.verbs.export_sweep import export_sweep
-from bdtune.verbs.home import find_trial
+from bdtune.verbs.home import find_trial, settings_of
 from bdtune.verbs.import_sweep import import_sweep
 from bdtune.verbs.stores import store_at
 from bdtune.verbs.verify import verify
@@ -155,7 +155,7 @@ def test_the_same_store_may_be_named_again(home, made):
 def test_the_environment_moves_no_sweep_that_was_begun(home, made, monkeypatch):
     monkeypatch.setenv("BDTUNE_STORE", "other")
     assert store_at(home).name == "other"
-    assert {trial.status for trial in sweep.report("toy", home).result.trials} == {"done"}
+    assert {trial.status for trial in sweep_report.report("toy", home).result.trials} == {"done"}
     plan = sweep.plan(str(home / "toy.yaml"), ["seed=0"], home)[1]
     assert all(count.cached == count.unique for count in plan.stages.values())
 
@@ -265,7 +265,7 @@ sweeps:
 
 
 def test_how_to_repeat_a_failed_trial_names_its_store(home, made):
-    ledger, _ = sweep.make_ledger(sweep.settings_of(home / "sweeps" / "toy"), Store(made[1]))
-    entry = ledger.add(sweep.settings_of(home / "sweeps" / "toy").trial)
-    line = sweep.leave_failed(home / "sweeps" / "toy", ledger, entry.id)
+    ledger, _ = sweep.make_ledger(settings_of(home / "sweeps" / "toy"), Store(made[1]))
+    entry = ledger.add(settings_of(home / "sweeps" / "toy").trial)
+    line = watching.leave_failed(home / "sweeps" / "toy", ledger, entry.id)
     assert line.endswith(f"--out {home} --store {made[1]}")

@@ -15,7 +15,7 @@ from bdtune.tracking.mlflow_log import Tracker
 from bdtune.tracking.runs import SWEEP, Runs
 from bdtune.trials.results import OracleRead, SweepResult, TrialResult
 from bdtune.verbs import sweep as verb
-from bdtune.verbs import tables
+from bdtune.verbs import sweep_report, tables
 from bdtune.verbs.pictures import Gallery
 
 SPACE = """
@@ -66,10 +66,10 @@ def test_an_honest_selection_of_what_an_oracle_searched_and_stopped_is_no_honest
     assert done.result.to_json()["oracle"] == READS
     assert json.loads((folder / "sweep.json").read_text())["oracle"] == READS
     assert told in (folder / "report.md").read_text()
-    assert told in "\n".join(verb.table_of(done).notes)
+    assert told in "\n".join(sweep_report.table_of(done).notes)
     assert told.replace(",", ";") in (folder / "report.csv").read_text()
     assert Runs(folder).read(SWEEP).tags["bdtune.oracle"] == told.replace(",", ";")
-    again = verb.report("hidden", folder.parent.parent)
+    again = sweep_report.report("hidden", folder.parent.parent)
     assert again.result.to_json()["oracle"] == READS
     assert again.result.best == done.result.trials[-1].id
 
@@ -131,7 +131,7 @@ def test_a_report_sorted_by_an_unknown_name_writes_nothing(swept):
     _, folder = swept(text, [{"defense.beta": 0.1}])
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(UserError, match="--sort: expected a metric or a setting"):
-        verb.report("hidden", folder.parent.parent, sort="ac")
+        sweep_report.report("hidden", folder.parent.parent, sort="ac")
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 

@@ -17,8 +17,7 @@ from bdtune.engine.store import ARRAYS, MANIFEST, Store
 from bdtune.errors import UserError
 from bdtune.report import files, table
 from bdtune.trials.known import MANIFESTS
-from bdtune.verbs import ls, trial
-from bdtune.verbs import sweep as verb
+from bdtune.verbs import ls, sweep_report, trial
 from bdtune.verbs.export_sweep import export_sweep
 from bdtune.verbs.home import find_trial
 from bdtune.verbs.import_sweep import import_sweep
@@ -191,7 +190,7 @@ def test_nothing_finished_and_missing_data_are_said_before_anything_is_computed(
 
 
 def test_an_exported_sweep_gives_the_same_report_elsewhere_and_verifies_there(home, tmp_path, monkeypatch):
-    verb.report("toy", home)
+    sweep_report.report("toy", home)
     before = home / "sweeps" / "toy"
     export_sweep(before, home, tmp_path / "out")
     shutil.move(home, tmp_path / "gone")
@@ -201,7 +200,7 @@ def test_an_exported_sweep_gives_the_same_report_elsewhere_and_verifies_there(ho
     after = there / "sweeps" / "toy"
     [row] = ls.listing(there)
     assert (row.state, row.done, row.trials) == ("done", 2, 2)
-    verb.report("toy", there)
+    sweep_report.report("toy", there)
     for name in ("report.md", "report.csv", "sweep.json"):
         assert (after / name).read_bytes() == (before / name).read_bytes(), name
     assert {file.name for file in after.glob("*.png")} == {file.name for file in before.glob("*.png")}
