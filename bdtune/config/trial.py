@@ -149,7 +149,10 @@ def cross_checks(*, data: bool) -> list[Checked]:
         (("dataset", "data_root", "attack", "model"), lambda spec: model_problems(spec, data=data)),
         (("attack", "seed", "data_seed"), seed_problems),
         (("dataset", "defense"), defense_problems),
-        (("dataset", "attack", "defense", "model", "clean", "holdout"), offer_problems),
+        (
+            ("dataset", "data_root", "attack", "defense", "model", "clean", "holdout"),
+            lambda spec: offer_problems(spec, data=data),
+        ),
     ]
 
 
@@ -227,14 +230,18 @@ def seed_problems(spec: TrialSpec) -> list[Problem]:
     return []
 
 
-def offer_problems(spec: TrialSpec) -> list[Problem]:
-    """Return what the defense needs that the trial does not give."""
+def offer_problems(spec: TrialSpec, *, data: bool) -> list[Problem]:
+    """Return what the defense needs that the trial does not give; with `data`, also whether it is enough."""
+    labels = None
+    if data and spec.clean and not spec.dataset.check(spec.data_root):
+        labels = spec.dataset.labels("train", spec.data_root)
     offer = Offer(
         num_classes=spec.dataset.num_classes,
         model=spec.model,
         holdout=spec.holdout,
         backdoored=spec.attack is not None and spec.attack.hands_over,
         clean=bool(spec.clean),
+        clean_images=None if labels is None else spec.reserve.clean_images(labels),
     )
     return spec.defense.check_offer(offer)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.numerics import Numerics
     from bdtune.plugins.data import ImageSet
+    from bdtune.plugins.defense import Offer
     from bdtune.plugins.model import Model
     from bdtune.plugins.network import Network
 
@@ -47,15 +48,22 @@ class Overlays(Stage):
     """Images that are drawn."""
 
     def run(self, ctx: Context, *, data: ImageSet) -> Artefact:
-        if len(data) < self.count + 2:
-            expected = f"expected at least {self.count + 2} images that are known to be clean"
-            hint = f"{self.count} are overlays, the others set the threshold: raise clean, or lower computed"
-            raise UserError(Problem("clean", expected, str(len(data)), hint=hint))
+        if problems := too_few(len(data), self.count):
+            raise UserError(problems)
         order = np.random.default_rng(derive_seed(ctx.seed, "overlays")).permutation(len(data))
         drawn, rows = order[: self.count], np.sort(order[self.count :])
         ascending = np.sort(drawn)
         images = data.images_at(ascending)[np.searchsorted(ascending, drawn)]
         return Artefact({"images": images, "rows": rows.astype(np.int64)})
+
+
+def too_few(images: int, overlays: int) -> list[Problem]:
+    """Return the problem of a clean set of which overlays leave too few images to set a threshold on."""
+    if images >= overlays + 2:
+        return []
+    expected = f"expected at least {overlays + 2} images that are known to be clean"
+    hint = f"{overlays} are overlays, the others set the threshold: raise clean, or lower computed"
+    return [Problem("clean", expected, str(images), hint=hint)]
 
 
 class Drawn(Knobs):
@@ -74,6 +82,10 @@ class Drawn(Knobs):
                 "raise computed, which all settings of overlays share"
             )
         return self
+
+    def lacks_overlays(self, offer: Offer) -> list[Problem]:
+        """Return the problem of a clean set that is too small, where its size is known."""
+        return [] if offer.clean_images is None else too_few(offer.clean_images, self.computed)
 
 
 class Blend(Knobs):

@@ -75,6 +75,7 @@ class Offer:
     holdout: float  # fraction held out of the poisoned training set, with observed labels
     backdoored: bool  # whether the attacker hands over a trained classifier
     clean: bool = False  # whether there are images that are known to be clean
+    clean_images: int | None = None  # how many, where the data set is at hand
 
     def lacks_clean(self, expected: str, hint: str) -> list[Problem]:
         """Return the problem of a trial without images that are known to be clean; none where it has some."""

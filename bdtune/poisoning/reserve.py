@@ -71,6 +71,10 @@ class Reserve(Frozen):
             part[members[len(members) - last[label] :]] = 2
         return Parts(*(np.flatnonzero(part == each) for each in (1, 2, 0)))
 
+    def clean_images(self, labels: np.ndarray) -> int:
+        """Return how many images a defense is handed."""
+        return int(_by_class(self.clean, np.bincount(labels)).sum())
+
     def shortage(self, labels: np.ndarray) -> str:
         """Return which class has too few images for it, in words; nothing where all have enough."""
         sizes = np.bincount(labels)

@@ -9,9 +9,10 @@ import torch
 from pydantic import ValidationError
 
 import bdtune
+from bdtune.config.load import load_trial
 from bdtune.defending.blending import Blend, Entropies, Overlays, Scores, Threshold, entropy_bits
 from bdtune.engine.stage import Artefact, Context
-from bdtune.errors import UserError
+from bdtune.errors import ConfigError, UserError
 from bdtune.models.resnet_s import ResNetS
 from bdtune.plugins.data import ImageSet
 from bdtune.training.predict import trained_network
@@ -115,6 +116,14 @@ def test_overlays_and_calibration_images_are_disjoint() -> None:
 def test_too_few_clean_images_are_an_error() -> None:
     with pytest.raises(UserError, match="expected at least 10 images that are known to be clean, got 9"):
         Overlays(count=8).run(CTX, data=images(9))
+
+
+@pytest.mark.parametrize("defense", ["strip", "strip_filter"])
+def test_a_clean_set_that_is_too_small_is_reported_before_anything_runs(defense: str) -> None:
+    words = ["dataset=digits", f"defense={defense}", "attack=badnets", "clean=10 per class"]
+    with pytest.raises(ConfigError, match=r"clean: expected at least 102 images .* got 100"):
+        load_trial(None, words)
+    load_trial(None, [*words, "defense.overlays=98", "defense.computed=98"])
 
 
 def scored(values: np.ndarray, overlays: int = 2) -> Artefact:

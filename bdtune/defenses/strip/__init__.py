@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bdtune.engine.stage import Artefact, Node, Source
+    from bdtune.errors import Problem
     from bdtune.plugins.data import Truth
-    from bdtune.plugins.defense import DefenseInputs
+    from bdtune.plugins.defense import DefenseInputs, Offer
 
 
 class STRIP(Blend, Boundary, Drawn, InputDetector):
@@ -70,6 +71,9 @@ class STRIP(Blend, Boundary, Drawn, InputDetector):
             overlays=chain["overlays"],
         )
         return given.node(Scores(overlays=self.overlays), entropies=entropies)
+
+    def check_offer(self, offer: Offer) -> list[Problem]:
+        return super().check_offer(offer) or self.lacks_overlays(offer)
 
     @property
     def _entropies(self) -> Entropies:

@@ -71,7 +71,8 @@ class STRIPFilter(Blend, Boundary, Drawn, Defense, defaults={"frr": 0.1, "bounda
 
     def check_offer(self, offer: Offer) -> list[Problem]:
         expected = "expected images known to be clean, which strip_filter blends over others"
-        return offer.lacks_clean(expected, "Set clean: 0.05, a share of the training set")
+        missing = offer.lacks_clean(expected, "Set clean: 0.05, a share of the training set")
+        return missing or self.lacks_overlays(offer)
 
     def build(self, given: DefenseInputs) -> dict[str, Node]:
         chain = self._scored(given)
