@@ -16,14 +16,15 @@ import ray
 from ray import tune
 from ray.actor import exit_actor
 
-from bdtune.cluster.driver import CUT_OFF, OUTAGE
+from bdtune.cluster.driver import ASIDE, CUT_OFF, OUTAGE
 from bdtune.cluster.nodes import Notice
 from bdtune.cluster.seen import see
 from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.disk import DiskFullError
-from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.execute import Companion, Executor, StageFailed
 from bdtune.engine.prefix_reuse import PrefixReuse
+from bdtune.engine.stage import steps_of
 from bdtune.errors import OutageError, UserError
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.outcome import judge_tick, stored_metrics
@@ -60,12 +61,15 @@ class Trial(tune.Trainable):
         self.trial, self.judged = new_config["trial"], new_config["judged"]
         self._unready = None
         try:
-            self._turn_to(new_config["spec"], new_config["prefix_reuse"])
+            self._starts_with = new_config["starts_with"]
+            self._turn_to(new_config["spec"], new_config["prefix_reuse"], new_config["company"])
         except Exception as problem:  # raised here, Tune would only say that an actor failed
             self._unready = problem
         return True
 
-    def _turn_to(self, spec: dict[str, Any], prefix_reuse: dict[str, list[int]]) -> None:
+    def _turn_to(
+        self, spec: dict[str, Any], prefix_reuse: dict[str, list[int]], company: list[dict[str, Any]]
+    ) -> None:
         self.spec = spec_from_dict(spec)
         self.graph = trial_graph(self.spec)
         self.first = self._baseline_goals() if self.judged else []
@@ -78,8 +82,13 @@ class Trial(tune.Trainable):
             checkpoint_interval_s=0.0 if self.judged else None,
             made_for=f"{self.shared.sweep}/{self.trial}",
             prefix_reuse=PrefixReuse(prefix_reuse),
+            companions=[self._companion(**other) for other in company],
         )
         self._noted_at = 0.0
+
+    def _companion(self, trial: str, spec: dict[str, Any], recipe: str) -> Companion:
+        node = steps_of(trial_graph(spec_from_dict(spec)).goals)[recipe]
+        return Companion(node, f"{self.shared.sweep}/{trial}")
 
     def step(self) -> dict[str, Any]:
         """Walk on to the next report; what went wrong, also in turning to this trial, is in the last one."""
@@ -89,11 +98,15 @@ class Trial(tune.Trainable):
             if self._walk is None:
                 self._walk = self.executor.walk([*self.first, *self.graph.goals])
             for event in self._walk:
+                if self._goes_aside(event):
+                    status, error = ASIDE, None
+                    break
                 self._note(event)
                 self._leave_in_time(event)
                 if self._reports(event):
                     return self._report(event)
-            status, error = "done", None
+            else:
+                status, error = "done", None
         except StageFailed as failure:
             status, error = failure.status, str(failure)
         except DiskFullError as problem:
@@ -132,6 +145,10 @@ class Trial(tune.Trainable):
     _walk: Generator[Event, None, None] | None = None
     _last_epoch = 0
     _test_sets: Inputs | None = None
+
+    def _goes_aside(self, event: Event) -> bool:
+        """Whether a stage is reached that the driver may give to a trial together with those of others."""
+        return event.what == "joinable" and not self.judged and event.node.recipe != self._starts_with
 
     def _leave_in_time(self, event: Event) -> None:
         """End this process where its node is to be taken away, once the stage under way has saved its state.
