@@ -92,21 +92,12 @@ class Trial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Walk on to the next report; what went wrong, also in turning to this trial, is in the last one."""
+        status, error = "failed", None
         try:
-            if self._unready is not None:
-                raise self._unready
-            if self._walk is None:
-                self._walk = self.executor.walk([*self.first, *self.graph.goals])
-            for event in self._walk:
-                if self._goes_aside(event):
-                    status, error = ASIDE, None
-                    break
-                self._note(event)
-                self._leave_in_time(event)
-                if self._reports(event):
-                    return self._report(event)
-            else:
-                status, error = "done", None
+            found = self._walk_on()
+            if isinstance(found, dict):
+                return found
+            status = found
         except StageFailed as failure:
             status, error = failure.status, str(failure)
         except DiskFullError as problem:
@@ -114,12 +105,27 @@ class Trial(tune.Trainable):
         except OutageError as problem:
             status, error, self._cut_off = CUT_OFF, str(problem), True
         except UserError as problem:
-            status, error = "failed", str(problem)
+            error = str(problem)
         except Exception as problem:
-            status, error = "failed", f"{type(problem).__name__}: {problem}"
+            error = f"{type(problem).__name__}: {problem}"
         report = {"done": True, "status": status, "error": error, "node": self.node, **self._final(status)}
         self._close()
         return report
+
+    def _walk_on(self) -> dict[str, Any] | str:
+        """Walk on; returns an epoch's report, or the status in which the trial ends here."""
+        if self._unready is not None:
+            raise self._unready
+        if self._walk is None:
+            self._walk = self.executor.walk([*self.first, *self.graph.goals])
+        for event in self._walk:
+            if self._goes_aside(event):
+                return ASIDE
+            self._note(event)
+            self._leave_in_time(event)
+            if self._reports(event):
+                return self._report(event)
+        return "done"
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Let go of the stage's lease; a promoted trial goes on from the stage's checkpoint in the store."""

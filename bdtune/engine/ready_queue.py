@@ -357,7 +357,8 @@ class ReadyQueue:
     def _priority(self, job: Job) -> Priority:
         """Lower ranks go first, then what others await, followers of a finished stage, the longest path.
 
-        What is computed together with others waits for these behind what is not, until they are enough. Where seconds are not known yet epochs decide, so that a training starts before the shorter ones whose
+        What is computed together with others waits for these behind what is not, until they are enough.
+        Where seconds are not known yet epochs decide, so that a training starts before the shorter ones whose
         results it saves.
         """
         steps = {step.recipe: step for node in job.nodes for step in node.walk()}.values()

@@ -1,4 +1,4 @@
-"""Stages of several trials that are computed together: who takes them, what is published, what fails alone."""
+"""Stages of several trials that are computed together: who takes them, what is published, what fails."""
 
 from __future__ import annotations
 
