@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     Outcome = Tick | Artefact | Exception
 
 
+CACHED = 8 * 2**20
+"""Bytes of the largest map of all members that are computed as one on a CPU: larger ones leave its cache, and
+grouped convolutions are then slower than single ones."""
+
+
 @dataclass(eq=False)
 class Member:
     """One training of a group, with its epoch that is under way."""
@@ -135,12 +140,12 @@ def _epoch_over(member: Member, found: dict[str, float] | Exception, seconds: fl
 
 
 class _Group:
-    """The members that are under way, and the networks that were computed as one last."""
+    """The members that are under way, and the networks that hold their weights."""
 
     def __init__(self, members: list[Member]) -> None:
-        self._as_one: tuple[Member, ...] = ()
-        self._network: FusedNetwork | None = None
         self.members, self.left_out = members, list[Member]()
+        self._homes: dict[Member, FusedNetwork] = {}
+        self._at_once = len(members)
         self._numerics = members[0].ctx.numerics
         with session.deterministic(self._numerics):
             self._rehearse()
@@ -151,18 +156,25 @@ class _Group:
             networks = [member.training.fit.network for member in self.members]
             inputs = [_example(member) for member in self.members]
             try:
-                rehearse(self._fused(tuple(self.members)), networks, inputs)
+                size = rehearse(self._fused(self.members), networks, inputs)
+                self._at_once = self._fitting(size)
                 return
             except torch.OutOfMemoryError:
                 kept = len(self.members) // 2
             except CannotFuse as error:
                 kept = 1
                 self.members[0].ctx.log.warning("trainings are not computed together: %s", error)
-            self._as_one, self._network = (), None
+            self._homes.clear()
             self.members, out = self.members[:kept], self.members[kept:]
             self.left_out += out
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _fitting(self, size: int) -> int:
+        """Return how many members are best computed as one, whose largest maps have `size` numbers."""
+        if session.device_of(self._numerics).type != "cpu":
+            return len(self.members)
+        return max(1, CACHED // (max(size, 1) * session.dtype_of(self._numerics).itemsize))
 
     def epoch(self) -> dict[Member, dict[str, float] | Exception]:
         """Train each member for its next epoch; returns the curve's rows, or what went wrong."""
@@ -175,7 +187,8 @@ class _Group:
                 steps = {member: self._each(found, member, member.next) for member in left}
                 left = [member for member in left if steps[member] is not None]
                 for alike in _alike([steps[member] for member in left]):
-                    self._take(found, alike)
+                    for start in range(0, len(alike), self._at_once):
+                        self._take(found, alike[start : start + self._at_once])
                 left = [member for member in left if member not in found]
             for member in self.members:
                 if member not in found:
@@ -200,7 +213,7 @@ class _Group:
         if len(steps) == 1:
             self._each(found, steps[0].member, self._alone, steps[0])
             return
-        network = self._fused(tuple(step.member for step in steps))
+        network = self._fused([step.member for step in steps])
         streams = [step.member.stream for step in steps]
         with session.autocast(self._numerics):
             logits = network([step.seen for step in steps], streams).unbind(1)
@@ -225,12 +238,17 @@ class _Group:
         loss.backward()
         step.descend(loss, logits)
 
-    def _fused(self, members: tuple[Member, ...]) -> FusedNetwork:
+    def _fused(self, members: Sequence[Member]) -> FusedNetwork:
         """Return these members' networks as one, put together anew where others were."""
-        if self._network is None or members != self._as_one:
-            networks = [member.training.fit.network for member in members]
-            self._as_one, self._network = members, FusedNetwork(networks)
-        return self._network
+        home = self._homes.get(members[0])
+        if (
+            home is None
+            or home.members != len(members)
+            or any(self._homes.get(m) is not home for m in members)
+        ):
+            home = FusedNetwork([member.training.fit.network for member in members])
+            self._homes.update(dict.fromkeys(members, home))
+        return home
 
 
 def _alike(steps: Sequence[Step]) -> Iterator[list[Step]]:

@@ -74,7 +74,7 @@ class FusedNetwork(nn.Module):
         super().__init__()
         self.members = len(networks)
         self.network = _fused(networks)
-        self._gradients = [weight.grad for weight in self.parameters()]
+        self._gradients = [weight.grad for weight in self.parameters() if weight.grad is not None]
 
     def forward(self, inputs: Sequence[Tensor], streams: Sequence[RandomStream] = ()) -> Tensor:
         """Return logits [N, M, K] of one input [N, C, H, W] per member; `streams` are for their dropout."""
@@ -91,11 +91,11 @@ class FusedNetwork(nn.Module):
         return [layer for layer in self.modules() if isinstance(layer, FusedDropout)]
 
 
-def rehearse(fused: FusedNetwork, networks: Sequence[Network], inputs: Sequence[Tensor]) -> None:
+def rehearse(fused: FusedNetwork, networks: Sequence[Network], inputs: Sequence[Tensor]) -> int:
     """Compute a batch and its gradients in evaluation mode, which changes neither weights nor buffers.
 
-    Raises `CannotFuse` where a member's logits are not those of its own network, as in one whose forward
-    pass mixes channels, or where the memory of the device is too small.
+    Returns the numbers in the largest map that a convolution gives, of one member. Raises `CannotFuse` where
+    a member's logits are not those of its own network, as in one whose forward pass mixes channels.
     """
     each = [fused, *networks]
     try:
@@ -108,6 +108,9 @@ def rehearse(fused: FusedNetwork, networks: Sequence[Network], inputs: Sequence[
         bound = TOLERANCE * float(alone.abs().max())
         if not torch.allclose(logits.detach(), alone, rtol=0, atol=bound, equal_nan=True):
             raise CannotFuse("members' logits depend on one another")
+        return max((layer.size for layer in fused.modules() if isinstance(layer, FusedConv)), default=0)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # of a layer's forward pass
         raise CannotFuse(f"{type(error).__name__}: {error}") from error
     finally:
@@ -155,7 +158,8 @@ class FusedConv(nn.Module):
             raise CannotFuse(f"a convolution with padding mode {first.padding_mode}")
         self.weight, self.bias = _joined(parts, "weight"), _joined(parts, "bias")
         self.stride, self.padding, self.dilation = first.stride, first.padding, first.dilation
-        self.groups = len(parts) * first.groups
+        self.members, self.groups = len(parts), len(parts) * first.groups
+        self.size = 0  # numbers in a member's map, of the last batch
         self.before = isinstance(first, Shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,7 +167,10 @@ class FusedConv(nn.Module):
         stride = self.stride
         if self.before:
             x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
-        return conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
+        assert self.weight is not None
+        maps = conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
+        self.size = maps.numel() // self.members
+        return maps
 
 
 class FusedNorm(nn.Module):
@@ -274,7 +281,7 @@ def _dense(kind: type[nn.Module]) -> Callable[[Sequence[Any]], nn.Module]:
         whole: Any = copy.copy(parts[0])
         whole._modules = {name: _fused([part._modules[name] for part in parts]) for name in whole._modules}
         whole.__class__, whole.members = kind, len(parts)
-        return whole  # type: ignore[no-any-return]
+        return whole
 
     return make
 

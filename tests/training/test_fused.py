@@ -125,6 +125,22 @@ def test_the_first_step_of_all_is_computed_as_one(jobs, monkeypatch):
     assert sizes == [3, 3, 3, 3], "a rehearsal, and three full batches"
 
 
+def test_on_a_cpu_no_more_are_computed_as_one_than_its_cache_holds(jobs, monkeypatch):
+    sizes = []
+    forward = fused.FusedNetwork.forward
+    monkeypatch.setattr(
+        fused.FusedNetwork,
+        "forward",
+        lambda self, *given: sizes.append(self.members) or forward(self, *given),
+    )
+    monkeypatch.setattr(fused, "CACHED", 2 * 16 * 4 * 16 * 16 * 4)  # two batches of maps of four channels
+    members = jobs(count=5, epochs=1)
+    ends, _ = together(members)
+    assert sizes[:3] == [5, 2, 2], "the fifth is computed alone"
+    for end, each in zip(ends, members, strict=True):
+        assert_alike(end, alone(each))
+
+
 def test_shorter_ones_leave_and_the_others_go_on(jobs):
     members = [
         (stage.model_copy(update={"epochs": epochs}), *rest)
@@ -271,7 +287,7 @@ def test_members_that_do_not_fit_on_the_device_are_left_out(jobs, monkeypatch):
     def small(network, networks, inputs):
         if len(networks) > 2:
             raise torch.OutOfMemoryError("no place on the device")
-        rehearse(network, networks, inputs)
+        return rehearse(network, networks, inputs)
 
     monkeypatch.setattr(fused, "rehearse", small)
     members = jobs(count=5)
