@@ -12,6 +12,9 @@ from bdtune.engine.stage import steps_of
 from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph
+from bdtune.trials.known import KnownTrial
+from bdtune.verbs.trial import page, page_table
+from bdtune.verbs.verify import _changed_environment
 from tests.cluster.test_driver import Desk
 
 SEEDS = 4
@@ -89,6 +92,11 @@ def test_trials_are_released_again_and_again_until_all_is_computed_once(bench, t
         TOGETHER, [4] * SEEDS
     )
     assert max(desk.groups) == 4
+    trial = next(result for result in desk.driver.results.values() if not result.is_baseline)
+    known = KnownTrial(bench.root, trial, store_at=bench.store.root)
+    notes = " ".join(page_table(page(known)).notes)
+    assert "teacher (4), classifier (4)" in notes
+    assert _changed_environment(known)["computed together"] == ("4", "1"), "computed again it may differ"
     counts = bench.published()
     assert {name: counts[name] for name in TOGETHER} == dict.fromkeys(TOGETHER, SEEDS)
 

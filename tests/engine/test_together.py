@@ -48,6 +48,8 @@ def test_a_key_says_whether_trainings_are_computed_together_and_not_how_many(exe
     assert keys[2] == keys[8] != keys[1]
     assert keys[1] == Node(Joined(), {"x": Node(Train(), {"x": Numbers()}, 0, CPU)}, 0, CPU).recipe
     assert "fused" not in CPU.tag()
+    assert "fused" not in CPU.identity(), "trials' ids are as they were"
+    assert Numerics(fused=4).identity() == Numerics(fused=8).identity() != Numerics().identity()
     assert Numerics(fused=8).tag()["fused"] is True
     alone = {middle(joined(fused=fused)).inputs["x"].recipe for fused in (1, 8)}
     assert len(alone) == 1, "what is always computed alone has one key"
