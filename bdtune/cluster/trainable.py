@@ -149,12 +149,20 @@ class Trial(tune.Trainable):
     """Whether this node is to be taken away, and the stage's state is about to be saved."""
     store: Store | None = None
     _walk: Generator[Event, None, None] | None = None
+    _at_work = False
+    """Whether anything was done of this trial since it was released."""
     _last_epoch = 0
     _test_sets: Inputs | None = None
 
     def _goes_aside(self, event: Event) -> bool:
-        """Whether a stage is reached that the driver may give to a trial together with those of others."""
-        return event.what == "joinable" and not self.judged and event.node.recipe != self._starts_with
+        """Whether a stage is reached that the driver may give to a trial together with those of others.
+
+        Not before anything was done: a driver that sees the store otherwise would release it for ever.
+        """
+        if event.what != "joinable":
+            self._at_work = True
+            return False
+        return self._at_work and not self.judged and event.node.recipe != self._starts_with
 
     def _leave_in_time(self, event: Event) -> None:
         """End this process where its node is to be taken away, once the stage under way has saved its state.
@@ -176,7 +184,7 @@ class Trial(tune.Trainable):
     def _close(self) -> None:
         if self._walk is not None:
             self._walk.close()  # releases the lease of a stage that is under way
-        self._walk, self._last_epoch, self._test_sets = None, 0, None
+        self._walk, self._at_work, self._last_epoch, self._test_sets = None, False, 0, None
         if hasattr(self, "trial"):
             with contextlib.suppress(OSError):
                 (self.shared.live / f"{self.trial}.json").unlink()

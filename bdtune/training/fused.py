@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Outcome = Tick | Artefact | Exception
 
 
-CACHED = 8 * 2**20
+CACHED = 4 * 2**20
 """Bytes of the largest map of all members that are computed as one on a CPU: larger ones leave its cache, and
 grouped convolutions are then slower than single ones."""
 

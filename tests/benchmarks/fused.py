@@ -3,7 +3,7 @@
     python -m tests.benchmarks.fused --members 8 --width 8 [--model resnet18] [--device cuda] [--clock cpu]
 
 Members differ in their seed, and in what the seed decides. Epochs of both alternate, so that a busy machine
-slows each alike; the first of each is not counted. On a CPU give the same threads to both; processor seconds
+slows each alike; the first of each is not counted. Sizes are the default sweep's. On a CPU give the same threads to both; processor seconds
 (`--clock cpu`) are disturbed least by other work.
 """
 
@@ -87,8 +87,8 @@ def main() -> None:
         "--width", type=int, default=8, help="channels of the network's first stage, if it has one"
     )
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--side", type=int, default=32, help="pixels")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--side", type=int, default=16, help="pixels")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")

@@ -77,6 +77,21 @@ def test_notes_between_stages_are_as_rare_as_was_asked_for_and_a_new_stage_is_no
     assert list(notes.new()) == [], "a note is read once"
 
 
+@pytest.mark.parametrize(("judged", "aside"), [(False, True), (True, False)])
+def test_a_trial_ends_before_a_stage_that_may_be_computed_with_those_of_others(process, judged, aside):
+    process.judged, process._starts_with = judged, "first"
+    events = [
+        (what, SimpleNamespace(recipe=recipe))
+        for what, recipe in [("joinable", "first"), ("computed", "first")]
+    ]
+    first, done = (SimpleNamespace(what=what, node=node) for what, node in events)
+    other = SimpleNamespace(what="joinable", node=SimpleNamespace(recipe="other"))
+    assert not process._goes_aside(first), "it was released for this one"
+    assert not process._goes_aside(other), "nothing was done yet: the driver sees the store otherwise"
+    assert not process._goes_aside(done)
+    assert process._goes_aside(other) is aside
+
+
 class Gone(Exception):
     """Stands for the end of the process."""
 
