@@ -74,6 +74,16 @@ class OnlyIf(Effect):
 
 
 @dataclass(frozen=True)
+class Whether(Effect):
+    """Of a number nothing enters but whether it is above a bound."""
+
+    above: int
+
+    def seen(self, value: Any, knob: str) -> Any:
+        return value > self.above
+
+
+@dataclass(frozen=True)
 class ByContent(Effect):
     """The knob names a user's file or folder, of which the content enters, wherever it lies."""
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import Status
 
+ASIDE = "aside"
+"""What a trial reports that has come to a stage which may be computed together with those of others."""
 OUTAGE = "outage"
 """What a trial reports whose disk is full."""
 CUT_OFF = "cut off"
@@ -104,6 +106,7 @@ class Driver:
         self._enqueued: set[str] = set()
         self._retried: set[str] = set()
         self._started: dict[str, float] = {}
+        self._began: dict[str, float] = {}  # the first start of each: one that is set aside has several
         self._judged_by = key_of(
             [SCHEDULERS.find(spec.scheduler.name).identity(), spec.scheduler.identity(), spec.objectives]
         )
@@ -121,7 +124,9 @@ class Driver:
     @property
     def finished(self) -> bool:
         """Whether no trial will be released any more."""
-        return self._halted or (self._exhausted and self.queue.waiting == 0 and not self.deaths.waiting)
+        left = self.queue.waiting or self.deaths.waiting
+        returning = any(job.may_return for job in self.queue.running.values())
+        return self._halted or (self._exhausted and not left and not returning)
 
     @property
     def complete(self) -> bool:
@@ -160,7 +165,8 @@ class Driver:
             if job is not None:
                 self.locality.started()
                 self._started[job.id] = time.time()
-                return job.id, self._config(job.id)
+                self._began.setdefault(job.id, self._started[job.id])
+                return job.id, self._config(job)
             if len(self._tickets) < self.slots and self._ask():
                 continue
             if not self.deaths.waiting or len(self.queue.running) > self.deaths.waiting:
@@ -198,6 +204,12 @@ class Driver:
         if report.get("status") == OUTAGE:
             self._outage = self._outage or report["error"]
             self.queue.done(trial)
+            return
+        if report.get("status") == ASIDE:
+            job = self.queue.running[trial]
+            self.queue.done(trial)
+            self.queue.add(job)
+            self._settle()
             return
         if report.get("status", "running") == "running":  # the scheduler ended it, not the trial itself
             self._finish(trial, _End("stopped", metrics=_prefixed(report, "metrics/")))
@@ -265,6 +277,7 @@ class Driver:
             made_for,
             compared_with=entry.baseline_id or "",
             rank=self.ranks.get(entry.id, 0),
+            alone=self._judged(entry),
         )
         self.queue.add(job)
 
@@ -276,11 +289,21 @@ class Driver:
     def _judged(self, entry: Entry) -> bool:
         return self.spec.scheduler.judges and not entry.is_baseline
 
-    def _config(self, trial: str) -> dict[str, Any]:
-        entry = self.ledger.entries[trial]
-        prefix_reuse = self.executor.prefix_reuse.of(entry.graph.stages.values())
-        config = {"trial": trial, "spec": spec_to_dict(entry.spec), "judged": self._judged(entry)}
-        return {**config, "prefix_reuse": prefix_reuse}
+    def _config(self, job: Job) -> dict[str, Any]:
+        entry = self.ledger.entries[job.id]
+        company = [(self.ledger.entries[other], node) for other, node in job.company.values()]
+        nodes = [*entry.graph.stages.values(), *(node for _, node in company)]
+        return {
+            "trial": job.id,
+            "spec": spec_to_dict(entry.spec),
+            "judged": self._judged(entry),
+            "prefix_reuse": self.executor.prefix_reuse.of(nodes),
+            "starts_with": job.next[0].recipe if job.next is not None else "",
+            "company": [
+                {"trial": other.id, "spec": spec_to_dict(other.spec), "recipe": node.recipe}
+                for other, node in company
+            ],
+        }
 
     def _settle(self) -> None:
         for settled in self.queue.settled():
@@ -304,7 +327,7 @@ class Driver:
         """Give out a trial's result, and those of trials that were only waiting for it."""
         entry = self.ledger.entries[trial]
         if trial in self._started:
-            end = replace(end, times={"started": self._started[trial], "ended": time.time()})
+            end = replace(end, times={"started": self._began[trial], "ended": time.time()})
         if entry.baseline_id is not None and entry.baseline_id not in self.results:
             self._ended[trial] = end
             return

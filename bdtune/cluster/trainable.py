@@ -16,14 +16,15 @@ import ray
 from ray import tune
 from ray.actor import exit_actor
 
-from bdtune.cluster.driver import CUT_OFF, OUTAGE
+from bdtune.cluster.driver import ASIDE, CUT_OFF, OUTAGE
 from bdtune.cluster.nodes import Notice
 from bdtune.cluster.seen import see
 from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.disk import DiskFullError
-from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.execute import Companion, Executor, StageFailed
 from bdtune.engine.prefix_reuse import PrefixReuse
+from bdtune.engine.stage import steps_of
 from bdtune.errors import OutageError, UserError
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.outcome import judge_tick, stored_metrics
@@ -60,12 +61,15 @@ class Trial(tune.Trainable):
         self.trial, self.judged = new_config["trial"], new_config["judged"]
         self._unready = None
         try:
-            self._turn_to(new_config["spec"], new_config["prefix_reuse"])
+            self._starts_with = new_config["starts_with"]
+            self._turn_to(new_config["spec"], new_config["prefix_reuse"], new_config["company"])
         except Exception as problem:  # raised here, Tune would only say that an actor failed
             self._unready = problem
         return True
 
-    def _turn_to(self, spec: dict[str, Any], prefix_reuse: dict[str, list[int]]) -> None:
+    def _turn_to(
+        self, spec: dict[str, Any], prefix_reuse: dict[str, list[int]], company: list[dict[str, Any]]
+    ) -> None:
         self.spec = spec_from_dict(spec)
         self.graph = trial_graph(self.spec)
         self.first = self._baseline_goals() if self.judged else []
@@ -78,22 +82,22 @@ class Trial(tune.Trainable):
             checkpoint_interval_s=0.0 if self.judged else None,
             made_for=f"{self.shared.sweep}/{self.trial}",
             prefix_reuse=PrefixReuse(prefix_reuse),
+            companions=[self._companion(**other) for other in company],
         )
         self._noted_at = 0.0
 
+    def _companion(self, trial: str, spec: dict[str, Any], recipe: str) -> Companion:
+        node = steps_of(trial_graph(spec_from_dict(spec)).goals)[recipe]
+        return Companion(node, f"{self.shared.sweep}/{trial}")
+
     def step(self) -> dict[str, Any]:
         """Walk on to the next report; what went wrong, also in turning to this trial, is in the last one."""
+        status, error = "failed", None
         try:
-            if self._unready is not None:
-                raise self._unready
-            if self._walk is None:
-                self._walk = self.executor.walk([*self.first, *self.graph.goals])
-            for event in self._walk:
-                self._note(event)
-                self._leave_in_time(event)
-                if self._reports(event):
-                    return self._report(event)
-            status, error = "done", None
+            found = self._walk_on()
+            if isinstance(found, dict):
+                return found
+            status = found
         except StageFailed as failure:
             status, error = failure.status, str(failure)
         except DiskFullError as problem:
@@ -101,12 +105,27 @@ class Trial(tune.Trainable):
         except OutageError as problem:
             status, error, self._cut_off = CUT_OFF, str(problem), True
         except UserError as problem:
-            status, error = "failed", str(problem)
+            error = str(problem)
         except Exception as problem:
-            status, error = "failed", f"{type(problem).__name__}: {problem}"
+            error = f"{type(problem).__name__}: {problem}"
         report = {"done": True, "status": status, "error": error, "node": self.node, **self._final(status)}
         self._close()
         return report
+
+    def _walk_on(self) -> dict[str, Any] | str:
+        """Walk on; returns an epoch's report, or the status in which the trial ends here."""
+        if self._unready is not None:
+            raise self._unready
+        if self._walk is None:
+            self._walk = self.executor.walk([*self.first, *self.graph.goals])
+        for event in self._walk:
+            if self._goes_aside(event):
+                return ASIDE
+            self._note(event)
+            self._leave_in_time(event)
+            if self._reports(event):
+                return self._report(event)
+        return "done"
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Let go of the stage's lease; a promoted trial goes on from the stage's checkpoint in the store."""
@@ -130,8 +149,20 @@ class Trial(tune.Trainable):
     """Whether this node is to be taken away, and the stage's state is about to be saved."""
     store: Store | None = None
     _walk: Generator[Event, None, None] | None = None
+    _at_work = False
+    """Whether anything was done of this trial since it was released."""
     _last_epoch = 0
     _test_sets: Inputs | None = None
+
+    def _goes_aside(self, event: Event) -> bool:
+        """Whether a stage is reached that the driver may give to a trial together with those of others.
+
+        Not before anything was done: a driver that sees the store otherwise would release it for ever.
+        """
+        if event.what != "joinable":
+            self._at_work = True
+            return False
+        return self._at_work and not self.judged and event.node.recipe != self._starts_with
 
     def _leave_in_time(self, event: Event) -> None:
         """End this process where its node is to be taken away, once the stage under way has saved its state.
@@ -153,7 +184,7 @@ class Trial(tune.Trainable):
     def _close(self) -> None:
         if self._walk is not None:
             self._walk.close()  # releases the lease of a stage that is under way
-        self._walk, self._last_epoch, self._test_sets = None, 0, None
+        self._walk, self._at_work, self._last_epoch, self._test_sets = None, False, 0, None
         if hasattr(self, "trial"):
             with contextlib.suppress(OSError):
                 (self.shared.live / f"{self.trial}.json").unlink()

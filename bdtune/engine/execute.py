@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Literal
 from bdtune.engine.manifest import Cost
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.resolve import Resolver
-from bdtune.engine.stage import Artefact, Context, Node, Source, Tick
+from bdtune.engine.stage import Artefact, Context, Node, NotComputed, Source, Tick
 from bdtune.errors import BdtuneError, OutageError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from bdtune.engine.node_cache import Moved
     from bdtune.engine.place import Checkpoint
     from bdtune.engine.stage import Inputs, Resident
     from bdtune.engine.store import Store
@@ -37,13 +38,35 @@ class StageFailed(BdtuneError):  # noqa: N818 - reads as what happened
 
 @dataclass(frozen=True)
 class Event:
-    """What a walk reports: a stage was started, ticked, finished here, or is being waited for."""
+    """What a walk reports: a stage was started, ticked, finished here, or is being waited for.
 
-    what: Literal["started", "tick", "computed", "waiting"]
+    "joinable": it is about to be computed, and could be together with others that are not here.
+    """
+
+    what: Literal["started", "tick", "computed", "waiting", "joinable"]
     node: Node
     key: str
     seconds: float = 0.0
     tick: Tick | None = None
+
+
+@dataclass
+class _Work:
+    """A node that is computed under its lease."""
+
+    node: Node
+    key: str
+    made_for: str
+    checkpoint: Checkpoint = field(init=False)
+    moved: Moved = field(init=False)
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Another trial's node, to be computed together with one of this trial's where both are ready."""
+
+    node: Node
+    made_for: str
 
 
 @dataclass
@@ -60,12 +83,14 @@ class Executor:
     """The trial that is being worked for, as `sweep/trial`; entered in the manifests of what is computed."""
     prefix_reuse: PrefixReuse = field(default_factory=PrefixReuse)
     """Which shorter trainings others want, so that a longer one publishes their results on the way."""
+    companions: Sequence[Companion] = ()
+    """Nodes of other trials, for those of this one that have their `Node.fuse_key`."""
     resolver: Resolver = field(init=False)
 
     def __post_init__(self) -> None:
         self.resolver = Resolver(self.store)
         self._loaded: dict[str, Artefact] = {}
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoints: list[Checkpoint] = []
 
     def compute(self, node: Node, on_event: Callable[[Event], None] = lambda event: None) -> Artefact:
         """Return the node's artefact, computing whatever is missing."""
@@ -111,7 +136,7 @@ class Executor:
                 # Another process may have published and let go between the two looks.
                 self.store.look_again(key)
                 if mine and not self.store.has(key):
-                    yield from self._produce(node, key)
+                    yield from self._produce_with_others(node, key)
                     continue
             if not mine:
                 yield Event("waiting", node, key)
@@ -150,17 +175,47 @@ class Executor:
                 inputs[name] = value.load(self.resident, upstream)
         return inputs
 
+    def _produce_with_others(self, node: Node, key: str) -> Generator[Event, None, None]:
+        """Produce a node under its lease, together with companions that are ready, if there are any."""
+        if node.fuse_key is None:
+            yield from self._produce(node, key)
+            return
+        yield Event("joinable", node, key)
+        with contextlib.ExitStack() as leases:
+            works = [_Work(node, key, self.made_for), *self._ready_companions(node, key, leases)]
+            if len(works) == 1:
+                yield from self._produce(node, key)
+            else:
+                yield from self._produce_together(works)
+
+    def _ready_companions(self, node: Node, key: str, leases: contextlib.ExitStack) -> list[_Work]:
+        """Return the companions that may be computed with a node now, as many as its numerics allow."""
+        found: dict[str, _Work] = {}
+        for other in self.companions:
+            its = self.resolver.key(other.node)
+            if len(found) + 1 >= node.numerics.fused:
+                break
+            if its is None or its == key or its in found or other.node.fuse_key != node.fuse_key:
+                continue
+            if not all(self.resolver.manifest(parent) for parent in other.node.parents):
+                continue
+            if leases.enter_context(self.store.leases.try_hold(its)):
+                self.store.look_again(its)
+                if not self.store.has(its):
+                    found[its] = _Work(other.node, its, other.made_for)
+        return list(found.values())
+
     def _produce(self, node: Node, key: str) -> Generator[Event, None, None]:
         """Run the stage under its lease and publish; a failure is recorded and raised as `StageFailed`."""
+        work = _Work(node, key, self.made_for)
         before = self.store.place.moved
         inputs = yield from self._inputs(node)
         checkpoint = self.store.checkpoint(key, self.checkpoint_interval_s)
-        context = Context(seed=node.seed, numerics=node.numerics, checkpoint=checkpoint, log=log)
         yield Event("started", node, key)
         started = time.perf_counter()
         try:
             with self._saving(checkpoint):
-                steps = node.stage.steps(context, **inputs)
+                steps = node.stage.steps(self._context(node, checkpoint), **inputs)
                 while True:
                     try:
                         tick = next(steps)
@@ -173,32 +228,79 @@ class Executor:
         except (UserError, OutageError):
             raise
         except Exception as error:
-            failure = self.store.record_failure(key, node.name, error)
-            raise StageFailed(node, key, failure.status, failure.error) from error
+            raise self._failed(work, error) from error
         seconds = time.perf_counter() - started
-        cost = Cost.measured(seconds, self.store.place.moved.since(before))
-        preimage = self.resolver.preimage(node)
-        self.store.publish(key, node.stage.kind, preimage, artefact, cost=cost, made_for=self.made_for)
-        if artefact.arrays:
-            self._loaded[key] = replace(artefact, info=dict(artefact.info))
+        self._publish(work, artefact, Cost.measured(seconds, self.store.place.moved.since(before)))
         yield Event("computed", node, key, seconds)
 
+    def _produce_together(self, works: list[_Work]) -> Generator[Event, None, None]:
+        """Run stages of one `Node.fuse_key` as one, each under its lease, and publish each when it is done.
+
+        The first one's failure is raised, the others' are recorded for their own trials.
+        """
+        first, jobs = works[0], []
+        with contextlib.ExitStack() as saving:
+            for work in works:
+                before = self.store.place.moved
+                inputs = yield from self._inputs(work.node)
+                work.moved = self.store.place.moved.since(before)
+                work.checkpoint = self.store.checkpoint(work.key, self.checkpoint_interval_s)
+                saving.enter_context(self._saving(work.checkpoint))
+                jobs.append((work.node.stage, self._context(work.node, work.checkpoint), inputs))
+            yield Event("started", first.node, first.key)
+            started = time.perf_counter()
+            failed = None
+            try:
+                for number, outcome in first.node.stage.together(jobs):
+                    work, seconds = works[number], (time.perf_counter() - started) / len(works)
+                    if isinstance(outcome, Tick):
+                        self._publish_passed(work.node, outcome, seconds)
+                        if work is first:
+                            yield Event("tick", first.node, first.key, seconds, outcome)
+                    elif isinstance(outcome, Artefact):
+                        work.checkpoint.close(keep=False)
+                        self._publish(work, outcome, Cost.measured(seconds, work.moved, len(works)))
+                        yield Event("computed", work.node, work.key, seconds)
+                    elif not isinstance(outcome, NotComputed):
+                        failure = self._failed(work, outcome)
+                        failed = failure if work is first else failed
+            except (UserError, OutageError):
+                raise
+            except Exception as error:
+                raise self._failed(first, error) from error
+            if failed is not None:
+                raise failed
+
+    def _context(self, node: Node, checkpoint: Checkpoint) -> Context:
+        return Context(seed=node.seed, numerics=node.numerics, checkpoint=checkpoint, log=log)
+
+    def _failed(self, work: _Work, error: Exception) -> StageFailed:
+        """Record a failure; returns what to raise."""
+        failure = self.store.record_failure(work.key, work.node.name, error)
+        return StageFailed(work.node, work.key, failure.status, failure.error)
+
+    def _publish(self, work: _Work, artefact: Artefact, cost: Cost) -> None:
+        preimage, kind = self.resolver.preimage(work.node), work.node.stage.kind
+        self.store.publish(work.key, kind, preimage, artefact, cost=cost, made_for=work.made_for)
+        if artefact.arrays and work.made_for == self.made_for:
+            self._loaded[work.key] = replace(artefact, info=dict(artefact.info))
+
     def save_soon(self) -> None:
-        """Let the stage that is under way, if any, save its state at its next tick."""
-        if self._checkpoint is not None:
-            self._checkpoint.interval_s = 0.0
+        """Let the stages that are under way, if any, save their states at the next tick."""
+        for checkpoint in self._checkpoints:
+            checkpoint.interval_s = 0.0
 
     @contextlib.contextmanager
     def _saving(self, checkpoint: Checkpoint) -> Iterator[None]:
         """Have a stage's last state saved before its lease is given back: the next one goes on from there."""
-        self._checkpoint = checkpoint
+        self._checkpoints.append(checkpoint)
         try:
             yield
         except BaseException:
             checkpoint.close(keep=True)
             raise
         finally:
-            self._checkpoint = None
+            self._checkpoints.remove(checkpoint)
         checkpoint.close(keep=False)  # the result makes it needless
 
     def _publish_passed(self, node: Node, tick: Tick, seconds: float) -> None:

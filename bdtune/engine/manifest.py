@@ -56,16 +56,18 @@ class Cost:
     """Of the results that it read, those that came from a bucket."""
     served_bytes: int = 0
     """Of these, those that the node had copies of."""
+    together: int = 1
+    """Stages that were computed as one; seconds are this one's share."""
 
     @classmethod
-    def measured(cls, seconds: float, moved: Moved | None = None) -> Cost:
+    def measured(cls, seconds: float, moved: Moved | None = None, together: int = 1) -> Cost:
         """Return the cost of a stage that just ran for `seconds` in this process, and what it read."""
         moved = moved or Moved()
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         torch: Any = sys.modules.get("torch")  # the engine does not load torch; a stage may have
         on_device = torch is not None and torch.cuda.is_available()
         device = torch.cuda.max_memory_allocated() if on_device else 0
-        return cls(seconds, host, device, moved.fetched, moved.served)
+        return cls(seconds, host, device, moved.fetched, moved.served, together)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from bdtune.effects import OnlyIf, Whether
 from bdtune.engine.hardware import cpu_has_bf16, has_gpu
 from bdtune.knobs import Knobs
 
@@ -18,6 +21,15 @@ class Numerics(Knobs):
     deterministic: bool = True
     """Use deterministic algorithms only; on a CPU results are then repeatable bit for bit."""
 
+    fused: Annotated[int, OnlyIf(fuses=True), Whether(above=1)] = Field(1, ge=1)
+    """Most trainings of one network that are computed together, as seeds; 1: each alone. Results then differ
+    in the last bits."""
+
+    @property
+    def fuses(self) -> bool:
+        """Whether trainings may be computed together."""
+        return self.fused > 1
+
     def resolved(self, device: Literal["cpu", "cuda"] | None = None) -> Numerics:
         """Return these without "auto": for the device that is given, else for this machine."""
         device = self.device if self.device != "auto" else device or _best_device()
@@ -30,13 +42,18 @@ class Numerics(Knobs):
         """Return a copy that computes in float32, for what is counted or decided; "auto" devices stay."""
         return self.model_copy(update={"precision": "fp32"})
 
+    def alone(self) -> Numerics:
+        """Return a copy for what is never computed together with others."""
+        return self.model_copy(update={"fused": 1}) if self.fuses else self
+
     def tag(self) -> dict[str, str | bool]:
-        """Return the numerics tag of a key."""
+        """Return the numerics tag of a key; how many are computed together is no part of it."""
         resolved = self.resolved()
         return {
             "device": resolved.device,
             "precision": resolved.precision,
             "deterministic": resolved.deterministic,
+            **({"fused": True} if self.fuses else {}),
         }
 
 

@@ -30,7 +30,7 @@ ALIKE = 0.9
 """Jobs whose remaining path is so long, of the longest, may start in its place."""
 MOST_ALIKE = 16
 """Jobs that are compared."""
-Priority = tuple[int, bool, bool, float, int, int]
+Priority = tuple[int, bool, bool, bool, float, int, int]
 """Sorts the jobs that may start, see `ReadyQueue._priority`."""
 
 
@@ -57,6 +57,22 @@ class Job:
     """Derived keys that it is just computing -> full names of stages behind them: their keys depend on it."""
     unknown: bool = True
     """Whether it has stages whose keys are not known yet: each of its results may reveal some."""
+    alone: bool = False
+    """Whether none of its stages is computed together with those of others."""
+    next: tuple[Node, str] | None = None
+    """The stage that it starts with, and its key; as of when it was found ready."""
+    company: dict[str, tuple[str, Node]] = field(default_factory=dict)
+    """Of stages that are computed together with its next one: key -> id of their job, node."""
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it may end before a stage that is computed together with others, to be added again."""
+        return not self.alone and any(node.numerics.fuses for node in self.nodes)
+
+    @property
+    def fuse_key(self) -> str | None:
+        """The `Node.fuse_key` of its next stage."""
+        return None if self.alone or self.next is None else self.next[0].fuse_key
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,9 @@ class ReadyQueue:
         self._settled: list[Settled] = []
         self._ready: list[tuple[Priority, Job]] = []
         self._queued: dict[str, Job] = {}  # jobs in `_ready` by id
+        self._joinable: dict[str, dict[str, Job]] = defaultdict(
+            dict
+        )  # fuse key -> those of them that have it
         self._awaited: set[str] = set()  # ids of jobs that running or ended ones are compared with
         self._blocked: dict[str, list[Job]] = defaultdict(list)
         self._count = itertools.count()
@@ -143,7 +162,14 @@ class ReadyQueue:
         for entry in alike:
             if entry is not best:
                 heapq.heappush(self._ready, entry)
-        return self._queued.pop(best[1].id)
+        return self._unqueue(best[1])
+
+    def _unqueue(self, job: Job) -> Job:
+        """Take a job out of those that may start; its place in the heap is passed over."""
+        del self._queued[job.id]
+        if job.fuse_key is not None:
+            del self._joinable[job.fuse_key][job.id]
+        return job
 
     def done(self, work_id: str) -> None:
         """Note that a running job has ended, in whatever way; its unkept claims are free again."""
@@ -162,6 +188,7 @@ class ReadyQueue:
 
     def _start(self, job: Job) -> Job:
         self.running[job.id] = job
+        self._gather(job)
         self._claim(job)
         if job.compared_with not in self._awaited:
             self._awaited.add(job.compared_with)
@@ -169,7 +196,25 @@ class ReadyQueue:
                 self._enqueue(other)  # its old place in the heap is passed over
         return job
 
+    def _gather(self, job: Job) -> None:
+        """Let a job that starts compute the next stages of others with its own, where they may be."""
+        job.company = {}
+        if job.fuse_key is None or job.next is None:
+            return
+        step, own = job.next
+        for other in list(self._joinable[job.fuse_key].values()):
+            if len(job.company) + 1 >= step.numerics.fused:
+                return
+            if other.next is None:
+                continue
+            node, key = other.next
+            taken = key == own or key in job.company or self._claimed.get(key)
+            if not taken and not self.executor.store.has(key):
+                job.company[key] = self._unqueue(other).id, node
+                self._blocked[key].append(other)
+
     def _free(self, job: Job) -> None:
+        job.company = {}
         claims = job.claims
         self._unclaim(job)
         for key in claims:
@@ -182,6 +227,7 @@ class ReadyQueue:
         with contextlib.suppress(StageFailed):
             for goal in job.nodes:
                 self._claim_goal(job, goal)
+        job.claims |= {key for key in job.company if not self.executor.store.has(key)}
         job.unknown = any(self.executor.resolver.key(node) is None for node in job.nodes)
         for key in job.claims:
             self._claimed[key].add(job.id)
@@ -254,7 +300,7 @@ class ReadyQueue:
         try:
             prerequisite = self._first(self._missing(job.first))
             needed = self._missing(job.nodes)
-            first = self._first(needed)
+            job.next = first = self._first(needed)
             blocking = None
             if prerequisite is not None:
                 blocking = prerequisite[1]
@@ -275,6 +321,8 @@ class ReadyQueue:
 
     def _enqueue(self, job: Job) -> None:
         self._queued[job.id] = job
+        if job.fuse_key is not None:
+            self._joinable[job.fuse_key][job.id] = job
         heapq.heappush(self._ready, (self._priority(job), job))
 
     def _missing(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, str]]:
@@ -309,6 +357,7 @@ class ReadyQueue:
     def _priority(self, job: Job) -> Priority:
         """Lower ranks go first, then what others await, followers of a finished stage, the longest path.
 
+        What is computed together with others waits for these behind what is not, until they are enough.
         Where seconds are not known yet epochs decide, so that a training starts before the shorter ones whose
         results it saves.
         """
@@ -316,7 +365,14 @@ class ReadyQueue:
         todo = [step for step in steps if self.executor.resolver.manifest(step) is None]
         trainings, left = (sum(step.stage.kind == "train" for step in each) for each in (steps, todo))
         seconds, epochs = sum(map(self.predict, todo)), sum(step.stage.length() for step in todo)
-        return job.rank, job.id not in self._awaited, left == trainings, -seconds, -epochs, next(self._count)
+        urgency = job.id not in self._awaited, left == trainings, -seconds, -epochs
+        return job.rank, self._waits_for_company(job), *urgency, next(self._count)
+
+    def _waits_for_company(self, job: Job) -> bool:
+        """Whether a job's next stage could be computed with those of more jobs than are there."""
+        if job.fuse_key is None or job.next is None:
+            return False
+        return len(self._joinable[job.fuse_key]) < job.next[0].numerics.fused
 
 
 def _take_out(index: dict[str, set[str]], name: str, value: str) -> None:
@@ -332,4 +388,4 @@ def _alike(first: Priority, other: Priority) -> bool:
 
     Whether it follows a finished stage is not looked at: that is of the moment when it was queued.
     """
-    return first[:2] == other[:2] and other[3] <= ALIKE * first[3]  # minus seconds
+    return first[:3] == other[:3] and other[4] <= ALIKE * first[4]  # minus seconds

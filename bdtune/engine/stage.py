@@ -18,7 +18,7 @@ from bdtune.knobs import Frozen, Knobs
 from bdtune.source import code_identity, file_of, owner_of, source_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     import numpy as np
 
@@ -54,6 +54,10 @@ class Tick:
     epochs: int
     metrics: Mapping[str, float]
     artefact: Callable[[], Artefact]
+
+
+class NotComputed(Exception):  # noqa: N818 - reads as what happened
+    """Stands for the result of a stage that had no place among those that are computed together."""
 
 
 class CheckpointSlot(Protocol):
@@ -124,6 +128,10 @@ class Stage(Knobs):
     """Whether the result is a trained classifier, so that a scheduler can judge its ticks."""
     few_samples: ClassVar[bool] = False
     """Whether it trains on a small part of the samples: such epochs do not count in a classifier's budget."""
+    fused_by: ClassVar[tuple[str, ...]] = ()
+    """The knobs in which trainings agree that may be computed together (`together`); none: they never are.
+
+    It is not inherited, as a subclass may do more than `together` computes."""
     computes: ClassVar[str] = "run"
     """The method whose keyword parameters are the stage's inputs."""
     code_digest: ClassVar[str | None] = None
@@ -133,6 +141,7 @@ class Stage(Knobs):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         cls.code_digest = source_digest(cls, Knobs)
+        cls.fused_by = vars(cls).get("fused_by", ())
         if "name" in vars(cls):
             _check_unique(cls)
 
@@ -153,6 +162,17 @@ class Stage(Knobs):
         """Compute the result and yield a `Tick` after each epoch; by default there are none."""
         return self.run(ctx, *args, **inputs)
         yield  # makes this a generator
+
+    @classmethod
+    def together(
+        cls, jobs: Sequence[tuple[Stage, Context, Inputs]]
+    ) -> Generator[tuple[int, Tick | Artefact | Exception], None, None]:
+        """Compute nodes of one `Node.fuse_key`; yields ticks, results and failures with the job's number.
+
+        Of a job that is not computed for want of a place in the group, the last that is yielded is
+        `NotComputed`; the first job always has one. What concerns all is raised.
+        """
+        raise NotImplementedError(f"{cls.__name__} names `fused_by`, but computes each by itself")
 
     def with_name(self, knobs: dict[str, Any]) -> dict[str, Any]:
         code = code_identity(type(self), self.code_digest)
@@ -286,6 +306,11 @@ def _tag(numerics: Numerics) -> str:
     return canonical_json(numerics.tag())
 
 
+@lru_cache(maxsize=64)
+def _alone(numerics: Numerics) -> Numerics:
+    return numerics.alone()
+
+
 @lru_cache(maxsize=4096)
 def _seed(master: int, stage: str, replicate: int) -> int:
     return derive_seed(master, stage, replicate)
@@ -335,16 +360,34 @@ class Node:
             else:
                 upstream = {key: parent_identity(node) for key, node in sorted(value.upstream.items())}
                 inputs[name] = {**value.preimage, **({"upstream": upstream} if upstream else {})}
-        tag = self.numerics.tag() if self.stage.kind == "train" else None
+        tag = self.tagged.tag() if self.stage.kind == "train" else None
         around = dict(zip(NODE_PARTS, (inputs, self.seed, tag), strict=True))
         return {**self.stage.identity(), **around}
 
     def key(self, parent_identity: Callable[[Node], object]) -> str:
         """Return the hash of the preimage, put together of texts that stages and sources have ready."""
         inputs = {name: _text(value, parent_identity) for name, value in self.inputs.items()}
-        tag = _tag(self.numerics.resolved()) if self.stage.kind == "train" else "null"
+        tag = _tag(self.tagged.resolved()) if self.stage.kind == "train" else "null"
         around = zip(NODE_PARTS, (canonical_object(inputs), str(self.seed), tag), strict=True)
         return key_of_text(canonical_object({**self.stage.texts, **dict(around)}))
+
+    @property
+    def tagged(self) -> Numerics:
+        """The numerics that its key is tagged with: of a stage that is always computed alone, as such."""
+        return self.numerics if self.stage.fused_by else _alone(self.numerics)
+
+    @cached_property
+    def fuse_key(self) -> str | None:
+        """What nodes share that may be computed together; None for one that is computed alone.
+
+        That is the stage, its network, the shape of its images and the numerics: seeds, subsets, first
+        weights, poison, rates and other numbers may differ.
+        """
+        if not (self.stage.fused_by and self.numerics.fuses):
+            return None
+        shared = [self.stage.texts[name] for name in ("stage", "version")]
+        shared += [str(getattr(self.stage, knob)) for knob in self.stage.fused_by]
+        return key_of([*shared, self.stage.code_digest, self.scale, sorted(self.inputs), self.tagged.tag()])
 
     @property
     def sources(self) -> dict[str, Source]:

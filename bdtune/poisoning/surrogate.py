@@ -34,6 +34,7 @@ class Surrogate(Supervised, defaults={"epochs": 30, "schedule": "cosine"}):
     """
 
     name: ClassVar[str] = "surrogate"
+    fused_by: ClassVar[tuple[str, ...]] = ("batch_size",)
     classifier: ClassVar[bool] = False
 
 

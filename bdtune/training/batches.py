@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from bdtune.training.session import generator
 from bdtune.training.weights import as_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from bdtune.plugins.data import ImageSet
 
@@ -41,28 +42,41 @@ class DeviceSet:
         labels: np.ndarray | None = None,
     ) -> None:
         self._images = data.images
-        self._device = device
+        self.device = device
         self._ids = np.arange(len(data), dtype=np.int64) if ids is None else np.asarray(ids, np.int64)
         self._labels = as_tensor(data.labels[self._ids] if labels is None else np.asarray(labels, np.int64))
         assert len(self._ids) == len(self._labels)
         self._on_device: torch.Tensor | None = None
         self._positions = as_tensor(self._ids)
-        if isinstance(data.images, np.ndarray):
-            self._place(data.images)
+        self._placed = not isinstance(data.images, np.ndarray)
+        if device.type == "cpu":
+            self._place()  # on a GPU it waits for the first batch, as several sets may share their images
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def _place(self, images: np.ndarray) -> None:
+    def _place(self) -> None:
         """Share the array on a CPU; on a GPU copy the subset's rows when they fit."""
-        if self._device.type == "cpu":
-            self._on_device = as_tensor(images)
+        if self._placed:
             return
-        needed = len(self._ids) * images[0].nbytes if len(images) else 0
-        if needed <= DEVICE_SHARE * torch.cuda.mem_get_info(self._device)[0]:
-            self._on_device = as_tensor(images[self._ids]).to(self._device)
-            self._positions = torch.arange(len(self._ids), device=self._device)
-            self._labels = self._labels.to(self._device)
+        self._placed = True
+        images = self._images
+        assert isinstance(images, np.ndarray)
+        if self.device.type == "cpu":
+            self._on_device = as_tensor(images)
+        elif _fits(len(self._ids) * images[0].nbytes if len(images) else 0, self.device):
+            rows = torch.arange(len(self._ids))
+            self.take(as_tensor(images[self._ids]).to(self.device), rows)
+
+    def rows(self) -> np.ndarray | None:
+        """Return the subset's images uint8 [n, H, W, C]; None of a stream."""
+        return self._images[self._ids] if isinstance(self._images, np.ndarray) else None
+
+    def take(self, images: torch.Tensor, positions: torch.Tensor) -> None:
+        """Hand out these images, of which row i of the subset is number `positions[i]`."""
+        self._placed, self._on_device = True, images
+        self._positions = positions.to(images.device)
+        self._labels = self._labels.to(images.device)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, *, drop_last: bool = False) -> Iterator[Batch]:
         """Yield every row once, in an order that depends on seed and epoch alone.
@@ -73,6 +87,7 @@ class DeviceSet:
         if not isinstance(self._images, np.ndarray):
             yield from self._streamed(batch_size, derive_seed(seed, "order", epoch), drop_last)
             return
+        self._place()
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
         if len(self) == 1:
             order = order.repeat(2)
@@ -89,7 +104,7 @@ class DeviceSet:
         return as_tensor(self._images[positions.numpy()])
 
     def _batch(self, images: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> Batch:
-        move = [part.to(self._device, non_blocking=True) for part in (images, labels, rows)]
+        move = [part.to(self.device, non_blocking=True) for part in (images, labels, rows)]
         return Batch(*move)
 
     def _streamed(self, batch_size: int, seed: int, drop_last: bool) -> Iterator[Batch]:
@@ -124,6 +139,49 @@ class DeviceSet:
             picked = np.repeat(np.arange(len(ids)), counts)
             offsets = np.arange(len(picked)) - np.repeat(np.cumsum(counts) - counts, counts)
             yield images[picked], by_id[np.repeat(first, counts) + offsets]
+
+
+def _fits(needed: int, device: torch.device) -> bool:
+    return needed <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def share_images(sets: Sequence[DeviceSet]) -> None:
+    """Let sets on a GPU hold each image that several of them have once, where all fit; of equal bytes."""
+    if len(sets) < 2 or sets[0].device.type == "cpu":  # there they share the arrays of the host
+        return
+    pool = ImagePool()
+    positions = [pool.add(rows) for each in sets if (rows := each.rows()) is not None]
+    if len(positions) == len(sets) and _fits(pool.nbytes, sets[0].device):
+        images = pool.images().to(sets[0].device)
+        for each, own in zip(sets, positions, strict=True):
+            each.take(images, own)
+
+
+class ImagePool:
+    """Images uint8 [H, W, C], each content once."""
+
+    def __init__(self) -> None:
+        self._number: dict[bytes, int] = {}
+        self._kept: list[np.ndarray] = []
+
+    def add(self, images: np.ndarray) -> torch.Tensor:
+        """Take in images [n, H, W, C]; returns their numbers int64 [n]."""
+        numbers = np.empty(len(images), np.int64)
+        for row, image in enumerate(images):
+            content = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            numbers[row] = self._number.setdefault(content, len(self._kept))
+            if numbers[row] == len(self._kept):
+                self._kept.append(image)
+        return as_tensor(numbers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return sum(image.nbytes for image in self._kept)
+
+    def images(self) -> torch.Tensor:
+        """Return them as [N, H, W, C], by number."""
+        return as_tensor(np.stack(self._kept))
 
 
 def batches_of(count: int, batch_size: int, drop_last: bool = False) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.functional import cross_entropy
@@ -13,7 +14,7 @@ from bdtune.training.augment import Augmentation
 from bdtune.training.batches import DeviceSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     import torch
@@ -46,6 +47,51 @@ class Part:
     def kept(self, arrays: dict[str, np.ndarray], done: int) -> dict[str, np.ndarray]:
         """Return what of the modules' arrays is the result after `done` epochs."""
         return arrays
+
+
+class Pass:
+    """One epoch of a fit, under way: gives batches with the network's input, and counts what came of them."""
+
+    def __init__(self, fit: Fit, done: int, parts: Sequence[Part]) -> None:
+        self.fit, self._done, self._parts = fit, done, parts
+        recipe = fit.recipe
+        self._lr = recipe.rate(done)
+        loop.set_learning_rate(fit.optimizer, self._lr)
+        fit.network.train()
+        for part in parts:
+            part.before_epoch(done)
+        where = f"{recipe.name}: epoch {done + 1} of {recipe.epochs}, lr {self._lr:g}"
+        self._meter = loop.Meter(where, fit.device)
+
+    def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
+        fit = self.fit
+        draws = session.generator(fit.ctx.seed, "augment", self._done)
+        for batch in fit.images.shuffled(fit.recipe.batch_size, fit.ctx.seed, self._done):
+            yield batch, fit.prepare(batch, draws)
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> None:
+        """Count a step; raises `Diverged` now and then, when the loss is not finite."""
+        self._meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
+
+    def row(self) -> dict[str, float]:
+        """Return the curve's row of the epoch; raises `Diverged` on a loss that is not finite."""
+        loss, accuracy = self._meter.means()
+        row = {"loss": loss, "acc": accuracy, "lr": self._lr}
+        for part in self._parts:
+            row |= part.after_epoch(row)
+        return row
+
+
+@dataclass
+class FitTraining(loop.Training):
+    """The training of a fit, from whose epochs others may be made."""
+
+    fit: Fit = field(kw_only=True)
+    parts: tuple[Part, ...] = field(kw_only=True)
+
+    def begin(self) -> Pass:
+        """Begin the next epoch."""
+        return Pass(self.fit, self.done, self.parts)
 
 
 class Fit:
@@ -99,29 +145,18 @@ class Fit:
         def epoch(done: int) -> dict[str, float]:
             return self._epoch(done, parts)
 
-        return loop.Training(name, epochs, modules, {"model": self.optimizer}, epoch, result)
+        optimizers = {"model": self.optimizer}
+        return FitTraining(name, epochs, modules, optimizers, epoch, result, fit=self, parts=parts)
 
     def _epoch(self, done: int, parts: tuple[Part, ...]) -> dict[str, float]:
-        recipe, seed = self.recipe, self.ctx.seed
-        lr = recipe.rate(done)
-        loop.set_learning_rate(self.optimizer, lr)
-        self.network.train()
-        for part in parts:
-            part.before_epoch(done)
-        meter = loop.Meter(f"{recipe.name}: epoch {done + 1} of {recipe.epochs}, lr {lr:g}", self.device)
-        draws = session.generator(seed, "augment", done)
-        for batch in self.images.shuffled(recipe.batch_size, seed, done):
-            seen = self.prepare(batch, draws)
+        under_way = Pass(self, done, parts)
+        for batch, seen in under_way:
             with session.autocast(self.ctx.numerics):
                 logits = self.network(seen)
             loss = self.loss(logits.float(), batch)
             loop.descend(self.optimizer, loss)
-            meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
-        mean_loss, accuracy = meter.means()
-        row = {"loss": mean_loss, "acc": accuracy, "lr": lr}
-        for part in parts:
-            row |= part.after_epoch(row)
-        return row
+            under_way.add(loss, logits, batch)
+        return under_way.row()
 
     def _untouched(self) -> Artefact:
         if self.init is None:

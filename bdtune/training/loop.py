@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -124,6 +125,8 @@ class Training:
     result: Callable[[int], tuple[dict[str, np.ndarray], dict[str, Any]]]
     finished: Callable[[Artefact], None] = lambda artefact: None
     curve: list[dict[str, float]] = field(default_factory=list)
+    done: int = 0
+    """Epochs that are over."""
 
     def run(self, ctx: Context) -> Generator[Tick, None, Artefact]:
         """Train from the last checkpoint, if any, to the end; yields a `Tick` after each epoch.
@@ -131,18 +134,44 @@ class Training:
         An epoch whose row holds "stopped" is the last one. Random numbers depend on the stage's seed and the
         epoch alone: resumed, it ends with the same bits.
         """
-        done = self._resume(ctx)
-        while done < self.epochs and not (self.curve and "stopped" in self.curve[-1]):
+        self.resume(ctx)
+        while self.goes_on:
             began = time.perf_counter()
-            with seeded(ctx.seed, "epoch", done), deterministic(ctx.numerics):
-                row = self.epoch(done)
-            self._check_weights(done + 1)
-            done += 1
-            self.curve.append({"epoch": done, **row, "seconds": time.perf_counter() - began})
-            if ctx.checkpoint.due():
-                ctx.checkpoint.save(self._arrays(), {"done": done, "curve": list(self.curve)})
-            yield Tick(done, self.epochs, row, lambda epoch=done: self._artefact(epoch))  # type: ignore[misc]
-        artefact = self._artefact(done)
+            with seeded(ctx.seed, "epoch", self.done), deterministic(ctx.numerics):
+                row = self.epoch(self.done)
+            yield self.epoch_over(ctx, row, time.perf_counter() - began)
+        return self.end()
+
+    def resume(self, ctx: Context) -> None:
+        """Go on from the last checkpoint, if any."""
+        saved = ctx.checkpoint.load()
+        if saved is None:
+            return
+        arrays, info = saved
+        for name, module in self.modules.items():
+            load_module(module, arrays, f"{name}.")
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, arrays, f"optimizer.{name}.")
+        self.curve[:], self.done = info["curve"], int(info["done"])
+        ctx.log.info("%s: going on after epoch %d of %d", self.name, self.done, self.epochs)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another epoch."""
+        return self.done < self.epochs and not (self.curve and "stopped" in self.curve[-1])
+
+    def epoch_over(self, ctx: Context, row: dict[str, float], seconds: float) -> Tick:
+        """Note an epoch's row, and save the state when due; raises `Diverged` on a non-finite weight."""
+        self._check_weights(self.done + 1)
+        self.done += 1
+        self.curve.append({"epoch": self.done, **row, "seconds": seconds})
+        if ctx.checkpoint.due():
+            ctx.checkpoint.save(self._arrays(), {"done": self.done, "curve": list(self.curve)})
+        return Tick(self.done, self.epochs, row, partial(self._artefact, self.done))
+
+    def end(self) -> Artefact:
+        """Return the result."""
+        artefact = self._artefact(self.done)
         self.finished(artefact)
         return artefact
 
@@ -152,19 +181,6 @@ class Training:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {**optimizers_arrays(self.optimizers), **modules_arrays(self.modules)}
-
-    def _resume(self, ctx: Context) -> int:
-        saved = ctx.checkpoint.load()
-        if saved is None:
-            return 0
-        arrays, info = saved
-        for name, module in self.modules.items():
-            load_module(module, arrays, f"{name}.")
-        for name, optimizer in self.optimizers.items():
-            load_optimizer(optimizer, arrays, f"optimizer.{name}.")
-        self.curve[:] = info["curve"]
-        ctx.log.info("%s: going on after epoch %d of %d", self.name, info["done"], self.epochs)
-        return int(info["done"])
 
     def _check_weights(self, epoch: int) -> None:
         """Raise `Diverged` when a weight or buffer is not finite: the last step's loss comes too early."""

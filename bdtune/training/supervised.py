@@ -40,6 +40,7 @@ class Supervised(TorchStage):
 
     name: ClassVar[str] = "supervised"
     classifier: ClassVar[bool] = True
+    fused_by: ClassVar[tuple[str, ...]] = ("batch_size",)
 
     epochs: int = Field(200, ge=1)
     """Passes over the subset."""

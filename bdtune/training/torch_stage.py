@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from bdtune.engine.stage import Artefact, Context, Kind, Stage, Tick
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
+    from bdtune.engine.stage import Inputs
     from bdtune.training.loop import Training
 
 
@@ -35,6 +36,15 @@ class TorchStage(Stage):
     @abstractmethod
     def training(self, ctx: Context, *args: Any, **inputs: Any) -> Training | Artefact:
         """Return what is to be trained, or the result where there is nothing to train."""
+
+    @classmethod
+    def together(
+        cls, jobs: Sequence[tuple[Stage, Context, Inputs]]
+    ) -> Generator[tuple[int, Tick | Artefact | Exception], None, None]:
+        """Train classifiers of one network together: of stages whose `training` is a fit's."""
+        from bdtune.training.fused import train_together
+
+        yield from train_together(jobs)
 
     @final
     def steps(self, ctx: Context, *args: Any, **inputs: Any) -> Generator[Tick, None, Artefact]:

@@ -29,6 +29,7 @@ class Weighted(Supervised):
     """
 
     name: ClassVar[str] = "weighted"
+    fused_by: ClassVar[tuple[str, ...]] = ("batch_size",)
 
     loss_cap: float | None = Field(None, gt=0)
     """Cross-entropy from which on a sample of negative weight is not pushed any more; None: no limit."""

@@ -53,6 +53,8 @@ class StageRow:
     commit: str
     folder: str
     """Where its result lies, or would lie: a folder or an address."""
+    together: int = 1
+    """Trainings that were computed as one; the seconds are this one's share."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def _row(trial: KnownTrial, role: str, reads: tuple[str, ...], name: str) -> Sta
         manifest.host,
         manifest.commit,
         folder,
+        manifest.cost.together,
     )
 
 
@@ -181,6 +184,10 @@ def _notes(shown: TrialPage) -> list[str]:
         f"{counted(len(own), 'stage')} computed for it in {_sum(own)}, "
         f"{len(shared)} shared, which took {_sum(shared)}"
     )
+    if fused := [f"{row.role} ({row.together})" for row in shown.stages if row.together > 1]:
+        notes.append(
+            f"computed together with those of other trials, of which its share is given: {', '.join(fused)}"
+        )
     if read := sum(row.read for row in own):
         notes.append(f"{size(read)} of other trials' results read{_sources(own)}")
     notes.append(f"results lie in {trial.store.root}/{trial.store.place.layout}")

@@ -164,18 +164,20 @@ def _changed_environment(known: KnownTrial) -> dict[str, tuple[str, str]]:
 
     found = [known.manifest(use.key) for use in known.result.stages.values()]
     recorded = [_deciding(manifest) for manifest in found if manifest is not None]
+    together = max((manifest.cost.together for manifest in found if manifest is not None), default=1)
     if not any(recorded):
         return {"environment": ("not recorded", "")}
     threads = Counter(each["threads"] for each in recorded if "threads" in each).most_common(1)
     if threads:
         torch.set_num_threads(int(threads[0][0]))
     here = environment()
-    return {
+    changed = {
         name: (there, here.get(name, "none"))
         for each in recorded
         for name, there in each.items()
         if here.get(name) != there
     }
+    return {**changed, **({"computed together": (str(together), "1")} if together > 1 else {})}
 
 
 def _deciding(manifest: Manifest) -> dict[str, str]:

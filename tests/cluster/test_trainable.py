@@ -19,6 +19,9 @@ from bdtune.engine.stage import Tick
 from bdtune.errors import OutageError
 from tests.cluster.sweeping import Silent
 
+FIRST = {"starts_with": "", "company": []}
+"""Of a trial that is released for its first stage, which is computed alone."""
+
 
 @pytest.fixture
 def process(tmp_path):
@@ -31,7 +34,7 @@ def process(tmp_path):
 @pytest.mark.parametrize("judged", [False, True])
 def test_a_trial_that_cannot_be_begun_says_why(process, judged):
     assert process.reset_config(
-        {"trial": "t", "judged": judged, "prefix_reuse": {}, "spec": {"attack": "badnetz"}}
+        {"trial": "t", "judged": judged, "prefix_reuse": {}, **FIRST, "spec": {"attack": "badnetz"}}
     )
     report = process.step()
     assert (report["done"], report["status"]) == (True, "failed")
@@ -74,6 +77,21 @@ def test_notes_between_stages_are_as_rare_as_was_asked_for_and_a_new_stage_is_no
     assert list(notes.new()) == [], "a note is read once"
 
 
+@pytest.mark.parametrize(("judged", "aside"), [(False, True), (True, False)])
+def test_a_trial_ends_before_a_stage_that_may_be_computed_with_those_of_others(process, judged, aside):
+    process.judged, process._starts_with = judged, "first"
+    events = [
+        (what, SimpleNamespace(recipe=recipe))
+        for what, recipe in [("joinable", "first"), ("computed", "first")]
+    ]
+    first, done = (SimpleNamespace(what=what, node=node) for what, node in events)
+    other = SimpleNamespace(what="joinable", node=SimpleNamespace(recipe="other"))
+    assert not process._goes_aside(first), "it was released for this one"
+    assert not process._goes_aside(other), "nothing was done yet: the driver sees the store otherwise"
+    assert not process._goes_aside(done)
+    assert process._goes_aside(other) is aside
+
+
 class Gone(Exception):
     """Stands for the end of the process."""
 
@@ -112,12 +130,12 @@ def test_between_stages_it_is_left_at_once(leaving, what):
 
 def test_a_process_that_did_not_reach_the_store_serves_no_other_trial(process, monkeypatch):
     monkeypatch.setattr(trainable, "exit_actor", gone)
-    process.reset_config({"trial": "t", "judged": False, "prefix_reuse": {}, "spec": {}})
+    process.reset_config({"trial": "t", "judged": False, "prefix_reuse": {}, **FIRST, "spec": {}})
     process._unready = OutageError("s3://bucket does not answer")
     report = process.step()
     assert (report["status"], report["error"]) == (CUT_OFF, "s3://bucket does not answer")
     with pytest.raises(Gone):
-        process.reset_config({"trial": "u", "judged": False, "prefix_reuse": {}, "spec": {}})
+        process.reset_config({"trial": "u", "judged": False, "prefix_reuse": {}, **FIRST, "spec": {}})
 
 
 def test_a_nodes_own_cache_and_endpoint_come_before_the_drivers(monkeypatch):

@@ -11,7 +11,7 @@ from typing import Annotated
 import pytest
 
 import bdtune
-from bdtune.effects import ByContent, NoEffect, Only, OnlyIf, TrainOnly, effects_of, no_effect
+from bdtune.effects import ByContent, NoEffect, Only, OnlyIf, TrainOnly, Whether, effects_of, no_effect
 from bdtune.engine.stage import Stage
 from bdtune.knobs import Knobs
 from bdtune.plugins.registry import Plugin
@@ -61,7 +61,8 @@ def test_a_knob_that_is_declared_anew_keeps_its_markers(cls):
 def owner_of(monkeypatch):
     """Make an object of a class without values, whose conditions on properties hold."""
     monkeypatch.setattr(Stage, "name", "stage", raising=False)
-    monkeypatch.setattr(ByContent, "seen", lambda self, value, knob: value)
+    for effect in (ByContent, Whether):
+        monkeypatch.setattr(effect, "seen", lambda self, value, knob: value)
 
     def made(cls: type[Knobs]) -> Knobs:
         for name, values in conditions(cls).items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Node, Source, Stage, Tick
+from bdtune.engine.stage import Artefact, Context, Node, NotComputed, Source, Stage, Tick
 from bdtune.errors import Diverged
 from tests.doubles import CPU
 
@@ -77,6 +77,32 @@ class Pass(Train):
         return self.model_copy(update={"epochs": epochs})
 
 
+class Joined(Train):
+    """The same, and several are computed together, at most three; `fail` fails alone."""
+
+    name = "toy_joined"
+    classifier = False
+    fused_by = ("epochs",)
+
+    @classmethod
+    def together(cls, jobs):
+        note(f"together {len(jobs)}")
+        under_way = {number: stage.steps(ctx, **inputs) for number, (stage, ctx, inputs) in enumerate(jobs)}
+        for number in list(under_way)[3:]:
+            del under_way[number]
+            yield number, NotComputed()
+        while under_way:
+            for number, steps in list(under_way.items()):
+                try:
+                    yield number, next(steps)
+                    continue
+                except StopIteration as end:
+                    yield number, end.value
+                except (RuntimeError, Diverged) as error:
+                    yield number, error
+                del under_way[number]
+
+
 class Threshold(Stage):
     """Whether its input is above a limit."""
 
@@ -101,3 +127,11 @@ def chain(*, plus=0.0, limit=0.0, tail=0.0, seconds=0.0, tail_seconds=0.0, seed=
     first = Node(Train(plus=plus, seconds=seconds, **knobs), {"x": Numbers(value=1.0)}, seed, CPU)
     middle = Node(Threshold(limit=limit), {"x": first}, seed, CPU)
     return Node(Train(plus=tail, seconds=tail_seconds), {"base": first, "above": middle}, seed, CPU)
+
+
+def joined(seed=0, *, fused=8, plus=0.0, first=0.0, tail=0.0, **knobs) -> Node:
+    """A trial of three trainings, of which the second may be computed together with those of others."""
+    numerics = CPU.model_copy(update={"fused": fused})
+    before = Node(Train(plus=first), {"x": Numbers(value=1.0)}, seed, numerics)
+    middle = Node(Joined(plus=plus, **knobs), {"x": before}, seed, numerics)
+    return Node(Train(plus=tail), {"base": middle}, seed, numerics)

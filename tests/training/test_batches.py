@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdtune.training.batches import DeviceSet, in_order
+from bdtune.training.batches import DeviceSet, ImagePool, in_order
 
 CPU = torch.device("cpu")
 
@@ -88,3 +88,29 @@ def test_in_order_covers_the_set(make_set, stream, streamed):
     assert max(len(ids) for ids, _ in parts) <= 6
     np.testing.assert_array_equal(np.concatenate([ids for ids, _ in parts]), np.arange(20))
     np.testing.assert_array_equal(np.concatenate([images for _, images in parts]), data.images)
+
+
+def test_images_that_several_sets_share_are_kept_once(make_set):
+    data = make_set(12)
+    stamped = data.images.copy()
+    stamped[[2, 5]] = 255
+    pool = ImagePool()
+    own = pool.add(data.images[3:])
+    other = pool.add(stamped)
+    kept = pool.images()
+    assert len(kept) == 9 + 2 + 1, "of the first three one is stamped, as another row is, and they look alike"
+    assert pool.nbytes == kept.numel()
+    np.testing.assert_array_equal(kept[own], data.images[3:])
+    np.testing.assert_array_equal(kept[other], stamped)
+
+
+def test_a_set_that_takes_shared_images_hands_out_the_same_batches(make_set):
+    data = make_set(20)
+    ids = np.array([4, 4, 9, 13, 0])
+    plain, sharing = (DeviceSet(data, CPU, ids, np.arange(5)) for _ in range(2))
+    pool = ImagePool()
+    pool.add(data.images[::-1])
+    sharing.take(pool.images(), pool.add(sharing.rows()))
+    for one, other in zip(plain.shuffled(2, 0, 0), sharing.shuffled(2, 0, 0), strict=True):
+        for part, same in zip(one, other, strict=True):
+            assert torch.equal(part, same)

@@ -44,6 +44,7 @@ class FineTune(Supervised, defaults={"epochs": 2, "lr": 1e-4, "schedule": "const
     """Train the retrained classifier a little more, on the relabelled samples alone (appendix E)."""
 
     name: ClassVar[str] = "finetune"
+    fused_by: ClassVar[tuple[str, ...]] = ("batch_size",)
     few_samples: ClassVar[bool] = True
 
 

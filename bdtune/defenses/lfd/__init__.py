@@ -44,6 +44,7 @@ class Teacher(Supervised, defaults={**ADAM, "epochs": 5, "schedule": "constant",
     """Train a small network for a few epochs on everything, without augmentation."""
 
     name: ClassVar[str] = "lfd_teacher"
+    fused_by: ClassVar[tuple[str, ...]] = ("batch_size",)
     classifier: ClassVar[bool] = False
 
     model: ModelKnob = "resnet_s"  # type: ignore[assignment]
@@ -61,6 +62,7 @@ class Student(Weighted, defaults={**ADAM, "epochs": 80, "schedule": "cosine"}):
     """Train the classifier with the weights that the teacher's losses gave."""
 
     name: ClassVar[str] = "lfd_student"
+    fused_by: ClassVar[tuple[str, ...]] = ("batch_size",)
 
 
 class LfD(Defense):
