@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from bdtune.engine.manifest import Cost
 from bdtune.engine.prefix_reuse import PrefixReuse
+from bdtune.engine.remarks import heard
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact, Context, Node, Source, Tick
 from bdtune.errors import BdtuneError, OutageError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from typing import Any
 
     from bdtune.engine.place import Checkpoint
     from bdtune.engine.stage import Inputs, Resident
@@ -46,6 +48,32 @@ class Event:
     tick: Tick | None = None
 
 
+def _log_remark(node: Node, text: str) -> None:
+    log.warning("%s: %s", node.name, text)
+
+
+@dataclass
+class _Marks:
+    """What a stage remarked, and what of it belongs into its result's info."""
+
+    node: Node
+    on_remark: Callable[[Node, str], None]
+    info: dict[str, Any] = field(default_factory=dict)
+    _texts: set[str] = field(default_factory=set)
+
+    def take(self, text: str, info: Mapping[str, Any]) -> None:
+        self.info |= info
+        if text not in self._texts:
+            self._texts.add(text)
+            self.on_remark(self.node, text)
+
+    def on(self, artefact: Artefact) -> Artefact:
+        return replace(artefact, info={**artefact.info, **self.info}) if self.info else artefact
+
+    def on_tick(self, tick: Tick) -> Tick:
+        return replace(tick, artefact=lambda: self.on(tick.artefact())) if self.info else tick
+
+
 @dataclass
 class Executor:
     """Computes nodes over one store.
@@ -60,6 +88,8 @@ class Executor:
     """The trial that is being worked for, as `sweep/trial`; entered in the manifests of what is computed."""
     prefix_reuse: PrefixReuse = field(default_factory=PrefixReuse)
     """Which shorter trainings others want, so that a longer one publishes their results on the way."""
+    on_remark: Callable[[Node, str], None] = _log_remark
+    """Hears at once what a running stage remarks, each remark once; by default it is logged."""
     resolver: Resolver = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,15 +187,17 @@ class Executor:
         checkpoint = self.store.checkpoint(key, self.checkpoint_interval_s)
         context = Context(seed=node.seed, numerics=node.numerics, checkpoint=checkpoint, log=log)
         yield Event("started", node, key)
+        marks = _Marks(node, self.on_remark)
         started = time.perf_counter()
         try:
             with self._saving(checkpoint):
                 steps = node.stage.steps(context, **inputs)
                 while True:
                     try:
-                        tick = next(steps)
+                        with heard(marks.take):
+                            tick = marks.on_tick(next(steps))
                     except StopIteration as end:
-                        artefact = end.value
+                        artefact = marks.on(end.value)
                         break
                     seconds = time.perf_counter() - started
                     self._publish_passed(node, tick, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn.functional import cross_entropy
 
 from bdtune.engine.stage import Artefact
@@ -11,12 +12,12 @@ from bdtune.errors import Diverged
 from bdtune.training import loop, session, weights
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import DeviceSet
+from bdtune.training.micro_batches import MicroBatches, coupling, mean_over_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import numpy as np
-    import torch
 
     from bdtune.engine.stage import Context
     from bdtune.plugins.data import ImageSet
@@ -52,7 +53,8 @@ class Fit:
     """A network with its optimizer and images, as a recipe of `Supervised` asks for.
 
     `loss` and `prepare` may be replaced before `training` is called: by default cross-entropy of the labels,
-    and the recipe's augmentation.
+    and the recipe's augmentation. A loss that `mean_over_samples` marks lets a batch pass in parts, where the
+    device has too little memory for it and no layer sees the whole batch.
     """
 
     loss: Loss
@@ -76,7 +78,9 @@ class Fit:
         self.images = DeviceSet(data, self.device, self.ids, labels)
         augmentation = Augmentation.of(recipe.augment, data, session.dtype_of(ctx.numerics))
         self.prepare = lambda batch, draws: augmentation(batch.images, draws)
-        self.loss = lambda logits, batch: cross_entropy(logits, batch.labels)
+        self.loss = mean_over_samples(lambda logits, batch: cross_entropy(logits, batch.labels))
+        self._passes = MicroBatches("images", ctx.numerics.micro_batch)
+        self._coupling = ""
 
     def training(self, *parts: Part) -> loop.Training | Artefact:
         """Return the training with these parts; of an empty subset `init` as it is.
@@ -99,7 +103,10 @@ class Fit:
         def epoch(done: int) -> dict[str, float]:
             return self._epoch(done, parts)
 
-        return loop.Training(name, epochs, modules, {"model": self.optimizer}, epoch, result)
+        optimizers = {"model": self.optimizer}
+        return loop.Training(
+            name, epochs, modules, optimizers, epoch, result, coupling=lambda: self._coupling
+        )
 
     def _epoch(self, done: int, parts: tuple[Part, ...]) -> dict[str, float]:
         recipe, seed = self.recipe, self.ctx.seed
@@ -111,17 +118,55 @@ class Fit:
         meter = loop.Meter(f"{recipe.name}: epoch {done + 1} of {recipe.epochs}, lr {lr:g}", self.device)
         draws = session.generator(seed, "augment", done)
         for batch in self.images.shuffled(recipe.batch_size, seed, done):
-            seen = self.prepare(batch, draws)
-            with session.autocast(self.ctx.numerics):
-                logits = self.network(seen)
-            loss = self.loss(logits.float(), batch)
-            loop.descend(self.optimizer, loss)
-            meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
+            meter.add(*self._step(batch, draws))
         mean_loss, accuracy = meter.means()
         row = {"loss": mean_loss, "acc": accuracy, "lr": lr}
+        if self._passes.most != self.ctx.numerics.micro_batch:
+            row[loop.MICRO_BATCH] = float(self._passes.most or 0)
         for part in parts:
             row |= part.after_epoch(row)
         return row
+
+    def _step(self, batch: Batch, draws: torch.Generator) -> tuple[torch.Tensor, int, torch.Tensor]:
+        """Descend on one batch; returns its mean loss, its size and how many were right.
+
+        Its draws are made before it is halved, so that its parts see what the whole would.
+        """
+        seen, rows = self.prepare(batch, draws), len(batch.labels)
+        self._coupling = coupling(self.network, self.loss)
+        if self._coupling:
+            loss, hits = self._passed(seen, batch)
+            loop.descend(self.optimizer, loss)
+        else:
+            loss, hits = self._passes.attempt(rows, lambda parts: self._gradients(seen, batch, parts))
+            self.optimizer.step()
+        return loss, rows, hits
+
+    def _gradients(
+        self, seen: torch.Tensor, batch: Batch, parts: list[slice]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leave the gradient of a batch's loss in the weights, summed over its parts."""
+        if len(parts) == 1:
+            loss, hits = self._passed(seen, batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+            return loss.detach(), hits
+        self.optimizer.zero_grad()
+        sums = torch.zeros(2, device=self.device)
+        for part in parts:
+            own = type(batch)(*(each[part] for each in batch))
+            loss, hits = self._passed(seen[part], own)
+            loss = loss * (len(own.labels) / len(batch.labels))
+            loss.backward()
+            sums += torch.stack([loss.detach(), hits.to(loss.dtype)])
+        return sums[0], sums[1]
+
+    def _passed(self, seen: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of a pass, with its graph, and how many were right."""
+        with session.autocast(self.ctx.numerics):
+            logits = self.network(seen)
+        loss = self.loss(logits.float(), batch)
+        return loss, (logits.detach().argmax(1) == batch.labels).sum()
 
     def _untouched(self) -> Artefact:
         if self.init is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bdtune.engine.remarks import remark
 from bdtune.engine.stage import Artefact, Tick
 from bdtune.errors import Diverged
 from bdtune.training.session import deterministic, seeded
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Context
     from bdtune.training.choices import OptimizerName, Schedule
 
+COUPLED = "what it minimises compares the samples of a batch, or may do so"
+MICRO_BATCH = "micro_batch"
+"""In the row of an epoch whose batches were halved: how many images passed at once."""
 CHECK_EVERY = 100  # steps between looks at the loss; each look waits for the device
 
 
@@ -113,7 +117,7 @@ class Training:
 
     `epoch` trains one epoch (counted from 0) and returns the curve's row without epoch and seconds; `result`
     makes arrays and info after so many epochs. `modules` and `optimizers` are kept in checkpoints under their
-    names; `finished` hears of the result.
+    names; `finished` hears of the result. `coupling` says why batches cannot pass in parts, "" if they can.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Training:
     epoch: Callable[[int], dict[str, float]]
     result: Callable[[int], tuple[dict[str, np.ndarray], dict[str, Any]]]
     finished: Callable[[Artefact], None] = lambda artefact: None
+    coupling: Callable[[], str] = lambda: COUPLED
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def run(self, ctx: Context) -> Generator[Tick, None, Artefact]:
@@ -138,6 +143,7 @@ class Training:
                 row = self.epoch(done)
             self._check_weights(done + 1)
             done += 1
+            self._say_if_whole(ctx)
             self.curve.append({"epoch": done, **row, "seconds": time.perf_counter() - began})
             if ctx.checkpoint.due():
                 ctx.checkpoint.save(self._arrays(), {"done": done, "curve": list(self.curve)})
@@ -145,6 +151,11 @@ class Training:
         artefact = self._artefact(done)
         self.finished(artefact)
         return artefact
+
+    def _say_if_whole(self, ctx: Context) -> None:
+        """Remark that batches passed as a whole though fewer images at once were asked for."""
+        if ctx.numerics.in_parts and (why := self.coupling()):
+            remark(f"numerics.micro_batch {ctx.numerics.micro_batch} is without effect, as {why}")
 
     def _artefact(self, done: int) -> Artefact:
         arrays, info = self.result(done)
@@ -164,6 +175,8 @@ class Training:
             load_optimizer(optimizer, arrays, f"optimizer.{name}.")
         self.curve[:] = info["curve"]
         ctx.log.info("%s: going on after epoch %d of %d", self.name, info["done"], self.epochs)
+        if sizes := [int(row[MICRO_BATCH]) for row in self.curve if MICRO_BATCH in row]:
+            remark(f"had passed {sizes[-1]} images at once before it was interrupted", micro_batch=sizes[-1])
         return int(info["done"])
 
     def _check_weights(self, epoch: int) -> None:

@@ -166,6 +166,10 @@ class SweepScreen:
         self.progress.stage(trial, stage, epoch, epochs)
         self.recorder.began(trial)
 
+    def remarked(self, trial: str, stage: str, text: str) -> None:
+        """A trial's stage has something to say."""
+        self.progress.remarked(trial, stage, text)
+
     def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial's stage has numbers of an epoch."""
         self.recorder.learned(trial, role, epoch, metrics)
