@@ -48,6 +48,7 @@ def counted(monkeypatch):
     return passes
 
 
+@pytest.mark.slow
 def test_a_compiled_training_ends_where_another_does(make_set, everything, lenet):
     data, stage = make_set(), Supervised(epochs=4, batch_size=32, lr=0.02)
     inputs = {"data": data, "subset": everything(data), "model": lenet}
