@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     Listener = Callable[[str, Mapping[str, Any]], None]
     """Takes a remark's text, and what the stage's result gets into its info."""
 
+MICRO_BATCH = "micro_batch"
+"""In the info of a result for which memory ran out: how many images passed at once in the end."""
+
 log = logging.getLogger(__name__)
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from bdtune.engine.remarks import MICRO_BATCH
 from bdtune.engine.stage import Artefact
 from bdtune.errors import Diverged
 from bdtune.training import loop, session, weights
@@ -122,7 +123,7 @@ class Fit:
         mean_loss, accuracy = meter.means()
         row = {"loss": mean_loss, "acc": accuracy, "lr": lr}
         if self._passes.most != self.ctx.numerics.micro_batch:
-            row[loop.MICRO_BATCH] = float(self._passes.most or 0)
+            row[MICRO_BATCH] = float(self._passes.most or 0)
         for part in parts:
             row |= part.after_epoch(row)
         return row

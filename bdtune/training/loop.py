@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bdtune.engine.remarks import remark
+from bdtune.engine.remarks import MICRO_BATCH, remark
 from bdtune.engine.stage import Artefact, Tick
 from bdtune.errors import Diverged
 from bdtune.training.session import deterministic, seeded
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from bdtune.training.choices import OptimizerName, Schedule
 
 COUPLED = "what it minimises compares the samples of a batch, or may do so"
-MICRO_BATCH = "micro_batch"
-"""In the row of an epoch whose batches were halved: how many images passed at once."""
 CHECK_EVERY = 100  # steps between looks at the loss; each look waits for the device
 
 
@@ -176,7 +174,9 @@ class Training:
         self.curve[:] = info["curve"]
         ctx.log.info("%s: going on after epoch %d of %d", self.name, info["done"], self.epochs)
         if sizes := [int(row[MICRO_BATCH]) for row in self.curve if MICRO_BATCH in row]:
-            remark(f"had passed {sizes[-1]} images at once before it was interrupted", micro_batch=sizes[-1])
+            remark(
+                f"had passed {sizes[-1]} images at once before it was interrupted", **{MICRO_BATCH: sizes[-1]}
+            )
         return int(info["done"])
 
     def _check_weights(self, epoch: int) -> None:

@@ -148,16 +148,17 @@ def shortage(need: StepMemory, room: Room) -> str:
     beside = need.images if need.images <= DEVICE_SHARE * room.free else 0
     if need.step + beside <= room.free:
         return ""
-    return f"{in_words(replace(need, images=beside))}; the GPU has {_gb(room.free)} of {_gb(room.total)} free"
+    there = f"the GPU has {_size(room.free)} of {_size(room.total)} free"
+    return f"{in_words(replace(need, images=beside))}; {there}"
 
 
 def in_words(need: StepMemory) -> str:
     """Return what a step needs, part by part."""
     around = need.step - need.activations
-    data = f", {_gb(need.images)} for the data set" if need.images else ""
+    data = f", {_size(need.images)} data set" if need.images else ""
     return (
-        f"a step on {need.batch} images needs about {_gb(need.step + need.images)} of GPU memory "
-        f"({_gb(need.activations)} for activations, {_gb(around)} for weights, gradients and optimizer{data})"
+        f"a step on {need.batch} images needs about {_size(need.step + need.images)} of GPU memory "
+        f"({_size(need.activations)} activations, {_size(around)} weights, gradients and optimizer{data})"
     )
 
 
@@ -170,8 +171,10 @@ def advice(*, splits: bool) -> str:
     )
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2g} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+def _size(count: int) -> str:
+    """Return bytes as "0.42 MB", "310 MB", "7.5 GB" or "139 GB"."""
+    scaled, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
+    return f"{scaled:.2g} {unit}" if scaled < 10 else f"{scaled:.0f} {unit}"
 
 
 class Guard:

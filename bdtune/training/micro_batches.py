@@ -14,7 +14,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bdtune.engine.hardware import free_cached
-from bdtune.engine.remarks import remark
+from bdtune.engine.remarks import MICRO_BATCH, remark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class MicroBatches:
             remark(
                 f"out of memory with {now} {self._what} at once; going on with {self.most}, which changes "
                 "the last digits",
-                micro_batch=self.most,
+                **{MICRO_BATCH: self.most},
             )
 
     def joined(self, rows: int, one: Callable[[slice], np.ndarray]) -> np.ndarray:

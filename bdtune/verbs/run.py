@@ -76,6 +76,7 @@ def walked(entry: Entry, ledger: Ledger, executor: Executor, progress: Progress)
     except StageFailed as failure:
         free_cached()
         stored = executor.store.failure(failure.key)
-        trace = f"\n{stored.traceback}" if stored and failure.status == "failed" else ""
+        traced = stored is not None and failure.status == "failed" and stored.traceback
+        trace = f"\n{traced}" if traced else ""
         return ledger.result(entry, failure.status, f"{failure}{trace}")
     return ledger.result(entry)

@@ -142,7 +142,7 @@ def test_a_training_that_does_not_fit_says_so_before_it_begins(make_set, everyth
     with_room(need.step // 2)
     [text] = said_by(stage, **inputs)
     assert text.startswith("a step on 32 images needs about ")
-    assert "for activations" in text
+    assert " activations, " in text
     assert " of 80 GB free. Make batch_size or the network smaller" in text
     assert "numerics.micro_batch" not in text, "the network has batch norm"
     with_room(10 * need.step + need.images)
@@ -161,7 +161,7 @@ def test_a_data_set_that_would_fill_the_device_stays_off_it(make_set, tiny):
     room = Room(need.step + 10, 80 * GB)
     large = module.replace(need, images=room.free)
     assert shortage(large, room) == ""
-    assert "for the data set" in shortage(module.replace(need, images=room.free // 2), room)
+    assert " data set)" in shortage(module.replace(need, images=room.free // 2), room)
 
 
 def test_a_network_that_cannot_be_estimated_is_trained_all_the_same(

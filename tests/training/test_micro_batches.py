@@ -308,6 +308,7 @@ def test_a_training_that_fails_takes_nothing_else_down(make_set, everything, tin
         executor.compute(large)
     assert caught.value.status == "failed"
     assert "DeviceFullError: out of memory on cpu: a step on 32 images needs" in caught.value.error
+    assert executor.store.failure(caught.value.key).traceback == "", "the error says all"
     assert executor.compute(small).info["samples"] == len(data)
 
 
