@@ -39,6 +39,15 @@ def cpu_has_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def computes_bf16(device: str) -> bool:
+    """Return whether this machine's CPU or GPU computes in bf16, rather than emulating it."""
+    if device == "cpu":
+        return cpu_has_bf16()
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def free_cached() -> None:
     """Give memory of GPUs that torch keeps for later back to them: other processes may need it now."""
     torch = sys.modules.get("torch")

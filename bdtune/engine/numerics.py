@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from bdtune.effects import OnlyIf
-from bdtune.engine.hardware import cpu_has_bf16, has_gpu
+from bdtune.engine.hardware import computes_bf16, has_gpu
 from bdtune.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -79,10 +79,6 @@ def _best_device() -> Literal["cpu", "cuda"]:
 
 
 def _best_precision(device: str) -> Literal["fp32", "bf16"]:
-    if device == "cpu":
-        return "bf16" if cpu_has_bf16() else "fp32"
-    if not has_gpu():  # a driver without a GPU: those it schedules on compute in bf16
+    if device == "cuda" and not has_gpu():  # a driver without a GPU: those it schedules on compute in bf16
         return "bf16"
-    import torch
-
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if computes_bf16(device) else "fp32"

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bdtune.engine.hardware import computes_bf16
 from bdtune.engine.key import derive_seed
+from bdtune.engine.remarks import remark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +53,14 @@ def autocast(numerics: Numerics) -> torch.autocast:
     """
     resolved = numerics.resolved()
     return torch.autocast(resolved.device, torch.bfloat16, enabled=resolved.precision == "bf16")
+
+
+def say_if_emulated(numerics: Numerics) -> None:
+    """Remark that a training's bf16 is emulated here: the driver, which chose it, has another device."""
+    settled = numerics.resolved()
+    if settled.precision == "bf16" and not computes_bf16(settled.device):
+        text = "bf16 is emulated on this device, which is slow: set numerics.precision=fp32"
+        remark(f"{text}, or compute on other nodes")
 
 
 def _deterministic_mode(wanted: bool, *, warn_only: bool) -> None:

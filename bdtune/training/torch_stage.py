@@ -56,9 +56,10 @@ class TorchStage(Stage):
 
         from bdtune.training import compiled
         from bdtune.training.memory import Guard
-        from bdtune.training.session import deterministic
+        from bdtune.training.session import deterministic, say_if_emulated
 
         compiled.begin(ctx.numerics)
+        say_if_emulated(ctx.numerics)
         guard = Guard(self, inputs, ctx.numerics)
         guard.look()
         why, training = "", None

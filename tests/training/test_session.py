@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bdtune.engine.numerics import Numerics
-from bdtune.training import pgd
+from bdtune.engine.remarks import heard
+from bdtune.training import pgd, session
 from bdtune.training.adversarial import PGD
 from bdtune.training.session import deterministic, full_float32
 
@@ -40,6 +41,17 @@ def test_torch_does_what_the_numerics_say_and_then_what_it_did(knobs, inside):
             assert told()[:2] == (False, "highest")
         assert told() == inside
     assert told() == before
+
+
+@pytest.mark.parametrize(("has", "said"), [(True, 0), (False, 1)])
+def test_a_node_that_emulates_what_the_driver_chose_says_so(monkeypatch, has, said):
+    found = []
+    monkeypatch.setattr(session, "computes_bf16", lambda device: has)
+    with heard(lambda text, info: found.append(text)):
+        session.say_if_emulated(Numerics(device="cpu", precision="bf16"))
+        session.say_if_emulated(Numerics(device="cpu", precision="fp32"))
+    assert len(found) == said
+    assert all("bf16 is emulated on this device" in text for text in found)
 
 
 def test_a_cpu_rounds_nothing_off():
