@@ -102,6 +102,10 @@ class OutageError(BdtuneError):
     """Nothing is wrong with the work, but it cannot go on for now: the same command continues later."""
 
 
+class DeviceFullError(BdtuneError):
+    """A device has too little memory for a training; others, and other trials, may have enough."""
+
+
 class Diverged(BdtuneError):  # noqa: N818 - a state that a trial ends in
     """A loss or weight became non-finite; the trial ends as "diverged" and is not retried."""
 

@@ -673,6 +673,7 @@ def test_doctor_says_what_there_is_and_writes_nothing(bdtune, own_folder):
     assert code == 0
     assert found["torch"]["severity"] == "ok"
     assert "CPU cores" in found["devices"]["text"]
+    assert ("NVIDIA MPS" in found) == ("no GPU" not in found["devices"]["text"])
     assert found["data set digits"]["severity"] == "ok"
     assert found["data set cifar10"]["severity"] == "info"
     assert found["data root"]["text"].endswith("nowhere is no folder")
@@ -682,6 +683,27 @@ def test_doctor_says_what_there_is_and_writes_nothing(bdtune, own_folder):
     assert code == 0
     assert "no problem" in out
     assert written(own_folder) == []
+
+
+@pytest.mark.parametrize(
+    ("runs", "severity", "text"),
+    [(True, "ok", "at the same time"), (False, "info", "take turns on it; `nvidia-cuda-mps-control -d`")],
+)
+def test_doctor_says_what_memory_gpus_have_and_what_becomes_of_trials_that_share_one(
+    bdtune, monkeypatch, own_folder, runs, severity, text
+):
+    import torch
+
+    from bdtune.verbs import doctor
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Large GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (60 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(doctor, "mps_runs", lambda: runs)
+    found = {finding["about"]: finding for finding in json.loads(bdtune("doctor", "--json")[1])}
+    assert "Large GPU (60 of 80 GB free)" in found["devices"]["text"]
+    assert found["NVIDIA MPS"]["severity"] == severity
+    assert text in found["NVIDIA MPS"]["text"]
 
 
 def test_doctor_ends_with_1_when_something_needed_is_missing(bdtune, monkeypatch):

@@ -37,6 +37,8 @@ class NodeFacts:
     same_folders: dict[str, bool]
     """By path: whether the node sees the very folder that this machine does."""
     error: str = ""
+    mps: bool = False
+    """Whether NVIDIA's multi-process service runs there."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,12 @@ def _join(address: str, folders: list[str]) -> dict[str, Any]:
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=NODES_S)
     found = []
     for reference, node in asked.items():
-        has, seen, error = {}, dict.fromkeys(folders), ""
+        has, seen, mps, error = {}, dict.fromkeys(folders), False, ""
         if reference not in answered:
             error = f"no answer within {NODES_S:g} s"
         else:
             try:
-                has, seen = ray.get(reference)
+                has, seen, mps = ray.get(reference)
             except Exception as raised:
                 error = f"{type(raised).__name__}: {str(raised).strip().splitlines()[-1]}"
         found.append(
@@ -106,6 +108,7 @@ def _join(address: str, folders: list[str]) -> dict[str, Any]:
                 "versions": has,
                 "same_folders": {folder: seen[folder] == here[folder] is not None for folder in folders},
                 "error": error,
+                "mps": mps,
             }
         )
     address = ray.get_runtime_context().gcs_address
@@ -113,8 +116,8 @@ def _join(address: str, folders: list[str]) -> dict[str, Any]:
     return {"address": address, "nodes": found}
 
 
-def _look(folders: list[str]) -> tuple[dict[str, str | None], dict[str, int | None]]:
-    """Return versions and the folders' numbers, as a node sees them."""
+def _look(folders: list[str]) -> tuple[dict[str, str | None], dict[str, int | None], bool]:
+    """Return versions, the folders' numbers, as a node sees them, and whether MPS runs there."""
     import importlib.metadata
     import platform
 
@@ -124,7 +127,20 @@ def _look(folders: list[str]) -> tuple[dict[str, str | None], dict[str, int | No
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    return versions, {folder: _number(folder) for folder in folders}
+    return versions, {folder: _number(folder) for folder in folders}, _mps_runs()
+
+
+def _mps_runs() -> bool:
+    """Return whether NVIDIA's multi-process service runs, as `hardware.mps_runs`: a node may lack bdtune."""
+    from pathlib import Path
+
+    for name in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if name.read_text().startswith("nvidia-cuda-mps"):
+                return True
+        except OSError:  # it has ended meanwhile
+            continue
+    return False
 
 
 def _number(folder: str) -> int | None:

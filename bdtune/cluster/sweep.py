@@ -58,6 +58,9 @@ class SweepListener(Listener, Protocol):
     def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial's stage of this role had these numbers after an epoch; may be repeated."""
 
+    def remarked(self, trial: str, stage: str, text: str) -> None:
+        """A trial's stage has something to say, of memory for instance; may be repeated."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -329,6 +332,8 @@ def _watching(live: Path, watcher: SweepListener) -> Iterator[None]:
         while not over.wait(POLL_S):
             for note in notes.new():
                 watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
+                for text in note["remarks"]:
+                    watcher.remarked(note["trial"], note["stage"], text)
                 if note["role"] and note["metrics"]:
                     watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
 

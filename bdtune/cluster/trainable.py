@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from bdtune.cluster.shared import NodeResident, Shared
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.disk import DiskFullError
 from bdtune.engine.execute import Companion, Executor, StageFailed
+from bdtune.engine.hardware import free_cached
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.stage import steps_of
 from bdtune.errors import OutageError, UserError
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from bdtune.engine.execute import Event
-    from bdtune.engine.stage import Inputs, Node
+    from bdtune.engine.stage import Inputs, Node, Tick
     from bdtune.engine.store import Store
+
+log = logging.getLogger(__name__)
 
 WORST = 1e9
 """Reported in place of an objective by a trial that has none, so that no scheduler keeps it."""
@@ -83,6 +87,7 @@ class Trial(tune.Trainable):
             made_for=f"{self.shared.sweep}/{self.trial}",
             prefix_reuse=PrefixReuse(prefix_reuse),
             companions=[self._companion(**other) for other in company],
+            on_remark=self._note_remark,
         )
         self._noted_at = 0.0
 
@@ -110,6 +115,7 @@ class Trial(tune.Trainable):
             error = f"{type(problem).__name__}: {problem}"
         report = {"done": True, "status": status, "error": error, "node": self.node, **self._final(status)}
         self._close()
+        free_cached()  # others share the device
         return report
 
     def _walk_on(self) -> dict[str, Any] | str:
@@ -152,6 +158,10 @@ class Trial(tune.Trainable):
     _at_work = False
     """Whether anything was done of this trial since it was released."""
     _last_epoch = 0
+    _remarks: tuple[str, ...] = ()
+    """What the stage under way has remarked."""
+    _tick: Tick | None = None
+    """Its last epoch."""
     _test_sets: Inputs | None = None
 
     def _goes_aside(self, event: Event) -> bool:
@@ -223,19 +233,32 @@ class Trial(tune.Trainable):
 
     def _note(self, event: Event) -> None:
         """Leave a line about the progress for the driver's display: each stage, and now and then within."""
+        if event.what == "started":
+            self._remarks, self._tick = (), None
+        self._tick = event.tick or self._tick
         now = time.monotonic()
         if event.what != "started" and now - self._noted_at < self.shared.live_s:
             return
         self._noted_at = now
-        tick = event.tick
+        self._leave(event.node, event.what, event.tick)
+
+    def _note_remark(self, node: Node, text: str) -> None:
+        """Leave a line about what a stage remarks, for the driver's display and in this process's log."""
+        log.warning("%s: %s: %s", self.trial, node.name, text)
+        self._remarks = (*self._remarks, text)
+        self._leave(node, "remark", self._tick)
+
+    def _leave(self, node: Node, what: str, tick: Tick | None) -> None:
+        """Replace this trial's line; what its stage has remarked stays in it."""
         line = {
             "trial": self.trial,
-            "stage": event.node.name,
-            "what": event.what,
+            "stage": node.name,
+            "what": what,
             "epoch": tick.epoch if tick else 0,
-            "epochs": tick.epochs if tick else event.node.stage.length(),
-            "role": self.graph.roles.get(event.node.recipe),  # none: a stage of the baseline
+            "epochs": tick.epochs if tick else node.stage.length(),
+            "role": self.graph.roles.get(node.recipe),  # none: a stage of the baseline
             "metrics": {name: float(value) for name, value in tick.metrics.items()} if tick else {},
+            "remarks": self._remarks,
         }
         file = self.shared.live / f"{self.trial}.json"
         temporary = file.with_suffix(".new")

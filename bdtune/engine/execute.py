@@ -9,22 +9,25 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from bdtune.engine.manifest import Cost
 from bdtune.engine.prefix_reuse import PrefixReuse
+from bdtune.engine.remarks import heard
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact, Context, Node, NotComputed, Source, Tick
 from bdtune.errors import BdtuneError, OutageError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from bdtune.engine.node_cache import Moved
     from bdtune.engine.place import Checkpoint
     from bdtune.engine.stage import Inputs, Resident
     from bdtune.engine.store import Store
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,42 @@ class Event:
     key: str
     seconds: float = 0.0
     tick: Tick | None = None
+
+
+def _log_remark(node: Node, text: str) -> None:
+    log.warning("%s: %s", node.name, text)
+
+
+@dataclass
+class _Marks:
+    """What a stage remarked, and what of it belongs into its result's info."""
+
+    node: Node
+    on_remark: Callable[[Node, str], None]
+    info: dict[str, Any] = field(default_factory=dict)
+    _texts: set[str] = field(default_factory=set)
+
+    def take(self, text: str, info: Mapping[str, Any]) -> None:
+        self.info |= info
+        if text not in self._texts:
+            self._texts.add(text)
+            self.on_remark(self.node, text)
+
+    def on(self, artefact: Artefact) -> Artefact:
+        return replace(artefact, info={**artefact.info, **self.info}) if self.info else artefact
+
+    def on_tick(self, tick: Tick) -> Tick:
+        return replace(tick, artefact=lambda: self.on(tick.artefact())) if self.info else tick
+
+
+def _hearing(steps: Iterator[T], marks: _Marks) -> Iterator[T]:
+    """Yield each of the steps, with what is remarked while it is made."""
+    while True:
+        with heard(marks.take):
+            found = next(steps, None)
+        if found is None:
+            return
+        yield found
 
 
 @dataclass
@@ -85,6 +124,8 @@ class Executor:
     """Which shorter trainings others want, so that a longer one publishes their results on the way."""
     companions: Sequence[Companion] = ()
     """Nodes of other trials, for those of this one that have their `Node.fuse_key`."""
+    on_remark: Callable[[Node, str], None] = _log_remark
+    """Hears at once what a running stage remarks, each remark once; by default it is logged."""
     resolver: Resolver = field(init=False)
 
     def __post_init__(self) -> None:
@@ -212,15 +253,17 @@ class Executor:
         inputs = yield from self._inputs(node)
         checkpoint = self.store.checkpoint(key, self.checkpoint_interval_s)
         yield Event("started", node, key)
+        marks = _Marks(node, self.on_remark)
         started = time.perf_counter()
         try:
             with self._saving(checkpoint):
                 steps = node.stage.steps(self._context(node, checkpoint), **inputs)
                 while True:
                     try:
-                        tick = next(steps)
+                        with heard(marks.take):
+                            tick = marks.on_tick(next(steps))
                     except StopIteration as end:
-                        artefact = end.value
+                        artefact = marks.on(end.value)
                         break
                     seconds = time.perf_counter() - started
                     self._publish_passed(node, tick, seconds)
@@ -251,7 +294,8 @@ class Executor:
             started = time.perf_counter()
             failed = None
             try:
-                for number, outcome in first.node.stage.together(jobs):
+                marks = _Marks(first.node, self.on_remark)
+                for number, outcome in _hearing(first.node.stage.together(jobs), marks):
                     work, seconds = works[number], (time.perf_counter() - started) / len(works)
                     if isinstance(outcome, Tick):
                         self._publish_passed(work.node, outcome, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,9 @@ AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 """Processor flags with which oneDNN, and so torch, computes in bf16; there are other ways."""
 LIMITS = {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"}
 """Variables that keep oneDNN from using all that the processor has."""
+
+MPS_PROCESS = "nvidia-cuda-mps"
+"""How the names of its processes begin, of which Linux keeps fifteen characters."""
 
 
 @cache
@@ -33,6 +37,31 @@ def cpu_has_bf16() -> bool:
     import torch
 
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def computes_bf16(device: str) -> bool:
+    """Return whether this machine's CPU or GPU computes in bf16, rather than emulating it."""
+    if device == "cpu":
+        return cpu_has_bf16()
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def free_cached() -> None:
+    """Give memory of GPUs that torch keeps for later back to them: other processes may need it now."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def mps_runs(processes: Path = Path("/proc")) -> bool:
+    """Return whether NVIDIA's multi-process service runs here, which lets processes share a GPU's cores."""
+    for name in processes.glob("[0-9]*/comm"):
+        with suppress(OSError):  # it has ended meanwhile
+            if name.read_text(encoding="utf-8").startswith(MPS_PROCESS):
+                return True
+    return False
 
 
 def _gpu_files(devices: Path) -> bool:

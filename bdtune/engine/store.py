@@ -22,7 +22,7 @@ from bdtune.engine.key import digest_of
 from bdtune.engine.manifest import MANIFEST, Cost, FileEntry, Manifest
 from bdtune.engine.place import DAMAGED, place_at
 from bdtune.engine.stage import Artefact, config_hash_of, scale_of
-from bdtune.errors import Diverged, StoreError
+from bdtune.errors import DeviceFullError, Diverged, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,6 +47,7 @@ class Failure:
     status: Literal["failed", "diverged"]
     error: str
     traceback: str
+    """Empty where the error says all."""
     attempts: int
 
 
@@ -264,12 +265,12 @@ class Store:
 
     def record_failure(self, key: str, stage: str, error: BaseException) -> Failure:
         """Remember that an attempt at a key failed."""
-        before = self.failure(key)
+        before, expected = self.failure(key), isinstance(error, DeviceFullError)
         failure = Failure(
             stage=stage,
             status="diverged" if isinstance(error, Diverged) else "failed",
             error=f"{type(error).__name__}: {error}",
-            traceback="".join(traceback.format_exception(error)),
+            traceback="" if expected else "".join(traceback.format_exception(error)),
             attempts=1 + (before.attempts if before else 0),
         )
         self.place.set_failure(key, json.dumps(vars(failure), indent=1).encode())

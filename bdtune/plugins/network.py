@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
@@ -58,7 +59,8 @@ class Network(nn.Module):
 
         hooks = [keep(name) for name in names]
         try:
-            return self(images_NCHW), found
+            with uncompiled(self):  # compiled code does not look for hooks
+                return self(images_NCHW), found
         finally:
             for hook in hooks:
                 hook.remove()
@@ -75,6 +77,20 @@ class Network(nn.Module):
         larger = {name: out for name, out in maps.items() if out.shape[2] * out.shape[3] > 1} or maps
         last = {tuple(out.shape[2:]): name for name, out in larger.items()}
         return logits, {name: larger[name] for name in last.values()}
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Let a network pass as it was written inside."""
+    parts = [part for part in network.children() if part._compiled_call_impl is not None]
+    before = [part._compiled_call_impl for part in parts]
+    for part in parts:
+        part._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for part, compiled in zip(parts, before, strict=True):
+            part._compiled_call_impl = compiled
 
 
 class Pooled(Network):

@@ -64,6 +64,7 @@ class Progress:
         self.estimate: Callable[[Container[str], Mapping[str, Running], float], float | None] | None = None
         """Of the ids of trials that ended, what others are doing, and the time: the seconds that are left."""
         self._ended: set[str] = set()
+        self._remarks: set[str] = set()
         self._estimated: tuple[float, float | None] = (float("-inf"), None)  # when, and the seconds left then
         self._look_again = 0.0
         self.stream = stream or sys.stderr
@@ -105,6 +106,13 @@ class Progress:
             self._line(
                 "; ".join(f"{self.name(trial)}: {state}" for trial, state in list(self.running.items()))
             )
+
+    def remarked(self, trial: str, stage: str, text: str) -> None:
+        """Print what a trial's stage has to say, once."""
+        line = f"{self._called(trial)}: {stage}: {text}"
+        if line not in self._remarks:
+            self._remarks.add(line)
+            self.message(line)
 
     def held(self, count: int) -> None:
         """Note how many trials wait for a stage that another one computes."""

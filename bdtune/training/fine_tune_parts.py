@@ -16,6 +16,7 @@ from bdtune.training.batches import batches_of
 from bdtune.training.fit import Part
 from bdtune.training.loop import set_learning_rate
 from bdtune.training.losses import cross_entropies
+from bdtune.training.micro_batches import is_mean, mean_over_samples
 from bdtune.training.predict import predict_logits
 from bdtune.training.weights import HEAD, PREFIX, as_tensor
 
@@ -53,7 +54,9 @@ def smooth_labels(fit: Fit, smoothing: float) -> None:
         return
     classes = fit.data.num_classes
     everywhere = smoothing * classes / (classes - 1)  # torch spreads over all K classes
-    fit.loss = lambda logits, batch: cross_entropy(logits, batch.labels, label_smoothing=everywhere)
+    fit.loss = mean_over_samples(
+        lambda logits, batch: cross_entropy(logits, batch.labels, label_smoothing=everywhere)
+    )
 
 
 def shift_head(fit: Fit, alpha: float, *, project: bool) -> None:
@@ -63,6 +66,8 @@ def shift_head(fit: Fit, alpha: float, *, project: bool) -> None:
     old = as_tensor(fit.init.arrays[f"{HEAD}weight"]).to(head.weight.device)
     norm = old.norm()
     fit.loss = lambda logits, batch: plain(logits, batch) + alpha * (head.weight * old).sum()
+    if is_mean(plain):
+        mean_over_samples(fit.loss)
 
     def rescale(*_step: object) -> None:
         with torch.no_grad():

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn.functional import cross_entropy
 
+from bdtune.engine.remarks import MICRO_BATCH
 from bdtune.engine.stage import Artefact
 from bdtune.errors import Diverged
 from bdtune.training import loop, session, weights
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import DeviceSet
+from bdtune.training.micro_batches import MicroBatches, coupling, mean_over_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
-    import torch
 
     from bdtune.engine.stage import Context
     from bdtune.plugins.data import ImageSet
@@ -69,14 +71,16 @@ class Pass:
         for batch in fit.images.shuffled(fit.recipe.batch_size, fit.ctx.seed, self._done):
             yield batch, fit.prepare(batch, draws)
 
-    def add(self, loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> None:
-        """Count a step; raises `Diverged` now and then, when the loss is not finite."""
-        self._meter.add(loss, len(logits), (logits.detach().argmax(1) == batch.labels).sum())
+    def add(self, loss: torch.Tensor, samples: int, hits: torch.Tensor) -> None:
+        """Count a step of mean loss; raises `Diverged` now and then, when it is not finite."""
+        self._meter.add(loss, samples, hits)
 
     def row(self) -> dict[str, float]:
         """Return the curve's row of the epoch; raises `Diverged` on a loss that is not finite."""
         loss, accuracy = self._meter.means()
         row = {"loss": loss, "acc": accuracy, "lr": self._lr}
+        if self.fit.passes.most != self.fit.ctx.numerics.micro_batch:
+            row[MICRO_BATCH] = float(self.fit.passes.most or 0)
         for part in self._parts:
             row |= part.after_epoch(row)
         return row
@@ -98,7 +102,8 @@ class Fit:
     """A network with its optimizer and images, as a recipe of `Supervised` asks for.
 
     `loss` and `prepare` may be replaced before `training` is called: by default cross-entropy of the labels,
-    and the recipe's augmentation.
+    and the recipe's augmentation. A loss that `mean_over_samples` marks lets a batch pass in parts, where the
+    device has too little memory for it and no layer sees the whole batch.
     """
 
     loss: Loss
@@ -122,7 +127,9 @@ class Fit:
         self.images = DeviceSet(data, self.device, self.ids, labels)
         augmentation = Augmentation.of(recipe.augment, data, session.dtype_of(ctx.numerics))
         self.prepare = lambda batch, draws: augmentation(batch.images, draws)
-        self.loss = lambda logits, batch: cross_entropy(logits, batch.labels)
+        self.loss = mean_over_samples(lambda logits, batch: cross_entropy(logits, batch.labels))
+        self.passes = MicroBatches("images", ctx.numerics.micro_batch)
+        self._coupling = ""
 
     def training(self, *parts: Part) -> loop.Training | Artefact:
         """Return the training with these parts; of an empty subset `init` as it is.
@@ -146,17 +153,64 @@ class Fit:
             return self._epoch(done, parts)
 
         optimizers = {"model": self.optimizer}
-        return FitTraining(name, epochs, modules, optimizers, epoch, result, fit=self, parts=parts)
+        return FitTraining(
+            name,
+            epochs,
+            modules,
+            optimizers,
+            epoch,
+            result,
+            coupling=lambda: self._coupling,
+            fit=self,
+            parts=parts,
+        )
 
     def _epoch(self, done: int, parts: tuple[Part, ...]) -> dict[str, float]:
         under_way = Pass(self, done, parts)
         for batch, seen in under_way:
-            with session.autocast(self.ctx.numerics):
-                logits = self.network(seen)
-            loss = self.loss(logits.float(), batch)
-            loop.descend(self.optimizer, loss)
-            under_way.add(loss, logits, batch)
+            under_way.add(*self._step(batch, seen))
         return under_way.row()
+
+    def _step(self, batch: Batch, seen: torch.Tensor) -> tuple[torch.Tensor, int, torch.Tensor]:
+        """Descend on a batch, of which the network sees `seen`; returns mean loss, size, how many were right.
+
+        What was drawn for it was drawn for the whole, so that parts of it see the same.
+        """
+        rows = len(batch.labels)
+        self._coupling = coupling(self.network, self.loss)
+        if self._coupling:
+            loss, hits = self._passed(seen, batch)
+            loop.descend(self.optimizer, loss)
+        else:
+            loss, hits = self.passes.attempt(rows, lambda parts: self._gradients(seen, batch, parts))
+            self.optimizer.step()
+        return loss, rows, hits
+
+    def _gradients(
+        self, seen: torch.Tensor, batch: Batch, parts: list[slice]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leave the gradient of a batch's loss in the weights, summed over its parts."""
+        if len(parts) == 1:
+            loss, hits = self._passed(seen, batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+            return loss.detach(), hits
+        self.optimizer.zero_grad()
+        sums = torch.zeros(2, device=self.device)
+        for part in parts:
+            own = type(batch)(*(each[part] for each in batch))
+            loss, hits = self._passed(seen[part], own)
+            loss = loss * (len(own.labels) / len(batch.labels))
+            loss.backward()
+            sums += torch.stack([loss.detach(), hits.to(loss.dtype)])
+        return sums[0], sums[1]
+
+    def _passed(self, seen: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of a pass, with its graph, and how many were right."""
+        with session.autocast(self.ctx.numerics):
+            logits = self.network(seen)
+        loss = self.loss(logits.float(), batch)
+        return loss, (logits.detach().argmax(1) == batch.labels).sum()
 
     def _untouched(self) -> Artefact:
         if self.init is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bdtune.engine.remarks import MICRO_BATCH, remark
 from bdtune.engine.stage import Artefact, Tick
 from bdtune.errors import Diverged
 from bdtune.training.session import deterministic, seeded
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Context
     from bdtune.training.choices import OptimizerName, Schedule
 
+COUPLED = "what it minimises compares the samples of a batch, or may do so"
 CHECK_EVERY = 100  # steps between looks at the loss; each look waits for the device
 
 
@@ -114,7 +116,7 @@ class Training:
 
     `epoch` trains one epoch (counted from 0) and returns the curve's row without epoch and seconds; `result`
     makes arrays and info after so many epochs. `modules` and `optimizers` are kept in checkpoints under their
-    names; `finished` hears of the result.
+    names; `finished` hears of the result. `coupling` says why batches cannot pass in parts, "" if they can.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Training:
     epoch: Callable[[int], dict[str, float]]
     result: Callable[[int], tuple[dict[str, np.ndarray], dict[str, Any]]]
     finished: Callable[[Artefact], None] = lambda artefact: None
+    coupling: Callable[[], str] = lambda: COUPLED
     curve: list[dict[str, float]] = field(default_factory=list)
     done: int = 0
     """Epochs that are over."""
@@ -154,6 +157,10 @@ class Training:
             load_optimizer(optimizer, arrays, f"optimizer.{name}.")
         self.curve[:], self.done = info["curve"], int(info["done"])
         ctx.log.info("%s: going on after epoch %d of %d", self.name, self.done, self.epochs)
+        if sizes := [int(row[MICRO_BATCH]) for row in self.curve if MICRO_BATCH in row]:
+            remark(
+                f"had passed {sizes[-1]} images at once before it was interrupted", **{MICRO_BATCH: sizes[-1]}
+            )
 
     @property
     def goes_on(self) -> bool:
@@ -164,6 +171,7 @@ class Training:
         """Note an epoch's row, and save the state when due; raises `Diverged` on a non-finite weight."""
         self._check_weights(self.done + 1)
         self.done += 1
+        self._say_if_whole(ctx)
         self.curve.append({"epoch": self.done, **row, "seconds": seconds})
         if ctx.checkpoint.due():
             ctx.checkpoint.save(self._arrays(), {"done": self.done, "curve": list(self.curve)})
@@ -174,6 +182,11 @@ class Training:
         artefact = self._artefact(self.done)
         self.finished(artefact)
         return artefact
+
+    def _say_if_whole(self, ctx: Context) -> None:
+        """Remark that batches passed as a whole though fewer images at once were asked for."""
+        if ctx.numerics.in_parts and (why := self.coupling()):
+            remark(f"numerics.micro_batch {ctx.numerics.micro_batch} is without effect, as {why}")
 
     def _artefact(self, done: int) -> Artefact:
         arrays, info = self.result(done)

@@ -111,6 +111,9 @@ class SemiSupervised(MixMatch, TorchStage):
 
         return SemiFit(self, ctx, data, model, init, clean).training()
 
+    def images_per_step(self, samples: int) -> int:
+        return (1 + self.views) * min(self.batch_size, samples)
+
     def passes_per_epoch(self) -> float:
         forward = 1 / 3  # of a pass there and back: the guesses, and the losses that part the samples
         return 1.0 + self.views * (1 + forward) + forward

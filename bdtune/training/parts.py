@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bdtune.metrics import accuracy
 from bdtune.training.fit import Part
+from bdtune.training.micro_batches import mean_over_samples
 from bdtune.training.pgd import robust_predictions
 from bdtune.training.weights import as_tensor
 
@@ -61,6 +62,7 @@ class LossTrace(Part):
         self._current[batch.rows] = found.detach()
         return found
 
+    @mean_over_samples
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean cross-entropy of one batch, whose single ones are kept."""
         self.losses(logits.detach(), batch)

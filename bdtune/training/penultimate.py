@@ -66,18 +66,25 @@ class Penultimate(SeenLayer, Stage):
 
         from bdtune.training.augment import Augmentation
         from bdtune.training.batches import images_of, in_order
+        from bdtune.training.micro_batches import MicroBatches
         from bdtune.training.predict import PIXELS
         from bdtune.training.session import deterministic, device_of, dtype_of
         from bdtune.training.weights import as_array, as_tensor
 
         see, device = Augmentation.of("none", data, dtype_of(numerics)), device_of(numerics)
+        passes = MicroBatches("images", numerics.micro_batch)
+
+        def passed(images: torch.Tensor) -> np.ndarray:
+            groups = list(network.with_maps(see(images.to(device)))[1].values())
+            if self.layer > len(groups):
+                expected = f"expected 0 to {len(groups)}, as the network has so many groups of maps"
+                raise UserError(Problem("defense.layer", expected, str(self.layer)))
+            maps = groups[-self.layer]
+            return as_array(maps.flatten(1) if self.flatten else maps.mean((2, 3)))
+
         found = []
         with torch.inference_mode(), deterministic(numerics):
-            for _, images in in_order(data, images_of(PIXELS, data)):
-                groups = list(network.with_maps(see(as_tensor(images).to(device)))[1].values())
-                if self.layer > len(groups):
-                    expected = f"expected 0 to {len(groups)}, as the network has so many groups of maps"
-                    raise UserError(Problem("defense.layer", expected, str(self.layer)))
-                maps = groups[-self.layer]
-                found.append(as_array(maps.flatten(1) if self.flatten else maps.mean((2, 3))))
+            for ids, images in in_order(data, images_of(PIXELS, data)):
+                batch = as_tensor(images)
+                found.append(passes.joined(len(ids), lambda part, batch=batch: passed(batch[part])))  # type: ignore[misc]
         return np.concatenate(found)

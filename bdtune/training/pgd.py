@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from bdtune.plugins.network import uncompiled
 from bdtune.training.augment import Augmentation, normalise_planes
 from bdtune.training.batches import images_of, in_order
 from bdtune.training.choices import settled_name
+from bdtune.training.micro_batches import MicroBatches
 from bdtune.training.session import autocast, deterministic, device_of, dtype_of, full_float32, generator
 from bdtune.training.weights import as_array, as_tensor
 
@@ -59,6 +61,7 @@ class Ascent:
         self._numerics = numerics
         self._dtype = dtype_of(numerics)
         self._bn = bn
+        self._passes = MicroBatches("images under attack", numerics.micro_batch)
 
     def normalise(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the network's input for float pixels [B, C, H, W], channels last."""
@@ -86,6 +89,14 @@ class Ascent:
 
     def _gradient(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the gradient [B, C, H, W] of each image's own loss, up to positive factors by channel."""
+        if self._bn == "train":  # whose statistics are those of the whole batch
+            return self._of_part(pixels, labels)
+        found = self._passes.attempt(
+            len(pixels), lambda parts: [self._of_part(pixels[part], labels[part]) for part in parts]
+        )
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _of_part(self, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         seen = self.normalise(pixels, self._dtype).requires_grad_()
         with autocast(self._numerics):
             logits = self._network(seen)
@@ -123,13 +134,14 @@ def attacked_batches(
     The attack runs in float32, whatever `numerics` says: in bf16 it finds weaker images, which would make
     a network look more robust than it is.
     """
+    numerics = numerics.exact()
     device, plain = device_of(numerics), pixel_augmentation("none", data)
-    attack = Ascent(network, knobs, data, numerics.exact())
+    attack = Ascent(network, knobs, data, numerics)
     labels = as_tensor(np.asarray(data.labels, np.int64))
     draws = generator(seed, "start")
     for ids, images in in_order(data, images_of(BATCH_PIXELS, data)):
         pixels = plain(as_tensor(images).to(device))
-        with deterministic(numerics):
+        with deterministic(numerics), uncompiled(network):
             found = attack(pixels, labels[as_tensor(ids)].to(device), draws)
         yield ids, pixels, found
 
@@ -137,8 +149,11 @@ def attacked_batches(
 @full_float32()
 def pixel_logits(network: Network, data: ImageSet, pixels: torch.Tensor) -> torch.Tensor:
     """Return float32 logits [B, K] of pixels [B, C, H, W], in float32 throughout; the mode is as it is."""
-    with torch.inference_mode():
-        return network(normalise_planes(pixels, tuple(data.mean), tuple(data.std), torch.float32))
+    seen = normalise_planes(pixels, tuple(data.mean), tuple(data.std), torch.float32)
+    passes = MicroBatches("images")
+    with torch.inference_mode(), uncompiled(network):
+        found = passes.attempt(len(seen), lambda parts: [network(seen[part]) for part in parts])
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def robust_predictions(

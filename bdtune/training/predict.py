@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bdtune.plugins.network import uncompiled
 from bdtune.training.augment import Augmentation
 from bdtune.training.batches import images_of, in_order
+from bdtune.training.micro_batches import MicroBatches
 from bdtune.training.session import autocast, deterministic, device_of, dtype_of
 from bdtune.training.weights import as_array, as_tensor, new_network
 
@@ -29,7 +31,7 @@ PIXELS = 512 * 32 * 32  # per batch
 
 def trained_network(model: Model, data: ImageSet, weights: Artefact, numerics: Numerics) -> Network:
     """Return the network with an artefact's weights, on the device, in evaluation mode."""
-    return new_network(model, data, 0, numerics, weights).eval()
+    return new_network(model, data, 0, numerics.model_copy(update={"compile": False}), weights).eval()
 
 
 def predict_features(network: Network, data: ImageSet, numerics: Numerics) -> np.ndarray:
@@ -59,11 +61,17 @@ def _predict(
     device, see = device_of(numerics), see or Augmentation.of("none", data, dtype_of(numerics))
     training = network.training
     network.eval()
-    with torch.inference_mode(), deterministic(numerics):
+    passes = MicroBatches("images", numerics.micro_batch)
+
+    def passed(images: torch.Tensor) -> np.ndarray:
+        inputs = see(images.to(device))
+        with autocast(numerics):
+            values = network.features(inputs) if features else network(inputs)
+        return as_array(values.float())
+
+    with torch.inference_mode(), deterministic(numerics), uncompiled(network):
         for ids, images in in_order(data, images_of(PIXELS, data)):
-            inputs = see(as_tensor(images).to(device))
-            with autocast(numerics):
-                values = network.features(inputs) if features else network(inputs)
-            out[ids] = as_array(values.float())
+            batch = as_tensor(images)
+            out[ids] = passes.joined(len(ids), lambda part, batch=batch: passed(batch[part]))  # type: ignore[misc]
     network.train(training)
     return out

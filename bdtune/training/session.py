@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bdtune.engine.hardware import computes_bf16
 from bdtune.engine.key import derive_seed
+from bdtune.engine.remarks import remark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,20 +55,28 @@ def autocast(numerics: Numerics) -> torch.autocast:
     return torch.autocast(resolved.device, torch.bfloat16, enabled=resolved.precision == "bf16")
 
 
+def say_if_emulated(numerics: Numerics) -> None:
+    """Remark that a training's bf16 is emulated here: the driver, which chose it, has another device."""
+    settled = numerics.resolved()
+    if settled.precision == "bf16" and not computes_bf16(settled.device):
+        text = "bf16 is emulated on this device, which is slow: set numerics.precision=fp32"
+        remark(f"{text}, or compute on other nodes")
+
+
 def _deterministic_mode(wanted: bool, *, warn_only: bool) -> None:
     """Do as `torch.use_deterministic_algorithms`, without loading torch's compiler: 2 s in each process."""
     torch.set_deterministic_debug_mode(("warn" if warn_only else "error") if wanted else "default")
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """Let float32 convolutions and products keep their 24 bits, which TF32 and bf16 passes round off.
+def full_float32(*, tf32: bool = False) -> Iterator[None]:
+    """Let float32 convolutions and products keep their 24 bits, or round them off to TF32.
 
     By default torch takes TF32 for convolutions on a GPU; a caller may have allowed less for products too.
     """
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         yield
     finally:
@@ -76,8 +86,9 @@ def full_float32() -> Iterator[None]:
 
 @contextmanager
 def deterministic(numerics: Numerics) -> Iterator[None]:
-    """Use deterministic algorithms inside, where asked for, and float32 in full."""
-    wanted, device = numerics.resolved().deterministic, numerics.resolved().device
+    """Use deterministic algorithms inside, where asked for, and float32 in full unless TF32 is."""
+    settled = numerics.resolved()
+    wanted, device = settled.deterministic, settled.device
     memory: Any = torch.utils.deterministic
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -90,9 +101,10 @@ def deterministic(numerics: Numerics) -> Iterator[None]:
     # On a GPU a few operations (max pooling's gradient) have no deterministic form; they run all the same
     _deterministic_mode(wanted, warn_only=device == "cuda")
     memory.fill_uninitialized_memory = False  # costs a pass over every new tensor
-    torch.backends.cudnn.benchmark = not wanted
+    benchmark = settled.cudnn_benchmark
+    torch.backends.cudnn.benchmark = not wanted if benchmark is None else benchmark
     try:
-        with warnings.catch_warnings(), full_float32():
+        with warnings.catch_warnings(), full_float32(tf32=settled.tf32):
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
             yield
     finally:

@@ -92,6 +92,12 @@ class SimCLR(TorchStage):
         fixed = self.schedule == "constant" or self.horizon is not None
         return self.model_copy(update={"epochs": epochs}) if fixed else None
 
+    def images_per_step(self, samples: int) -> int:
+        return 2 * min(self.batch_size, samples)
+
+    def moments(self) -> int:
+        return int(self.momentum > 0) if self.optimizer == "sgd" else 2
+
     def rate(self, done: int) -> float:
         """Return the learning rate of the epoch after `done`."""
         from bdtune.training.loop import learning_rate

@@ -67,6 +67,12 @@ class SupCon(TorchStage):
     jitter: float = Field(0.5, ge=0, le=1.25)
     """Strength of the change of colours; 1: brightness, contrast and saturation by 0.8, hue by 0.2."""
 
+    def images_per_step(self, samples: int) -> int:
+        return 2 * min(self.batch_size, samples)
+
+    def moments(self) -> int:
+        return int(self.momentum > 0)
+
     @property
     def needs_trusted(self) -> bool:
         """Whether the input `trusted` is read."""

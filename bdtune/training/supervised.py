@@ -41,6 +41,7 @@ class Supervised(TorchStage):
     name: ClassVar[str] = "supervised"
     classifier: ClassVar[bool] = True
     fused_by: ClassVar[tuple[str, ...]] = ("batch_size",)
+    splits: ClassVar[bool] = True
 
     epochs: int = Field(200, ge=1)
     """Passes over the subset."""
@@ -78,6 +79,12 @@ class Supervised(TorchStage):
         """
         fixed = self.schedule == "constant" and not self.classifier
         return self.model_copy(update={"epochs": epochs}) if fixed and epochs >= 1 else None
+
+    def images_per_step(self, samples: int) -> int:
+        return min(self.batch_size, samples)
+
+    def moments(self) -> int:
+        return int(self.momentum > 0) if self.optimizer == "sgd" else 2
 
     def rate(self, done: int) -> float:
         """Return the learning rate of the epoch after `done`."""

@@ -33,6 +33,20 @@ class TorchStage(Stage):
     def length(self) -> int:
         return self.epochs
 
+    splits: ClassVar[bool] = False
+    """Whether a batch may pass in parts, where its network and its loss see one sample at a time."""
+
+    def images_per_step(self, samples: int) -> int:
+        """Return how many images pass the network together, there and back, of so many samples; 0: unknown.
+
+        For what is said of memory before the training begins.
+        """
+        return 0
+
+    def moments(self) -> int:
+        """Return how many tensors of the weights' sizes the optimizer keeps."""
+        return 2
+
     @abstractmethod
     def training(self, ctx: Context, *args: Any, **inputs: Any) -> Training | Artefact:
         """Return what is to be trained, or the result where there is nothing to train."""
@@ -48,8 +62,24 @@ class TorchStage(Stage):
 
     @final
     def steps(self, ctx: Context, *args: Any, **inputs: Any) -> Generator[Tick, None, Artefact]:
-        from bdtune.training.session import deterministic
+        import torch
 
-        with deterministic(ctx.numerics):
-            training = self.training(ctx, *args, **inputs)
-        return training if isinstance(training, Artefact) else (yield from training.run(ctx))
+        from bdtune.training import compiled
+        from bdtune.training.memory import Guard
+        from bdtune.training.session import deterministic, say_if_emulated
+
+        compiled.begin(ctx.numerics)
+        say_if_emulated(ctx.numerics)
+        guard = Guard(self, inputs, ctx.numerics)
+        guard.look()
+        why, training = "", None
+        try:
+            with deterministic(ctx.numerics):
+                training = self.training(ctx, *args, **inputs)
+            return training if isinstance(training, Artefact) else (yield from training.run(ctx))
+        except torch.OutOfMemoryError as error:
+            why = str(error)
+        # outside of the handler, as the error and the training hold what is on the device
+        coupling = training.coupling() if training is not None and not isinstance(training, Artefact) else ""
+        training = None
+        raise guard.failure(why, coupling)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bdtune.training.compiled import compile_parts
 from bdtune.training.session import device_of, seeded
 
 if TYPE_CHECKING:
@@ -65,11 +66,15 @@ def load_module(module: torch.nn.Module, arrays: Mapping[str, np.ndarray], prefi
 def new_network(
     model: Model, data: ImageSet, seed: int, numerics: Numerics, init: Artefact | None = None
 ) -> Network:
-    """Build a network on the device, channels last; weights are drawn from `seed`, or taken from `init`."""
+    """Build a network to be trained, on the device, channels last, compiled where that is asked for.
+
+    Weights are drawn from `seed`, or taken from `init`.
+    """
     with seeded(seed, "weights"):
         network = model.build(data.num_classes, data.image_shape)
     if init is not None:
         load_module(network, init.arrays)
+    compile_parts(network, numerics)
     return network.to(device_of(numerics)).to(memory_format=torch.channels_last)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bdtune.config.trial import section_params, to_params
+from bdtune.engine.remarks import MICRO_BATCH
 from bdtune.engine.shared import Shared
 from bdtune.engine.store import CURVE
 from bdtune.errors import UserError
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry
     from bdtune.trials.results import Status
 
-COUNTS = ("n_clean", "n_triggered", SELECT, SELECT_CLEAN)
+COUNTS = ("n_clean", "n_triggered", SELECT, SELECT_CLEAN, MICRO_BATCH)
 """What an evaluation's info holds besides metrics."""
 
 

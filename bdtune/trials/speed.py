@@ -123,8 +123,9 @@ class Speed:
             kept = self._read()
             if key not in kept and self.measure:
                 kept[key] = find()
-                with contextlib.suppress(OSError):
-                    replace_file(self._file, json.dumps(kept).encode())
+                if kept[key] is not None:  # what could not be found may be found another time
+                    with contextlib.suppress(OSError):
+                        replace_file(self._file, json.dumps(kept).encode())
             self._known[key] = kept.get(key)
         return self._known[key]
 
@@ -172,7 +173,10 @@ def _operations(network: Model, num_classes: int, shape: tuple[int, int, int]) -
 
 
 def _measured(numerics: Numerics, threads: int) -> float | None:
-    """Return how many operations of a forward pass a small ResNet trains in a second, None without device."""
+    """Return how many operations of a forward pass a small ResNet trains in a second.
+
+    None without the device, or where it has no memory to spare.
+    """
     import torch
 
     from bdtune.training.session import autocast, device_of, seeded
@@ -198,6 +202,8 @@ def _measured(numerics: Numerics, threads: int) -> float | None:
             if on_gpu:
                 torch.cuda.synchronize()
             times.append(_clock(on_gpu, threads) - started)
+    except torch.OutOfMemoryError:  # others have the device for now
+        return None
     finally:
         torch.set_num_threads(before)
     # the first step sets things up

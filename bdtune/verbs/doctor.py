@@ -8,9 +8,10 @@ import shutil
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bdtune import __version__
+from bdtune.engine.hardware import mps_runs
 from bdtune.engine.manifest import git_commit
 from bdtune.engine.node_cache import NodeCache, node_folder
 from bdtune.engine.objects import check, open_bucket
@@ -59,7 +60,7 @@ def examine(
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
     ]
     found += [_package(name) for name in (*PACKAGES, *FOR_SWEEPS)]
-    found += [_jobs(), _devices(), _disk(run_dir), _store(run_dir, store), _maps()]
+    found += [_jobs(), *_devices(), _disk(run_dir), _store(run_dir, store), _maps()]
     found += [Finding("mlflow store", "ok" if good else "info", line) for good, line in doctor_lines(run_dir)]
     return found + _plugins() + _data(data_root) + cluster
 
@@ -79,18 +80,33 @@ def _jobs() -> Finding:
     return Finding("ray[default]", "info", text)
 
 
-def _devices() -> Finding:
+def _devices() -> list[Finding]:
     cores = f"{len(os.sched_getaffinity(0))} CPU cores"
     try:
         import torch
     except ImportError as error:
-        return Finding("devices", "problem", f"{cores}; torch cannot be imported: {error}")
+        return [Finding("devices", "problem", f"{cores}; torch cannot be imported: {error}")]
     from bdtune.engine.numerics import Numerics
 
     resolved = Numerics().resolved()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gpus = [_gpu(torch.cuda, index) for index in range(torch.cuda.device_count())]
     trains = f"trains on {resolved.device} in {resolved.precision}"
-    return Finding("devices", "ok", f"{cores}, {', '.join(gpus) or 'no GPU'}; {trains}")
+    found = Finding("devices", "ok", f"{cores}, {', '.join(gpus) or 'no GPU'}; {trains}")
+    return [found, _mps()] if gpus else [found]
+
+
+def _gpu(cuda: Any, index: int) -> str:
+    """Return a GPU's name and its free memory."""
+    free, total = cuda.mem_get_info(index)
+    return f"{cuda.get_device_name(index)} ({free / 1e9:.0f} of {total / 1e9:.0f} GB free)"
+
+
+def _mps() -> Finding:
+    """Say what becomes of trials that share a GPU."""
+    if mps_runs():
+        return Finding("NVIDIA MPS", "ok", "runs: trials that share a GPU compute at the same time")
+    text = "does not run: trials that share a GPU (resources.gpu below 1) take turns on it"
+    return Finding("NVIDIA MPS", "info", f"{text}; `nvidia-cuda-mps-control -d` starts it")
 
 
 def _disk(run_dir: Path) -> Finding:
@@ -194,7 +210,8 @@ def _node(node: NodeFacts) -> Finding:
     wrong += [
         f"{path} is not the folder of this machine" for path, same in node.same_folders.items() if not same
     ]
-    text = f"{node.cpus:g} CPUs, {node.gpus:g} GPUs; {'; '.join(wrong) or 'same versions, same folders'}"
+    mps = {True: " with MPS", False: " without MPS"}[node.mps] if node.gpus else ""
+    text = f"{node.cpus:g} CPUs, {node.gpus:g} GPUs{mps}; {'; '.join(wrong) or 'same versions, same folders'}"
     return Finding(f"node {node.host}", "problem" if wrong else "ok", text)
 
 

@@ -11,6 +11,7 @@ from bdtune.config.load import load_trial
 from bdtune.config.trial import spec_to_dict
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.files import replace_file
+from bdtune.engine.hardware import free_cached
 from bdtune.reading.resident import InProcess
 from bdtune.report.estimate import Estimate
 from bdtune.report.live import Progress
@@ -66,13 +67,16 @@ def run(
 def walked(entry: Entry, ledger: Ledger, executor: Executor, progress: Progress) -> TrialResult:
     """Compute what a trial lacks, in this process; returns its result, also where a stage fails."""
     executor.made_for = f"{ledger.sweep}/{entry.id}"
+    executor.on_remark = lambda node, text: progress.remarked(entry.id, node.name, text)
     try:
         for event in executor.walk(entry.graph.goals):
             tick = event.tick
             length = event.node.stage.length()
             progress.stage(entry.id, event.node.name, tick.epoch if tick else 0, length)
     except StageFailed as failure:
+        free_cached()
         stored = executor.store.failure(failure.key)
-        trace = f"\n{stored.traceback}" if stored and failure.status == "failed" else ""
+        traced = stored is not None and failure.status == "failed" and stored.traceback
+        trace = f"\n{traced}" if traced else ""
         return ledger.result(entry, failure.status, f"{failure}{trace}")
     return ledger.result(entry)

@@ -101,6 +101,10 @@ class Screen:
         for recorder in self._of(trial):
             recorder.began(trial)
 
+    def remarked(self, trial: str, stage: str, text: str) -> None:
+        """A trial's stage has something to say."""
+        self.progress.remarked(trial, stage, text)
+
     def learned(self, trial: str, role: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """A trial's stage has numbers of an epoch."""
         for recorder in self._of(trial):

@@ -31,6 +31,7 @@ class Silent:
         self.done: list[str] = []
         self.messages: list[str] = []
         self.most_held = 0
+        self.remarks: set[tuple[str, str, str]] = set()
         self.seen: set[tuple[str, str, int, int]] = set()
         self.curves: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
 
@@ -45,6 +46,9 @@ class Silent:
 
     def stage(self, trial, stage, epoch=0, epochs=0):
         self.seen.add((trial, stage, epoch, epochs))
+
+    def remarked(self, trial, stage, text):
+        self.remarks.add((trial, stage, text))
 
     def learned(self, trial, role, epoch, metrics):
         self.curves.setdefault((trial, role), {})[epoch] = dict(metrics)

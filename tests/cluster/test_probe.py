@@ -78,6 +78,17 @@ def test_nodes_that_have_what_this_machine_has_are_fine(monkeypatch, tmp_path):
     assert found["cluster"].text == "head:6379: 2 nodes, 16 CPUs, 2 GPUs"
 
 
+def test_of_nodes_with_gpus_it_says_whether_trials_can_share_one(monkeypatch, tmp_path):
+    nodes = [
+        NodeFacts(f"{gpus} {mps}", 8, gpus, VERSIONS, {}, mps=mps)
+        for gpus, mps in ((1, True), (1, False), (0, False))
+    ]
+    found = examined(monkeypatch, tmp_path, *nodes)
+    assert "8 CPUs, 1 GPUs with MPS; same" in found["node 1 True"].text
+    assert "8 CPUs, 1 GPUs without MPS; same" in found["node 1 False"].text
+    assert "8 CPUs, 0 GPUs; same" in found["node 0 False"].text
+
+
 def test_what_a_node_lacks_is_a_problem_of_that_node(monkeypatch, tmp_path):
     nodes = [
         NodeFacts("old", 8, 0, {**VERSIONS, "bdtune": "0.0.1", "torch": None}, {"/shared": True}),

@@ -92,6 +92,29 @@ def test_a_trial_ends_before_a_stage_that_may_be_computed_with_those_of_others(p
     assert process._goes_aside(other) is aside
 
 
+def test_what_a_stage_remarks_reaches_the_driver_and_stays_until_the_next_stage(process, tmp_path):
+    node = SimpleNamespace(name="supervised", recipe="r", stage=SimpleNamespace(length=lambda: 5))
+    process.trial, process._noted_at, process.graph = "t", 0.0, SimpleNamespace(roles={})
+    process.shared.live_s = 0.0
+    watcher = Silent()
+
+    def note(what, epoch=None):
+        tick = None if epoch is None else Tick(epoch, 5, {}, lambda: None)
+        process._note(SimpleNamespace(what=what, node=node, tick=tick))
+        return json.loads((tmp_path / "t.json").read_text())
+
+    with _watching(tmp_path, watcher):
+        note("started")
+        note("tick", 2)
+        process._note_remark(node, "out of memory")
+        line = json.loads((tmp_path / "t.json").read_text())
+        assert (line["epoch"], line["epochs"], line["remarks"]) == (2, 5, ["out of memory"])
+        assert note("tick", 3)["remarks"] == ["out of memory"]
+        eventually(lambda: watcher.remarks)
+    assert watcher.remarks == {("t", "supervised", "out of memory")}
+    assert note("started")["remarks"] == []
+
+
 class Gone(Exception):
     """Stands for the end of the process."""
 

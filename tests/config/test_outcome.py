@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from bdtune.config.trial import parse_trial
+from bdtune.engine.remarks import MICRO_BATCH
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact
 from bdtune.engine.store import Store
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.ledger import Ledger
-from bdtune.trials.outcome import judge_tick, result_of
+from bdtune.trials.outcome import judge_tick, result_of, trial_metrics
 
 
 class Recording:
@@ -37,6 +38,11 @@ def test_robust_accuracy_is_measured_at_ticks_only_where_it_decides(wanted: Any,
     assert executor.node.stage.robust == robust
     assert executor.node.seed == graph.evaluate.seed
     assert graph.evaluate.stage.robust == "pgd"
+
+
+def test_how_far_batches_were_halved_is_no_metric() -> None:
+    info = {"acc": 0.5, "n_clean": 10, MICRO_BATCH: 8}
+    assert trial_metrics(info) == {"acc": 0.5}
 
 
 def told(folder: Any, **settings: Any) -> Any:

@@ -40,6 +40,25 @@ def test_a_machine_without_a_gpus_files_has_none(tmp_path):
         (tmp_path / name).unlink()
 
 
+def test_the_multi_process_service_is_known_by_its_processes(tmp_path):
+    for number, name in (("1", "systemd"), ("7", "nvidia-smi")):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "comm").write_text(f"{name}\n")
+    (tmp_path / "8").mkdir()  # has just ended
+    assert not hardware.mps_runs(tmp_path)
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "comm").write_text("nvidia-cuda-mps-control\n"[:15] + "\n")  # as Linux cuts it
+    assert hardware.mps_runs(tmp_path)
+    assert not hardware.mps_runs(tmp_path / "nowhere")
+
+
+def test_freeing_what_torch_keeps_needs_no_gpu_and_no_torch(monkeypatch):
+    hardware.free_cached()
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    hardware.free_cached()
+    assert "torch" not in sys.modules
+
+
 def test_torch_is_asked_where_the_answer_is_not_plain(monkeypatch):
     class Torch:
         class cuda:

@@ -43,6 +43,18 @@ def test_plain_lines_are_few_and_failures_are_always_told(make_trial, clock):
     assert "\x1b" not in out.getvalue()
 
 
+def test_a_remark_is_printed_once_with_trial_and_stage():
+    out = io.StringIO()
+    with Progress(stream=out, name=lambda trial: f"lr={trial}") as progress:
+        for _ in range(3):
+            progress.remarked("0.1", "supervised", "out of memory with 64 images at once")
+        progress.remarked("0.2", "supervised", "out of memory with 64 images at once")
+    assert out.getvalue().splitlines() == [
+        "lr=0.1 (0.1): supervised: out of memory with 64 images at once",
+        "lr=0.2 (0.2): supervised: out of memory with 64 images at once",
+    ]
+
+
 def test_quiet_tells_failures_only(make_trial):
     out = io.StringIO()
     with Progress(quiet=True, stream=out) as progress:

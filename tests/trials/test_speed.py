@@ -7,6 +7,7 @@ import os
 import time
 
 import pytest
+import torch
 
 from bdtune.config.load import load_trial
 from bdtune.engine.execute import Executor
@@ -15,6 +16,7 @@ from bdtune.reading.resident import InProcess
 from bdtune.trials import speed
 from bdtune.trials.ledger import Ledger
 from bdtune.trials.speed import Speed
+from tests.doubles import CPU
 
 WORDS = ["dataset=digits", "attack=badnets", "defense=gssd", "model.width=8", "model=resnet18"]
 SHORT = ["defense.simclr.epochs=3", "defense.retrain.epochs=3", "numerics.precision=fp32"]
@@ -126,3 +128,14 @@ def test_a_given_speed_is_that_of_resnet18_on_32_pixels(tmp_path, monkeypatch):
     words = ["defense=fine_tuning", "clean=0.1"]
     assert seconds(*words, "model.width=64") == pytest.approx(40.0)
     assert seconds(*words) < 40.0 / 8
+
+
+def test_a_device_without_memory_has_no_speed_and_none_is_remembered(own_cache, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(torch.nn.functional, "cross_entropy", full)
+        assert Speed(1)._pace(CPU) is None
+    assert not own_cache.exists()
+    assert Speed(1)._pace(CPU) > 0

@@ -49,10 +49,13 @@ class Isolate(Supervised, defaults={**DESCENT, "epochs": 20, "schedule": "consta
     """Whose loss is compared with gamma: the batch's mean, as in all public code, or each sample's."""
 
     def parts(self, fit: Fit) -> list[Part]:
+        from bdtune.training.micro_batches import mean_over_samples
         from bdtune.training.parts import LossTrace
 
         trace = LossTrace(fit)
         fit.loss = lambda logits, batch: self.objective(trace.losses(logits, batch))
+        if self.ascent == "none" or self.level == "sample":  # else the batch's mean decides for all
+            mean_over_samples(fit.loss)
         return [trace]
 
     def objective(self, losses: torch.Tensor) -> torch.Tensor:

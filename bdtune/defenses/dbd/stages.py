@@ -61,6 +61,7 @@ class Warmup(
     ) -> Training | Artefact:
         from bdtune.training.fit import Fit
         from bdtune.training.loop import make_optimizer
+        from bdtune.training.micro_batches import mean_over_samples
         from bdtune.training.parts import BatchNormMode
 
         fit = Fit(self, ctx, data, subset, model, encoder)
@@ -68,7 +69,7 @@ class Warmup(
         head = fit.network.head.requires_grad_(True).parameters()
         rule = {"momentum": self.momentum, "nesterov": self.looks_ahead, "weight_decay": self.weight_decay}
         fit.optimizer = make_optimizer(head, self.optimizer, self.lr, **rule)  # type: ignore[arg-type]
-        fit.loss = self.loss
+        fit.loss = mean_over_samples(lambda logits, batch: self.loss(logits, batch))  # noqa: PLW0108
         return fit.training(BatchNormMode(fit, self.bn_mode))
 
     def loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -51,10 +51,11 @@ class Teacher(Supervised, defaults={**ADAM, "epochs": 5, "schedule": "constant",
     """The network: resnet_s1, resnet_s, resnet_s2, vgg_s, lenet_s, mobilenetv2_s, or any other."""
 
     def parts(self, fit: Fit) -> list[Part]:
+        from bdtune.training.micro_batches import mean_over_samples
         from bdtune.training.parts import LossTrace
 
         trace = LossTrace(fit)
-        fit.loss = lambda logits, batch: trace.losses(logits, batch).mean()
+        fit.loss = mean_over_samples(lambda logits, batch: trace.losses(logits, batch).mean())
         return [trace]
 
 
