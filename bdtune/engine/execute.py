@@ -299,8 +299,7 @@ class Executor:
                     work, seconds = works[number], (time.perf_counter() - started) / len(works)
                     if isinstance(outcome, Tick):
                         self._publish_passed(work.node, outcome, seconds)
-                        if work is first:
-                            yield Event("tick", first.node, first.key, seconds, outcome)
+                        yield Event("tick", work.node, work.key, seconds, outcome)
                     elif isinstance(outcome, Artefact):
                         work.checkpoint.close(keep=False)
                         self._publish(work, outcome, Cost.measured(seconds, work.moved, len(works)))

@@ -98,9 +98,7 @@ class ReadyQueue:
         self._settled: list[Settled] = []
         self._ready: list[tuple[Priority, Job]] = []
         self._queued: dict[str, Job] = {}  # jobs in `_ready` by id
-        self._joinable: dict[str, dict[str, Job]] = defaultdict(
-            dict
-        )  # fuse key -> those of them that have it
+        self._joinable: dict[str, dict[str, Job]] = defaultdict(dict)  # the same jobs by fuse key
         self._awaited: set[str] = set()  # ids of jobs that running or ended ones are compared with
         self._blocked: dict[str, list[Job]] = defaultdict(list)
         self._count = itertools.count()

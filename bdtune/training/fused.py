@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     Outcome = Tick | Artefact | Exception
 
 
-CACHED = 4 * 2**20
-"""Bytes of the largest map of all members that are computed as one on a CPU: larger ones leave its cache, and
-grouped convolutions are then slower than single ones."""
+CACHED = 2 * 2**20
+"""Bytes of the largest map of all members that are computed as one on a CPU, where they are more than two:
+larger ones leave its cache, and grouped convolutions are then slower than single ones."""
 
 
 @dataclass(eq=False)
@@ -175,7 +175,7 @@ class _Group:
         """Return how many members are best computed as one, whose largest maps have `size` numbers."""
         if session.device_of(self._numerics).type != "cpu":
             return len(self.members)
-        return max(1, CACHED // (max(size, 1) * session.dtype_of(self._numerics).itemsize))
+        return max(2, CACHED // (max(size, 1) * session.dtype_of(self._numerics).itemsize))
 
     def epoch(self) -> dict[Member, dict[str, float] | Exception]:
         """Train each member for its next epoch; returns the curve's rows, or what went wrong."""

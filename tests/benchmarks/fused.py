@@ -3,8 +3,8 @@
     python -m tests.benchmarks.fused --members 8 --width 8 [--model resnet18] [--device cuda] [--clock cpu]
 
 Members differ in their seed, and in what the seed decides. Epochs of both alternate, so that a busy machine
-slows each alike; the first of each is not counted. Sizes are the default sweep's. On a CPU give the same
-threads to both; processor seconds (`--clock cpu`) are disturbed least by other work.
+slows each alike; the first of each is not counted. Sizes are those of the default sweep. On a CPU processor
+seconds (`--clock cpu`) are disturbed least by other work; both have as many threads.
 """
 
 from __future__ import annotations

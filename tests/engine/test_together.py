@@ -77,7 +77,7 @@ def test_companions_are_computed_together_and_published_each_under_its_key(execu
     executor.companions = prepared(executor, goals)
     events = [event.what for event in executor.walk([goals[0]])]
     assert "together 3" in log.read_text()
-    assert events.count("tick") == 2, "the trial's own: of the stage and of its tail"
+    assert events.count("tick") == 4, "of each training, and of the trial's own tail"
     found = manifests(executor, goals)
     assert [manifest.cost.together for manifest in found] == [3, 3, 3]
     assert [manifest.made_for for manifest in found] == ["sweep/0", "sweep/1", "sweep/2"]
