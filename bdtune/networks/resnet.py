@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 from torch.nn.functional import conv2d, relu
@@ -26,6 +26,9 @@ stride, on channels-last images of 48 pixels and more."""
 
 class Shortcut(nn.Conv2d):
     """A 1x1 convolution with a stride; with few channels the stride is taken before, as the same sum."""
+
+    computes_as: ClassVar[type[nn.Module]] = nn.Conv2d
+    """The layer whose sums it computes: as that it is computed together with those of other networks."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__(c_in, c_out, 1, stride, bias=False)

@@ -18,8 +18,6 @@ from torch import nn
 from torch.nn.functional import batch_norm, conv2d, dropout
 from torchvision.models.densenet import _DenseBlock, _DenseLayer
 
-from bdtune.networks.resnet import Shortcut
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -122,7 +120,7 @@ def rehearse(fused: FusedNetwork, networks: Sequence[Network], inputs: Sequence[
 def _fused(parts: Sequence[nn.Module]) -> Any:
     """Return one module for the same part of all networks."""
     first = parts[0]
-    make = LAYERS.get(type(first))
+    make = LAYERS.get(getattr(first, "computes_as", type(first)))
     if make is not None:
         return make(parts)
     if first._parameters or first._buffers:
@@ -149,7 +147,7 @@ def _joined(parts: Sequence[nn.Module], name: str) -> nn.Parameter | None:
 
 
 class FusedConv(nn.Module):
-    """Convolutions as one with more groups; a `Shortcut` takes its stride before, as narrow ones do."""
+    """Convolutions as one with more groups; 1x1 ones take their stride before, as narrow shortcuts do."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         super().__init__()
@@ -160,7 +158,7 @@ class FusedConv(nn.Module):
         self.stride, self.padding, self.dilation = first.stride, first.padding, first.dilation
         self.members, self.groups = len(parts), len(parts) * first.groups
         self.size = 0  # numbers in a member's map, of the last batch
-        self.before = isinstance(first, Shortcut)
+        self.before = first.kernel_size == (1, 1) and first.padding == (0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, M * C, H, W] to the members' maps, side by side."""
@@ -288,7 +286,6 @@ def _dense(kind: type[nn.Module]) -> Callable[[Sequence[Any]], nn.Module]:
 
 LAYERS: dict[type[nn.Module], Callable[[Sequence[Any]], nn.Module]] = {
     nn.Conv2d: FusedConv,
-    Shortcut: FusedConv,
     nn.BatchNorm1d: FusedNorm,
     nn.BatchNorm2d: FusedNorm,
     nn.Linear: FusedLinear,

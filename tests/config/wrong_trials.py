@@ -243,6 +243,6 @@ TRIAL = [
         "numerics",
         "trial:\n  dataset: toy\n  defense: tiny\n  numerics:\n    precision: fp16\n    devices: cpu\n",
         "s.yaml:5: numerics.precision: expected 'auto', 'fp32' or 'bf16', got 'fp16'. Did you mean 'bf16'?",
-        "s.yaml:6: numerics.devices: expected a knob of the trial's numerics: deterministic, device, precision, got 'devices'. Did you mean 'device'?",
+        "s.yaml:6: numerics.devices: expected a knob of the trial's numerics: compile, cudnn_benchmark, deterministic, device, fused, micro_batch, precision, tf32, got 'devices'. Did you mean 'device'?",
     ),
 ]

@@ -460,7 +460,13 @@ def test_an_outage_is_no_stages_failure_and_costs_no_checkpoint_of_a_running_one
     store = opened(objects, tmp_path)
     executor = Executor(store, None, checkpoint_interval_s=0)
     objects.fails = lambda operation, name: name.startswith("checkpoints") and operation == "put"
-    assert executor.compute(chain(epochs=3)).arrays
+
+    def wait(event):  # a thread sends it, which a stage that ends at once does not wait for
+        until = time.monotonic() + 30
+        while event.what == "tick" and "is not saved" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
+
+    assert executor.compute(chain(epochs=3), wait).arrays
     assert "is not saved" in caplog.text
     objects.fails = lambda operation, name: name.startswith("payloads")
     executor = Executor(store, None)
