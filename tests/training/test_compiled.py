@@ -49,9 +49,10 @@ def counted(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiled_training_ends_where_another_does(make_set, everything, lenet):
+@pytest.mark.parametrize("network", ["lenet", "tiny"], ids=["linear layers", "batch norm"])
+def test_a_compiled_training_ends_where_another_does(make_set, everything, request, network):
     data, stage = make_set(), Supervised(epochs=4, batch_size=32, lr=0.02)
-    inputs = {"data": data, "subset": everything(data), "model": lenet}
+    inputs = {"data": data, "subset": everything(data), "model": request.getfixturevalue(network)}
     plain = stage.run(Context(seed=5, numerics=CPU), **inputs)
     torch._dynamo.utils.counters.clear()
     found = stage.run(Context(seed=5, numerics=COMPILED), **inputs)
