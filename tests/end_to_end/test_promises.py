@@ -103,7 +103,11 @@ PROMISES = {
         {"simclr": 1},
     ),
     "Post-training defenses share one undefended model with the baseline": Promise(
-        (CLEAN_SET, "defense=fine_tuning,fine_pruning,nad,neural_cleanse,strip", *quick("train")),
+        (
+            CLEAN_SET,
+            "defense=fine_tuning,fine_pruning,nad,neural_cleanse,{name: strip, overlays: 4, computed: 4}",
+            *quick("train"),
+        ),
         5,
         {"supervised": 1},
     ),

@@ -47,6 +47,8 @@ OWN = {
     "strip": {"train.epochs": ["3", "4"]},
     "none": {"train.epochs": ["2", "3"]},
 }
+ALWAYS = {"strip": ["defense.overlays=1", "defense.computed=1"]}
+"""What fits a clean set of three images."""
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +174,7 @@ def test_the_plan_of_many_trials_is_that_of_each_by_itself(tmp_path_factory, dra
     base = ["dataset=toy", "attack=badnets", f"defense={defense}", "model=resnet18", "model.width=4"]
     drawn = {path: count if index < 4 else min(count, 1) for index, (path, count) in enumerate(drawn.items())}
     drawn |= {"clean": max(1, drawn["clean"])}  # some of the defenses ask for clean images
-    sweep = load_sweep(None, [*base, *words(drawn, defense, own)])
+    sweep = load_sweep(None, [*base, *ALWAYS.get(defense, []), *words(drawn, defense, own)])
     store = Store(tmp_path_factory.mktemp("store"))
     ledger = Ledger("many", Resolver(store), "cpu")
     ledger.extend(points(sweep))
