@@ -140,7 +140,7 @@ def expand(
             if trial is None:
                 continue
             first = found.setdefault(trial[1], (point, trial[0]))
-            if first[0] is not point:
+            if first[0] is not point and not reader.reads_wrong_base(point):
                 twice += 1
                 if twice <= _SHOWN:
                     report(_same_trial(first[0], point))
@@ -238,6 +238,10 @@ class PointReader:
             return False
         value, problems = self._parse(key, point)
         return not problems and section_key_of(key, value) == section_key_of(key, self.space.sections[key])
+
+    def reads_wrong_base(self, point: Point) -> bool:
+        """Return whether a point changes a setting that is wrong in the base: others of it are left out."""
+        return any(assignment.section not in self.space.sections for assignment in point)
 
     def section(self, key: str, mine: Point) -> tuple[Any, str] | None:
         """Return a setting with its hash, given the assignments to it; None, reported, when it is wrong."""

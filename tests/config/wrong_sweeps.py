@@ -73,6 +73,12 @@ AXES = [
         "s.yaml:3: grid.defense[1]: expected every trial once, got the same one for defense='tiny' and for defense={'name': 'tiny'}",
     ),
     wrong(
+        "what would be twice if the base were not wrong",
+        "trial:\n  dataset: toy\n  model: resnet_s\n  defense: {name: gssd, beta_nd: 1.5, lambda: 0.05, beta: 3}\n"
+        "vary:\n  defense.beta_nd: [0.6, 1.5]\n  defense.lambda: [0.05, 0.75]\n",
+        "s.yaml:4: defense.beta: expected a knob of gssd, got 'beta'. Did you mean 'beta_d'?",
+    ),
+    wrong(
         "exclude that meets nothing",
         HEAD + "grid:\n  defense.beta: [1, 2]\nexclude:\n- defense.beta: 3\n- defense.bta: 1\n",
         "s.yaml:5: exclude[0]: expected settings that some trial has, got {'defense.beta': 3}",
