@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from bdtune.cluster.daemons import watched
-from bdtune.cluster.signals import check, handlers_stay, interruptible
+from bdtune.cluster.signals import check, handlers_stay, interruptible, put_off
 from bdtune.errors import BdtuneError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def session(
             with watched(None if address is None else _head()):
                 yield
     finally:
-        ray.shutdown()
+        with put_off():
+            ray.shutdown()
 
 
 def _open(

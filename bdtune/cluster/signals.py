@@ -55,6 +55,23 @@ def interruptible() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def put_off() -> Iterator[None]:
+    """Let the block end before Ctrl-C or SIGTERM is heeded: half a shutdown of Ray may end this process."""
+    if not in_main_thread():
+        yield
+        return
+    came: list[int] = []
+    with handlers_stay():
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(each) != signal.SIG_IGN:
+                signal.signal(each, lambda number, _: came.append(number))
+        yield
+    if came:
+        _asked.set()
+        raise KeyboardInterrupt
+
+
 def _interrupt(*_: object) -> None:
     first = not _asked.is_set()
     _asked.set()
