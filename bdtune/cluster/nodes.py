@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from bdtune.cluster.repeated import repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -73,20 +74,13 @@ class NodeWatch:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Look every few seconds while the block runs."""
-        over = threading.Event()
 
-        def work() -> None:
-            while not over.wait(LOOK_S):
-                with contextlib.suppress(Exception):  # Ray's, when its head is gone: others notice that
-                    self.look()
+        def look() -> None:
+            with contextlib.suppress(Exception):  # Ray's, when its head is gone: others notice that
+                self.look()
 
-        thread = threading.Thread(target=work, name="bdtune-nodes", daemon=True)
-        thread.start()
-        try:
+        with repeated(look, LOOK_S, "bdtune-nodes"):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def look(self) -> None:
         """Compare the nodes with those of the last look."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import threading
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from bdtune.cluster.daemons import RayDiedError
 from bdtune.cluster.driver import Driver, Listener
 from bdtune.cluster.live_notes import LiveNotes
 from bdtune.cluster.nodes import Node, NodeWatch, living
+from bdtune.cluster.repeated import repeated
 from bdtune.cluster.scratch import clear_left, scratch
 from bdtune.cluster.session import Needs, fitting, session, slots
 from bdtune.cluster.signals import asked, check, ended_by_tune
@@ -326,24 +326,18 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _watching(live: Path, watcher: SweepListener) -> Iterator[None]:
     """Follow the notes that running trials leave."""
-    over, notes = threading.Event(), LiveNotes(live)
+    notes = LiveNotes(live)
 
     def look() -> None:
-        while not over.wait(POLL_S):
-            for note in notes.new():
-                watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
-                for text in note["remarks"]:
-                    watcher.remarked(note["trial"], note["stage"], text)
-                if note["role"] and note["metrics"]:
-                    watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
+        for note in notes.new():
+            watcher.stage(note["trial"], note["stage"], note["epoch"], note["epochs"])
+            for text in note["remarks"]:
+                watcher.remarked(note["trial"], note["stage"], text)
+            if note["role"] and note["metrics"]:
+                watcher.learned(note["trial"], note["role"], note["epoch"], note["metrics"])
 
-    thread = threading.Thread(target=look, name="bdtune-watch", daemon=True)
-    thread.start()
-    try:
+    with repeated(look, POLL_S, "bdtune-watch"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def planned_trials(spec: SweepSpec, preview: int) -> list[TrialSpec]:

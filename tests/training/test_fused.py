@@ -112,27 +112,26 @@ def test_bf16_is_as_near_as_bf16_can_be(jobs):
         assert end.curve[0]["loss"] == pytest.approx(alone(each).curve[0]["loss"], rel=0.05)
 
 
-def test_the_first_step_of_all_is_computed_as_one(jobs, monkeypatch):
-    sizes = []
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many members each pass of a fused network has had."""
+    seen = []
     forward = fused.FusedNetwork.forward
     monkeypatch.setattr(
         fused.FusedNetwork,
         "forward",
-        lambda self, *given: sizes.append(self.members) or forward(self, *given),
+        lambda self, *given: seen.append(self.members) or forward(self, *given),
     )
+    return seen
+
+
+def test_the_first_step_of_all_is_computed_as_one(jobs, sizes):
     members = jobs(epochs=1)  # of 64, 58 and 52 images: four, four and four batches, the last of other sizes
     together(members)
     assert sizes == [3, 3, 3, 3], "a rehearsal, and three full batches"
 
 
-def test_on_a_cpu_no_more_are_computed_as_one_than_its_cache_holds(jobs, monkeypatch):
-    sizes = []
-    forward = fused.FusedNetwork.forward
-    monkeypatch.setattr(
-        fused.FusedNetwork,
-        "forward",
-        lambda self, *given: sizes.append(self.members) or forward(self, *given),
-    )
+def test_on_a_cpu_no_more_are_computed_as_one_than_its_cache_holds(jobs, sizes, monkeypatch):
     monkeypatch.setattr(fused, "CACHED", 2 * 16 * 4 * 16 * 16 * 4)  # two batches of maps of four channels
     members = jobs(count=5, epochs=1)
     ends, _ = together(members)
