@@ -48,7 +48,7 @@ class Courier:
             return 0
         store = delivery.store
         request = {
-            "of": id(delivery),
+            "claim": delivery.claimed,
             "run_dir": str(store.run_dir),
             "uri": store.uri,
             "sweep": delivery.sweep,
@@ -88,6 +88,7 @@ class Courier:
             self._process.stdin.flush()
             answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         except (OSError, ValueError) as error:
+            self.close()  # it may be about to end, which the next round would meet
             raise NotDeliveredError("the process that delivers to MLflow has ended") from error
         return answer
 
@@ -114,7 +115,7 @@ class _Warnings(logging.Handler):
 
 def _serve(requests: Callable[[], dict[str, Any]], answers: TextIO) -> None:
     """Answer requests for ever."""
-    known: dict[int, Delivery] = {}
+    known: dict[str, Delivery] = {}  # by claim
     warnings = _Warnings()
     log.addHandler(warnings)
     log.propagate = False
@@ -122,7 +123,7 @@ def _serve(requests: Callable[[], dict[str, Any]], answers: TextIO) -> None:
         request = requests()
         warnings.texts.clear()
         store = TrackingStore(Path(request["run_dir"]), request["uri"])
-        delivery = known.setdefault(request["of"], Delivery(store, request["sweep"]))
+        delivery = known.setdefault(request["claim"], Delivery(store, request["sweep"]))
         try:
             answer: dict[str, Any] = {"delivered": delivery.deliver()}
         except Exception as error:  # whatever MLflow does, the driver says it and tries again

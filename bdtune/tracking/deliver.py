@@ -84,6 +84,8 @@ class Delivery:
         self.store, self.sweep = store, sweep
         self.folder = store.run_dir / "sweeps" / sweep
         self.runs = Runs(self.folder)
+        self.claimed = ""
+        """A new name for each claim: another process may have delivered between two of them."""
         self._lock = file_lock(self.folder / "delivery.lock")
         self._client: MlflowClient  # known, as the next four, once MLflow was asked
         self._experiment: str
@@ -104,6 +106,7 @@ class Delivery:
         try:
             if not self._lock.is_locked:
                 self._lock.acquire(blocking=False)
+                self.claimed = uuid.uuid4().hex
         except Timeout:
             return False
         return True

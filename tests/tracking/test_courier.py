@@ -87,6 +87,25 @@ def test_rounds_of_a_sweep_deliver_what_is_new_and_one_whose_process_died_is_mad
     again.release()
 
 
+def test_claims_have_names_of_their_own_where_an_object_or_its_place_in_memory_is_used_again(
+    run_dir, make_trial, monkeypatch, courier
+):
+    named = []
+    monkeypatch.setattr(courier, "_ask", lambda request: named.append(request["claim"]) or {"delivered": 0})
+    delivery = outbox(run_dir, make_trial, monkeypatch, 0)
+    for _ in range(2):
+        courier.round(delivery)
+    delivery.release()
+    courier.round(delivery)
+    delivery.release()
+    for _ in range(20):
+        delivery = Delivery(delivery.store, "small")
+        courier.round(delivery)
+        delivery.release()
+    assert named[0] == named[1], "the process need not ask MLflow again"
+    assert len(set(named)) == 22
+
+
 def test_what_mlflow_raises_is_said_and_leaves_the_process_alive(run_dir, make_trial, monkeypatch, courier):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # the discard port: nothing listens
     delivery = outbox(run_dir, make_trial, monkeypatch, 0)
