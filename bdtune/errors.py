@@ -17,6 +17,8 @@ MOST_PROBLEMS = 200
 """Problems after which a reader stops to look for more."""
 LONGEST_NAME = 200
 """Characters of a name; no longer one has a nearest name."""
+GOES_ON = "The same command goes on from here"
+"""Said where a sweep ends early, and it is nobody's mistake."""
 
 
 class BdtuneError(Exception):

@@ -6,6 +6,8 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
+from bdtune.errors import GOES_ON
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -54,7 +56,7 @@ def closing_lines(
     """
     where = f" --out {shlex.quote(str(out))}" if out else ""
     if ended.given_up:
-        after = f"error: {ended.given_up}\nThe same command goes on from here"
+        after = f"error: {ended.given_up}\n{GOES_ON}"
     elif ended.interrupted:
         after = "interrupted; the same command goes on from here"
     elif ended.exit_code:
