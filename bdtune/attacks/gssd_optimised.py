@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Source
     from bdtune.plugins.poison_plan import Rows, SplitName
-    from bdtune.poisoning.sources import Attacker
+    from bdtune.poisoning.train_sources import Attacker
 
 
 class BenignSimCLR(SimCLR, defaults={"betas": (0.9, 0.99)}):

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows
-    from bdtune.poisoning.sources import Attacker
+    from bdtune.poisoning.train_sources import Attacker
 
 LEFT = [[WHITE, BLACK, BLACK], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]
 RIGHT = [[BLACK, BLACK, WHITE], [BLACK, WHITE, BLACK], [WHITE, BLACK, WHITE]]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Node, Source
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
-    from bdtune.poisoning.sources import Attacker, FitSet
+    from bdtune.poisoning.train_sources import Attacker, FitSet
 
 TestLabels = Callable[[], np.ndarray | None]
 """Reads the true classes int64 [N] of the test images; None where the data set is not there."""

@@ -21,7 +21,8 @@ from bdtune.plugins.defense import Defense, DefenseInputs, Diagnose, diagnosis
 from bdtune.plugins.handles import CLEAN, CLEAN_LABELS, FIT, LABELS
 from bdtune.plugins.input_detector import DETECTION, Detection, InputDetector
 from bdtune.plugins.poison_plan import PoisonPlan, Rows
-from bdtune.poisoning.sources import UNKNOWN, FitSet
+from bdtune.poisoning.clean_sources import UNKNOWN
+from bdtune.poisoning.train_sources import FitSet
 from bdtune.reading.resident import InProcess
 from bdtune.testing.described import check_each
 from bdtune.testing.reach import reachable

@@ -19,7 +19,7 @@ from bdtune.knobs import Knobs
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.dataset import Dataset, Records
 from bdtune.plugins.handles import Handle
-from bdtune.poisoning.sources import trained_nodes
+from bdtune.poisoning.triggered_sources import trained_nodes
 from bdtune.reading.resident import InProcess
 from bdtune.training.adversarial import PGD
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.poisoning.sources import FitSet
+from bdtune.poisoning.train_sources import FitSet
 from bdtune.reading.resident import InProcess
 from bdtune.trials.chain import CLASSIFIER
 from bdtune.trials.verdicts import nodes_read, truth_of

@@ -10,7 +10,8 @@ from bdtune.engine.stage import Node
 from bdtune.errors import Problem, UserError
 from bdtune.plugins.handles import INPUTS
 from bdtune.plugins.input_detector import THRESHOLD, Detection
-from bdtune.poisoning.sources import CleanTestInputs, CleanTestLabels, TriggeredInputs, TriggeredLabels
+from bdtune.poisoning.clean_sources import CleanTestInputs, CleanTestLabels
+from bdtune.poisoning.triggered_sources import TriggeredInputs, TriggeredLabels
 from bdtune.trials.chain import Binder, Chains
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from bdtune.engine.stage import Source
     from bdtune.plugins.defense import DefenseInputs
     from bdtune.plugins.input_detector import InputDetector
-    from bdtune.poisoning.sources import CleanTest, TriggeredTest
+    from bdtune.poisoning.clean_sources import CleanTest
+    from bdtune.poisoning.triggered_sources import TriggeredTest
     from bdtune.trials.chain import Bindings
 
 SCORED = "scored inputs"

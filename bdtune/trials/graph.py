@@ -14,21 +14,11 @@ from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
 from bdtune.plugins.handles import BACKDOORED, CLEAN, CLEAN_LABELS, FIT, LABELS
 from bdtune.plugins.input_detector import DETECTION, THRESHOLD, InputDetector
+from bdtune.poisoning.clean_sources import CleanTest
 from bdtune.poisoning.reserve import Reserve
-from bdtune.poisoning.sources import (
-    CleanLabels,
-    CleanSet,
-    CleanTest,
-    CoverTest,
-    FitLabels,
-    FitSet,
-    SelectCleanSet,
-    SelectSet,
-    SelectTriggeredSet,
-    TriggeredTest,
-    TriggerShown,
-    TruthSource,
-)
+from bdtune.poisoning.reserved_sources import CleanLabels, CleanSet, SelectCleanSet, SelectTriggeredSet
+from bdtune.poisoning.train_sources import FitLabels, FitSet, SelectSet, TruthSource
+from bdtune.poisoning.triggered_sources import CoverTest, TriggeredTest, TriggerShown
 from bdtune.training.choices import settled
 from bdtune.trials.chain import Binder, Bindings, Chains
 from bdtune.trials.detecting import detection, scoring, shown

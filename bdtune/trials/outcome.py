@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bdtune.engine.store import Store
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset
-    from bdtune.poisoning.sources import TruthSource
+    from bdtune.poisoning.train_sources import TruthSource
     from bdtune.trials.graph import TrialGraph
     from bdtune.trials.ledger import Entry
     from bdtune.trials.results import Status

@@ -19,7 +19,7 @@ from bdtune.engine.node_cache import node_folder
 from bdtune.engine.shared import Shared
 from bdtune.plugins.model import Model, networks_of
 from bdtune.plugins.registry import load
-from bdtune.poisoning.sources import DataSource
+from bdtune.poisoning.clean_sources import DataSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

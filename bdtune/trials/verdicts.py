@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bdtune.engine.stage import Node
-from bdtune.poisoning.sources import FitSet
+from bdtune.poisoning.train_sources import FitSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bdtune.plugins.data import Truth
-    from bdtune.poisoning.sources import TruthSource
+    from bdtune.poisoning.train_sources import TruthSource
     from bdtune.trials.known import KnownTrial
 
 

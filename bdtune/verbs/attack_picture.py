@@ -11,7 +11,7 @@ from bdtune.engine.execute import Executor
 from bdtune.engine.plan import Costs
 from bdtune.engine.store import Store
 from bdtune.errors import ConfigError, UserError
-from bdtune.poisoning.sources import trained_nodes
+from bdtune.poisoning.triggered_sources import trained_nodes
 from bdtune.reading.resident import InProcess
 from bdtune.report.stages import StageProgress, described
 from bdtune.report.table import duration

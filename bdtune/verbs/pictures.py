@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bdtune.engine.files import replace_file
 from bdtune.engine.key import key_of
 from bdtune.errors import StoreError
-from bdtune.poisoning.sources import trained_nodes
+from bdtune.poisoning.triggered_sources import trained_nodes
 from bdtune.reading.resident import InProcess
 from bdtune.report.saving import save
 

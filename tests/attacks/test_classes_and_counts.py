@@ -11,7 +11,8 @@ from bdtune.config.expand import points
 from bdtune.config.load import load_sweep, load_trial
 from bdtune.config.trial import parse_trial, spec_from_dict, spec_to_dict
 from bdtune.errors import UserError
-from bdtune.poisoning.sources import FitLabels, TriggeredTest, TruthSource
+from bdtune.poisoning.train_sources import FitLabels, TruthSource
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.report.pictures import _caption
 from bdtune.testing.small import NUMERICS, shown

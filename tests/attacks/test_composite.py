@@ -13,7 +13,9 @@ from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.plugins.poison_plan import Role
-from bdtune.poisoning.sources import CleanTest, FitSet, TriggeredTest
+from bdtune.poisoning.clean_sources import CleanTest
+from bdtune.poisoning.train_sources import FitSet
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.testing.small import NUMERICS, Shown, equipped, nodes_of, shown, store
 

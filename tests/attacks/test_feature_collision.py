@@ -13,7 +13,9 @@ from bdtune.attacks.feature_collision.collisions import Collisions, Instances, c
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.plugins.data import ImageSet
-from bdtune.poisoning.sources import CleanTest, FitSet, TriggeredTest
+from bdtune.poisoning.clean_sources import CleanTest
+from bdtune.poisoning.train_sources import FitSet
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.testing.small import NUMERICS, Shown, equipped, shown
 from tests.trained import CLASSIFIER, quarters

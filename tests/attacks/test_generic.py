@@ -8,7 +8,7 @@ import pytest
 import bdtune
 from bdtune.poisoning.generic import GENERIC, GenericStream, stamped_with_each
 from bdtune.poisoning.reserve import Reserve
-from bdtune.poisoning.sources import SelectCleanSet, SelectTriggeredSet
+from bdtune.poisoning.reserved_sources import SelectCleanSet, SelectTriggeredSet
 from tests.attacks.test_sources import Blocks, Memory, Tiny
 
 RESERVE = Reserve(select_clean="3 per class")

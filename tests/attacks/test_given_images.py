@@ -19,7 +19,8 @@ from bdtune.attacks.wanet.warp import identity_grid
 from bdtune.engine.execute import Executor
 from bdtune.errors import ConfigError
 from bdtune.poisoning.image_files import image_file, images_digest
-from bdtune.poisoning.sources import FitSet, TriggeredTest
+from bdtune.poisoning.train_sources import FitSet
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.testing.small import NUMERICS, equipped, equipped_for, shown, store
 from tests.trained import upstream

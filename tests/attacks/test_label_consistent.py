@@ -8,7 +8,8 @@ from safetensors.numpy import save_file
 import bdtune
 from bdtune.errors import ConfigError
 from bdtune.plugins import registry
-from bdtune.poisoning.sources import FitLabels, FitSet, TriggeredTest
+from bdtune.poisoning.train_sources import FitLabels, FitSet
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.testing.small import NUMERICS, equipped, merged, quick, shown
 from tests.trained import quarters, upstream
 

@@ -12,7 +12,8 @@ from bdtune.attacks.latent_backdoor.patch import LatentPatch, Place, RowsPerClas
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.plugins.data import LabelSet
-from bdtune.poisoning.sources import FitSet, TriggeredTest
+from bdtune.poisoning.train_sources import FitSet
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.testing.small import NUMERICS, equipped, shown
 from tests.trained import CLASSIFIER, quarters, upstream
 

@@ -17,7 +17,8 @@ from bdtune.engine.store import Store
 from bdtune.errors import BdtuneError, UserError
 from bdtune.plugins.data import ImageSet
 from bdtune.poisoning.crafting import drawn_batch, some_ids
-from bdtune.poisoning.sources import FitSet, TriggeredTest
+from bdtune.poisoning.train_sources import FitSet
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.testing.small import NUMERICS, equipped, shown
 from bdtune.training.simclr import SimCLR

@@ -12,7 +12,7 @@ from bdtune.effects import TrainOnly
 from bdtune.errors import BdtuneError, ConfigError
 from bdtune.plugins.attack import Attack, quantised
 from bdtune.plugins.poison_plan import Role, Rows, drawn_order, exact_count
-from bdtune.poisoning.sources import FitSet
+from bdtune.poisoning.train_sources import FitSet
 
 LABELS = np.arange(1000) % 10
 

@@ -16,7 +16,7 @@ from bdtune.engine.stage import Context, Node
 from bdtune.engine.store import Store
 from bdtune.networks.resnet import last_block
 from bdtune.plugins.data import LabelSet
-from bdtune.poisoning.sources import FitRows
+from bdtune.poisoning.train_sources import FitRows
 from bdtune.reading.resident import InProcess
 from bdtune.testing.small import NUMERICS
 from bdtune.training.predict import predict_logits, trained_network

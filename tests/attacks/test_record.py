@@ -24,7 +24,8 @@ from bdtune.engine.store import Store
 from bdtune.errors import UserError
 from bdtune.plugins import registry
 from bdtune.plugins.poison_plan import Role
-from bdtune.poisoning.sources import FitSet, TriggeredTest
+from bdtune.poisoning.train_sources import FitSet
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph
 from tests.records import bench_state, stamped, write_record

@@ -18,7 +18,9 @@ from bdtune.engine.execute import Executor
 from bdtune.engine.stage import Context
 from bdtune.errors import UserError
 from bdtune.plugins.data import ImageSet
-from bdtune.poisoning.sources import CleanTest, CoverTest, FitSet, TriggeredTest
+from bdtune.poisoning.clean_sources import CleanTest
+from bdtune.poisoning.train_sources import FitSet
+from bdtune.poisoning.triggered_sources import CoverTest, TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.testing.small import NUMERICS, equipped, merged, quick, shown, store
 from bdtune.training.loop import make_optimizer

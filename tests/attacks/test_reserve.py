@@ -10,15 +10,9 @@ from pydantic import ValidationError
 
 import bdtune
 from bdtune.poisoning.reserve import Reserve
-from bdtune.poisoning.sources import (
-    CleanSet,
-    FitLabels,
-    FitSet,
-    SelectCleanSet,
-    SelectSet,
-    TriggeredTest,
-    TruthSource,
-)
+from bdtune.poisoning.reserved_sources import CleanSet, SelectCleanSet
+from bdtune.poisoning.train_sources import FitLabels, FitSet, SelectSet, TruthSource
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from tests.attacks.test_sources import Blocks, Memory, Tiny
 
 LABELS = np.repeat(np.arange(4), [40, 60, 80, 20])

@@ -10,17 +10,10 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Stage
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.dataset import Dataset, Records, Split
-from bdtune.poisoning.sources import (
-    CleanTest,
-    CoverTest,
-    FitLabels,
-    FitSet,
-    SelectSet,
-    TriggeredTest,
-    TriggerShown,
-    TruthSource,
-)
+from bdtune.poisoning.clean_sources import CleanTest
 from bdtune.poisoning.stream import SealedStream
+from bdtune.poisoning.train_sources import FitLabels, FitSet, SelectSet, TruthSource
+from bdtune.poisoning.triggered_sources import CoverTest, TriggeredTest, TriggerShown
 
 N_TRAIN, N_TEST = 200, 80
 

@@ -14,7 +14,7 @@ from bdtune.attacks.wanet.warp import identity_grid, sampled, upsampled
 from bdtune.errors import ConfigError
 from bdtune.plugins.poison_plan import Role, Rows
 from bdtune.poisoning.bench_floats import scale_of
-from bdtune.poisoning.sources import TriggeredTest
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.testing.small import NUMERICS, shown
 

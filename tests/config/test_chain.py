@@ -20,7 +20,9 @@ from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.defense import Defense, DefenseInputs
 from bdtune.plugins.handles import BACKDOORED, Handle
 from bdtune.plugins.poison_plan import PoisonPlan
-from bdtune.poisoning.sources import AttackedSource, CleanTest, TriggeredTest, TruthSource
+from bdtune.poisoning.clean_sources import CleanTest
+from bdtune.poisoning.train_sources import AttackedSource, TruthSource
+from bdtune.poisoning.triggered_sources import TriggeredTest
 from bdtune.reading.resident import InProcess
 from bdtune.testing.reach import reachable
 from bdtune.training.supervised import Supervised
@@ -134,19 +136,19 @@ TOY = {"dataset": bdtune.dataset("digits"), "attack": BADNETS}
         (
             lambda given: trained(given, truth=TruthSource(**TOY)),
             r"defense\.classifier\.truth: expected input 'truth' of node 'classifier' of 'test_chain'",
-            "TruthSource of bdtune.poisoning.sources",
+            "TruthSource of bdtune.poisoning.train_sources",
         ),
         (
             lambda given: {
                 "classifier": given.node(GREEDY, subset=given.node(Peek(), data=CleanTest(**CLEAN)))
             },
             r"defense\.classifier\.subset\.data: expected input 'data' of node 'classifier\.subset'",
-            "CleanTest of bdtune.poisoning.sources",
+            "CleanTest of bdtune.poisoning.clean_sources",
         ),
         (
             lambda given: {**trained(given), "peek": given.node(Peek(), data=TriggeredTest(**TOY))},
             r"defense\.peek\.data: expected input 'data' of node 'peek'",
-            "TriggeredTest of bdtune.poisoning.sources",
+            "TriggeredTest of bdtune.poisoning.triggered_sources",
         ),
         (
             lambda given: trained(given, x=Handle(role="truth")),

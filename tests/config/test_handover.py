@@ -13,7 +13,7 @@ from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
-from bdtune.poisoning.sources import CleanSet
+from bdtune.poisoning.reserved_sources import CleanSet
 from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph
 

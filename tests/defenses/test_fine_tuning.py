@@ -14,7 +14,7 @@ from bdtune.defenses.fine_tuning import FineTuning
 from bdtune.engine.stage import Context
 from bdtune.plugins.clean_part import CleanPart
 from bdtune.plugins.data import LabelSet
-from bdtune.poisoning.sources import CleanLabels, CleanSet
+from bdtune.poisoning.reserved_sources import CleanLabels, CleanSet
 from bdtune.trials.graph import undefended
 from tests.defenses.repairing import SHORT, distinct, graph, with_clean_set
 from tests.doubles import CPU

@@ -11,7 +11,8 @@ from bdtune.engine.stage import Artefact, Context, Node
 from bdtune.errors import UserError
 from bdtune.plugins.data import GoalSet, LabelSet
 from bdtune.plugins.input_detector import Detection
-from bdtune.poisoning.sources import CleanTestInputs, CleanTestLabels, TriggeredInputs, TriggeredLabels
+from bdtune.poisoning.clean_sources import CleanTestInputs, CleanTestLabels
+from bdtune.poisoning.triggered_sources import TriggeredInputs, TriggeredLabels
 from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
-    from bdtune.poisoning.sources import Attacker
+    from bdtune.poisoning.train_sources import Attacker
 
 
 class FeatureCollision(Collision, Attack, defaults={"rate_basis": "target_class"}):

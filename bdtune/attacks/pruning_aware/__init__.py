@@ -24,8 +24,8 @@ from bdtune.networks.residual import Residual, ResidualTeacher
 from bdtune.plugins import registry
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.poisoning.patch import PatchAttack
-from bdtune.poisoning.sources import Attacker, FitLabels, FitRows, FitSet
 from bdtune.poisoning.surrogate import Surrogate
+from bdtune.poisoning.train_sources import Attacker, FitLabels, FitRows, FitSet
 
 if TYPE_CHECKING:
     from bdtune.engine.stage import Source

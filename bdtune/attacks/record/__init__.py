@@ -24,8 +24,8 @@ from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import absolute
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.poison_plan import SplitName
+from bdtune.poisoning.clean_sources import CleanTest
 from bdtune.poisoning.rendered import looked_up
-from bdtune.poisoning.sources import Attacker, CleanTest, FitSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import Rows
+    from bdtune.poisoning.train_sources import Attacker, FitSet
 
 
 class FromRecord(Attack):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.stage import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
-    from bdtune.poisoning.sources import Attacker
+    from bdtune.poisoning.train_sources import Attacker
 
 
 class Trojan(Drive, DialectAttack, PatternAttack):

@@ -8,7 +8,7 @@ from bdtune.effects import ModelOnly
 from bdtune.engine.stage import Node
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
-from bdtune.poisoning.sources import FitLabels, FitSet
+from bdtune.poisoning.train_sources import FitLabels, FitSet
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A data set seen through an attack, as the inputs of stages: pixels are made on the fly.
+"""The training set seen through an attack, as the inputs of stages: pixels are made on the fly.
 
 Roles of data: *fit* (the poisoned training set), *select* (a part of it held out, with observed labels),
 *report* (clean and triggered test images). What is known to be clean, a *clean set* for a defense and a part
@@ -10,10 +10,9 @@ touches it, and the seed where something is drawn. Where files lie is not part o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, SkipValidation
@@ -23,107 +22,22 @@ from bdtune.engine.numerics import Numerics
 from bdtune.engine.stage import Artefact, Node, PluginSource, Resident, Source, Stage
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
-from bdtune.plugins.data import (
-    GoalSet,
-    ImageSet,
-    ImageStream,
-    LabelSet,
-    TriggeredSet,
-    TriggerExamples,
-    Truth,
-)
-from bdtune.plugins.dataset import Dataset
+from bdtune.plugins.data import ImageSet, LabelSet, Truth
 from bdtune.plugins.poison_plan import SplitName, drawn_order
-from bdtune.poisoning.generic import GENERIC, GenericStream, stamped_with_each
+from bdtune.poisoning.clean_sources import CleanTest, DataSource, Images
 from bdtune.poisoning.last_stamped import LastStamped
 from bdtune.poisoning.reserve import Reserve
 from bdtune.poisoning.stream import poisoned_stream, sealed
-from bdtune.training.choices import settled
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from bdtune.plugins.dataset import Split
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import PoisonPlan
     from bdtune.poisoning.reserve import Parts
     from bdtune.training.supervised import Supervised
 
-UNKNOWN = -1
-"""The label of an image that is shown without one."""
-SHOWN = 64
-"""Test images in which an inverted trigger is compared with the attack's."""
 _last_stamped = LastStamped()
-T = TypeVar("T", bound="DataSource")
-Images = np.ndarray | ImageStream
-"""uint8 [N, H, W, C], resident or as a stream."""
-
-
-class DataSource(Source):
-    """Base: a data set and where its files are."""
-
-    dataset: SerializeAsAny[SkipValidation[Dataset]]
-    """The clean data set."""
-    root: Path | None = None
-    """Folder of the data sets' files."""
-
-    role: ClassVar[str]
-    loads: ClassVar[type] = ImageSet
-    """The type of what `load` returns."""
-    split: ClassVar[SplitName]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The fingerprint of the split, read from its files once."""
-        return self.dataset.fingerprint(self.root, self.split)
-
-    @property
-    def gives(self) -> type:
-        return self.loads
-
-    def made_of(self) -> dict[str, Any]:
-        return {"source": self.role, "data": self.fingerprint}
-
-    def read_as(self, cls: type[T]) -> T:
-        """Return another source of the same part of the data: its labels, its rows."""
-        return cls(**{name: getattr(self, name) for name in cls.model_fields})
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "num_classes": self.dataset.num_classes,
-            "mirrors": self.dataset.mirrors,
-            **self.dataset.scale(),
-        }
-
-
-class CleanTest(DataSource):
-    """All clean test images with their true labels; the same for every attack and seed."""
-
-    role: ClassVar[str] = "clean_test"
-    split: ClassVar[SplitName] = "test"
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
-        split = resident.split(self.dataset, "test")
-        return ImageSet(split.images, split.labels, **self._facts())
-
-
-class CleanTestLabels(CleanTest):
-    """Their true labels, without the images."""
-
-    role: ClassVar[str] = "clean_test_labels"
-    loads: ClassVar[type] = LabelSet
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:  # type: ignore[override]
-        return LabelSet(resident.labels(self.dataset, "test"), self.dataset.num_classes)
-
-
-class CleanTestInputs(CleanTest):
-    """All clean test images without their labels: what a detector is shown."""
-
-    role: ClassVar[str] = "clean_inputs"
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
-        return _unlabelled(super().load(resident, artefacts))
 
 
 class AttackedSource(DataSource):
@@ -175,108 +89,6 @@ class AttackedSource(DataSource):
         attack = self.bound
         view = self.view or self.split
         return {**super().made_of(), "attack": attack.identity(view) if attack else None}
-
-
-def _unlabelled(data: ImageSet) -> ImageSet:
-    unknown = np.full(len(data), UNKNOWN)
-    return ImageSet(data.images, unknown, data.num_classes, data.mean, data.std, mirrors=data.mirrors)
-
-
-def _stamped(split: Split, attack: Attack, ids: np.ndarray | None) -> Images:
-    """Return test images with the trigger: those of ascending `ids` int64 [n], or all."""
-    if not isinstance(split.images, np.ndarray):
-        return poisoned_stream(split.images, attack, ids=ids)
-    if ids is None:
-        return attack.trigger(split.images, np.arange(len(split)))
-    return attack.trigger(split.images[ids], ids)
-
-
-class TriggeredTest(AttackedSource):
-    """The test images that an attack is measured on, with the trigger in them and the class wanted for each.
-
-    These are all test images, with their true labels, unless the attack says otherwise. Rows of the target
-    class are kept (their label equals their goal), so that attack success can be counted with and without
-    them. Without an attack the set is empty.
-    """
-
-    role: ClassVar[str] = "triggered_test"
-    loads: ClassVar[type] = TriggeredSet
-    split: ClassVar[SplitName] = "test"
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> TriggeredSet:
-        split = resident.split(self.dataset, "test")
-        labels = np.asarray(split.labels)
-        attack = self.bound
-        if attack is None:
-            images = np.zeros((0, *split.images.shape[1:]), np.uint8)
-            return TriggeredSet(images, labels[:0], **self._facts(), goals=labels[:0])
-        ids, measured, goals = self._measured(labels)
-        stamped = _stamped(split, attack.equip(artefacts), None if len(ids) == len(labels) else ids)
-        complete = attack.tests_complete()
-        return TriggeredSet(stamped, measured, **self._facts(), goals=goals, complete=complete)
-
-    def _measured(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ids, true labels and goals int64 [n] of the images that the attack is measured on."""
-        attack = self.bound
-        if attack is None:
-            return (labels[:0],) * 3
-        ids = np.flatnonzero(attack.test_rows(labels, self.dataset.num_classes))
-        return ids, labels[ids], attack.test_labels(labels[ids], self.dataset.num_classes)
-
-
-class TriggeredInputs(TriggeredTest):
-    """The same images without labels and goals: what a detector is shown."""
-
-    role: ClassVar[str] = "triggered_inputs"
-    loads: ClassVar[type] = ImageSet
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:  # type: ignore[override]
-        return _unlabelled(super().load(resident, artefacts))
-
-
-class TriggeredLabels(TriggeredTest):
-    """Their true labels and goals, without the images."""
-
-    role: ClassVar[str] = "triggered_labels"
-    loads: ClassVar[type] = GoalSet
-
-    @cached_property
-    def upstream(self) -> Mapping[str, Node]:
-        return {}
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> GoalSet:  # type: ignore[override]
-        _, labels, goals = self._measured(resident.labels(self.dataset, "test"))
-        return GoalSet(labels, self.dataset.num_classes, goals)
-
-
-class TriggerShown(TriggeredTest):
-    """A few of these images as they are and with the trigger: what an inverted one is compared with."""
-
-    role: ClassVar[str] = "trigger_shown"
-    loads: ClassVar[type] = TriggerExamples
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> TriggerExamples:  # type: ignore[override]
-        split, attack = resident.split(self.dataset, "test"), self.bound
-        assert attack is not None
-        labels = np.asarray(split.labels)
-        ids = self._measured(labels)[0][:SHOWN]
-        clean = ImageSet(split.images, labels, **self._facts()).images_at(ids)
-        return TriggerExamples(clean, attack.equip(artefacts).trigger(clean, ids))
-
-
-class CoverTest(AttackedSource):
-    """All test images stamped as cover rows of training are, with their true labels."""
-
-    role: ClassVar[str] = "cover_test"
-    split: ClassVar[SplitName] = "test"
-    view: ClassVar[str] = "cover"
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
-        attack = self.bound
-        assert attack is not None
-        split = resident.split(self.dataset, "test")
-        images = _stamped(split, attack.equip(artefacts).as_cover(), None)
-        return ImageSet(images, np.asarray(split.labels), **self._facts())
 
 
 class TrainSource(AttackedSource):
@@ -415,69 +227,6 @@ class SelectSet(TrainSource):
         return self._part(resident, artefacts, held_out=True)
 
 
-class CleanPart(TrainSource):
-    """Base of what is known to be clean: images with their true labels."""
-
-    part: ClassVar[Literal["clean", "select_clean"]]
-
-    @cached_property
-    def upstream(self) -> Mapping[str, Node]:
-        return {}
-
-    def made_of(self) -> dict[str, Any]:
-        size = {"size": getattr(self.reserve, self.part), "seed": self.seed}
-        return {"source": self.role, "data": self.fingerprint, **size}
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
-        split = resident.split(self.dataset, "train")
-        labels = np.asarray(split.labels)
-        ids = getattr(self.parts(labels), self.part)
-        if isinstance(split.images, np.ndarray):
-            return ImageSet(split.images[ids], labels[ids], **self._facts())
-        return ImageSet(sealed(poisoned_stream(split.images, None, None, ids)), labels[ids], **self._facts())
-
-
-class CleanSet(CleanPart):
-    """The clean set: what a defense that asks for one may train on."""
-
-    role: ClassVar[str] = "clean_set"
-    part: ClassVar = "clean"
-
-
-class CleanLabels(CleanPart):
-    """The labels of the clean set, without its images."""
-
-    role: ClassVar[str] = "clean_labels"
-    part: ClassVar = "clean"
-    loads: ClassVar[type] = LabelSet
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> LabelSet:  # type: ignore[override]
-        labels = resident.labels(self.dataset, "train")
-        return LabelSet(labels[self.parts(labels).clean], self.dataset.num_classes)
-
-
-class SelectCleanSet(CleanPart):
-    """The part known to be clean that is held out for selection."""
-
-    role: ClassVar[str] = "select_clean"
-    part: ClassVar = "select_clean"
-
-
-class SelectTriggeredSet(SelectCleanSet):
-    """The same part under each generic trigger, with true labels: what a rule may stamp without an attack."""
-
-    role: ClassVar[str] = "select_clean_triggered"
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> ImageSet:
-        clean = super().load(resident, artefacts)
-        images: Images
-        if isinstance(clean.images, np.ndarray):
-            images = stamped_with_each(clean.images)
-        else:
-            images = sealed(GenericStream(clean.images))
-        return replace(clean, images=images, labels=np.tile(clean.labels, len(GENERIC)))
-
-
 class TruthSource(LabelSource):
     """The truth about the fit part, for evaluation and diagnostics only."""
 
@@ -490,16 +239,6 @@ class TruthSource(LabelSource):
         role = np.zeros(len(labels), np.uint8) if plan is None else plan.role()
         target = self.attack.single_target if self.attack else None
         return Truth(labels[kept], observed[kept], role[kept], target)
-
-
-def trained_nodes(
-    attack: Attack, dataset: Dataset, root: Path | None, seed: int, numerics: Numerics
-) -> dict[str, Node]:
-    """Return the nodes of all that an attack trains on a data set, for both splits, by name."""
-    attack = settled(attack, mirrors=dataset.mirrors)
-    knobs: dict[str, Any] = {"attack": attack, "dataset": dataset, "root": root}
-    knobs |= {"seed": seed, "numerics": numerics}
-    return {**FitSet(**knobs).upstream, **TriggeredTest(**knobs).upstream}
 
 
 @dataclass(frozen=True)
