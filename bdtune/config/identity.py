@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bdtune.config.expand import plugin_or_knob
+from bdtune.config.space import plugin_or_knob
 from bdtune.config.trial import PLUGIN_KINDS, TRIAL_KEYS, TrialSpec
 from bdtune.effects import no_effect
 from bdtune.knobs import Knobs

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from bdtune.checking import check, check_each, show
 from bdtune.config.at_hand import parted
-from bdtune.config.expand import Space, expand
+from bdtune.config.expand import expand
 from bdtune.config.limits import too_many_axes
 from bdtune.config.published import check_rows, read_published
 from bdtune.config.search import check_search, distinct, known_path
+from bdtune.config.space import Space
 from bdtune.config.sweep import (
     Axes,
     Domain,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bdtune.checking import show, unknown
-from bdtune.config.expand import Assignment, PointReader, Space, with_values
+from bdtune.config.expand import with_values
 from bdtune.config.limits import MAX_CHOICES
+from bdtune.config.points import PointReader
+from bdtune.config.space import Assignment, Space
 from bdtune.config.trial import TRIAL_KEYS, TrialSpec
 from bdtune.effects import no_effect
 from bdtune.engine.key import derive_seed

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from bdtune.cluster.sweep import make_ledger, planned_trials
-from bdtune.config import expand
+from bdtune.config import points
 from bdtune.config.load import load_sweep
 from bdtune.config.trial import section_text, trial_id
 from bdtune.engine.execute import Executor
@@ -122,8 +122,8 @@ def planned(trials: int, folder: Path) -> dict[str, float]:
     warm.extend(planned_trials(spec, 0)[:2])
     warm.plan(speed)  # plugins are imported, the machine's speed is measured
     clock = Clock()
-    parse = clock.wrapped("validation", expand.parse_section)
-    with patch("bdtune.config.expand.parse_section", parse), clock.part("expansion"):
+    parse = clock.wrapped("validation", points.parse_section)
+    with patch("bdtune.config.points.parse_section", parse), clock.part("expansion"):
         spec = loaded(trials, folder)
     ledger, _ = make_ledger(spec, Store(folder / "store"))
     with clock.part("ids and graphs"):

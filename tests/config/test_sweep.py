@@ -243,7 +243,7 @@ def test_ten_thousand_trials_are_read_in_as_many_steps_as_there_are_distinct_set
         read[key] += 1
         return parse_section(key, raw)
 
-    monkeypatch.setattr("bdtune.config.expand.parse_section", counted)
+    monkeypatch.setattr("bdtune.config.points.parse_section", counted)
     grid = {
         "defense.beta": [i / 10 for i in range(20)],
         "defense.alpha_c": [i / 100 for i in range(25)],
