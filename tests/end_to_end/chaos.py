@@ -185,6 +185,8 @@ class Chaos:
             if result is not None:
                 _costs(runs, self.blows[first:], self.unexplained)
                 return result
+            met = any(blow.started == started for blow in self.blows)
+            assert met, f"it fails by itself: {self.unexplained[-1]}"
 
     def processes_left(self, wait_s: float) -> list[str]:
         """Return the names of processes that are left of all starts, `wait_s` later at most."""

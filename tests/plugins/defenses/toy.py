@@ -154,7 +154,7 @@ class Tail(Stage):
             result = self._classifier(noise, done)
             yield Tick(done, self.epochs, {"loss": 1.0 / done}, lambda result=result: result)
         note("end", self, inputs, ctx)
-        return result
+        return self._classifier(noise, done)  # also of one that was killed after its last checkpoint
 
     def _classifier(self, noise: np.ndarray, done: int) -> Artefact:
         half = SIDE // 2
