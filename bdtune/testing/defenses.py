@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from functools import cache
@@ -32,24 +33,26 @@ from bdtune.trials.chain import Bindings, bound
 from bdtune.trials.graph import trial_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bdtune.knobs import Knobs
 
 CLASSES, EACH, SEED = 3, 16, 5
 Pipeline = Literal["resident", "stream"]
-SHORT = {"epochs": 1, "batch_size": 16, "iterations": 2, "overlays": 4, "computed": 4}
+SHORT = {"batch_size": 16, "iterations": 2, "overlays": 4, "computed": 4}
 """What settings of these names become, wherever they stand."""
 
 
-def short(cls: type[Knobs]) -> dict[str, Any]:
-    """Return knobs of a defense with every training cut to one epoch, and counts to tiny sets."""
+def short(cls: type[Knobs], epochs: int = 1) -> dict[str, Any]:
+    """Return knobs of a defense with every training cut to so many epochs, and counts to tiny sets."""
     from bdtune.knobs import Knobs
 
     knobs: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Knobs):
-            knobs[name] = short(field.annotation)
+            knobs[name] = short(field.annotation, epochs)
+        elif name == "epochs":
+            knobs[name] = epochs
         elif name in SHORT:
             knobs[name] = SHORT[name]
     return knobs
@@ -164,6 +167,24 @@ def poisoned_set(pipeline: Pipeline, seed: int) -> ImageSet:
     source = FitSet(dataset=shown(data.images, data.labels, CLASSES), attack=Unseen(rate=0.1), seed=seed)
     loaded: ImageSet = source.load(InProcess(pipeline=pipeline), {})
     return loaded
+
+
+class EverySave:
+    """A checkpoint slot that keeps all saves, and loads the one that it is set to."""
+
+    def __init__(self) -> None:
+        self.saves: list[tuple[dict[str, np.ndarray], dict[str, Any]]] = []
+        self.loaded: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
+
+    def due(self) -> bool:
+        return self.loaded is None
+
+    def save(self, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
+        copies = {name: np.array(value) for name, value in arrays.items()}
+        self.saves.append((copies, json.loads(json.dumps(info))))
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        return self.loaded
 
 
 SECRET = Truth | PoisonPlan | Attack | Dataset
@@ -312,6 +333,28 @@ def check_verdicts(name: str) -> None:
     assert inside, f"expected positions from 0 to {rows - 1} of `suspected`, each once"
 
 
+def check_resumes(name: str) -> None:
+    """A training that was killed after any epoch, also the last, goes on from its state to the same bits."""
+    cls = registry.load("defenses", name)
+    defense: Defense = cls(**short(cls, epochs=2))
+    run = Run()
+    run.all(defense, given())
+    for node, (inputs, whole) in run.done.items():
+        if node.stage.kind == "derive":
+            continue
+        slot = EverySave()
+        context = Context(node.seed, node.numerics, slot)
+        node.stage.run(context, **inputs)
+        for number, saved in enumerate(slot.saves, 1):
+            slot.loaded = saved
+            resumed = node.stage.run(context, **inputs)
+            same = digest_of(resumed.arrays, resumed.info) == digest_of(whole.arrays, whole.info)
+            assert same, (
+                f"node '{run.name(node)}' gives another result from its state after epoch {number}: "
+                "what an epoch changes must be in what is saved, or follow from the epoch's number"
+            )
+
+
 def check_derived_stages(name: str) -> None:
     """Derived stages need neither torch nor images, since the driver runs them, and repeat exactly."""
     run, *_ = whole_run(type(small_defense(name)))
@@ -358,6 +401,7 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     check_truth_is_not_read,
     check_diagnosis_and_figure,
     check_verdicts,
+    check_resumes,
     check_derived_stages,
     check_subsets,
 )

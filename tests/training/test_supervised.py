@@ -68,7 +68,7 @@ def test_repeats_bit_for_bit_whatever_the_global_generator(make_set, everything,
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("killed_after", [1, 2, 3])
+@pytest.mark.parametrize("killed_after", [1, 2, 3, 4])
 def test_resumes_to_the_same_bits(make_set, everything, tiny, memory, optimizer, killed_after):
     data = make_set(40)
     stage = Supervised(epochs=4, batch_size=16, optimizer=optimizer, lr=0.01)
