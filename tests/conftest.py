@@ -66,6 +66,21 @@ def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return s3_server
 
 
+@pytest.fixture
+def bdtune(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit status, standard output, standard error)."""
+
+    from bdtune import cli
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bdtune", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
 @pytest.fixture(params=["folder", "memory", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
 def stand(request: pytest.FixtureRequest, tmp_path: Path) -> Stand:
     """Each place that a store may lie in."""

@@ -39,19 +39,6 @@ def own_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def bdtune(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit status, standard output, standard error)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bdtune", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
 def python(code: str, *, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run Python code in a fresh interpreter."""
     return subprocess.run(

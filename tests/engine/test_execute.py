@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -77,45 +73,6 @@ def test_a_failure_names_the_stage_and_is_recorded(executor):
     assert not list((executor.store.root / "leases").iterdir())
     with pytest.raises(StageFailed, match="diverged"):
         executor.compute(chain(diverge=True))
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from bdtune.engine.execute import Executor
-from bdtune.engine.store import Store
-from tests.engine.toys import chain
-Executor(Store(Path(sys.argv[1])), None, checkpoint_interval_s=0).compute(chain(epochs=20, seconds=0.03))
-"""
-
-
-def test_a_killed_stage_goes_on_from_its_checkpoint_with_the_same_result(tmp_path):
-    store = Store(tmp_path / "store")
-    node = chain(epochs=20, seconds=0.03)
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(store.root)], env={**os.environ})
-    key = Resolver(store).key(next(step for step in node.walk() if not step.parents))
-    while store.checkpoint(key).load() is None or store.checkpoint(key).load()[1]["epoch"] < 3:
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not store.has(key)
-    executor = Executor(store, None)
-    ticks = [event.tick.epoch for event in executor.walk([node]) if event.what == "tick"]
-    assert ticks[0] > 3
-    undisturbed = Executor(Store(tmp_path / "other"), None).compute(node)
-    assert np.array_equal(executor.compute(node).arrays["value"], undisturbed.arrays["value"])
-
-
-def test_two_processes_on_one_store_compute_each_stage_once(tmp_path):
-    log = tmp_path / "log"
-    environment = {**os.environ, "BDTUNE_TOY_LOG": str(log)}
-    script = SCRIPT.replace("seconds=0.03", "seconds=0.02")
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "store")], env=environment)
-        for _ in range(3)
-    ]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
-    assert sorted(log.read_text().splitlines()) == ["toy_threshold", "toy_train 0.0", "toy_train 0.0"]
 
 
 def test_a_plan_counts_what_is_shared_and_what_exists(executor):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 
 import pytest
 
 import bdtune
-from bdtune import cli
 from bdtune.config.load import load_sweep
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
@@ -56,19 +54,6 @@ def home(made, tmp_path):
     return shutil.copytree(made[0], tmp_path / "home")
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit status, standard output, standard error)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bdtune", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return run
-
-
 def defended(home):
     return next(each for each in files.read(home / "sweeps" / "toy").trials if not each.is_baseline)
 
@@ -81,31 +66,31 @@ def test_a_sweeps_folder_says_where_its_results_are(made):
     assert not (home / "store").exists()
 
 
-def test_every_verb_finds_them(home, made, run):
+def test_every_verb_finds_them(home, made, bdtune):
     _, at = made
     trial = defended(home).id
-    code, out, _ = run("report", "toy", "--json", "--out", "home")
+    code, out, _ = bdtune("report", "toy", "--json", "--out", "home")
     assert code == 0
     assert {each["status"] for each in json.loads(out)["trials"]} == {"done"}
-    assert run("report", "toy", "--html", "--out", "home")[0] == 0
+    assert bdtune("report", "toy", "--html", "--out", "home")[0] == 0
     assert "computed by commit" in (home / "sweeps" / "toy" / "report.html").read_text()
-    code, out, _ = run("show", "trial", trial, "--json", "--out", "home")
+    code, out, _ = bdtune("show", "trial", trial, "--json", "--out", "home")
     stages = json.loads(out)["stages"]
     assert code == 0
     assert {stage["state"] for stage in stages} <= {"computed", "shared"}
     assert all(stage["folder"].startswith(f"{at}/") for stage in stages)
-    assert f"results lie in {at}/" in " ".join(run("show", "trial", trial, "--out", "home")[1].split())
-    code, out, _ = run("verify", "toy", "--sample", "1", "--json", "--quiet", "--out", "home")
+    assert f"results lie in {at}/" in " ".join(bdtune("show", "trial", trial, "--out", "home")[1].split())
+    code, out, _ = bdtune("verify", "toy", "--sample", "1", "--json", "--quiet", "--out", "home")
     assert (code, [check["verdict"] for check in json.loads(out)]) == (0, ["equal"])
-    code, out, _ = run("plan", "home/toy.yaml", "seed=0", "--json", "--out", "home")
+    code, out, _ = bdtune("plan", "home/toy.yaml", "seed=0", "--json", "--out", "home")
     counts = json.loads(out)["stages"].values()
     assert sum(count["cached"] for count in counts) == sum(count["unique"] for count in counts) > 0
-    assert run("export", trial, "one", "--out", "home")[0] == 0
+    assert bdtune("export", trial, "one", "--out", "home")[0] == 0
     assert not (home / "store").exists()
 
 
-def test_a_report_says_what_moved(home, made, run):
-    code, out, _ = run("report", "toy", "--json", "--out", "home")
+def test_a_report_says_what_moved(home, made, bdtune):
+    code, out, _ = bdtune("report", "toy", "--json", "--out", "home")
     found = json.loads(out)
     summary = found["summary"]
     uses = [use for trial in found["trials"] for use in trial["stages"].values()]
@@ -115,16 +100,16 @@ def test_a_report_says_what_moved(home, made, run):
     in_bucket = isinstance(made[1], str)
     moved = summary["bytes_served"], summary["bytes_fetched"]
     assert moved == ((summary["bytes_read"], 0) if in_bucket else (0, 0)), "one node computed all"
-    text = " ".join(run("report", "toy", "--out", "home")[1].split())
+    text = " ".join(bdtune("report", "toy", "--out", "home")[1].split())
     assert " written, " in text
     assert (" from copies on the nodes" in text) == in_bucket
     reader = next(t for t in found["trials"] if any(use["read"] for use in t["stages"].values()))
-    shown = " ".join(run("show", "trial", reader["id"], "--out", "home")[1].split())
+    shown = " ".join(bdtune("show", "trial", reader["id"], "--out", "home")[1].split())
     assert "of other trials' results read" in shown
     assert ("from the node's copies" in shown) == in_bucket
 
 
-def test_another_store_than_it_began_with_is_an_error_that_says_so(home, made, run):
+def test_another_store_than_it_began_with_is_an_error_that_says_so(home, made, bdtune):
     trial = defended(home).id
     for words in (
         ["sweep", "home/toy.yaml", "seed=0"],
@@ -137,7 +122,7 @@ def test_another_store_than_it_began_with_is_an_error_that_says_so(home, made, r
         ["export", "toy", "new"],
         ["export", trial, "new"],
     ):
-        code, out, err = run(*words, "--out", "home", "--store", "other")
+        code, out, err = bdtune(*words, "--out", "home", "--store", "other")
         assert (code, out) == (2, ""), words
         assert f"--store: expected {made[1]}, where 'toy' began, got" in " ".join(err.split()), words
         assert "Leave --store out" in err
@@ -234,13 +219,13 @@ def test_a_start_that_was_killed_at_once_takes_no_name(tmp_path):
     assert (place.name, store_of(place.folder)) == ("toy", tmp_path / "store")
 
 
-def test_a_sweep_of_the_run_directorys_own_store_stays_there(tmp_path, run):
+def test_a_sweep_of_the_run_directorys_own_store_stays_there(tmp_path, bdtune):
     computed(tmp_path / "runs", "seed=0", only=1)
     assert not (tmp_path / "runs" / "sweeps" / "toy" / STORE).exists()
     shutil.move(tmp_path / "runs", tmp_path / "moved")  # its own store goes with it
-    code, out, _ = run("report", "toy", "--json", "--out", "moved")
+    code, out, _ = bdtune("report", "toy", "--json", "--out", "moved")
     assert "done" in {trial["status"] for trial in json.loads(out)["trials"]}
-    code, _, err = run("sweep", "moved/toy.yaml", "seed=0", "--out", "moved", "--store", "s3://bucket/x")
+    code, _, err = bdtune("sweep", "moved/toy.yaml", "seed=0", "--out", "moved", "--store", "s3://bucket/x")
     assert code == 2
     assert f"expected {tmp_path / 'moved' / 'store'}, where 'toy' began" in " ".join(err.split())
 
