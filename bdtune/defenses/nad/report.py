@@ -55,6 +55,7 @@ def figure(artefacts: Mapping[str, Artefact], truth: Truth) -> Figure:
         values = [row[f"attention_{place}"] for row in curve]
         left.plot(epochs, values, color=colour, marker=".", label=f"{layer}, {positions} positions")
     left.set_yscale("log")
+    left.tick_params(axis="y", which="both", labelsize="x-small")
     number_epochs(left)
     left.set_ylabel("distance of attention", fontsize="small")
     left.set_title("student and teacher", fontsize="medium")
