@@ -69,7 +69,10 @@ def _of_case(case: Case, about: _About) -> Iterator[str]:
         ranked = ranking(case.groups, result.metric, result.mode)
         chosen = ranked[0] if ranked else None
     if chosen is None:
-        yield f"{where}no finished setting can be ranked by {rule_title(result.metric)}."
+        done = [group for group in case.groups if group.done]
+        weak = bool(done) and not any(group.attack_took for group in done)
+        whose = "as the attack did not take, no" if weak else "no finished"
+        yield f"{where}{whose} setting can be ranked by {rule_title(result.metric)}."
         return
     yield f"{where}{_baseline(chosen)}{_best(chosen, about.names, result)}"
     for line in _honest(case, chosen, about.names):
@@ -96,8 +99,10 @@ def _cost(chosen: Group) -> str:
     own, other = chosen.stat("acc"), chosen.stat("undefended/acc")
     if own is None or other is None:
         return ""
-    change = own.mean - other.mean
-    return f"; accuracy {'rises' if change >= 0 else 'falls'} by {abs(change):.3f}"
+    change = f"{own.mean - other.mean:.3f}"
+    if float(change) == 0:
+        return "; accuracy stays"
+    return f"; accuracy {'falls' if change.startswith('-') else 'rises'} by {change.lstrip('-')}"
 
 
 def _honest(case: Case, chosen: Group, names: Mapping[str, str]) -> Iterator[str]:
@@ -134,8 +139,9 @@ def _over_all(result: SweepResult, groups: Sequence[Group], names: Mapping[str, 
     for trials, bests in found.items():
         setting = next(group for group in groups if any(trial.id in trials for trial in group.trials))
         over = " and ".join(words[best.over] for best in bests)
+        name = label(setting, list(names), names) or "the only one"
         yield (
-            f"One setting for all {bests[0].groups}, best {over}: {label(setting, list(names), names)}, with "
+            f"One setting for all {bests[0].groups}, best {over}: {name}, with "
             f"{rule_title(result.metric)} {bests[0].mean:.3f} in mean and {bests[0].worst:.3f} on "
             f"{bests[0].worst_on}."
         )

@@ -54,6 +54,13 @@ def test_it_says_what_is_best_and_what_that_costs():
     assert "No honest rule was measured" in text
 
 
+def test_the_only_setting_has_a_name_and_costs_nothing_where_accuracy_is_equal():
+    only = [each for name in ("badnets", "blend") for each in (baseline(name), trial(name, 1, 0, 0.95, 0.0))]
+    text = said(only)
+    assert "One setting for all 2, best in mean and in the worst case: the only one, with oracle der" in text
+    assert "; accuracy stays." in text
+
+
 def test_it_says_where_it_fails():
     text = said(TRIALS)
     assert (
@@ -69,7 +76,7 @@ def test_it_says_where_it_fails():
 def test_an_attack_that_did_not_take_credits_nothing():
     weak = [trial("blend", beta, 0, 0.95, 0.1, band=2.0) for beta in (1, 2)]
     text = said([*TRIALS, *weak])
-    assert "blend: no finished setting can be ranked by oracle der." in text
+    assert "blend: as the attack did not take, no setting can be ranked by oracle der." in text
     assert "2 of 4 settings fail" in text
 
 
