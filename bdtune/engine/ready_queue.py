@@ -200,6 +200,8 @@ class ReadyQueue:
         if job.fuse_key is None or job.next is None:
             return
         step, own = job.next
+        if self.executor.store.has(own):  # it brings back what was dropped, which is computed alone
+            return
         for other in list(self._joinable[job.fuse_key].values()):
             if len(job.company) + 1 >= step.numerics.fused:
                 return

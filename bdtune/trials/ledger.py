@@ -10,6 +10,7 @@ from bdtune.engine.plan import Guess, Plan, make_plan, no_guess
 from bdtune.engine.shared import Shared
 from bdtune.engine.uncollected import uncollected
 from bdtune.reading.resident import must_stream
+from bdtune.trials.chain import CLASSIFIER
 from bdtune.trials.graph import Graphs
 from bdtune.trials.outcome import Facts, result_of
 
@@ -95,7 +96,10 @@ class Ledger:
         """
         entries = [entry for entry in list(self.entries.values()) if entry.id not in without]
         baselines = sum(entry.is_baseline for entry in entries)
-        return make_plan((entry.graph.goals for entry in entries), baselines, self.resolver, guess)
+        undefended = {entry.graph.chain[CLASSIFIER].recipe for entry in entries if entry.is_baseline}
+        leaves = {entry.graph.chain[CLASSIFIER].recipe for entry in entries} - undefended
+        goals = (entry.graph.goals for entry in entries)
+        return make_plan(goals, baselines, self.resolver, guess, leaves)
 
     def result(
         self, entry: Entry, status: Status | None = None, error: str | None = None, **times: float | None
