@@ -20,14 +20,14 @@ MOST_READ = 10_000_000
 """Bytes of results that a derived stage may read where `missing` runs it."""
 
 
-def missing(executor: Executor, node: Node) -> Iterator[tuple[Node, str]]:
+def missing(executor: Executor, node: Node, *, read: bool = False) -> Iterator[tuple[Node, str]]:
     """Yield the nodes that others must compute for `node`, parents first, each once, where keys are known.
 
     These are expensive stages, derived ones that read more than `MOST_READ`, and derived ones that another
     process is computing right now. A node behind a derived stage that cannot run yet has no key and is not
-    yielded. Raises `StageFailed` when a derived stage fails.
+    yielded. To be `read`, the node must have its arrays. Raises `StageFailed` when a derived stage fails.
     """
-    return _missing(executor, node, {}, read=False)
+    return _missing(executor, node, {}, read=read)
 
 
 State = Literal["missing", "dropped", "whole"]

@@ -145,15 +145,17 @@ def make_plan(
     baselines: int,
     resolver: Resolver,
     guess: Guess = no_guess,
+    *,
     leaves: Container[str] = (),
+    weigh: Callable[[Node], int | None] = no_guess,
 ) -> Plan:
     """Count the stages that `trials` (the nodes each must compute, baselines among them) need.
 
     `guess` gives the seconds of stages that were never run; `leaves` are recipes of trained classifiers that
-    are only judged.
+    are only judged, whose bytes `weigh` gives where the store knows nothing of their size.
     """
     plan = Plan(trials=-baselines, baselines=baselines)
-    counter = _Counter(plan, resolver, Costs(resolver.store, guess), leaves)
+    counter = _Counter(plan, resolver, Costs(resolver.store, guess), leaves, weigh)
     for nodes in trials:
         plan.trials += 1
         counter.add(nodes)
@@ -182,8 +184,16 @@ class _Step:
 class _Counter:
     """Enters trials into a plan, one after the other."""
 
-    def __init__(self, plan: Plan, resolver: Resolver, costs: Costs, leaves: Container[str]) -> None:
-        self.plan, self.resolver, self.costs, self.leaves = plan, resolver, costs, leaves
+    def __init__(
+        self,
+        plan: Plan,
+        resolver: Resolver,
+        costs: Costs,
+        leaves: Container[str],
+        weigh: Callable[[Node], int | None],
+    ) -> None:
+        self.plan, self.resolver, self.costs = plan, resolver, costs
+        self.leaves, self.weigh = leaves, weigh
         self.traffic = Traffic(plan.stages, costs)
         self.sharing = _Sharing()
         self.absent: list[Node] = []
@@ -234,14 +244,18 @@ class _Counter:
             count.unique += 1
             count.cached += stored
             if recipe in self.leaves:
-                size = self.costs.bytes(node) if there is None else there.size
-                known = self.plan.weights
-                self.plan.weights = None if known is None or size is None else known + size
+                self._count_weights(node, there)
             if not stored:
                 self.absent.append(node)
                 self.traffic.compute(node)
         settled = key is not None and (stored or node.stage.kind == "train")
         return _Step(count, seconds, 0.0 if stored else seconds, settled, key, there)
+
+    def _count_weights(self, node: Node, there: Manifest | None) -> None:
+        size = self.costs.bytes(node) if there is None else there.size
+        size = self.weigh(node) if size is None else size
+        known = self.plan.weights
+        self.plan.weights = None if known is None or size is None else known + size
 
     def _key(self, node: Node) -> str | None:
         """Return a node's key; None, which the resolver is slow to find, behind what is not settled."""

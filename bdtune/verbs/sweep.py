@@ -75,7 +75,7 @@ def _plan(spec: SweepSpec, ledger: Ledger, speed: Speed) -> Plan:
     if spec.search is not None:
         ledger = Ledger(ledger.sweep, ledger.resolver, ledger.device)  # a search enters what it asks for
     ledger.extend(planned_trials(spec, PREVIEWED))
-    return ledger.plan(speed)
+    return ledger.plan(speed, weigh=speed.weight_bytes)
 
 
 def _estimate(spec: SweepSpec, ledger: Ledger, speed: Speed, expected: Plan, options: Options) -> Estimate:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import TrialResult
 
-EVERY = 50
+EVERY = 100
 """Trials that end between two looks at what may go."""
 
 log = logging.getLogger(__name__)
