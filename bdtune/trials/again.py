@@ -26,25 +26,20 @@ def computed_again(trial: KnownTrial, role: str, manifest: Manifest) -> Artefact
     name, key = f"trial {trial.result.id}", manifest.key
     expected = f"expected the arrays of stage '{role}', which {manifest.dropped.by} dropped"
     try:
-        node = next(node for each, node in trial.graph.stages.items() if trial.graph.roles[each] == role)
+        roles, stages = trial.graph.roles, trial.graph.stages
     except UserError as error:
         raise UserError(Problem(name, expected, f"none: {error.problems[0]}")) from error
+    executor = Executor(trial.store, trial.resident, made_for=f"{trial.sweep or 'run'}/{trial.result.id}")
+    node = next((node for recipe, node in stages.items() if roles[recipe] == role), None)
+    if node is None or executor.resolver.key(node) != key:
+        hint = "An earlier version computed it, or what it reads is not in the store"
+        raise UserError(Problem(name, expected, f"key {key}, which is none of its keys here", hint=hint))
     if node.numerics.device == "cuda" and not has_gpu():
         raise UserError(Problem(name, expected, "none, and no GPU here, where they were computed on one"))
-    import torch  # noqa: F401  it computes with as many threads as before once it is loaded
+    import torch  # noqa: F401  once it is loaded, it computes with as many threads as before
 
-    executor = Executor(trial.store, trial.resident, made_for=f"{trial.sweep or 'run'}/{trial.result.id}")
-    if executor.resolver.key(node) != key:
-        got = f"key {key}, which this version computes as {executor.resolver.key(node)}"
-        raise UserError(Problem(name, expected, got))
-    took = f"{manifest.cost.seconds:.0f} s"
-    log.warning(
-        "%s: the arrays of stage '%s' were dropped by %s: computing it again, which took %s",
-        name,
-        role,
-        manifest.dropped.by,
-        took,
-    )
+    said = f"{name}: the arrays of stage '{role}' were dropped by {manifest.dropped.by}"
+    log.warning("%s: computing it again, which took %.0f s", said, manifest.cost.seconds)
     try:
         with trial.store.pins.held():
             return executor.compute(node)

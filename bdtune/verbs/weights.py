@@ -77,6 +77,7 @@ class Weights:
         self._readers: dict[str, dict[str, Node]] = {}  # recipe of a classifier -> nodes that read it
         self._entered: set[str] = set()
         self._since = 0
+        self._closed = False
         self._look: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="bdtune-weights")
 
@@ -90,14 +91,19 @@ class Weights:
 
     def close(self) -> str:
         """Drop what may go now; returns what was dropped since the beginning, in words."""
-        self._pool.submit(self._drop)
-        self._pool.shutdown()
+        try:
+            self._pool.submit(self._drop).result()
+        finally:  # Ctrl-C ends it after the entry that it is at
+            self._closed = True
+            self._pool.shutdown()
         return self.freed.line()
 
     def _drop(self) -> None:
         """Drop what may go."""
         try:
             for key, by in self._to_drop().items():
+                if self._closed:
+                    return
                 freed = self.whole.resolver.store.drop(key, by)
                 self.freed.classifiers += bool(freed)
                 self.freed.bytes += freed

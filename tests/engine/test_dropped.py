@@ -20,6 +20,7 @@ from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.manifest import MANIFEST
 from bdtune.engine.objects import Bucket
 from bdtune.engine.plan import make_plan
+from bdtune.engine.ready_queue import Job, ReadyQueue
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Node
 from bdtune.engine.store import ARRAYS, CURVE, Store
@@ -212,6 +213,25 @@ def test_a_chain_of_what_was_dropped_comes_back_from_its_first_stage(stand, log)
     log()
     assert equal(Executor(stand.store(), None).compute(chain()).arrays, value.arrays)
     assert log() == ["toy_train 0.0", "toy_train 0.0"]
+
+
+def test_of_two_trials_that_read_it_one_brings_it_back_and_the_other_waits(stand):
+    executor = Executor(stand.store(), None)
+    executor.compute(chain())
+    key = executor.resolver.key(chain())
+    stand.store().drop(key, BY)
+    queue = ReadyQueue(Executor(stand.store(), None))
+    for plus in (2.0, 3.0):
+        queue.add(Job(str(plus), [Node(Train(plus=plus), {"from": chain()}, 0, CPU)]))
+    first = queue.take()
+    assert key in first.claims
+    assert queue.take() is None
+    assert queue.held_back == 1
+    Executor(stand.store(), None).compute(chain())
+    queue.executor.store.catch_up()
+    second = queue.take()
+    assert {first.id, second.id} == {"2.0", "3.0"}
+    assert key not in second.claims
 
 
 def test_other_bits_fail_the_stage_and_are_remembered(stand, monkeypatch):
