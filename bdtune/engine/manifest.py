@@ -80,7 +80,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Files of an entry that were removed on purpose, and what tells them when they come back."""
+    """Files of an entry that were removed on purpose, and what they must be when they come back."""
 
     files: dict[str, FileEntry]
     by: str

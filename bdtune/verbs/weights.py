@@ -55,7 +55,7 @@ class Freed:
     bytes: int = 0
 
     def line(self) -> str:
-        """Return what a person is told; nothing where nothing was dropped."""
+        """Return it in words; nothing where nothing was dropped."""
         if not self.classifiers:
             return ""
         what = f"weights of {self.classifiers} evaluated classifiers dropped, {size(self.bytes)} freed"

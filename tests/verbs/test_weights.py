@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +18,7 @@ from bdtune.cluster.sweep import Options, Outcome
 from bdtune.config.expand import points
 from bdtune.config.load import load_sweep
 from bdtune.engine.manifest import Cost
-from bdtune.engine.store import Store
+from bdtune.engine.store import ARRAYS, Store
 from bdtune.errors import UserError
 from bdtune.report import files
 from bdtune.tracking.mlflow_log import Tracker
@@ -118,6 +122,48 @@ def test_the_same_command_computes_nothing_and_reports_the_same(swept, tmp_path)
     assert spec.weights_gb == 20.0, "what it is says no settings file"
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bdtune.cluster.sweep import Options
+from bdtune.engine import folder_place
+from bdtune.tracking.mlflow_log import Tracker
+from bdtune.verbs import sweep as verb
+from tests.verbs.test_weights import in_process
+
+def third(place, *words):
+    dropped.append(words)
+    if len(dropped) == 3:
+        folder_place.sync_folder = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    return drop(place, *words)
+
+drop, dropped = folder_place.FolderPlace.drop, []
+Tracker._poke, verb.run_sweep, folder_place.FolderPlace.drop = lambda self: None, in_process, third
+verb.sweep(sys.argv[1], ["weights_gb=1e-9"], Path(sys.argv[2]), Options(), quiet=True)
+"""
+"""The driver dies within the third removal."""
+
+
+def test_a_driver_that_is_killed_while_it_drops_loses_nothing(swept, tmp_path, monkeypatch):
+    first = swept("weights_gb=null")
+    before = (first.folder / "sweep.json").read_bytes()
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "toy.yaml"), str(first.home)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(dropped(first)) == 3
+    computed(tmp_path)
+    again = swept(f"weights_gb={KEPT_GB}")
+    assert computed(tmp_path) == []
+    assert len(dropped(again)) == 6
+    assert (again.folder / "sweep.json").read_bytes() == before
+    assert list((again.home / "store" / "quarantine").iterdir()) == []
+    store = Store(again.home / "store")
+    arrays = set(store.root.glob(f"objects/??/*/{ARRAYS}"))
+    monkeypatch.setattr("bdtune.engine.folder_place.ORPHANED", timedelta(0))
+    assert store.place.clear_orphans() == 1, "the file whose removal broke off"
+    [left] = arrays - set(store.root.glob(f"objects/??/*/{ARRAYS}"))
+    assert left.parent.name in {each.key for each in store.entries() if each.dropped}
+
+
 def test_a_budget_leaves_the_next_best(swept):
     all_ = swept("weights_gb=null", home="all")
     store = Store(all_.home / "store")
@@ -167,7 +213,7 @@ def test_a_model_that_is_asked_for_comes_back_bit_for_bit(swept, tmp_path, caplo
     before = (less.folder / "sweep.json").read_bytes()
     swept(f"weights_gb={KEPT_GB}", home="less")
     assert (less.folder / "sweep.json").read_bytes() == before
-    assert {one, other} <= dropped(less), "the next run leaves no more than it is told to"
+    assert {one, other} <= dropped(less), "the next run leaves no more than it is asked to"
 
 
 def test_what_cannot_be_computed_again_says_what_dropped_it_and_what_to_do(swept, monkeypatch):
@@ -313,3 +359,23 @@ def test_a_setting_with_seeds_to_come_stays_as_it_may_be_the_best(swept):
 def test_a_wrong_amount_is_a_users_mistake(swept):
     with pytest.raises(UserError, match=r"weights_gb: expected .*-1"):
         swept("weights_gb=-1")
+
+
+@pytest.mark.xdist_group("s3")
+def test_in_a_bucket_they_go_and_come_back_as_well(swept, s3, tmp_path, monkeypatch):
+    at = s3.new_address()
+    kept = swept("weights_gb=null", store=at)
+    before = (kept.folder / "sweep.json").read_bytes()
+    less = swept(f"weights_gb={KEPT_GB}", store=at)
+    keys = {each.id: each.stages["classifier"].key for each in less.done.result.trials}
+    gone = sorted(trial for trial, key in keys.items() if not Store(at).is_whole(key))
+    assert len(gone) == 6
+    assert (less.folder / "sweep.json").read_bytes() == before
+    names = [each.name for each in Store(at).place.objects.list("payloads")]
+    assert not [name for name in names for one in gone if keys[one] in name and name.endswith(ARRAYS)]
+    monkeypatch.setenv("BDTUNE_CACHE", str(tmp_path / "another-node"))
+    computed(tmp_path)
+    bdtune.trial(gone[0], out=less.home).model()
+    assert computed(tmp_path) == ["toy_tail"]
+    assert Store(at).is_whole(keys[gone[0]])
+    assert cache.verify(Store(at))[1] == []
