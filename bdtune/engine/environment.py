@@ -28,6 +28,11 @@ def environment() -> dict[str, str]:
     return found
 
 
+def same_libraries(recorded: Mapping[str, str]) -> bool:
+    """Return whether what computes here has the versions of a recorded environment."""
+    return all(recorded.get(name) == version for name, version in _versions() if name != "cpu")
+
+
 @contextmanager
 def threads_of(recorded: Mapping[str, str]) -> Iterator[None]:
     """Let torch, where it is loaded, compute with as many threads as in a recorded environment."""

@@ -113,15 +113,17 @@ class FolderPlace:
         folder = self.folder(key)
         if not self._replace(folder / MANIFEST, manifest):
             return False
-        sync_folder(folder)  # a power failure must not keep the removal alone
-        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # gc took it just now
+            sync_folder(folder)  # a power failure must not keep the removal alone
+            (folder / name).unlink()
         return True
 
     def bring_back(self, key: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
         for name, content in {**contents, MANIFEST: manifest}.items():  # the manifest comes last
             if not self._replace(self.folder(key) / name, content):
                 return
-        sync_folder(self.folder(key))
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(self.folder(key))
 
     def _replace(self, path: Path, content: bytes) -> bool:
         """Replace a file of an entry; returns False where the entry is gone, which it does not make anew."""

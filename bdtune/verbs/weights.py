@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bdtune.config.trial import section_params, to_params
+from bdtune.engine.environment import same_libraries
 from bdtune.engine.shared import Shared
 from bdtune.engine.store import ARRAYS
 from bdtune.report.groups import grouped
@@ -23,6 +24,7 @@ from bdtune.report.selection import by_rank, cases, given, selected
 from bdtune.report.table import size
 from bdtune.trials.chain import CLASSIFIER
 from bdtune.trials.results import SEED
+from bdtune.verbs.tables import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,8 +60,9 @@ class Freed:
         """Return it in words; nothing where nothing was dropped."""
         if not self.classifiers:
             return ""
-        what = f"weights of {self.classifiers} evaluated classifiers dropped, {size(self.bytes)} freed"
-        return f"{what} (weights_gb); 'bdtune export TRIAL' and .model() compute them again"
+        count = counted(self.classifiers, "evaluated classifier")
+        what = f"weights of {count} dropped, {size(self.bytes)} freed (weights_gb)"
+        return f"{what}; 'bdtune export TRIAL' and .model() compute them again"
 
 
 class Weights:
@@ -219,9 +222,10 @@ def _fitting(ranked: Iterable[str], kept: set[str], own: Mapping[str, Manifest],
 
 
 def _comes_back(manifest: Manifest) -> bool:
-    """Whether computing a result again gives the same bits: deterministic, and not with those of others."""
+    """Whether computing a result again gives the same bits: deterministic, alone, by the same libraries."""
     numerics = manifest.preimage.get("numerics") or {}
-    return bool(numerics.get("deterministic")) and manifest.cost.together == 1
+    alone = manifest.cost.together == 1
+    return bool(numerics.get("deterministic")) and alone and same_libraries(manifest.environment)
 
 
 def _is_copied(spec: SweepSpec, entry: Entry) -> bool:

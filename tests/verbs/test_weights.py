@@ -270,6 +270,10 @@ def test_what_would_not_come_back_stays(swept, monkeypatch):
     measured = Cost.measured
     monkeypatch.setattr(Cost, "measured", lambda *given: replace(measured(*given), together=2))
     assert dropped(swept(f"weights_gb={KEPT_GB}", home="fused")) == set()
+    monkeypatch.setattr(Cost, "measured", measured)
+    swept("weights_gb=null", home="old")
+    monkeypatch.setattr("bdtune.engine.environment._versions", lambda: (("torch", "another"),))
+    assert dropped(swept(f"weights_gb={KEPT_GB}", home="old")) == set()
 
 
 def test_a_sweep_is_exported_imported_and_verified_without_them(swept, tmp_path):
