@@ -102,7 +102,8 @@ class Trial:
         """Return the defended classifier, a torch module.
 
         It takes float images [B, C, H, W] in [0, 1] to logits [B, K]; the normalisation is inside. It is on
-        the CPU, in evaluation mode. Raises `UserError` where the store lacks its weights.
+        the CPU, in evaluation mode. Weights that the sweep dropped (`weights_gb`) are computed again first,
+        in this process. Raises `UserError` where the store lacks them, or they cannot be computed here.
         """
         from bdtune.trials.belongings import classifier_of
 

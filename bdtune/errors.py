@@ -100,6 +100,10 @@ class StoreError(BdtuneError):
     """The store could not be read or written."""
 
 
+class OtherBitsError(BdtuneError):
+    """What was dropped from the store and computed again is not what it was."""
+
+
 class OutageError(BdtuneError):
     """Nothing is wrong with the work, but it cannot go on for now: the same command continues later."""
 

@@ -521,7 +521,7 @@ def test_report_says_which_sweeps_there_are(bdtune, swept):
 def test_a_finished_sweep_is_still_reported_after_gc(bdtune, swept):
     before = json.loads(bdtune("report", "small", "--json")[1])
     listed = json.loads(bdtune("cache", "ls", "--json")[1])
-    assert set(listed[0]) == {"key", "stage", "bytes", "seconds", "created"}
+    assert set(listed[0]) == {"key", "stage", "bytes", "dropped", "seconds", "created"}
     derived = [row for row in listed if row["stage"].endswith((".all_samples", ".toy_threshold"))]
     small = (sum(row["bytes"] for row in derived) + 1) / 1e9
     said = json.loads(bdtune("cache", "gc", "--keep", str(small), "--dry-run", "--json")[1])

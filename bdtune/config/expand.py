@@ -100,6 +100,8 @@ def expand(
 def _factors(space: Space, reader: PointReader) -> Iterator[list[Point]]:
     yield from crossed("grid", space.grid)
     for number, group in enumerate(space.zip):
+        if not group:  # what it held was wrong
+            continue
         label = f"zip[{number}]" if len(space.zip) > 1 else "zip"
         length = len(next(iter(group.values())))
         yield [

@@ -2,8 +2,8 @@
 
 Two runs belong to one sweep if all settings that neither of them varies are equal, and their searches.
 What only says how trials are run, chosen or described belongs to no identity: `resources`, `retries`,
-`speed`, `scheduler`, `select`, `description`, `published`, `notes`, `table`, `keep`. Nor does the training
-seed of a finite sweep: another one is a replicate.
+`speed`, `scheduler`, `select`, `description`, `published`, `notes`, `table`, `keep`, `weights_gb`. Nor does
+the training seed of a finite sweep: another one is a replicate.
 """
 
 from __future__ import annotations

@@ -206,6 +206,8 @@ class SweepSettings(Knobs):
     """The shape of the table that a report adds; it changes no result."""
     keep: tuple[Kept, ...] = ()
     """What MLflow gets of each trial as files, besides its pictures."""
+    weights_gb: float | None = Field(20.0, ge=0, allow_inf_nan=False)
+    """Gigabytes of evaluated classifiers' weights that stay beside those of the best; null: all stay."""
 
     @field_validator("name")
     @classmethod

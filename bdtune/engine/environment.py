@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 PACKAGES = ("numpy", "pillow", "scikit-learn", "scipy", "torch", "torchvision")
 """Packages that compute."""
@@ -22,6 +26,26 @@ def environment() -> dict[str, str]:
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def same_libraries(recorded: Mapping[str, str]) -> bool:
+    """Return whether what computes here has the versions of a recorded environment."""
+    return all(recorded.get(name) == version for name, version in _versions() if name != "cpu")
+
+
+@contextmanager
+def threads_of(recorded: Mapping[str, str]) -> Iterator[None]:
+    """Let torch, where it is loaded, compute with as many threads as in a recorded environment."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or "threads" not in recorded:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(recorded["threads"]))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

@@ -11,12 +11,13 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from bdtune.engine.environment import threads_of
 from bdtune.engine.manifest import Cost
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.remarks import heard
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.stage import Artefact, Context, Node, NotComputed, Source, Tick
-from bdtune.errors import BdtuneError, OutageError, UserError
+from bdtune.errors import BdtuneError, OtherBitsError, OutageError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -96,6 +97,8 @@ class _Work:
     node: Node
     key: str
     made_for: str
+    again: bool = False
+    """Whether it is published, and only brings back what was dropped of it."""
     checkpoint: Checkpoint = field(init=False)
     moved: Moved = field(init=False)
 
@@ -166,23 +169,29 @@ class Executor:
         finally:
             self._loaded.clear()
 
-    def _ensure(self, node: Node) -> Generator[Event, None, str]:
-        """Publish the node's result unless it is there; returns its key."""
+    def _ensure(self, node: Node, *, read: bool = False) -> Generator[Event, None, str]:
+        """Publish the node's result unless it is there; returns its key.
+
+        To be `read` it must have its arrays: where these were dropped, they are computed again.
+        """
         key = yield from self._key(node)
-        while not self.store.has(key):
+        while not self._is_there(key, read=read):
             # Before the lease is taken, so that others see what is really under way.
             for parent in node.parents:
-                yield from self._ensure(parent)
+                yield from self._ensure(parent, read=True)
             with self.store.leases.try_hold(key) as mine:
                 # Another process may have published and let go between the two looks.
                 self.store.look_again(key)
-                if mine and not self.store.has(key):
+                if mine and not self._is_there(key, read=read):
                     yield from self._produce_with_others(node, key)
                     continue
             if not mine:
                 yield Event("waiting", node, key)
                 time.sleep(self.store.wait_s)
         return key
+
+    def _is_there(self, key: str, *, read: bool) -> bool:
+        return self.store.is_whole(key) if read else self.store.has(key)
 
     def _key(self, node: Node) -> Generator[Event, None, str]:
         """Return the node's key, computing the derived parents it depends on."""
@@ -196,13 +205,12 @@ class Executor:
     def _artefact(self, node: Node) -> Generator[Event, None, Artefact]:
         """Return the node's artefact; one that proves damaged is computed again."""
         while True:
-            key = yield from self._ensure(node)
-            if key not in self._loaded:
-                artefact = self.store.open(key)
-                if artefact is None:
-                    continue
+            key = yield from self._key(node)
+            if key in self._loaded:
+                return self._loaded[key]
+            yield from self._ensure(node, read=True)
+            if key not in self._loaded and (artefact := self.store.open(key)) is not None:
                 self._loaded[key] = artefact
-            return self._loaded[key]
 
     def _inputs(self, node: Node) -> Generator[Event, None, Inputs]:
         inputs: Inputs = {}
@@ -217,15 +225,23 @@ class Executor:
         return inputs
 
     def _produce_with_others(self, node: Node, key: str) -> Generator[Event, None, None]:
-        """Produce a node under its lease, together with companions that are ready, if there are any."""
+        """Produce a node under its lease, together with companions that are ready, if there are any.
+
+        What brings back dropped arrays is computed alone: with others it would have other bits.
+        """
+        dropped = self.store.known(key)
+        if dropped is not None:
+            with threads_of(dropped.environment):
+                yield from self._produce(_Work(node, key, self.made_for, again=True))
+            return
         if node.fuse_key is None:
-            yield from self._produce(node, key)
+            yield from self._produce(_Work(node, key, self.made_for))
             return
         yield Event("joinable", node, key)
         with contextlib.ExitStack() as leases:
             works = [_Work(node, key, self.made_for), *self._ready_companions(node, key, leases)]
             if len(works) == 1:
-                yield from self._produce(node, key)
+                yield from self._produce(works[0])
             else:
                 yield from self._produce_together(works)
 
@@ -238,7 +254,7 @@ class Executor:
                 break
             if its is None or its == key or its in found or other.node.fuse_key != node.fuse_key:
                 continue
-            if not all(self.resolver.manifest(parent) for parent in other.node.parents):
+            if not all(map(self.resolver.is_whole, other.node.parents)):
                 continue
             if leases.enter_context(self.store.leases.try_hold(its)):
                 self.store.look_again(its)
@@ -246,9 +262,9 @@ class Executor:
                     found[its] = _Work(other.node, its, other.made_for)
         return list(found.values())
 
-    def _produce(self, node: Node, key: str) -> Generator[Event, None, None]:
+    def _produce(self, work: _Work) -> Generator[Event, None, None]:
         """Run the stage under its lease and publish; a failure is recorded and raised as `StageFailed`."""
-        work = _Work(node, key, self.made_for)
+        node, key = work.node, work.key
         before = self.store.place.moved
         inputs = yield from self._inputs(node)
         checkpoint = self.store.checkpoint(key, self.checkpoint_interval_s)
@@ -324,7 +340,13 @@ class Executor:
 
     def _publish(self, work: _Work, artefact: Artefact, cost: Cost) -> None:
         preimage, kind = self.resolver.preimage(work.node), work.node.stage.kind
-        self.store.publish(work.key, kind, preimage, artefact, cost=cost, made_for=work.made_for)
+        if work.again:
+            try:
+                self.store.bring_back(work.key, artefact)
+            except OtherBitsError as error:
+                raise self._failed(work, error) from error
+        else:
+            self.store.publish(work.key, kind, preimage, artefact, cost=cost, made_for=work.made_for)
         if artefact.arrays and work.made_for == self.made_for:
             self._loaded[work.key] = replace(artefact, info=dict(artefact.info))
 

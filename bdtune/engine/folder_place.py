@@ -30,7 +30,7 @@ from bdtune.engine.news import News
 from bdtune.engine.node_cache import Moved
 from bdtune.engine.owner import beside, clear_unfinished
 from bdtune.engine.pins import Pins
-from bdtune.engine.place import DAMAGED
+from bdtune.engine.place import DAMAGED, ORPHANED
 from bdtune.errors import StoreError
 
 if TYPE_CHECKING:
@@ -109,6 +109,37 @@ class FolderPlace:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def drop(self, key: str, name: str, manifest: bytes) -> bool:
+        folder = self.folder(key)
+        if not self._replace(folder / MANIFEST, manifest):
+            return False
+        with contextlib.suppress(FileNotFoundError):  # gc took it just now
+            sync_folder(folder)  # a power failure must not keep the removal alone
+            (folder / name).unlink()
+        return True
+
+    def bring_back(self, key: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
+        for name, content in {**contents, MANIFEST: manifest}.items():  # the manifest comes last
+            if not self._replace(self.folder(key) / name, content):
+                return
+        with contextlib.suppress(FileNotFoundError):
+            sync_folder(self.folder(key))
+
+    def _replace(self, path: Path, content: bytes) -> bool:
+        """Replace a file of an entry; returns False where the entry is gone, which it does not make anew."""
+        temporary = beside(self.root / "tmp" / path.name)
+        try:
+            with room(path, len(content)):
+                write_synced(temporary, content)
+                temporary.replace(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
     def quarantine(self, key: str) -> str | None:
         grave = self.root / "quarantine" / f"{key}-{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
         try:
@@ -183,4 +214,16 @@ class FolderPlace:
                     file.unlink(missing_ok=True)
 
     def clear_orphans(self) -> int:
-        return 0
+        """Remove files of a day ago that their manifest does not name: their removal broke off."""
+        removed = 0
+        for folder in self.root.glob("objects/??/*"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or gone just now
+                named = {MANIFEST, *json.loads((folder / MANIFEST).read_bytes())["files"]}
+                for file in folder.iterdir():
+                    if (
+                        file.name not in named
+                        and time.time() - file.stat().st_mtime > ORPHANED.total_seconds()
+                    ):
+                        file.unlink()
+                        removed += 1
+        return removed

@@ -9,7 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -79,6 +79,16 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """Files of an entry that were removed on purpose, and what they must be when they come back."""
+
+    files: dict[str, FileEntry]
+    by: str
+    """What asked for it: "sweep 'gssd' (weights_gb=20)"."""
+    at: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything about a stored artefact but its arrays."""
 
@@ -97,6 +107,8 @@ class Manifest:
     commit: str = field(default_factory=git_commit)
     environment: dict[str, str] = field(default_factory=environment)
     """Versions, processor and threads; empty in what an earlier version wrote."""
+    dropped: Dropped | None = None
+    """What is not in the store any more; all else in the manifest is as it was published."""
     format: int = FORMAT
 
     @property
@@ -106,12 +118,25 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Size of the payload in bytes."""
-        return sum(file.bytes for file in self.files.values())
+        """Size of the result in bytes, with what was dropped of it."""
+        return self.stored + (_size(self.dropped.files) if self.dropped else 0)
+
+    @property
+    def stored(self) -> int:
+        """Bytes of it that lie in the store."""
+        return _size(self.files)
+
+    def without(self, name: str, by: str) -> Manifest:
+        """Return the manifest of an entry of which a file is dropped, `by` what asks for it."""
+        rest = {each: entry for each, entry in self.files.items() if each != name}
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(self, files=rest, dropped=Dropped({name: self.files[name]}, by, at))
 
     def to_json(self) -> bytes:
         """Return the file's content, with a checksum over all else."""
         body = asdict(self)
+        if self.dropped is None:
+            del body["dropped"]
         return json.dumps({**body, "checksum": _checksum(body)}, indent=1, sort_keys=True).encode()
 
     @classmethod
@@ -122,10 +147,21 @@ class Manifest:
             if body.pop("checksum", None) != _checksum(body) or body["format"] != FORMAT:
                 raise ValueError("checksum or format differs")
             body.setdefault("environment", {})
-            files = {name: FileEntry(**entry) for name, entry in body.pop("files").items()}
-            return cls(files=files, cost=Cost(**body.pop("cost")), **body)
+            dropped = body.pop("dropped", None)
+            if dropped is not None:
+                dropped = Dropped(**{**dropped, "files": _files(dropped["files"])})
+            files, cost = _files(body.pop("files")), Cost(**body.pop("cost"))
+            return cls(files=files, cost=cost, dropped=dropped, **body)
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a manifest: {error}") from error
+
+
+def _files(raw: dict[str, dict[str, Any]]) -> dict[str, FileEntry]:
+    return {name: FileEntry(**entry) for name, entry in raw.items()}
+
+
+def _size(files: dict[str, FileEntry]) -> int:
+    return sum(file.bytes for file in files.values())
 
 
 def _checksum(body: dict[str, Any]) -> str:

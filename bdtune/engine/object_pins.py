@@ -62,10 +62,16 @@ class ObjectPins:
         """Pin a key, as soon as pins are held."""
         self._seen[key] = None
 
-    def keys(self) -> set[str]:
-        """Return the keys that running sweeps use; pins of sweeps that are gone are removed."""
+    def keys(self, *, own: bool = True) -> set[str]:
+        """Return the keys that running sweeps use; without its `own`, those of others.
+
+        Pins of sweeps that are gone are removed.
+        """
         sweeps: dict[str, list[Listed]] = defaultdict(list)
+        mine = () if own else set(self._parts)
         for listed in self.objects.list(FOLDER):
+            if listed.name in mine:
+                continue
             sweeps[listed.name.rpartition("/")[0]].append(listed)
         found: set[str] = set()
         for parts in sweeps.values():

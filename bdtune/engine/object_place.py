@@ -20,7 +20,8 @@ import re
 import time
 import uuid
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bdtune.engine.manifest import MANIFEST, FileEntry
@@ -28,6 +29,7 @@ from bdtune.engine.node_cache import NodeCache
 from bdtune.engine.object_checkpoint import ObjectCheckpoint
 from bdtune.engine.object_lease import ObjectLeases
 from bdtune.engine.object_pins import ObjectPins
+from bdtune.engine.place import ORPHANED
 from bdtune.engine.publication_log import READERS, PublicationLog
 
 if TYPE_CHECKING:
@@ -41,8 +43,6 @@ GRAVES = "quarantine/"
 """So begins what stands in place of a damaged entry, whose key is free: the name under which it lies now."""
 LONGEST_GRAVE = 100
 """Bytes of such a name; an entry has more, so that a listing tells them apart."""
-ORPHANED = timedelta(days=1)
-"""After so long a payload without a manifest is nobody's."""
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,28 @@ class ObjectPlace:
             if self.objects.put_if_match(_entry(key), content, found.tag) is not None:
                 break
         return True
+
+    def drop(self, key: str, name: str, manifest: bytes) -> bool:
+        attempt, tag = self._read[key]
+        changed = self.objects.put_if_match(_entry(key), _closed(attempt, manifest), tag)
+        if changed is None:
+            return False
+        self._read[key] = attempt, changed
+        self.objects.delete(_payload(key, attempt, name))
+        return True
+
+    def bring_back(self, key: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
+        before, tag = self._read[key]
+        attempt = uuid.uuid4().hex[:12]  # who is just dropping a file of the old one does not reach this
+        for name, content in contents.items():
+            self.objects.put(_payload(key, attempt, name), content)
+        changed = self.objects.put_if_match(_entry(key), _closed(attempt, manifest), tag)
+        if changed is not None:
+            self._read[key] = attempt, changed
+        for listed in self._payload(key, attempt if changed is None else before):
+            self.objects.delete(listed.name)
+        for content in contents.values():
+            self.cache.put(content)
 
     def quarantine(self, key: str) -> str | None:
         if key not in self._read:
@@ -222,22 +244,29 @@ class ObjectPlace:
             log.info("made one object of %d in the store's log", merged)
 
     def clear_orphans(self) -> int:
-        """Remove payloads of a day ago that no manifest means; returns how many objects."""
+        """Remove files of a day ago that no manifest names; returns how many objects."""
         now, attempts = datetime.now(UTC), defaultdict(list)
         for listed in self.objects.list("payloads"):
             attempts[listed.name.rpartition("/")[0]].append(listed)
         removed = 0
         for folder, parts in attempts.items():
-            if now - max(part.modified for part in parts) > ORPHANED and not self._is_meant(folder):
-                for part in parts:
-                    self.objects.delete(part.name)
-                removed += len(parts)
+            old = now - max(part.modified for part in parts) > ORPHANED
+            for part in self._unnamed(folder, parts) if old else ():
+                self.objects.delete(part.name)
+                removed += 1
         return removed
 
-    def _is_meant(self, folder: str) -> bool:
+    def _unnamed(self, folder: str, parts: Iterable[Listed]) -> list[Listed]:
+        """Return those files of an attempt that no manifest names; none where the manifest is damaged."""
         _, key, attempt = folder.split("/")
         found = self.objects.get(_entry(key))
-        return found is not None and _opened(found.content)[0] == attempt
+        own, manifest = ("", b"") if found is None else _opened(found.content)
+        named: Iterable[str] = ()
+        if own == attempt:
+            named = {_last(part) for part in parts}
+            with suppress(ValueError, KeyError, TypeError):
+                named = json.loads(manifest)["files"]
+        return [part for part in parts if _last(part) not in named]
 
 
 def _entry(key: str) -> str:

@@ -51,10 +51,15 @@ class Pins:
             with self._file.open("a") as file:
                 file.write(f"{json.dumps(key)}\n")
 
-    def keys(self) -> set[str]:
-        """Return the keys that running sweeps use; files of sweeps that are gone are removed."""
+    def keys(self, *, own: bool = True) -> set[str]:
+        """Return the keys that running sweeps use; without its `own`, those of others.
+
+        Files of sweeps that are gone are removed.
+        """
         found: set[str] = set()
         for file in self.folder.glob("*.jsonl"):
+            if file == self._file and not own:
+                continue
             with contextlib.suppress(OSError, ValueError):
                 first, *lines = file.read_text().split("\n")
                 if is_left(json.loads(first), time.time() - file.stat().st_mtime):

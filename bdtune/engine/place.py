@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 
 DAMAGED = "store entry %s is damaged (%s); moved to %s, it will be computed again"
+ORPHANED = timedelta(days=1)
+"""After so long a file that no manifest names is nobody's."""
 
 
 class Leases(Protocol):
@@ -49,8 +52,11 @@ class Pins(Protocol):
     def add(self, key: str) -> None:
         """Pin a key, as soon as pins are held."""
 
-    def keys(self) -> set[str]:
-        """Return the keys that running sweeps use; pins of sweeps that are gone are removed."""
+    def keys(self, *, own: bool = True) -> set[str]:
+        """Return the keys that running sweeps use; without its `own`, those of others.
+
+        Pins of sweeps that are gone are removed.
+        """
 
 
 class Checkpoint(Protocol):
@@ -127,6 +133,15 @@ class Place(Protocol):
 
         To `force` it is to have it survive a power failure. Raises `StoreError` or `OutageError`.
         """
+
+    def drop(self, key: str, name: str, manifest: bytes) -> bool:
+        """Replace an entry's manifest by one that does not name a file, then remove that file.
+
+        Returns whether it was done: another process may have taken or changed the entry since it was read.
+        """
+
+    def bring_back(self, key: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
+        """Write all payload files of an entry of which some were dropped, then replace its manifest."""
 
     def quarantine(self, key: str) -> str | None:
         """Move a damaged entry away and return where to; None when it is gone already."""

@@ -16,7 +16,7 @@ from bdtune.engine.uncollected import uncollected
 from bdtune.knobs import short_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from bdtune.engine.manifest import Manifest
     from bdtune.engine.resolve import Resolver
@@ -124,6 +124,8 @@ class Plan:
     predicted: dict[str, float | None] = field(default_factory=dict)
     """Seconds of each stage by recipe; None where nothing is known of it."""
     unpredicted: tuple[str, ...] = ()  # stages that were never run, so not in the seconds
+    weights: int | None = 0
+    """Bytes of the results of its `leaves`, stored ones too; None where the size of one is not known."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the shape that `bdtune plan --json` prints."""
@@ -133,22 +135,31 @@ class Plan:
             "stages": {name: vars(count) for name, count in self.stages.items()},
             "seconds": {"shared": round(self.seconds_shared, 2), "unshared": round(self.seconds_unshared, 2)},
             "unpredicted": list(self.unpredicted),
+            "weights": self.weights,
         }
 
 
 @uncollected()
 def make_plan(
-    trials: Iterable[Sequence[Node]], baselines: int, resolver: Resolver, guess: Guess = no_guess
+    trials: Iterable[Sequence[Node]],
+    baselines: int,
+    resolver: Resolver,
+    guess: Guess = no_guess,
+    *,
+    leaves: Container[str] = (),
+    weigh: Callable[[Node], int | None] = no_guess,
 ) -> Plan:
     """Count the stages that `trials` (the nodes each must compute, baselines among them) need.
 
-    `guess` gives the seconds of stages that were never run.
+    `guess` gives the seconds of stages that were never run; `leaves` are recipes of trained classifiers that
+    are only judged, whose bytes `weigh` gives where the store knows nothing of their size.
     """
     plan = Plan(trials=-baselines, baselines=baselines)
-    counter = _Counter(plan, resolver, Costs(resolver.store, guess))
+    counter = _Counter(plan, resolver, Costs(resolver.store, guess), leaves, weigh)
     for nodes in trials:
         plan.trials += 1
         counter.add(nodes)
+    counter.add_dropped()
     _count_absent(plan, counter.absent, counter.sharing)
     _shorten(plan)
     return plan
@@ -173,8 +184,16 @@ class _Step:
 class _Counter:
     """Enters trials into a plan, one after the other."""
 
-    def __init__(self, plan: Plan, resolver: Resolver, costs: Costs) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        resolver: Resolver,
+        costs: Costs,
+        leaves: Container[str],
+        weigh: Callable[[Node], int | None],
+    ) -> None:
         self.plan, self.resolver, self.costs = plan, resolver, costs
+        self.leaves, self.weigh = leaves, weigh
         self.traffic = Traffic(plan.stages, costs)
         self.sharing = _Sharing()
         self.absent: list[Node] = []
@@ -197,6 +216,17 @@ class _Counter:
             longest += step.missing_s
         self.plan.seconds_longest = max(self.plan.seconds_longest, longest)
 
+    def add_dropped(self) -> None:
+        """Count as missing what is in the store without its arrays and is read by what is missing."""
+        found: set[str | None] = set()
+        for node in self.absent:  # which grows: what brings it back may read what was dropped, too
+            for parent in node.parents:
+                step = self._steps[parent.recipe]
+                if step.there is not None and step.there.dropped and step.key not in found:
+                    found.add(step.key)
+                    step.count.cached -= 1
+                    self.absent.append(parent)
+
     def _entered(self, node: Node) -> _Step:
         """Count a recipe that no trial before had."""
         recipe, stage = node.recipe, node.stage.full_name()
@@ -213,11 +243,19 @@ class _Counter:
             self._unique.add(key or recipe)
             count.unique += 1
             count.cached += stored
+            if recipe in self.leaves:
+                self._count_weights(node, there)
             if not stored:
                 self.absent.append(node)
                 self.traffic.compute(node)
         settled = key is not None and (stored or node.stage.kind == "train")
         return _Step(count, seconds, 0.0 if stored else seconds, settled, key, there)
+
+    def _count_weights(self, node: Node, there: Manifest | None) -> None:
+        size = self.costs.bytes(node) if there is None else there.size
+        size = self.weigh(node) if size is None else size
+        known = self.plan.weights
+        self.plan.weights = None if known is None or size is None else known + size
 
     def _key(self, node: Node) -> str | None:
         """Return a node's key; None, which the resolver is slow to find, behind what is not settled."""

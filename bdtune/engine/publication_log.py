@@ -151,6 +151,8 @@ class PublicationLog:
             self.failed.add(row["failed"])
             return
         self.learn(row["key"])
+        if "again" in row and line not in self.costs and self._news is not None:
+            self._news.add(row["key"])  # it was brought back, which is news though it was published before
         self.costs.setdefault(line, row)
 
     def _back(self, span: timedelta) -> str:

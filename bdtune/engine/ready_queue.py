@@ -200,6 +200,8 @@ class ReadyQueue:
         if job.fuse_key is None or job.next is None:
             return
         step, own = job.next
+        if self.executor.store.has(own):  # it brings back what was dropped, which is computed alone
+            return
         for other in list(self._joinable[job.fuse_key].values()):
             if len(job.company) + 1 >= step.numerics.fused:
                 return
@@ -235,12 +237,14 @@ class ReadyQueue:
 
     def _claim_goal(self, job: Job, goal: Node) -> None:
         """Enter what a goal needs; a derived one is left to the trial, as no key depends on it."""
-        derived = goal.stage.kind == "derive"
+        derived, own = goal.stage.kind == "derive", self.executor.resolver.key(goal)
+        if derived and own is not None and self.executor.store.has(own):
+            return
         for node in goal.parents if derived else [goal]:
-            for step, key in missing(self.executor, node):
+            for step, key in missing(self.executor, node, read=derived):
                 self._claim_step(job, node, step, key)
         own = self.executor.resolver.key(goal)
-        if derived and own is not None and not self.executor.store.has(own):
+        if derived and own is not None:
             job.claims.add(own)
 
     def _claim_step(self, job: Job, node: Node, step: Node, key: str) -> None:

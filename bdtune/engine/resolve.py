@@ -47,6 +47,11 @@ class Resolver:
         key = self.key(node)
         return None if key is None else self.store.manifest(key)
 
+    def is_whole(self, node: Node) -> bool:
+        """Return whether the node's result is in the store with its arrays."""
+        key = self.key(node)
+        return key is not None and self.store.is_whole(key)
+
     def _parent_identity(self, parent: Node) -> dict[str, str]:
         key = self.key(parent)
         if key is None:

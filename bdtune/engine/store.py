@@ -10,19 +10,21 @@ import hashlib
 import json
 import logging
 import traceback
+import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors.numpy import load, save
 
+from bdtune.engine.environment import environment
 from bdtune.engine.key import digest_of
 from bdtune.engine.manifest import MANIFEST, Cost, FileEntry, Manifest
 from bdtune.engine.place import DAMAGED, place_at
 from bdtune.engine.stage import Artefact, config_hash_of, scale_of
-from bdtune.errors import DeviceFullError, Diverged, StoreError
+from bdtune.errors import DeviceFullError, Diverged, OtherBitsError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,25 +73,38 @@ class Store:
         self._absent: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Return whether the key is published."""
+        """Return whether the key is published, perhaps without arrays that were dropped since."""
         return self.manifest(key) is not None
+
+    def is_whole(self, key: str) -> bool:
+        """Return whether the key is published and nothing was dropped of it: its arrays can be read."""
+        manifest = self.manifest(key)
+        if manifest is not None and manifest.dropped:
+            self._forget(key)  # they may have been brought back
+            manifest = self.manifest(key)
+        return manifest is not None and manifest.dropped is None
 
     def manifest(self, key: str) -> Manifest | None:
         """Return the manifest of a published key, else None; a torn one is quarantined."""
         if key in self._absent:
             return None
-        if key not in self._manifests:
+        found = self._manifests.get(key)  # another thread may be dropping the entry's arrays
+        if found is None:
             content = self.place.manifest(key)
             if content is None:
                 if self._following:
                     self._absent.add(key)
                 return None
             try:
-                self._manifests[key] = Manifest.from_json(content)
+                found = self._manifests[key] = Manifest.from_json(content)
             except ValueError as error:
                 self.quarantine(key, str(error))
                 return None
-        return self._manifests[key]
+        return found
+
+    def known(self, key: str) -> Manifest | None:
+        """Return a key's manifest as it was last read, without another look."""
+        return self._manifests.get(key)
 
     def news(self) -> set[str]:
         """Return the keys that any process has published since the last call; the first one only begins.
@@ -112,24 +127,40 @@ class Store:
         self._absent.discard(key)
 
     def open(self, key: str, *, copies: bool = True) -> Artefact | None:
-        """Return the artefact, or None when it is missing or was found damaged and quarantined.
+        """Return the artefact, or None when it is missing, lacks what was dropped, or was found damaged.
 
-        Sizes are checked at every call, digests at the first call of this process. Without `copies` the
-        store's own files are read, not those that this node has copied from it.
+        A damaged one is quarantined. Sizes are checked at every call, digests at the first call of this
+        process. Without `copies` the store's own files are read, not those that this node has copied from it.
         """
-        manifest = self.manifest(key)
-        if manifest is None:
+        found = self._checked(key, copies=copies) if self.is_whole(key) else None
+        if found is None or found[0].dropped:
             return None
-        try:
-            contents = {
-                name: self._read(key, name, entry, copies=copies) for name, entry in manifest.files.items()
-            }
-        except (OSError, ValueError) as error:
-            self.quarantine(key, str(error))
-            return None
-        self._verified.add(key)
+        manifest, contents = found
         arrays = load(contents[ARRAYS]) if ARRAYS in contents else {}
         return Artefact(arrays, manifest.info, tuple(_rows(contents.get(CURVE, b""))))
+
+    def is_sound(self, key: str) -> bool:
+        """Read all that the store has of an entry, with digests; a damaged one is quarantined."""
+        return self._checked(key, copies=False) is not None
+
+    def _checked(self, key: str, *, copies: bool) -> tuple[Manifest, dict[str, bytes]] | None:
+        """Return an entry's manifest and files; None when it is missing, or was found damaged."""
+        for known in (True, False):
+            manifest = self.manifest(key)
+            if manifest is None:
+                return None
+            files = manifest.files.items()
+            try:
+                contents = {name: self._read(key, name, entry, copies=copies) for name, entry in files}
+            except (OSError, ValueError) as error:
+                if known:
+                    self._forget(key)  # something may have been dropped, or brought back, since it was read
+                else:
+                    self.quarantine(key, str(error))
+            else:
+                self._verified.add(key)
+                return manifest, contents
+        return None
 
     def curve(self, key: str) -> list[dict[str, float]]:
         """Return an entry's curve alone: one row per epoch; empty when it has none or cannot be read."""
@@ -183,6 +214,51 @@ class Store:
             raise StoreError(f"the entry {key} of {self.root} vanished right after it was written")
         return published
 
+    def drop(self, key: str, by: str) -> int:
+        """Remove an entry's arrays and note `by` what; manifest, info and curve stay. Returns bytes freed.
+
+        Nothing is done where it has none, or somebody holds its lease. Whoever needs the arrays later
+        computes them again: see `bring_back`.
+        """
+        with self.leases.try_hold(key) as mine:
+            self._forget(key)
+            manifest = self.manifest(key) if mine else None
+            if manifest is None or manifest.dropped or ARRAYS not in manifest.files:
+                return 0
+            without = manifest.without(ARRAYS, by)
+            if not self.place.drop(key, ARRAYS, without.to_json()):
+                self._forget(key)
+                return 0
+            self._manifests[key] = without
+            return manifest.files[ARRAYS].bytes
+
+    def bring_back(self, key: str, artefact: Artefact) -> None:
+        """Give an entry back the arrays that were dropped of it, computed again; all else stays as it is.
+
+        Raises `OtherBitsError` where they are not the ones that were dropped.
+        """
+        manifest = self.manifest(key)
+        if manifest is None or manifest.dropped is None:  # gc took it, or another process was faster
+            return
+        if digest_of(artefact.arrays, artefact.info) != manifest.digest:
+            raise OtherBitsError(_other_bits(manifest))
+        self._give_back(manifest, {ARRAYS: _payload(artefact)[ARRAYS]})
+        self.place.forget_failure(key)
+        self.checkpoint(key).clear()
+
+    def _give_back(self, manifest: Manifest, found: dict[str, bytes]) -> None:
+        key, files = manifest.key, manifest.files.items()
+        try:
+            contents = {name: self._read(key, name, entry, copies=False) for name, entry in files} | found
+        except (OSError, ValueError) as error:
+            self.quarantine(key, str(error))  # it is computed as if for the first time
+            return
+        entries = {name: _entry_of(content) for name, content in contents.items()}
+        whole = replace(manifest, files=entries, dropped=None)
+        self.place.bring_back(key, contents, whole.to_json())
+        self.place.note(key, {"again": uuid.uuid4().hex[:12]})
+        self._forget(key)
+
     def contents(self, key: str) -> dict[str, bytes]:
         """Return the files of an entry as they are, its manifest too; nothing is checked, copied or moved.
 
@@ -198,6 +274,7 @@ class Store:
     def adopt(self, contents: dict[str, bytes]) -> None:
         """Take in an entry of another store, given as its files; one that is here already stands.
 
+        What was dropped of the one here, the other one brings back.
         Raises `ValueError` where the files are not those that their manifest names.
         """
         files = dict(contents)
@@ -207,10 +284,13 @@ class Store:
         if found != manifest.files:
             raise ValueError(f"the files of entry {manifest.key} are not those of its manifest")
         self.look_again(manifest.key)
-        if not self.has(manifest.key):
+        here = self.manifest(manifest.key)
+        if here is None:
             self.place.commit(manifest.key, files, content, force=True)
             self.place.note(manifest.key, None)
             self.look_again(manifest.key)
+        elif here.dropped and not manifest.dropped and here.digest == manifest.digest:
+            self._give_back(here, {name: files[name] for name in here.dropped.files})
 
     def quarantine(self, key: str, why: str) -> None:
         """Move a damaged entry away, say so, and forget it, so that it is computed again."""
@@ -289,6 +369,23 @@ class Store:
     def forget_failure(self, key: str) -> None:
         """Allow a failed key to be tried again."""
         self.place.forget_failure(key)
+
+
+def _other_bits(manifest: Manifest) -> str:
+    """Say what was dropped, by what, and what is different here from where it was computed."""
+    assert manifest.dropped is not None
+    here = environment()
+    found = [
+        f"{name} {there}, here {here.get(name, 'none')}"
+        for name, there in manifest.environment.items()
+        if here.get(name) != there
+    ]
+    changed = "; ".join(found) or "with the same libraries"
+    return (
+        f"its arrays were dropped by {manifest.dropped.by}, and computed again here they have other bits "
+        f"than on {manifest.host} ({changed}): compute them there, or "
+        f"'bdtune cache remove {manifest.key}' lets it count as never computed"
+    )
 
 
 def _entry_of(content: bytes) -> FileEntry:

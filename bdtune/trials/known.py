@@ -12,6 +12,7 @@ from bdtune.engine.manifest import Manifest
 from bdtune.engine.store import Store
 from bdtune.errors import Problem, UserError
 from bdtune.reading.resident import InProcess
+from bdtune.trials.again import computed_again
 from bdtune.trials.from_params import spec_from_params
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.sweep_folder import SETTINGS, SWEEPS, store_of
@@ -80,11 +81,17 @@ class KnownTrial:
         return None
 
     def artefact(self, role: str) -> Artefact:
-        """Return the result of the stage of a role; raises `UserError` where the store lacks it."""
+        """Return the result of the stage of a role; raises `UserError` where the store lacks it.
+
+        Arrays that were dropped are computed again first, in this process.
+        """
         use = self.result.stages.get(role)
         found = None if use is None else self.store.open(use.key)
         if found is not None:
             return found
+        manifest = None if use is None else self.store.manifest(use.key)
+        if manifest is not None and manifest.dropped is not None:
+            return computed_again(self, role, manifest)
         got = "none" if use is None else f"key {use.key}, which is not there"
         expected = f"expected the result of stage '{role}' in {self.store.root}"
         raise UserError(Problem(f"trial {self.result.id}", expected, got, hint=self._hint()))

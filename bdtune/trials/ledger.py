@@ -10,14 +10,16 @@ from bdtune.engine.plan import Guess, Plan, make_plan, no_guess
 from bdtune.engine.shared import Shared
 from bdtune.engine.uncollected import uncollected
 from bdtune.reading.resident import must_stream
+from bdtune.trials.chain import CLASSIFIER
 from bdtune.trials.graph import Graphs
 from bdtune.trials.outcome import Facts, result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Callable, Container, Iterable
     from pathlib import Path
 
     from bdtune.engine.resolve import Resolver
+    from bdtune.engine.stage import Node
     from bdtune.plugins.dataset import Dataset
     from bdtune.reading.resident import Pipeline
     from bdtune.trials.graph import TrialGraph
@@ -88,14 +90,23 @@ class Ledger:
         """Return the baseline of a trial."""
         return self.entries[entry.baseline_id] if entry.baseline_id else None
 
-    def plan(self, guess: Guess = no_guess, *, without: Container[str] = ()) -> Plan:
+    def plan(
+        self,
+        guess: Guess = no_guess,
+        *,
+        weigh: Callable[[Node], int | None] = no_guess,
+        without: Container[str] = (),
+    ) -> Plan:
         """Return what the trials need, what exists, and what sharing saves; `without` those of some ids.
 
-        `guess` gives the seconds of stages that the store knows nothing of.
+        `guess` gives the seconds of stages that the store knows nothing of, `weigh` the bytes of classifiers.
         """
         entries = [entry for entry in list(self.entries.values()) if entry.id not in without]
         baselines = sum(entry.is_baseline for entry in entries)
-        return make_plan((entry.graph.goals for entry in entries), baselines, self.resolver, guess)
+        undefended = {entry.graph.chain[CLASSIFIER].recipe for entry in entries if entry.is_baseline}
+        leaves = {entry.graph.chain[CLASSIFIER].recipe for entry in entries} - undefended
+        goals = (entry.graph.goals for entry in entries)
+        return make_plan(goals, baselines, self.resolver, guess, leaves=leaves, weigh=weigh)
 
     def result(
         self, entry: Entry, status: Status | None = None, error: str | None = None, **times: float | None

@@ -79,6 +79,18 @@ class Speed:
         own = self._own(*read)
         return self._guesses(node.stage, node.numerics, own, *read, *(() if own else _data_before(node)))
 
+    def weight_bytes(self, node: Node) -> int | None:
+        """Return the size of the weights of the network that a stage trains; None where it is not known."""
+        read = tuple(node.sources.values())
+        data = next((each for each in [*read, *_data_before(node)] if isinstance(each, DataSource)), None)
+        network = _network_of(node.stage, read)
+        if data is None or network is None:
+            return None
+        classes, shape = data.dataset.num_classes, data.dataset.image_shape(data.root)
+        named: list[object] = ["weights", network.plugin_name(), network.identity(), classes, shape]
+        found = self._kept(named, lambda: _weight_bytes(network, classes, shape))
+        return None if found is None else int(found)
+
     def _guess(self, stage: Stage, numerics: Numerics, own: int, *sources: Source) -> float | None:
         """Return the seconds of a stage that reads these sources, the first `own` data sets itself."""
         data = next((source for source in sources if isinstance(source, DataSource)), None)
@@ -170,6 +182,15 @@ def _operations(network: Model, num_classes: int, shape: tuple[int, int, int]) -
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network.build(num_classes, shape).eval()(torch.empty(1, shape[2], *shape[:2]))
     return float(counter.get_total_flops())
+
+
+def _weight_bytes(network: Model, num_classes: int, shape: tuple[int, int, int]) -> float:
+    """Return the bytes of a network's parameters and buffers; nothing is allocated for it."""
+    import torch
+
+    with torch.device("meta"):
+        state = network.build(num_classes, shape).state_dict()
+    return float(sum(value.numel() * value.element_size() for value in state.values()))
 
 
 def _measured(numerics: Numerics, threads: int) -> float | None:

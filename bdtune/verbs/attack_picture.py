@@ -90,7 +90,7 @@ def _missing(nodes: Iterable[Node], executor: Executor) -> Iterator[Node]:
 
     def below(node: Node) -> Iterator[Node]:
         key = executor.resolver.key(node)
-        if node.recipe in seen or (key is not None and executor.store.has(key)):
+        if node.recipe in seen or (key is not None and executor.store.is_whole(key)):
             return
         seen.add(node.recipe)
         for parent in node.parents:

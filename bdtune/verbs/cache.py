@@ -31,7 +31,8 @@ def listing(store: Store) -> list[dict[str, Any]]:
         {
             "key": manifest.key,
             "stage": manifest.stage,
-            "bytes": manifest.size,
+            "bytes": manifest.stored,
+            "dropped": manifest.size - manifest.stored,
             "seconds": round(manifest.cost.seconds, 3),
             "created": manifest.created,
         }
@@ -174,10 +175,13 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def verify(store: Store) -> tuple[int, list[str]]:
-    """Read every entry with its digests; returns how many are whole, and the keys now in quarantine."""
+    """Read every entry with its digests; returns how many are whole, and the keys now in quarantine.
+
+    One whose arrays were dropped is as it should be.
+    """
     whole, damaged = 0, []
     for key in store.every_key():
-        if store.open(key, copies=False) is None:
+        if not store.is_sound(key):
             damaged.append(key)
             store.quarantine(key, "it has no manifest")  # unless it was moved away already
         else:
@@ -203,7 +207,7 @@ def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Cleanup:
     """
     used = store.pins.keys()
     entries = list(store.entries())
-    left = sum(manifest.size for manifest in entries)
+    left = sum(manifest.stored for manifest in entries)
     removed, freed = 0, 0
     for manifest in sorted(entries, key=_dispensable):
         if left - freed <= most_bytes:
@@ -213,7 +217,7 @@ def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Cleanup:
         if not dry_run:
             store.remove(manifest.key)
         removed += 1
-        freed += manifest.size
+        freed += manifest.stored
     if not dry_run:
         store.place.clear_orphans()
     return Cleanup(removed, freed, left - freed, sum(manifest.key in used for manifest in entries))
@@ -221,4 +225,18 @@ def collect(store: Store, most_bytes: int, *, dry_run: bool = False) -> Cleanup:
 
 def _dispensable(manifest: Manifest) -> tuple[bool, float, str]:
     """Sort key of entries, those to be removed first first; ties by age."""
-    return manifest.kind == "derive", manifest.cost.seconds / max(1, manifest.size), manifest.created
+    return manifest.kind == "derive", manifest.cost.seconds / max(1, manifest.stored), manifest.created
+
+
+def remove(store: Store, word: str) -> Manifest:
+    """Remove one entry, by its key or the beginning of it; returns what it was.
+
+    Raises `UserError` where there is no such entry, or a running sweep uses it.
+    """
+    manifest = _entry(store, word)
+    used = store.pins.keys()
+    if manifest.key in used or store.leases.held_by_other(manifest.key):
+        expected = "expected an entry that no running sweep uses"
+        raise UserError(Problem("key", expected, manifest.key, hint="Wait until that sweep has ended"))
+    store.remove(manifest.key)
+    return manifest

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bdtune.engine.store import Store
 
-app = typer.Typer(help="What the store holds: ls, why, verify, gc.", no_args_is_help=True)
+app = typer.Typer(help="What the store holds: ls, why, verify, gc, remove.", no_args_is_help=True)
 
 
 @app.command("ls")
@@ -96,6 +96,27 @@ def gc(
 
     row = vars(verb.collect(_store(out, store, write=not dry_run), int(keep * 1e9), dry_run=dry_run))
     show_result(row, tables.plain_table("would remove" if dry_run else "removed", [row]), as_json)
+
+
+@app.command("remove")
+def remove(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="As 'cache ls' prints it, or its beginning.")],
+    out: Out = None,
+    store: StoreAt = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove one artefact: it counts as never computed. What was computed from it stays.
+
+    Example:
+
+    bdtune cache remove 3b53c605
+    """
+    from bdtune.verbs import cache as verb
+    from bdtune.verbs import tables
+
+    gone = verb.remove(_store(out, store, write=True), key)
+    row = {"key": gone.key, "stage": gone.stage, "bytes": gone.stored}
+    show_result(row, tables.plain_table("removed", [row]), as_json)
 
 
 def _store(out: Path | None, given: str | None, *, write: bool = False) -> Store:

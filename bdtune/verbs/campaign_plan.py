@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bdtune.cluster.sweep import make_ledger
 from bdtune.config.campaign import load_campaign
 from bdtune.config.expand import points
-from bdtune.report.table import duration
+from bdtune.report.table import duration, size
 from bdtune.trials.sweep_folder import SWEEPS
 from bdtune.verbs.campaign import begun
 from bdtune.verbs.campaign_trials import choose, speed
@@ -83,7 +83,9 @@ def plan(file: Named, overrides: Sequence[str], run_dir: Path, *, store: str | N
         _planned(spec, share, _plan_alone(campaign, spec, known))
         for spec, share in zip(campaign.sweeps, chosen.shares, strict=True)
     ]
-    return CampaignPlan(campaign, tuple(sweeps), chosen.ledger.plan(speed(campaign)), chosen.left_out)
+    guess = speed(campaign)
+    whole = chosen.ledger.plan(guess, weigh=guess.weight_bytes)
+    return CampaignPlan(campaign, tuple(sweeps), whole, chosen.left_out)
 
 
 def _plan_alone(campaign: Campaign, spec: SweepSpec, store: Store) -> Plan:
@@ -119,11 +121,18 @@ def plan_table(made: CampaignPlan) -> Table:
         }
         for sweep in made.sweeps
     ]
-    notes = [*_totals(made), *made.left_out.lines()]
+    notes = [*_totals(made), *_weights(made.whole), *made.left_out.lines()]
     notes += [f"{sweep}: {each.line()}" for sweep, each in made.absent]
     trials, baselines = counted(made.whole.trials, "trial"), counted(made.whole.baselines, "baseline")
     title = f"campaign {made.campaign.name}: {counted(len(rows), 'sweep')}, {trials} and {baselines}"
     return plain_table(title, rows, notes)
+
+
+def _weights(whole: Plan) -> list[str]:
+    if not whole.weights:
+        return []
+    rule = "each sweep leaves weights_gb of its own, and those of its best"
+    return [f"weights of defended classifiers: at most {size(whole.weights)}; {rule}"]
 
 
 def _totals(made: CampaignPlan) -> list[str]:

@@ -30,6 +30,8 @@ from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.stores import checked, store_for, to_write
 from bdtune.verbs.sweep_report import reported
 from bdtune.verbs.watching import Recorder, Screen
+from bdtune.verbs.weights import Part as WeightsPart
+from bdtune.verbs.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,13 +89,14 @@ def run(
         replace_file(folder / CAMPAIGN, yaml.safe_dump(campaign.to_dict(), sort_keys=False).encode())
         chosen.left_out.write(folder, chosen.about)
         parts = [_part(run_dir, spec, campaign.name, at) for spec in campaign.sweeps]
+        weights = Weights(chosen.ledger, [WeightsPart(part.spec, part.ledger) for part in parts])
         try:
             outcome = run_sweep(
                 base(campaign),
                 folder,
                 chosen.ledger,
                 chosen.executor,
-                watcher=Screen(progress, [part.recorder for part in parts]),
+                watcher=Screen(progress, [part.recorder for part in parts], weights),
                 options=options,
                 source=ListSource(chosen.trials()),
                 ranks=_ranks(campaign, chosen.ledger),
@@ -108,6 +111,8 @@ def run(
         finally:
             for part in parts:
                 part.recorder.close()
+            if dropped := weights.close():
+                progress.message(dropped, always=True)
     done = CampaignOutcome(
         campaign,
         tuple(part.reported(outcome) for part in parts),

@@ -86,6 +86,8 @@ class Gallery:
             key = self.resolver.key(node)
             artefact = self.resolver.store.open(key) if key else None
             if artefact is None:
-                raise StoreError(f"the result of stage {node.name} is not in the store")
+                raise StoreError(
+                    f"the result of stage {node.name} is not in the store, or its arrays were dropped"
+                )
             found[name] = artefact
         return found

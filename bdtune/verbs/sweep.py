@@ -37,6 +37,7 @@ from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.stores import checked, store_for, to_read, to_write
 from bdtune.verbs.sweep_report import SweepOutcome, reported
 from bdtune.verbs.watching import Recorder, Screen
+from bdtune.verbs.weights import Part, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ def _plan(spec: SweepSpec, ledger: Ledger, speed: Speed) -> Plan:
     if spec.search is not None:
         ledger = Ledger(ledger.sweep, ledger.resolver, ledger.device)  # a search enters what it asks for
     ledger.extend(planned_trials(spec, PREVIEWED))
-    return ledger.plan(speed)
+    return ledger.plan(speed, weigh=speed.weight_bytes)
 
 
 def _estimate(spec: SweepSpec, ledger: Ledger, speed: Speed, expected: Plan, options: Options) -> Estimate:
@@ -157,13 +158,14 @@ def sweep(
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
         recorder = Recorder(tracker, ledger, folder, spec.keep)
+        weights = Weights(ledger, [Part(spec, ledger)])
         try:
             outcome = run_sweep(
                 spec,
                 folder,
                 ledger,
                 executor,
-                watcher=Screen(progress, [recorder]),
+                watcher=Screen(progress, [recorder], weights),
                 options=options,
             )
         except UserError:  # the machine cannot hold a trial, or there is no such cluster
@@ -174,6 +176,8 @@ def sweep(
             raise
         finally:
             recorder.close()
+            if dropped := weights.close():
+                progress.message(dropped, always=True)
     result, written = reported(folder, spec, ledger, gallery, outcome.trials)
     end(tracker, spec, result, written, interrupted=outcome.interrupted)
     return SweepOutcome(

@@ -80,6 +80,8 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Table:
         shared, unshared = duration(plan.seconds_shared), duration(plan.seconds_unshared)
         notes.append(f"about {shared} of stages to compute; {unshared} if nothing were shared")
     notes.append(_traffic(plan))
+    if plan.weights:
+        notes.append(left_behind(plan.weights, spec.weights_gb))
     notes += [each.line() for each in spec.absent]
     notes += [f"note: {note}" for note in spec.notes]
     title = f"{spec.name}: {counted(plan.trials, 'trial')} and {counted(plan.baselines, 'baseline')}"
@@ -102,6 +104,17 @@ def _traffic(plan: Plan) -> str:
         return f"{rule}; ?: not run on this data and network yet"
     written, read = (sum(getattr(count, what) for count in counts) for what in ("written", "read"))
     return f"at most {size(written)} written, {size(read)} read; {rule}"
+
+
+def left_behind(weights: int, most: float | None) -> str:
+    """Return what classifiers' weights a sweep leaves in its store, and which setting decides that."""
+    all_ = f"weights of defended classifiers: at most {size(weights)}"
+    if most is None:
+        return f"{all_}, which all stay (weights_gb=null)"
+    if most * 1e9 >= weights:
+        return f"{all_}, which all stay, as weights_gb={most:g} allows"
+    rest = size(int(most * 1e9))
+    return f"{all_}, of which {rest} and those of the best stay (weights_gb={most:g}; null: all)"
 
 
 def _bytes(count: StageCount, moved: int | None) -> str:
@@ -157,10 +170,15 @@ def shown_table(kind: str, shown: PluginPage) -> Table:
 
 def cache_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the entries of a store."""
-    size = sum(row["bytes"] for row in rows)
-    seconds = sum(row["seconds"] for row in rows)
-    note = f"{counted(len(rows), 'artefact')}, {size / 1e6:.1f} MB, {duration(seconds)} of computing"
-    return plain_table("store", rows, [note])
+    stored, dropped, seconds = (sum(row[name] for row in rows) for name in ("bytes", "dropped", "seconds"))
+    notes = [f"{counted(len(rows), 'artefact')}, {stored / 1e6:.1f} MB, {duration(seconds)} of computing"]
+    if dropped:
+        without = counted(sum(row["dropped"] > 0 for row in rows), "artefact")
+        notes.append(
+            f"{without} without the arrays, {size(dropped)} (weights_gb): computed again when asked for"
+        )
+    shown = rows if dropped else [{n: v for n, v in row.items() if n != "dropped"} for row in rows]
+    return plain_table("store", shown, notes)
 
 
 def doctor_table(found: Iterable[Finding]) -> Table:

@@ -53,6 +53,8 @@ class StageRow:
     commit: str
     folder: str
     """Where its result lies, or would lie: a folder or an address."""
+    dropped: str = ""
+    """What dropped its arrays from the store; they are computed again when asked for."""
     together: int = 1
     """Trainings that were computed as one; the seconds are this one's share."""
 
@@ -133,6 +135,7 @@ def _row(trial: KnownTrial, role: str, reads: tuple[str, ...], name: str) -> Sta
         manifest.host,
         manifest.commit,
         folder,
+        manifest.dropped.by if manifest.dropped else "",
         manifest.cost.together,
     )
 
@@ -155,7 +158,7 @@ def page_table(shown: TrialPage) -> Table:
                 row.key or "-",
                 row.state,
                 "-" if row.seconds is None else duration(row.seconds),
-                "-" if row.bytes is None else size(row.bytes),
+                "-" if row.bytes is None else f"{size(row.bytes)}{'*' if row.dropped else ''}",
             ),
             "failed" if row.state == "missing" else "",
         )
@@ -191,6 +194,13 @@ def _notes(shown: TrialPage) -> list[str]:
     if read := sum(row.read for row in own):
         notes.append(f"{size(read)} of other trials' results read{_sources(own)}")
     notes.append(f"results lie in {trial.store.root}/{trial.store.place.layout}")
+    for row in shown.stages:
+        if row.dropped:
+            took = duration(row.seconds or 0.0)
+            notes.append(
+                f"*: dropped from the store by {row.dropped}; 'bdtune export {result.id}' and .model() "
+                f"compute {row.role} again, which took {took}"
+            )
     if any(row.state == "elsewhere" for row in shown.stages):
         notes.append("elsewhere: the sweep was imported without this result's files")
     return [*notes, shown.note] if shown.note else notes

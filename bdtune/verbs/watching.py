@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bdtune.tracking.mlflow_log import Tracker
     from bdtune.trials.ledger import Ledger
     from bdtune.trials.results import TrialResult
+    from bdtune.verbs.weights import Weights
 
 
 class Recorder:
@@ -74,12 +75,13 @@ class Recorder:
 class Screen:
     """Passes on what happens to trials: to the display, and to the recorders of sweeps that have them."""
 
-    def __init__(self, progress: Progress, recorders: Sequence[Recorder]) -> None:
-        self.progress, self.recorders = progress, recorders
+    def __init__(self, progress: Progress, recorders: Sequence[Recorder], weights: Weights) -> None:
+        self.progress, self.recorders, self.weights = progress, recorders, weights
 
     def trial_done(self, result: TrialResult) -> None:
         """A trial ended; of one that failed, say how to repeat it in one process."""
         self.progress.trial_done(result)
+        self.weights.trial_done(result)
         recorders = self._of(result.id)
         for recorder in recorders:
             recorder.trial_done(result)

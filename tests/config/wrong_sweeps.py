@@ -291,6 +291,13 @@ COMMAND_LINE = [
         words=("seed=3",),
     ),
     wrong(
+        "a zip of what is varied elsewhere",
+        HEAD + "seeds: [0, 1]\n",
+        "command line: zip.seed=[0, 3]: zip.seed: expected each setting to be varied in one place, got 'seed' in seeds too",
+        "command line: seeds=-0.0: seed: expected a setting that 'zip' does not sweep together with nothing else. Edit 'zip' in the file, or give it anew as zip={...}",
+        words=("zip.seed=[0, 3]", "seeds=-0.0"),
+    ),
+    wrong(
         "all in one go, in order",
         "name: a b\ntrial:\n  dataset: toy\n  attack: {name: badnets, rate: 2}\n  defense: {name: tiny, beta: x}\n  sed: 1\ngrid:\n  defense.alpha_c: [0.5, 3]\n  defense.mod: [fast]\nselect: {metric: acc}\n",
         "s.yaml:1: name: expected at most 100 letters, digits, '.', '_' or '-', got 'a b'",

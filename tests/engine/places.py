@@ -71,7 +71,7 @@ class Stand:
             folders = [place.root / name for name in ("leases", "pins", "tmp")]
             return [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
         names = [each.name for kind in ("leases", "pins", "checkpoints") for each in place.objects.list(kind)]
-        return names + [each.name for each in place.objects.list("payloads") if not self._meant(each.name)]
-
-    def _meant(self, name: str) -> bool:
-        return self.place._is_meant(name.rpartition("/")[0])
+        payloads = place.objects.list("payloads")
+        return names + [
+            each.name for each in payloads if place._unnamed(each.name.rpartition("/")[0], [each])
+        ]

@@ -139,3 +139,14 @@ def test_a_device_without_memory_has_no_speed_and_none_is_remembered(own_cache, 
         assert Speed(1)._pace(CPU) is None
     assert not own_cache.exists()
     assert Speed(1)._pace(CPU) > 0
+
+
+def test_the_weights_of_a_classifier_are_weighed_before_it_is_trained_and_kept(tmp_path, monkeypatch):
+    ledger, entry, _ = ledger_of(tmp_path / "store")
+    made = ledger.plan(Speed(), weigh=Speed().weight_bytes)
+    spec = entry.spec
+    network = spec.model.build(spec.dataset.num_classes, spec.dataset.image_shape(None))
+    assert made.weights == sum(each.numel() * each.element_size() for each in network.state_dict().values())
+    monkeypatch.setattr(speed, "_weight_bytes", lambda *_: pytest.fail("weighed again"))
+    assert ledger.plan(weigh=Speed().weight_bytes).weights == made.weights
+    assert ledger.plan().weights is None

@@ -164,7 +164,7 @@ def test_the_listing_is_in_order_of_age(store):
     first = publish(store, "b", seconds=1.23456)
     second = publish(store, "a", seconds=2)
     rows = cache.listing(store)
-    assert [set(row) for row in rows] == [{"key", "stage", "bytes", "seconds", "created"}] * 2
+    assert [set(row) for row in rows] == [{"key", "stage", "bytes", "dropped", "seconds", "created"}] * 2
     assert {row["key"] for row in rows} == {first.key, second.key}
     assert sorted(row["created"] for row in rows) == [row["created"] for row in rows]
     assert {row["seconds"] for row in rows} == {1.235, 2}
