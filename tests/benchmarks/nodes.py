@@ -52,7 +52,9 @@ def _options() -> argparse.Namespace:
         "--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="faults, in their order"
     )
     parser.add_argument("--cut", type=float, default=60.0, help="seconds without a network")
-    parser.add_argument("--slower", type=float, default=8.0, help="8: stages of ten epochs of 3.2 and 2.4 s")
+    parser.add_argument(
+        "--slower", type=float, default=16.0, help="16: stages of ten epochs of 6.4 and 4.8 s"
+    )
     parser.add_argument("--json", action="store_true", help="print every fault")
     return parser.parse_args()
 

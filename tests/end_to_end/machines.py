@@ -151,6 +151,10 @@ class Machines:
         self.cluster.remove_node(machine.node, allow_graceful=False)
 
 
+class OverError(Exception):
+    """The sweep ended before what was waited for."""
+
+
 class ClusterRuns(Runs):
     """Starts of one sweep on a cluster, whose store is a bucket."""
 
@@ -159,7 +163,8 @@ class ClusterRuns(Runs):
         self.address = store
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        return super().start("--store", self.address, *words)
+        self.process = super().start("--store", self.address, *words)
+        return self.process
 
     @property
     def store(self) -> Store:
@@ -171,9 +176,11 @@ class ClusterRuns(Runs):
         return (self.folder / "stderr.txt").read_text()
 
     def wait_until(self, holds: Any) -> Any:
-        """Wait for a condition on the notes, and return what it gives."""
+        """Return what a condition on the notes gives once it holds; `OverError` where the sweep ends first."""
         deadline = time.monotonic() + PATIENCE_S
         while not (found := holds(self.notes(), self.notes(what="end"))):
+            if self.process.poll() is not None:
+                raise OverError
             assert time.monotonic() < deadline, self.errors[-3000:]
             time.sleep(0.1)
         return found
