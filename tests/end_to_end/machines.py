@@ -176,7 +176,7 @@ class ClusterRuns(Runs):
         return (self.folder / "stderr.txt").read_text()
 
     def wait_until(self, holds: Any) -> Any:
-        """Return what a condition on the notes gives once it holds; `OverError` where the sweep ends first."""
+        """Return what a condition on the notes gives once it holds; `OverError` if the sweep ends first."""
         deadline = time.monotonic() + PATIENCE_S
         while not (found := holds(self.notes(), self.notes(what="end"))):
             if self.process.poll() is not None:
