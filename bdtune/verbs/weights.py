@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import TrialResult
 
-EVERY = 100
-"""Trials that end between two looks at what may go."""
+EVERY, SHARE = 100, 10
+"""Trials that end between two looks at what may go, or one in so many of all that have ended if that is more:
+a look goes through all trials."""
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ class Weights:
         """Take in a trial that ended; now and then what may go is dropped."""
         self._results[result.id] = result
         self._since += 1
-        if self._since >= EVERY and (self._look is None or self._look.done()):
+        if self._since >= max(EVERY, len(self._results) // SHARE) and (
+            self._look is None or self._look.done()
+        ):
             self._since = 0
             self._look = self._pool.submit(self._drop)
 
@@ -116,7 +119,8 @@ class Weights:
     def _to_drop(self) -> dict[str, str]:
         """Return the keys of what may go, each with what asks for it."""
         results = dict(self._results)
-        found = self._candidates(results)
+        all_stay = all(part.spec.weights_gb is None for part in self.parts)
+        found = {} if all_stay else self._candidates(results)
         if not found:
             return {}
         stay: set[str] = self.whole.resolver.store.pins.keys(own=False)

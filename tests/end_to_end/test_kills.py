@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.end_to_end.chaos import Chaos, workers
-from tests.end_to_end.kills import LONGEST_S, Runs, by_setting, metrics
+from tests.end_to_end.kills import LONGEST_S, Runs, by_setting, digests, metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -63,6 +63,12 @@ def test_a_sweep_without_rays_daemon_says_so_and_ends_at_once(tmp_path, undistur
     assert not [word for word in ("Traceback", "core_worker") if word in errors]
     assert not chaos.unexplained
     assert by_setting(result) == by_setting(undisturbed[1])
+    assert sorted(digests(runs).values()) == sorted(digests(undisturbed[0]).values())
+    assert not runs.computed_after_publishing()
+    assert not runs.published_twice()
+    statuses, runs_of = runs.mlflow_runs()
+    assert statuses == {"FINISHED": len(result["trials"]) + 1}
+    assert runs_of == dict.fromkeys(metrics(result), 1)
     assert not runs.leftovers()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -188,6 +189,25 @@ def test_they_go_while_the_sweep_runs(swept, monkeypatch):
     monkeypatch.setattr(Weights, "close", closed)
     swept(f"weights_gb={KEPT_GB}")
     assert counts[0] > 0
+
+
+def test_looks_become_rarer_as_trials_become_more(monkeypatch):
+    looks = []
+    monkeypatch.setattr(Weights, "_drop", lambda weights: looks.append(len(weights._results)))
+    weights = Weights(SimpleNamespace(), [])
+    for number in range(5000):
+        weights.trial_done(SimpleNamespace(id=str(number)))
+        if weights._look is not None:
+            weights._look.result()
+    weights.close()
+    assert looks[:10] == [100 * number for number in range(1, 11)]
+    assert len(looks) < 30
+    assert all(after - before <= 1 + after // dropping.SHARE for before, after in pairwise(looks[9:]))
+
+
+def test_where_all_stays_nothing_is_looked_through(swept, monkeypatch):
+    monkeypatch.setattr(Weights, "_candidates", lambda *_: pytest.fail("it takes a second of 10,000 trials"))
+    assert dropped(swept("weights_gb=null")) == set()
 
 
 def test_a_model_that_is_asked_for_comes_back_bit_for_bit(swept, tmp_path, caplog):
