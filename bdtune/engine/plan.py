@@ -78,12 +78,14 @@ class Costs:
 
         Without such a one: with other knobs; None if it was never run on this data and network.
         """
+        if not self._bytes:  # a first plan asks for every node
+            return None
         stage, scale = node.stage.full_name(), self._scale(node)
         return self._bytes.get((stage, node.stage.config_hash, scale), self._bytes.get((stage, scale)))
 
     def _scale(self, node: Node) -> str:
         """Return the node's scale, worked out once for all nodes that read the very same sources."""
-        read = tuple((name, id(source)) for name, source in node.sources.items())
+        read = tuple([(name, id(source)) for name, source in node.sources.items()])
         if read not in self._scales:
             self._scales[read] = node, node.scale  # the node keeps its sources, and so their identity
         return self._scales[read][1]

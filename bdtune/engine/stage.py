@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import SerializeAsAny, SkipValidation
@@ -146,6 +146,7 @@ class Stage(Knobs):
             _check_unique(cls)
 
     @classmethod
+    @cache
     def full_name(cls) -> str:
         """Return owner and name: "training.supervised", "defenses.gssd.split"."""
         return f"{owner_of(cls)}.{cls.name}"

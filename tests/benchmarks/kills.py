@@ -1,6 +1,6 @@
 """Sweeps of toy stages that are killed in all ways at random moments and started again.
 
-    python -m tests.benchmarks.kills [--kills 100] [--seed 0] [--json]
+    python -m tests.benchmarks.kills [--kills 100] [--seed 0] [--sweeps grid judged together search] [--json]
 
 Prints what was killed, when, and what it cost; and what differs from undisturbed sweeps (nothing should).
 """
@@ -27,10 +27,12 @@ SLOWER = 3.0
 GONE_S = 150.0
 """After so long no process of a killed Ray session is to be left."""
 GRID = SPACE.replace("[0, 1]", "[0, 1, 2]")
+ALONE = "numerics: {device: cpu, precision: fp32}"
 SPACES = {
     "grid": GRID,
     # checkpoints and a report at each epoch; nothing is stopped, as that would depend on the order of events
     "judged": GRID + "scheduler: {name: asha, grace: 100}\n",
+    "together": GRID.replace(ALONE, ALONE.replace("}", ", fused: 3}")),
     "search": SPACE.partition("grid:")[0]
     + """search:
   trials: 10
@@ -39,7 +41,7 @@ SPACES = {
   space: {defense.prefix.level: {choice: [0, 1, 2]}, defense.beta: {uniform: [0.2, 0.8]}}
 """,
 }
-"""A grid, one under a scheduler, and a search whose study is a journal file."""
+"""A grid, one under a scheduler, one whose stages are computed three at a time, and a search by a study."""
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
         os.environ["RAY_TMPDIR"] = name
         until = begun + 60 * options.minutes
         chaos = Chaos(drawn_kinds(options.kills, options.seed), options.seed, options.span, until=until)
-        ends = _all_sweeps(Path(name), chaos)
+        ends = _all_sweeps(Path(name), chaos, options.sweeps)
         left = chaos.processes_left(GONE_S)
     broken = [*ends["broken"], *chaos.unexplained, *(f"a process is left: {each}" for each in left)]
     found = {"kills": len(chaos.blows), "sweeps": ends["sweeps"], "starts": len(chaos.codes)}
@@ -67,15 +69,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing more is killed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--span", type=float, default=6.0, help="seconds after a start's first stage")
+    parser.add_argument("--sweeps", nargs="+", choices=list(SPACES), default=list(SPACES))
     parser.add_argument("--json", action="store_true", help="print every kill")
     return parser.parse_args()
 
 
-def _all_sweeps(folder: Path, chaos: Chaos) -> dict[str, Any]:
+def _all_sweeps(folder: Path, chaos: Chaos, sweeps: list[str]) -> dict[str, Any]:
     """Disturb one sweep after the other while kills are left; returns their number and what differs."""
     whole: dict[str, tuple[Runs, dict[str, Any]]] = {}
     broken, count = [], 0
-    for sweep in itertools.cycle(SPACES):
+    for sweep in itertools.cycle(sweeps):
         if not chaos.goes_on:
             break
         if sweep not in whole:

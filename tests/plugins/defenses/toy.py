@@ -22,9 +22,9 @@ from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.stage import Inputs, Node
     from bdtune.plugins.data import LabelSet, Truth
     from bdtune.plugins.defense import DefenseInputs
 
@@ -65,12 +65,31 @@ def cause(trouble: Trouble) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def in_turns(
+    jobs: Sequence[tuple[Stage, Context, Inputs]],
+) -> Generator[tuple[int, Tick | Artefact | Exception], None, None]:
+    """Compute several together, an epoch of each in turn: what a stage with `fused_by` does."""
+    under_way = {number: stage.steps(ctx, **inputs) for number, (stage, ctx, inputs) in enumerate(jobs)}
+    while under_way:
+        for number, steps in list(under_way.items()):
+            try:
+                yield number, next(steps)
+                continue
+            except StopIteration as end:
+                yield number, end.value
+            except (RuntimeError, Diverged) as error:
+                yield number, error
+            del under_way[number]
+
+
 class Prefix(Stage):
     """Wait, then give each sample a score in [0, 1)."""
 
     name: ClassVar[str] = "toy_prefix"
     kind: ClassVar[Kind] = "train"
     computes: ClassVar[str] = "steps"
+    fused_by: ClassVar[tuple[str, ...]] = ("epochs", "trouble")
+    together = staticmethod(in_turns)
 
     level: int = 0
     epochs: int = Field(1, ge=1)
@@ -125,6 +144,8 @@ class Tail(Stage):
     name: ClassVar[str] = "toy_tail"
     kind: ClassVar[Kind] = "train"
     classifier: ClassVar[bool] = True
+    fused_by: ClassVar[tuple[str, ...]] = ("epochs", "trouble")
+    together = staticmethod(in_turns)
 
     quality: float = Field(1.0, ge=0, le=1)
     epochs: int = Field(1, ge=1)
