@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bdtune.engine.input_source import Source
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Source
 
 CPU = Numerics(device="cpu", precision="fp32")
 

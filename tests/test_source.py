@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 import cloudpickle
 import pytest
 
-from bdtune.engine.stage import Kind, Node, Stage
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Kind, Stage
 from bdtune.errors import ConfigError
 from bdtune.knobs import Knobs
 from bdtune.plugins import registry

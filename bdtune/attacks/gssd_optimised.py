@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from bdtune.engine.stage import Node, PluginSource
+from bdtune.engine.input_source import PluginSource
+from bdtune.engine.node import Node
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
@@ -25,7 +26,7 @@ from bdtune.training.simclr import SimCLR
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Source
+    from bdtune.engine.input_source import Source
     from bdtune.plugins.poison_plan import Rows, SplitName
     from bdtune.poisoning.train_sources import Attacker
 

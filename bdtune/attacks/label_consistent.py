@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.effects import ByContent, OnlyIf, TrainOnly
-from bdtune.engine.stage import PluginSource
+from bdtune.engine.input_source import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import UserFile
 from bdtune.plugins.budget import Budget
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.poison_plan import Rows
     from bdtune.poisoning.train_sources import Attacker
 

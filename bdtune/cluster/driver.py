@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from bdtune.cluster.trial_source import TrialSource
     from bdtune.config.sweep import SweepSpec
     from bdtune.engine.execute import Executor
+    from bdtune.engine.node import Node
     from bdtune.engine.ready_queue import Settled
-    from bdtune.engine.stage import Node
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import Status
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from bdtune.engine.node import Node
     from bdtune.engine.resolve import Resolver
-    from bdtune.engine.stage import Node
 
 
 class Locality:

@@ -25,8 +25,8 @@ from bdtune.config.trial import spec_from_dict
 from bdtune.engine.disk import DiskFullError
 from bdtune.engine.execute import Companion, Executor, StageFailed
 from bdtune.engine.hardware import free_cached
+from bdtune.engine.node import steps_of
 from bdtune.engine.prefix_reuse import PrefixReuse
-from bdtune.engine.stage import steps_of
 from bdtune.errors import OutageError, UserError
 from bdtune.trials.graph import trial_graph
 from bdtune.trials.outcome import judge_tick, stored_metrics
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from bdtune.engine.execute import Event
-    from bdtune.engine.stage import Inputs, Node, Tick
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Inputs, Tick
     from bdtune.engine.store import Store
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from bdtune.plugins.clean_part import CleanPart
 
 if TYPE_CHECKING:
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.input_source import Source
+    from bdtune.engine.node import Node
     from bdtune.errors import Problem
     from bdtune.plugins.defense import DefenseInputs, Offer
 

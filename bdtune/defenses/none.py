@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bdtune.engine.stage import Node
+from bdtune.engine.node import Node
 from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
 

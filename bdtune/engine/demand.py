@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bdtune.engine.execute import Executor
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 MOST_READ = 10_000_000
 """Bytes of results that a derived stage may read where `missing` runs it."""

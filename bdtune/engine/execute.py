@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from bdtune.engine.environment import threads_of
 from bdtune.engine.manifest import Cost
+from bdtune.engine.node import Node
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.remarks import heard
 from bdtune.engine.resolve import Resolver
-from bdtune.engine.stage import Artefact, Context, Node, NotComputed, Source, Tick
+from bdtune.engine.stage import Artefact, Context, NotComputed, Tick
 from bdtune.errors import BdtuneError, OtherBitsError, OutageError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from bdtune.engine.input_source import Resident, Source
     from bdtune.engine.node_cache import Moved
     from bdtune.engine.place import Checkpoint
-    from bdtune.engine.stage import Inputs, Resident
+    from bdtune.engine.stage import Inputs
     from bdtune.engine.store import Store
 
 T = TypeVar("T")

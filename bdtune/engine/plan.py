@@ -9,8 +9,8 @@ from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from bdtune.engine.node import steps_of
 from bdtune.engine.prefix_reuse import PrefixReuse
-from bdtune.engine.stage import steps_of
 from bdtune.engine.traffic import Traffic
 from bdtune.engine.uncollected import uncollected
 from bdtune.knobs import short_names
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from bdtune.engine.manifest import Manifest
+    from bdtune.engine.node import Node
     from bdtune.engine.resolve import Resolver
-    from bdtune.engine.stage import Node
     from bdtune.engine.store import Store
 
 

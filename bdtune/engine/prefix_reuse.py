@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 
 class PrefixReuse:

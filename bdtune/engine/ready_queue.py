@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from bdtune.engine.execute import Executor
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 LOOK_S = 1.0
 """Between two looks at the leases of other drivers."""

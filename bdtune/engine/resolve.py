@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bdtune.engine.manifest import Manifest
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.engine.store import Store
 
 

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import SerializeAsAny, SkipValidation
-
-from bdtune.engine.key import canonical_json, canonical_object, derive_seed, key_of, key_of_text
+from bdtune.engine.key import canonical_json, canonical_object, key_of_text
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.wires import input_problems
 from bdtune.errors import ConfigError
-from bdtune.knobs import Frozen, Knobs
+from bdtune.knobs import Knobs
 from bdtune.source import code_identity, file_of, owner_of, source_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     import numpy as np
 
-    from bdtune.plugins.dataset import Dataset, Split, SplitName
 
 Kind = Literal["train", "derive"]
-NUMERICS = Numerics()
-"""Those of a node that is given none."""
-NODE_PARTS = ("inputs", "seed", "numerics")
-"""What a node adds to its stage's identity in a key."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +75,6 @@ class NoCheckpoint:
 
     def load(self) -> None:
         return None
-
-
-class Resident(Protocol):
-    """Hands out data sets as resident arrays: loaded in process, or shared by all trials of a node."""
-
-    def split(self, dataset: Dataset, split: SplitName) -> Split:
-        """Return images and labels of a data set."""
-
-    def labels(self, dataset: Dataset, split: SplitName) -> np.ndarray:
-        """Return a split's true labels, int64 [N], without reading its images."""
 
 
 @dataclass(frozen=True)
@@ -205,25 +186,6 @@ class Stage(Knobs):
         return None
 
 
-def config_hash_of(preimage: Mapping[str, Any]) -> str:
-    """Return the configuration hash of the stage whose node's key hashes this."""
-    return key_of({name: value for name, value in preimage.items() if name not in NODE_PARTS})
-
-
-def scale_of(inputs: Mapping[str, Any]) -> str:
-    """Return a hash of what decides, beside knobs, how long a stage takes: its data and network.
-
-    `inputs` are those of a preimage, where the results of other stages say nothing of their size.
-    """
-    parts = ("source", "data", "given")
-    sized = {
-        name: {part: value[part] for part in parts if part in value}
-        for name, value in inputs.items()
-        if isinstance(value, dict)
-    }
-    return key_of({name: found for name, found in sized.items() if found})
-
-
 _classes: dict[str, type[Stage]] = {}
 """The class of each full name."""
 
@@ -244,209 +206,3 @@ def result_of(steps: Generator[Tick, None, Artefact]) -> Artefact:
         except StopIteration as end:
             result: Artefact = end.value
             return result
-
-
-class Source(Frozen):
-    """An input that is never stored: data seen through an attack, a model's description.
-
-    What it is made of, with its own `upstream` nodes, enters the keys of the stages that read it.
-    """
-
-    @abstractmethod
-    def made_of(self) -> dict[str, Any]:
-        """Return what decides the value that `load` gives, as JSON; the upstream nodes apart."""
-
-    @property
-    def upstream(self) -> Mapping[str, Node]:
-        """Nodes whose artefacts the source needs (a trained trigger, say)."""
-        return {}
-
-    @cached_property
-    def preimage(self) -> dict[str, Any]:
-        """What it is made of, worked out once: many nodes of many trials read the same source."""
-        return self.made_of()
-
-    @cached_property
-    def text(self) -> str:
-        """The same as canonical JSON."""
-        return canonical_json(self.preimage)
-
-    @property
-    def gives(self) -> type:
-        """The type of what `load` returns; `object` where it is not known."""
-        return object
-
-    @cached_property
-    def digest(self) -> str:
-        """A short name for the source's content, without what its upstream nodes add."""
-        return key_of_text(self.text)
-
-    @abstractmethod
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> object:
-        """Return the value; `artefacts` holds those of `upstream`."""
-
-
-class PluginSource(Source):
-    """A plugin handed to a stage as it is: the model to train, for instance."""
-
-    plugin: SerializeAsAny[SkipValidation[Knobs]]
-
-    def made_of(self) -> dict[str, Any]:
-        return {"given": self.plugin.identity()}
-
-    @property
-    def gives(self) -> type:
-        return type(self.plugin)
-
-    def load(self, resident: Resident, artefacts: Mapping[str, Artefact]) -> object:
-        return self.plugin
-
-
-@lru_cache(maxsize=64)
-def _tag(numerics: Numerics) -> str:
-    return canonical_json(numerics.tag())
-
-
-@lru_cache(maxsize=64)
-def _alone(numerics: Numerics) -> Numerics:
-    return numerics.alone()
-
-
-@lru_cache(maxsize=4096)
-def _seed(master: int, stage: str, replicate: int) -> int:
-    return derive_seed(master, stage, replicate)
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A stage with its inputs, master seed and numerics: one point of a trial's graph."""
-
-    stage: Stage
-    inputs: Mapping[str, Node | Source]
-    master_seed: int = 0
-    numerics: Numerics = NUMERICS
-    replicate: int = 0
-
-    def __post_init__(self) -> None:
-        cls = type(self.stage)
-        if "name" not in vars(cls):
-            raise ConfigError(f"stage {cls.__qualname__} in {file_of(cls)} needs a `name` of its own")
-        given = tuple([(name, _type_of(value)) for name, value in self.inputs.items()])
-        if problems := input_problems(cls, self.stage.computes, self.stage.name, given):
-            raise ConfigError(problems)
-
-    @property
-    def name(self) -> str:
-        return self.stage.name
-
-    @property
-    def seed(self) -> int:
-        """The stage's seed: depends on nothing that only other stages use."""
-        return _seed(self.master_seed, self.stage.name, self.replicate)
-
-    @cached_property
-    def parents(self) -> tuple[Node, ...]:
-        """All nodes that must be computed before this one, those of its sources included."""
-        found: list[Node] = []
-        for value in self.inputs.values():
-            found.extend([value] if isinstance(value, Node) else value.upstream.values())
-        return tuple(found)
-
-    def preimage(self, parent_identity: Callable[[Node], object]) -> dict[str, Any]:
-        """Return what the key hashes; `parent_identity` says how a parent enters it."""
-        inputs: dict[str, Any] = {}
-        for name, value in sorted(self.inputs.items()):
-            if isinstance(value, Node):
-                inputs[name] = parent_identity(value)
-            else:
-                upstream = {key: parent_identity(node) for key, node in sorted(value.upstream.items())}
-                inputs[name] = {**value.preimage, **({"upstream": upstream} if upstream else {})}
-        tag = self.tagged.tag() if self.stage.kind == "train" else None
-        around = dict(zip(NODE_PARTS, (inputs, self.seed, tag), strict=True))
-        return {**self.stage.identity(), **around}
-
-    def key(self, parent_identity: Callable[[Node], object]) -> str:
-        """Return the hash of the preimage, put together of texts that stages and sources have ready."""
-        inputs = {name: _text(value, parent_identity) for name, value in self.inputs.items()}
-        tag = _tag(self.tagged.resolved()) if self.stage.kind == "train" else "null"
-        around = zip(NODE_PARTS, (canonical_object(inputs), str(self.seed), tag), strict=True)
-        return key_of_text(canonical_object({**self.stage.texts, **dict(around)}))
-
-    @property
-    def tagged(self) -> Numerics:
-        """The numerics that its key is tagged with: of a stage that is always computed alone, as such."""
-        return self.numerics if self.stage.fused_by else _alone(self.numerics)
-
-    @cached_property
-    def fuse_key(self) -> str | None:
-        """What nodes share that may be computed together; None for one that is computed alone.
-
-        That is the stage, its network, the shape of its images and the numerics: seeds, subsets, first
-        weights, poison, rates and other numbers may differ.
-        """
-        if not (self.stage.fused_by and self.numerics.fuses):
-            return None
-        shared = [self.stage.texts[name] for name in ("stage", "version")]
-        shared += [str(getattr(self.stage, knob)) for knob in self.stage.fused_by]
-        return key_of([*shared, self.stage.code_digest, self.scale, sorted(self.inputs), self.tagged.tag()])
-
-    @property
-    def sources(self) -> dict[str, Source]:
-        """The inputs that are no results of other nodes, by name."""
-        return {name: value for name, value in self.inputs.items() if not isinstance(value, Node)}
-
-    @property
-    def scale(self) -> str:
-        """A hash of the data and network that the stage reads: with the same knobs it takes about as long."""
-        return scale_of({name: source.preimage for name, source in self.sources.items()})
-
-    def at(self, epochs: int) -> Node | None:
-        """Return the node of the same training with another length, where `Stage.at` has one."""
-        stage = self.stage.at(epochs)
-        return None if stage is None else replace(self, stage=stage)
-
-    @cached_property
-    def recipe(self) -> str:
-        """A hash of the whole recipe, known before anything is computed: equal recipes, equal results.
-
-        Different recipes may still share a key, when a derived stage between gives the same result.
-        """
-        return self.key(_recipe)
-
-    def walk(self) -> list[Node]:
-        """Return this node and all before it, parents first, each recipe once."""
-        return list(steps_of([self]).values())
-
-
-def _type_of(value: Node | Source) -> type:
-    return Artefact if isinstance(value, Node) else value.gives
-
-
-def _recipe(node: Node) -> str:
-    return node.recipe
-
-
-def _text(value: Node | Source, parent_identity: Callable[[Node], object]) -> str:
-    """Return how an input enters a key, as canonical JSON."""
-    if isinstance(value, Node):
-        return canonical_json(parent_identity(value))
-    if not value.upstream:
-        return value.text
-    upstream = {name: parent_identity(node) for name, node in value.upstream.items()}
-    return canonical_json({**value.preimage, "upstream": upstream})
-
-
-def steps_of(goals: Iterable[Node]) -> dict[str, Node]:
-    """Return nodes and all before them by recipe, parents first."""
-    seen: dict[str, Node] = {}
-    for goal in goals:
-        _visit(goal, seen)
-    return seen
-
-
-def _visit(node: Node, seen: dict[str, Node]) -> None:
-    """Enter a node into `seen`, after all before it."""
-    if node.recipe not in seen:
-        for parent in node.parents:
-            _visit(parent, seen)
-        seen[node.recipe] = node

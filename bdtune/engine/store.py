@@ -22,8 +22,9 @@ from safetensors.numpy import load, save
 from bdtune.engine.environment import environment
 from bdtune.engine.key import digest_of
 from bdtune.engine.manifest import MANIFEST, Cost, FileEntry, Manifest
+from bdtune.engine.node import config_hash_of, scale_of
 from bdtune.engine.place import DAMAGED, place_at
-from bdtune.engine.stage import Artefact, config_hash_of, scale_of
+from bdtune.engine.stage import Artefact
 from bdtune.errors import DeviceFullError, Diverged, OtherBitsError, StoreError
 
 if TYPE_CHECKING:

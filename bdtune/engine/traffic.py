@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bdtune.engine.manifest import Manifest
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 
 class Count(Protocol):

@@ -32,7 +32,8 @@ from bdtune.plugins.registry import Plugin
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.input_source import Source
+    from bdtune.engine.node import Node
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model
     from bdtune.poisoning.train_sources import Attacker, FitSet

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import SerializeAsAny, SkipValidation
 
+from bdtune.engine.input_source import PluginSource, Source
+from bdtune.engine.node import Node
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Source, Stage
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import Problem
 from bdtune.metrics import defined
 from bdtune.plugins.all_samples import AllSamples

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from bdtune.engine.stage import Artefact, Context, Kind, Node, Source, Stage
+from bdtune.engine.input_source import Source
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import BdtuneError, Problem, UserError
 from bdtune.plugins.data import ImageSet, LabelSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Resident
+    from bdtune.engine.input_source import Resident
 
 
 IMAGE_ROLES = ("fit", "clean", "inputs")

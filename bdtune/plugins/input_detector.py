@@ -21,7 +21,8 @@ from bdtune.plugins.defense import Defense
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node, Source
+    from bdtune.engine.input_source import Source
+    from bdtune.engine.node import Node
     from bdtune.errors import Problem
     from bdtune.plugins.data import GoalSet, LabelSet, Truth
     from bdtune.plugins.defense import DefenseInputs, Offer

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from pydantic import SerializeAsAny, SkipValidation
 
-from bdtune.engine.stage import Artefact, Resident, Source
+from bdtune.engine.input_source import Resident, Source
 from bdtune.plugins.data import ImageSet, ImageStream, LabelSet
 from bdtune.plugins.dataset import Dataset
 from bdtune.plugins.poison_plan import SplitName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from bdtune.engine.stage import Artefact
 
 UNKNOWN = -1
 """The label of an image that is shown without one."""

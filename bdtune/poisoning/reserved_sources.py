@@ -16,7 +16,9 @@ from bdtune.poisoning.train_sources import TrainSource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Artefact, Node, Resident
+    from bdtune.engine.input_source import Resident
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Artefact
     from bdtune.poisoning.clean_sources import Images
 
 

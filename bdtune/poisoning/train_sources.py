@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, SerializeAsAny, SkipValidation
 
+from bdtune.engine.input_source import PluginSource, Resident, Source
 from bdtune.engine.key import derive_seed, digest_of
+from bdtune.engine.node import Node
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Node, PluginSource, Resident, Source, Stage
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
@@ -32,6 +33,7 @@ from bdtune.poisoning.stream import poisoned_stream, sealed
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from bdtune.engine.stage import Artefact, Stage
     from bdtune.plugins.model import Model
     from bdtune.plugins.poison_plan import PoisonPlan
     from bdtune.poisoning.reserve import Parts

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from bdtune.engine.input_source import Resident
+    from bdtune.engine.node import Node
     from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Artefact, Node, Resident
+    from bdtune.engine.stage import Artefact
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset, Split
 

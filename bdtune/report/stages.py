@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from bdtune.engine.execute import Event
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 LINE_EVERY_S = 15.0
 

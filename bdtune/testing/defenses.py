@@ -12,8 +12,10 @@ import numpy as np
 
 import bdtune
 from bdtune.config.trial import parse_trial
+from bdtune.engine.input_source import PluginSource, Source
 from bdtune.engine.key import digest_of
-from bdtune.engine.stage import Artefact, Context, Node, PluginSource, Source, Stage
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Artefact, Context, Stage
 from bdtune.plugins import registry
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.data import GoalSet, ImageSet, LabelSet, Truth

@@ -26,7 +26,7 @@ from bdtune.training.adversarial import PGD
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 NUMERICS = Numerics(device="cpu", precision="fp32")
 MODEL = {"name": "resnet_s", "stem_width": 2}

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from bdtune.engine.input_source import PluginSource, Source
+from bdtune.engine.node import Node
 from bdtune.engine.shared import Alike
-from bdtune.engine.stage import Node, PluginSource, Source
 from bdtune.errors import Problem, UserError
 from bdtune.knobs import Knobs
 from bdtune.plugins.attack import Attack

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from bdtune.engine.stage import Node
+from bdtune.engine.node import Node
 from bdtune.errors import Problem, UserError
 from bdtune.plugins.handles import INPUTS
 from bdtune.plugins.input_detector import THRESHOLD, Detection
@@ -17,8 +17,8 @@ from bdtune.trials.chain import Binder, Chains
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bdtune.engine.input_source import Source
     from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Source
     from bdtune.plugins.defense import DefenseInputs
     from bdtune.plugins.input_detector import InputDetector
     from bdtune.poisoning.clean_sources import CleanTest

@@ -8,8 +8,9 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bdtune.config.trial import TRIAL_KEYS, build, sections_of
+from bdtune.engine.input_source import PluginSource
+from bdtune.engine.node import Node
 from bdtune.engine.shared import Alike, Shared
-from bdtune.engine.stage import Node, PluginSource
 from bdtune.plugins import defense as defenses
 from bdtune.plugins import registry
 from bdtune.plugins.handles import BACKDOORED, CLEAN, CLEAN_LABELS, FIT, LABELS
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.config.trial import TrialSpec
+    from bdtune.engine.input_source import Source
     from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Source
     from bdtune.plugins.attack import Attack
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.defense import Defense

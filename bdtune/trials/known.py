@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.config.trial import TrialSpec
-    from bdtune.engine.stage import Artefact, Node
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Artefact
     from bdtune.trials.graph import TrialGraph
     from bdtune.trials.results import TrialResult
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
     from pathlib import Path
 
+    from bdtune.engine.node import Node
     from bdtune.engine.resolve import Resolver
-    from bdtune.engine.stage import Node
     from bdtune.plugins.dataset import Dataset
     from bdtune.reading.resident import Pipeline
     from bdtune.trials.graph import TrialGraph

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.config.sweep import GivenSpeed, Resources
+    from bdtune.engine.input_source import Source
+    from bdtune.engine.node import Node
     from bdtune.engine.numerics import Numerics
-    from bdtune.engine.stage import Node, Source, Stage
+    from bdtune.engine.stage import Stage
     from bdtune.plugins.dataset import Dataset, SplitName
 
 BATCH = 64

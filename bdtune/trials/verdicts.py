@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdtune.engine.stage import Node
+from bdtune.engine.node import Node
 from bdtune.poisoning.train_sources import FitSet
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bdtune.config.trial import TrialSpec
-    from bdtune.engine.stage import Artefact, Node
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Artefact
     from bdtune.plugins.attack import Attack
 
 

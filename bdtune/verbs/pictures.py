@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from bdtune.engine.node import Node
     from bdtune.engine.resolve import Resolver
-    from bdtune.engine.stage import Artefact, Node
+    from bdtune.engine.stage import Artefact
     from bdtune.trials.ledger import Entry
 
 log = logging.getLogger(__name__)

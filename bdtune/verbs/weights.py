@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from bdtune.config.sweep import SweepSpec
     from bdtune.engine.manifest import Manifest
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.trials.ledger import Entry, Ledger
     from bdtune.trials.results import TrialResult
 

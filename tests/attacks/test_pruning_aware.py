@@ -12,7 +12,8 @@ import bdtune
 from bdtune.attacks.pruning_aware.stages import CleanPart, PruneDormant, silence
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
-from bdtune.engine.stage import Context, Node
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Context
 from bdtune.engine.store import Store
 from bdtune.networks.resnet import last_block
 from bdtune.plugins.data import LabelSet

@@ -23,8 +23,9 @@ from bdtune.config.campaign import load_campaign
 from bdtune.config.expand import points
 from bdtune.engine.execute import Executor
 from bdtune.engine.manifest import Cost
+from bdtune.engine.node import steps_of
 from bdtune.engine.ready_queue import Job
-from bdtune.engine.stage import Artefact, steps_of
+from bdtune.engine.stage import Artefact
 from bdtune.reading.resident import InProcess
 from bdtune.trials.speed import Speed
 from bdtune.verbs.campaign_trials import base
@@ -34,7 +35,7 @@ from tests.benchmarks.simulated import HOUR_S, Cluster, Simulation
 from tests.contracts.paper_table import IMAGES_PER_S, without_files
 
 if TYPE_CHECKING:
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.trials.ledger import Entry, Ledger
 
 TABLES = [f"paper/gssd_k{number}" for number in range(1, 8)]

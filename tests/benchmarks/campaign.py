@@ -24,7 +24,7 @@ from tests.benchmarks.memory_store import MemoryStore
 from tests.benchmarks.simulated import Cluster, Course, Simulation
 
 if TYPE_CHECKING:
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.trials.ledger import Ledger
 
 TABLE = Path(__file__).parents[2] / "search_spaces/paper/published/gssd/table-g2.csv"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bdtune.config.sweep import SweepSpec
     from bdtune.engine.execute import Executor
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 SPACE = """
 name: faked

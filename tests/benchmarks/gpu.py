@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bdtune.config.trial import TrialSpec
-    from bdtune.engine.stage import Inputs, Node
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Inputs
 
 PARTS = ("agreement", "speed", "together")
 EPOCHS = 3

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bdtune.engine.execute import Executor
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 HOUR_S = 3600.0
 

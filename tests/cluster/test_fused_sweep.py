@@ -8,7 +8,7 @@ import pytest
 from bdtune.cluster.driver import ASIDE
 from bdtune.config.trial import spec_from_dict
 from bdtune.engine.execute import Companion, Executor
-from bdtune.engine.stage import steps_of
+from bdtune.engine.node import steps_of
 from bdtune.engine.store import Store
 from bdtune.reading.resident import InProcess
 from bdtune.trials.graph import trial_graph

@@ -10,7 +10,8 @@ import pytest
 import bdtune
 from bdtune.config.trial import parse_trial
 from bdtune.engine.execute import Executor
-from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Source, Stage
+from bdtune.engine.input_source import PluginSource, Source
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.engine.store import Store
 from bdtune.errors import UserError
 from bdtune.plugins.all_samples import AllSamples
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from bdtune.engine.node import Node
     from bdtune.trials.graph import TrialGraph
 
 TRAIN = Supervised(epochs=1, lr=0.01)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from bdtune.config.sweep import SweepSpec
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
 
 PAGE = Path(__file__).parents[2] / "bdtune/README.md"
 BEGIN, END = "<!-- moved -->", "<!-- end of moved -->"

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import bdtune
 from bdtune.engine.execute import Executor
+from bdtune.engine.input_source import Source
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Artefact, Context, Node, Source
+from bdtune.engine.stage import Artefact, Context
 from bdtune.engine.store import Store
 from bdtune.plugins.data import ImageSet, LabelSet, Truth
 from bdtune.plugins.defense import Defense, DefenseInputs, Diagnose, diagnosis
 from bdtune.training.supervised import Supervised
 from tests.doubles import Is, Nowhere
+
+if TYPE_CHECKING:
+    from bdtune.engine.node import Node
 
 FEATURES = 8
 CTX = Context(seed=1, numerics=Numerics(device="cpu", precision="fp32"))

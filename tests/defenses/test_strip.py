@@ -22,7 +22,7 @@ from tests.doubles import CPU, Is
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.defense import DefenseInputs
 
 CTX = Context(3, CPU)

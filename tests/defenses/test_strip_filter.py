@@ -23,7 +23,7 @@ from tests.doubles import CPU, Is
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.defense import Defense, DefenseInputs
     from tests.defenses.conftest import Counting
 

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bdtune.engine.stage import config_hash_of
+from bdtune.engine.node import config_hash_of
 from bdtune.engine.store import Store
 
 PLUGINS = Path(__file__).parent.parent / "plugins"

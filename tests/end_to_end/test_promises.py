@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import bdtune
-from bdtune.engine.stage import Node, PluginSource
+from bdtune.engine.input_source import PluginSource
+from bdtune.engine.node import Node
 from bdtune.plugins import registry
 from bdtune.plugins.defense import DefenseInputs
 from bdtune.plugins.handles import CLEAN, CLEAN_LABELS, FIT, LABELS, HandedOver

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from bdtune.engine.manifest import Cost
+from bdtune.engine.node import Node
 from bdtune.engine.plan import Costs
-from bdtune.engine.stage import Artefact, Node
+from bdtune.engine.stage import Artefact
 from bdtune.engine.store import Store
 from tests.engine.toys import Numbers, Pass, Threshold
 

@@ -10,7 +10,8 @@ from bdtune.engine import checkpoint, files, folder_place
 from bdtune.engine.disk import DiskFullError, is_full, room
 from bdtune.engine.execute import Executor
 from bdtune.engine.manifest import Cost
-from bdtune.engine.stage import Artefact, Node
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Artefact
 from bdtune.engine.store import Store
 from tests.doubles import CPU, Nowhere
 from tests.engine.toys import Numbers, Train

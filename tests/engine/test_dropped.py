@@ -18,11 +18,11 @@ from bdtune.engine import folder_place, object_place
 from bdtune.engine.demand import missing
 from bdtune.engine.execute import Executor, StageFailed
 from bdtune.engine.manifest import MANIFEST
+from bdtune.engine.node import Node
 from bdtune.engine.objects import Bucket
 from bdtune.engine.plan import make_plan
 from bdtune.engine.ready_queue import Job, ReadyQueue
 from bdtune.engine.resolve import Resolver
-from bdtune.engine.stage import Node
 from bdtune.engine.store import ARRAYS, CURVE, Store
 from bdtune.errors import OtherBitsError
 from bdtune.verbs import cache

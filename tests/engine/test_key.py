@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bdtune.effects import NoEffect
 from bdtune.engine.key import canonical_json, derive_seed, digest_of, key_of, sample_generator
+from bdtune.engine.node import Node
 from bdtune.engine.numerics import Numerics
-from bdtune.engine.stage import Node
 from tests.engine.toys import Numbers, Threshold, Train, chain
 
 JSON = st.recursive(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bdtune.engine.execute import Executor
+from bdtune.engine.node import Node
 from bdtune.engine.plan import make_plan
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.ready_queue import Job, ReadyQueue
-from bdtune.engine.stage import Node
 from bdtune.engine.store import Store
 from tests.engine.toys import Numbers, Pass, Train
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bdtune.engine.execute import Companion, Executor, StageFailed
+from bdtune.engine.node import Node
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.ready_queue import Job, ReadyQueue
-from bdtune.engine.stage import Node
 from bdtune.engine.store import Store
 from tests.doubles import CPU
 from tests.engine.toys import Joined, Numbers, Train, joined

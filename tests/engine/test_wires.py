@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 import pytest
 
 import bdtune
-from bdtune.engine.stage import Artefact, Context, Kind, Node, PluginSource, Source, Stage
+from bdtune.engine.input_source import PluginSource, Source
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.engine.wires import wires_of
 from bdtune.errors import ConfigError
 from bdtune.plugins.data import ImageSet, LabelSet  # noqa: TC001

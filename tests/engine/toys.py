@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bdtune.engine.stage import Artefact, Context, Node, NotComputed, Source, Stage, Tick
+from bdtune.engine.input_source import Source
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Artefact, Context, NotComputed, Stage, Tick
 from bdtune.errors import Diverged
 from tests.doubles import CPU
 

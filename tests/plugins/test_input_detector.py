@@ -7,7 +7,8 @@ import pytest
 
 import bdtune
 from bdtune.config.trial import parse_trial
-from bdtune.engine.stage import Artefact, Context, Node
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Artefact, Context
 from bdtune.errors import UserError
 from bdtune.plugins.data import GoalSet, LabelSet
 from bdtune.plugins.input_detector import Detection

@@ -12,9 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 import bdtune
 from bdtune.engine.execute import Executor, StageFailed
+from bdtune.engine.node import Node
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.remarks import heard
-from bdtune.engine.stage import Context, Node, result_of
+from bdtune.engine.stage import Context, result_of
 from bdtune.engine.store import Store
 from bdtune.errors import DeviceFullError
 from bdtune.networks.small import LeNetNetwork

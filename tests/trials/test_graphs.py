@@ -19,7 +19,7 @@ from bdtune.engine.plan import Costs, StageCount, make_plan
 from bdtune.engine.prefix_reuse import PrefixReuse
 from bdtune.engine.resolve import Resolver
 from bdtune.engine.shared import Alike, Shared
-from bdtune.engine.stage import Artefact, Node
+from bdtune.engine.stage import Artefact
 from bdtune.engine.store import Store
 from bdtune.engine.traffic import Traffic
 from bdtune.knobs import Knobs, short_names
@@ -28,6 +28,8 @@ from bdtune.trials.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from bdtune.engine.node import Node
 
 AXES = {
     "attack.rate": ["0.1", "0.2", "0.05"],

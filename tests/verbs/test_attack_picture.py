@@ -9,7 +9,9 @@ import pytest
 
 from bdtune import cli
 from bdtune.engine.execute import Event
-from bdtune.engine.stage import Artefact, Node, PluginSource, Tick
+from bdtune.engine.input_source import PluginSource
+from bdtune.engine.node import Node
+from bdtune.engine.stage import Artefact, Tick
 from bdtune.plugins import registry
 from bdtune.report.stages import LINE_EVERY_S, StageProgress, described
 from bdtune.testing.small import quick

@@ -27,7 +27,7 @@ from bdtune.attacks.dynamic.stages import (
     unfit,
 )
 from bdtune.effects import TrainOnly
-from bdtune.engine.stage import PluginSource
+from bdtune.engine.input_source import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.model import ModelKnob
@@ -41,7 +41,7 @@ from bdtune.poisoning.rendered import looked_up
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.poison_plan import Rows
     from bdtune.poisoning.train_sources import Attacker
 

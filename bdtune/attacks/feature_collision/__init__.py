@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from bdtune.attacks.feature_collision.collisions import Collision, Collisions
 from bdtune.effects import TrainOnly
-from bdtune.engine.stage import PluginSource
+from bdtune.engine.input_source import PluginSource
 from bdtune.errors import Problem
 from bdtune.plugins.attack import Attack
 from bdtune.plugins.model import ModelKnob
@@ -31,7 +31,7 @@ from bdtune.poisoning.surrogate import Surrogate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model

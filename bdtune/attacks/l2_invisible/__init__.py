@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bdtune.attacks.l2_invisible.universal import Universal, UniversalPerturbation, radius_for
-from bdtune.engine.stage import PluginSource
+from bdtune.engine.input_source import PluginSource
 from bdtune.plugins.budget import Budget
 from bdtune.plugins.model import ModelKnob
 from bdtune.poisoning.delta_files import DeltaFileAttack, with_delta
@@ -25,7 +25,7 @@ from bdtune.poisoning.surrogate import Surrogate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
     from bdtune.poisoning.train_sources import Attacker
 

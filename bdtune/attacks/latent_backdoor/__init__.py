@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from bdtune.attacks.latent_backdoor.patch import LatentPatch, Place, RowsPerClass
-from bdtune.engine.stage import PluginSource
+from bdtune.engine.input_source import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.budget import Budget
@@ -26,7 +26,7 @@ from bdtune.poisoning.surrogate import Surrogate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
     from bdtune.poisoning.train_sources import Attacker
 

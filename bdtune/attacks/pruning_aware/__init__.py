@@ -17,7 +17,7 @@ from pydantic import Field
 
 from bdtune.attacks.pruning_aware.stages import CleanPart, PruneDormant, RestorePruned, RetrainPruned
 from bdtune.effects import ModelOnly
-from bdtune.engine.stage import Node
+from bdtune.engine.node import Node
 from bdtune.errors import Problem
 from bdtune.knobs import Rate  # noqa: TC001  pydantic reads it
 from bdtune.networks.residual import Residual, ResidualTeacher
@@ -28,7 +28,7 @@ from bdtune.poisoning.surrogate import Surrogate
 from bdtune.poisoning.train_sources import Attacker, FitLabels, FitRows, FitSet
 
 if TYPE_CHECKING:
-    from bdtune.engine.stage import Source
+    from bdtune.engine.input_source import Source
     from bdtune.plugins.attack import Attack, TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model

@@ -19,7 +19,7 @@ from pydantic import model_validator
 from bdtune.attacks.record.files import Record, read_record, record_digest
 from bdtune.attacks.record.stages import RecordImages, RecordModel
 from bdtune.effects import ByContent, ModelOnly
-from bdtune.engine.stage import Node
+from bdtune.engine.node import Node
 from bdtune.errors import ConfigError, Problem, problems_of
 from bdtune.knobs import absolute
 from bdtune.plugins.attack import Attack
@@ -30,7 +30,7 @@ from bdtune.poisoning.rendered import looked_up
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Source
+    from bdtune.engine.input_source import Source
     from bdtune.plugins.attack import TestLabels
     from bdtune.plugins.dataset import Dataset
     from bdtune.plugins.model import Model

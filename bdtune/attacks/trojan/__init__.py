@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bdtune.attacks.trojan.trigger import Drive, Shape, TrojanTrigger
-from bdtune.engine.stage import PluginSource
+from bdtune.engine.input_source import PluginSource
 from bdtune.errors import Problem
 from bdtune.knobs import Rate
 from bdtune.plugins.attack import quantised
@@ -30,7 +30,7 @@ from bdtune.poisoning.surrogate import Surrogate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bdtune.engine.stage import Node
+    from bdtune.engine.node import Node
     from bdtune.plugins.poison_plan import Rows, SplitName
     from bdtune.poisoning.train_sources import Attacker
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.engine.stage import Artefact, Node
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Artefact
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs
 

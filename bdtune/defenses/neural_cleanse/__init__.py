@@ -36,7 +36,7 @@ from bdtune.defenses.neural_cleanse.outliers import (
 )
 from bdtune.defenses.neural_cleanse.repair import Activations, Left, Prune, Unlearn
 from bdtune.effects import OnlyIf
-from bdtune.engine.stage import Node
+from bdtune.engine.node import Node
 from bdtune.errors import Problem
 from bdtune.plugins.defense import Defense
 from bdtune.training.supervised import Supervised
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.engine.stage import Artefact, Source
+    from bdtune.engine.input_source import Source
+    from bdtune.engine.stage import Artefact
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs, Offer
 

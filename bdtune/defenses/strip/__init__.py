@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from bdtune.engine.stage import Artefact, Node, Source
+    from bdtune.engine.input_source import Source
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Artefact
     from bdtune.errors import Problem
     from bdtune.plugins.data import Truth
     from bdtune.plugins.defense import DefenseInputs, Offer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from bdtune.effects import ModelOnly
-from bdtune.engine.stage import Node
+from bdtune.engine.node import Node
 from bdtune.plugins.all_samples import AllSamples
 from bdtune.plugins.attack import Attack
 from bdtune.poisoning.train_sources import FitLabels, FitSet
@@ -14,7 +14,7 @@ from bdtune.training.supervised import Supervised
 if TYPE_CHECKING:
     import numpy as np
 
-    from bdtune.engine.stage import Source
+    from bdtune.engine.input_source import Source
     from bdtune.plugins.poison_plan import Rows
 
 

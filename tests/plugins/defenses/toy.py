@@ -24,7 +24,8 @@ from bdtune.training.supervised import Supervised
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from bdtune.engine.stage import Inputs, Node
+    from bdtune.engine.node import Node
+    from bdtune.engine.stage import Inputs
     from bdtune.plugins.data import LabelSet, Truth
     from bdtune.plugins.defense import DefenseInputs
 
