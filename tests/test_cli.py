@@ -84,6 +84,7 @@ import os, sys
 from bdtune.cluster import sweep
 from bdtune.trials import speed
 speed._measured, speed._operations = lambda *_: 1e9, lambda *_: 1e6
+speed._weight_bytes = lambda *_: 1e5
 def loaded():
     print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr, flush=True)
     os._exit(0)
