@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import uuid
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -20,7 +21,14 @@ _MARK = re.compile(r"\.(?P<pid>\d+)-[0-9a-f]{12}@(?P<host>.+)$")
 
 def me() -> dict[str, Any]:
     """Return this process as host, pid and start time, for a file that it holds."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+
+
+@lru_cache(maxsize=1)
+def _started(pid: int) -> float:
+    """Return when a process started, looked up once: a lease is taken for each derived stage."""
+    return float(psutil.Process(pid).create_time())
 
 
 def is_gone(holder: Mapping[str, Any]) -> bool:

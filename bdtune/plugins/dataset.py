@@ -312,7 +312,7 @@ def class_balanced(labels: np.ndarray, limit: int, num_classes: int) -> np.ndarr
     Fixed by the labels alone; a larger limit gives a superset. Needs limit <= N.
     """
     sizes = np.bincount(labels, minlength=num_classes)
-    totals = [np.minimum(sizes, share).sum() for share in range(sizes.max() + 1)]
+    totals = np.minimum(sizes[:, None], np.arange(sizes.max() + 1)).sum(0)
     equal = int(np.searchsorted(totals, limit, side="right")) - 1  # the largest share that all can have
     shares = np.minimum(sizes, equal)
     shares[np.flatnonzero(sizes > equal)[: limit - totals[equal]]] += 1

@@ -112,9 +112,9 @@ class Bench:
     def _time_derived(self, executor: Any) -> None:
         produce = executor._produce
 
-        def timed(node: Any, key: str) -> Any:
+        def timed(work: Any) -> Any:
             started = time.process_time()
-            yield from produce(node, key)
+            yield from produce(work)
             self.meter.derived += time.process_time() - started
 
         executor._produce = timed
@@ -152,7 +152,7 @@ class Bench:
         while self.ends < ends and self.running:
             self.step()
             self.fill()
-        meter = self.meter
+        meter, self.meter = self.meter, Meter(opens)  # what is computed below is not of these trials
         self.slots += 1  # asked once more, the driver says whether it would rather wait
         started = time.process_time()
         for _ in range(20):
