@@ -5,8 +5,9 @@ next larger one that the sweep has with all other settings equal; of a knob with
 every other value is next. Where a sweep has moved a knob from the chosen setting, the pairs of that knob are
 the setting and its neighbours; else they are those of the settings that have the chosen value of the knob,
 have neighbours in it, and differ from the chosen setting in the fewest parameters, as in a sweep that varies
-one factor at a time. With C the data sets and attacks, K_c the knobs with a pair, P_ck the pairs (a, n) of a
-knob with the seeds s that both have,
+one factor at a time. A knob called `control` or `oracle_...` does not count: it is there to compare with.
+With C the data sets and attacks, K_c the knobs with a pair, P_ck the pairs (a, n) of a knob with the seeds s
+that both have,
 
     stability = mean over c in C, then k in K_c, then (a, n, s) in P_ck of 1 - max(0, der_cas - der_cns)
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from bdtune.metrics import ORACLE
 from bdtune.report.contests import contests
 from bdtune.report.groups import varying
 from bdtune.trials.results import SEED, show
@@ -101,7 +103,7 @@ def stability_of(chosen: Mapping[Contest, Group]) -> Stability:
 
 def _of_contest(contest: Contest, chosen: Group) -> Stability:
     axes = _axes(contest.groups)
-    knobs = [path for path in varying(contest.groups) if path.startswith("defense.")]
+    knobs = [path for path in varying(contest.groups) if _is_a_defenders(path)]
     pairs = {knob: _pairs(knob, chosen, contest.groups, axes) for knob in knobs}
     drops, lost = [], []
     for knob, own in pairs.items():
@@ -113,6 +115,11 @@ def _of_contest(contest: Contest, chosen: Group) -> Stability:
     moved = frozenset(knob for knob, own in pairs.items() if own)
     nearby = frozenset(knob for knob in moved if pairs[knob][0][0] is not chosen)
     return Stability(tuple(drops), tuple(lost), moved, nearby, frozenset(knobs) - moved)
+
+
+def _is_a_defenders(path: str) -> bool:
+    """Return whether a parameter is a knob of the defense, and neither a control nor an oracle's."""
+    return path.startswith("defense.") and _short(path) != "control" and not _short(path).startswith(ORACLE)
 
 
 def _drops(case: str, one: Group, knob: str, other: Group) -> Iterator[Drop]:

@@ -91,6 +91,15 @@ def test_only_knobs_of_the_defense_move():
     assert stability(trials) == Stability()
 
 
+@pytest.mark.parametrize("knob", ["control", "removal.control", "oracle_target"])
+def test_a_control_and_what_an_oracle_knows_are_no_knobs_to_move(knob):
+    own = grid(lambda _, x, y, __: 1.0 if x == y == 2 else 0.9)
+    control = trial(der=0.0, knobs={"a": 2, "b": 2, knob: "random"})
+    found = stability([*own, control])
+    assert found.score == pytest.approx(0.9)
+    assert found.varied == {"defense.a", "defense.b"}
+
+
 def test_in_a_sweep_of_one_factor_at_a_time_the_nearest_setting_stands_in():
     """The base is a=1 b=1 c=1; the best setting is a=2, from which only a was moved."""
     values = [({}, 0.8), ({"a": 2}, 0.9), ({"b": 2}, 0.7), ({"c": 2}, 0.3), ({"c": 2, "d": 2}, 0.2)]
