@@ -30,8 +30,7 @@ from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.stores import checked, store_for, to_write
 from bdtune.verbs.sweep_report import reported
 from bdtune.verbs.watching import Recorder, Screen
-from bdtune.verbs.weights import Part as WeightsPart
-from bdtune.verbs.weights import Weights
+from bdtune.verbs.weights import Judged, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +88,7 @@ def run(
         replace_file(folder / CAMPAIGN, yaml.safe_dump(campaign.to_dict(), sort_keys=False).encode())
         chosen.left_out.write(folder, chosen.about)
         parts = [_part(run_dir, spec, campaign.name, at) for spec in campaign.sweeps]
-        weights = Weights(chosen.ledger, [WeightsPart(part.spec, part.ledger) for part in parts])
+        weights = Weights(chosen.ledger, [Judged(part.spec, part.ledger) for part in parts])
         try:
             outcome = run_sweep(
                 base(campaign),

@@ -37,7 +37,7 @@ from bdtune.verbs.pictures import Gallery
 from bdtune.verbs.stores import checked, store_for, to_read, to_write
 from bdtune.verbs.sweep_report import SweepOutcome, reported
 from bdtune.verbs.watching import Recorder, Screen
-from bdtune.verbs.weights import Part, Weights
+from bdtune.verbs.weights import Judged, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -158,7 +158,7 @@ def sweep(
         tracker.start()
         gallery = Gallery(folder / "pictures", executor.resolver)
         recorder = Recorder(tracker, ledger, folder, spec.keep)
-        weights = Weights(ledger, [Part(spec, ledger)])
+        weights = Weights(ledger, [Judged(spec, ledger)])
         try:
             outcome = run_sweep(
                 spec,

@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A sweep whose trials are run, alone or in a campaign: its rule of the best, and its trials."""
+class Judged:
+    """A sweep whose classifiers are judged, alone or in a campaign: its rule of the best, and its trials."""
 
     spec: SweepSpec
     ledger: Ledger
@@ -72,7 +72,7 @@ class Weights:
     `whole` has the trials of all `parts`, under the name for which stages are computed.
     """
 
-    def __init__(self, whole: Ledger, parts: Sequence[Part]) -> None:
+    def __init__(self, whole: Ledger, parts: Sequence[Judged]) -> None:
         self.whole, self.parts = whole, parts
         self.freed = Freed()
         self._results: dict[str, TrialResult] = {}
@@ -166,7 +166,7 @@ class Weights:
         readers = self._readers.get(classifier.recipe, {}).values()
         return all(self.whole.resolver.manifest(node) is not None for node in readers)
 
-    def _kept(self, part: Part, results: dict[str, TrialResult], own: dict[str, Manifest]) -> set[str]:
+    def _kept(self, part: Judged, results: dict[str, TrialResult], own: dict[str, Manifest]) -> set[str]:
         """Return the trials of a sweep whose classifiers stay, of those that may go."""
         spec, most = part.spec, part.spec.weights_gb
         if most is None or most * 1e9 >= sum(manifest.size for manifest in own.values()):

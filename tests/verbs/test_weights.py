@@ -30,7 +30,7 @@ from bdtune.verbs import verify as checking
 from bdtune.verbs import weights as dropping
 from bdtune.verbs.export_trial import export_trial
 from bdtune.verbs.home import find_trial
-from bdtune.verbs.weights import Part, Weights
+from bdtune.verbs.weights import Judged, Weights
 from tests.trained import one_thread
 from tests.verbs.computing import SPACE, plugins
 
@@ -340,7 +340,7 @@ def looked(first, specs, *, ended=None, parts=None):
     ledger, _ = verb.make_ledger(first.done.spec, Store(first.home / "store"))
     for each in specs:
         ledger.extend(points(each))
-    weights = Weights(ledger, [Part(each, ledger) for each in parts or specs[:1]])
+    weights = Weights(ledger, [Judged(each, ledger) for each in parts or specs[:1]])
     for each in first.done.result.trials if ended is None else ended:
         weights.trial_done(each)
     weights.close()
