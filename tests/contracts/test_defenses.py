@@ -62,7 +62,7 @@ def test_making_defenses_and_chains_loads_no_torch():
     code = (
         "import sys, bdtune; from bdtune.plugins import registry\n"
         "from bdtune.plugins.defense import DefenseInputs\n"
-        "from bdtune.engine.stage import PluginSource\n"
+        "from bdtune.engine.input_source import PluginSource\n"
         "from bdtune.plugins.handles import CLEAN, CLEAN_LABELS, FIT, LABELS\n"
         "model = PluginSource(plugin=bdtune.model('resnet18'))\n"
         "given = DefenseInputs(FIT, LABELS, model, clean=CLEAN, clean_labels=CLEAN_LABELS)\n"
