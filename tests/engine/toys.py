@@ -13,6 +13,7 @@ from bdtune.engine.node import Node
 from bdtune.engine.stage import Artefact, Context, NotComputed, Stage, Tick
 from bdtune.errors import Diverged
 from tests.doubles import CPU
+from tests.plugins.defenses.toy import in_turns
 
 
 class Numbers(Source):
@@ -89,20 +90,9 @@ class Joined(Train):
     @classmethod
     def together(cls, jobs):
         note(f"together {len(jobs)}")
-        under_way = {number: stage.steps(ctx, **inputs) for number, (stage, ctx, inputs) in enumerate(jobs)}
-        for number in list(under_way)[3:]:
-            del under_way[number]
+        for number in range(3, len(jobs)):
             yield number, NotComputed()
-        while under_way:
-            for number, steps in list(under_way.items()):
-                try:
-                    yield number, next(steps)
-                    continue
-                except StopIteration as end:
-                    yield number, end.value
-                except (RuntimeError, Diverged) as error:
-                    yield number, error
-                del under_way[number]
+        yield from in_turns(jobs[:3])
 
 
 class Threshold(Stage):
