@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e"
 START = f"{INSTALL} . && .venv/bin/bdtune sweep gssd.yaml"
-TEST = f"{INSTALL} '.[test]' && .venv/bin/pytest -n 2"
+TEST = f"{INSTALL} '.[test]' && .venv/bin/pytest -n 3"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OF_SOME_PLATFORMS = ("nvidia-", "cuda-", "triton")
 """torch pins these itself."""
