@@ -180,6 +180,8 @@ def _ranking_notes(found: Ranking) -> Iterator[str]:
         return
     over = ", ".join(found.cases)
     yield f"der {'over' if len(found.cases) > 1 else 'on'} {over}; best first by {found.sort}"
+    if found.uneven:
+        yield f"left out, as the attack took for some defenses only: {', '.join(found.uneven)}"
     if not _tuned(found):
         yield "each defense has one setting, so that any rule chooses the same"
     elif is_oracle(found.rule):
@@ -187,10 +189,7 @@ def _ranking_notes(found: Ranking) -> Iterator[str]:
     else:
         yield f"honest: {found.rule} chooses the settings; oracle: {ORACLE_RULE}, by test data"
     yield from _stability_notes(every, len(found.cases) > 1)
-    for each in found.others:
-        if each.oracle or each.tuned:
-            lacks = ", ".join(f"{case} ({why})" for case, why in each.lacks.items())
-            yield f"{each.defense} is not ranked, its numbers are over fewer: it lacks {lacks}"
+    yield from _fewer_notes([each for each in found.others if each.oracle or each.tuned])
     nothing = [
         f"{each.defense} ({next(iter(each.lacks.values()))})"
         for each in found.others
@@ -202,6 +201,19 @@ def _ranking_notes(found: Ranking) -> Iterator[str]:
     if len(seeds) > 1:
         listed = "; ".join(f"{each.defense} {', '.join(each.seeds)}" for each in every if each.seeds)
         yield f"not the same seeds: {listed}"
+
+
+def _fewer_notes(others: Sequence[Standing]) -> Iterator[str]:
+    """Say what defenses lack, those that lack the same in one line."""
+    lacking: dict[str, list[str]] = {}
+    for each in others:
+        text = ", ".join(f"{case} ({why})" for case, why in each.lacks.items())
+        lacking.setdefault(text, []).append(each.defense)
+    for text, own in lacking.items():
+        if len(own) == 1:
+            yield f"{own[0]} is not ranked, its numbers are over fewer: it lacks {text}"
+        else:
+            yield f"not ranked, as numbers are over fewer: {', '.join(own)}; they lack {text}"
 
 
 def _stability_notes(every: Sequence[Standing], several: bool) -> Iterator[str]:

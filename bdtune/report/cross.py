@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from bdtune.plugins.metric import METRICS, better
 from bdtune.report.baselines import Baselines
-from bdtune.report.cross_axes import EXPANDED, PLUGINS, UNDEFENDED, axes_of, completed, is_undefended
+from bdtune.report.cross_axes import (
+    EXPANDED,
+    PLUGINS,
+    UNDEFENDED,
+    axes_of,
+    completed,
+    given_by,
+    is_undefended,
+)
+from bdtune.report.cross_best import with_best
 from bdtune.report.groups import Group, Stat, grouped
 from bdtune.report.selection import ranking, rule_title
 from bdtune.trials.results import show
@@ -60,7 +69,7 @@ class Cell:
     took: bool = True
     """Whether the attack reached its acceptance band without a defense."""
     best: bool = False
-    """Whether it is the best number of its row."""
+    """Whether it is the best of the numbers that it may be compared with."""
 
     @property
     def difference(self) -> float | None:
@@ -239,7 +248,8 @@ def build(
         lines.append(Line(_texts(rows, key), tuple(cells)))
     if rows[0].path in EXPANDED:
         lines = _parted(lines)
-    lines = [_with_best(line, column_keys, metrics) for line in lines]
+    given = [given_by(rows, key) for key in row_keys], [given_by(columns, key) for key in column_keys]
+    lines = with_best(lines, *given, metrics)
     lines = _summarised(lines, layout)
     names = tuple(_head(columns, key) for key in column_keys)
     return CrossTable(
@@ -282,27 +292,6 @@ def _parted(lines: Sequence[Line]) -> list[Line]:
         found.append(replace(line, starts=starts))
         before = line.labels[0]
     return found
-
-
-def _with_best(line: Line, columns: Sequence[tuple[Key, ...]], metrics: Sequence[str]) -> Line:
-    """Mark the best number of each metric among the defended columns, where there are several."""
-    cells = list(line.cells)
-    defended = [i for i, key in enumerate(columns) if (UNDEFENDED,) not in key]
-    for number, metric in enumerate(metrics):
-        own = [i * len(metrics) + number for i in defended]
-        known = [index for index in own if cells[index].ours is not None]
-        if len(known) > 1 and metric in METRICS.own:
-            sign = 1 if better(metric) == "max" else -1
-            top = max(sign * round(_mean(cells[index]), 3) for index in known)
-            for index in known:
-                if sign * round(_mean(cells[index]), 3) == top:
-                    cells[index] = replace(cells[index], best=True)
-    return replace(line, cells=tuple(cells))
-
-
-def _mean(cell: Cell) -> float:
-    assert cell.ours is not None, "only cells with a number are compared"
-    return cell.ours.mean
 
 
 def _summarised(lines: Sequence[Line], layout: TableLayout) -> list[Line]:

@@ -11,7 +11,7 @@ from bdtune.knobs import short_names
 from bdtune.plugins.metric import METRICS
 from bdtune.report.groups import varying
 from bdtune.report.selection import GIVEN
-from bdtune.trials.results import show
+from bdtune.trials.results import SEED, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,6 +118,15 @@ def _tells_apart(knob: str, told: Sequence[str], groups: Sequence[Group]) -> boo
         own = (type(group.params.get(knob)).__name__, group.params.get(knob))
         values.setdefault(tuple(group.params.get(path) for path in told), set()).add(own)
     return any(len(found) > 1 for found in values.values())
+
+
+def given_by(axes: Sequence[Axis], key: tuple[Key, ...]) -> tuple[Key, ...] | None:
+    """Return what no defender chooses in a row or column; None where it is undefended."""
+    if (UNDEFENDED,) in key:
+        return None
+    return tuple(
+        own for axis, own in zip(axes, key, strict=True) if axis.path.partition(".")[0] in (*GIVEN, SEED)
+    )
 
 
 def asked_layout(layout: L, groups: Sequence[Group], **words: Sequence[str] | None) -> L:

@@ -1,7 +1,9 @@
 """Defenses in order: by worst case and mean over data sets and attacks, tuned honestly and by an oracle.
 
 Defenses are compared on the data sets and attacks on which any of them has a result. One that lacks some is
-not ranked among the others: its numbers are over its own, and what it lacks is named.
+not ranked among the others: its numbers are over its own, and what it lacks is named. Where every defense
+lacks some, attacks that took for only some of them are left out for all: whether a training of the undefended
+model learns a faint trigger says nothing of the defense.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ The order is of how much a rule sees, and is fixed: to take the rule that does b
 """
 SORTS = ("worst", "mean", "oracle_worst", "oracle_mean", "stability")
 """What a ranking can be sorted by, the best first."""
+DID_NOT_TAKE = "the attack did not take"
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ class Ranking:
     """What chooses the settings: an honest rule, or `oracle_der` where none was measured everywhere."""
     sort: str
     cases: tuple[str, ...]
+    uneven: tuple[str, ...]
+    """Left out, as each defense lacked some case: the attack took for some defenses only."""
     ranked: tuple[Standing, ...]
     others: tuple[Standing, ...]
     undefended: Mapping[str, float]
@@ -140,6 +145,7 @@ class Ranking:
             "rule": self.rule,
             "sorted_by": self.sort,
             "cases": list(self.cases),
+            "uneven": list(self.uneven),
             "defenses": [each.to_json() for each in (*self.ranked, *self.others)],
             "undefended": dict(self.undefended),
         }
@@ -153,16 +159,37 @@ def ranking_of(results: Sequence[SweepResult], sort: str = "worst") -> Ranking:
     groups = grouped(_trials(results))
     found = contests(groups)
     rule, mode = _rule(results, found)
-    names = list(dict.fromkeys(contest.case for contest in found if _score([contest], rule, mode)))
-    defenses = dict.fromkeys(contest.defense for contest in found)
-    standings = [
-        _standing(defense, [contest for contest in found if contest.defense == defense], names, rule, mode)
-        for defense in defenses
-    ]
+    standings = _standings(found, rule, mode)
+    uneven = _uneven(standings)
+    if uneven:
+        found = [contest for contest in found if contest.case not in uneven]
+        standings = _standings(found, rule, mode)
     standings.sort(key=partial(_place, sort=sort))
     ranked = tuple(each for each in standings if each.comparable)
     others = tuple(each for each in standings if not each.comparable)
-    return Ranking(rule, sort, tuple(names), ranked, others, _undefended(groups, found, names))
+    names = _cases(found, rule, mode)
+    return Ranking(rule, sort, names, uneven, ranked, others, _undefended(groups, found, names))
+
+
+def _cases(found: Sequence[Contest], rule: str, mode: Mode) -> tuple[str, ...]:
+    """Return the data sets and attacks on which any defense has a number to compare."""
+    return tuple(dict.fromkeys(each.case for each in found if _score([each], rule, mode)))
+
+
+def _standings(found: Sequence[Contest], rule: str, mode: Mode) -> list[Standing]:
+    names = _cases(found, rule, mode)
+    return [
+        _standing(defense, [each for each in found if each.defense == defense], names, rule, mode)
+        for defense in dict.fromkeys(each.defense for each in found)
+    ]
+
+
+def _uneven(standings: Sequence[Standing]) -> tuple[str, ...]:
+    """Return the cases whose attack did not take for some defense, if no defense has all cases."""
+    if any(each.comparable for each in standings):
+        return ()
+    lacks = [item for each in standings for item in each.lacks.items()]
+    return tuple(dict.fromkeys(case for case, why in lacks if why == DID_NOT_TAKE))
 
 
 def _trials(results: Sequence[SweepResult]) -> list[TrialResult]:
@@ -231,7 +258,7 @@ def _why(contest: Contest | None, rule: str) -> str:
         states = [trial.status for group in contest.groups for trial in group.trials]
         return next((state for state in ("failed", "diverged", "stopped") if state in states), "not run")
     if not all(group.attack_took for group in done):
-        return "the attack did not take"
+        return DID_NOT_TAKE
     return f"no {rule}" if any(group.stat("der") for group in done) else "no der"
 
 

@@ -82,6 +82,13 @@ def test_the_undefended_row_stands_apart_and_what_is_not_ranked_below():
     assert "not the same seeds: toy 0, 1" in notes
 
 
+def test_defenses_that_lack_the_same_share_a_line():
+    trials = [trial("whole", attack, der=0.5) for attack in ("x", "y")]
+    trials += [trial(name, "x", der=0.9) for name in ("a", "b")]
+    shown = comparison.ranking_table("s", ranking_of([selected("s", trials, "oracle_der")]))
+    assert "not ranked, as numbers are over fewer: a, b; they lack y (no trial)" in shown.notes
+
+
 def test_one_setting_each_needs_no_second_score():
     trials = [trial(name, attack, der=der) for name, der in (("a", 0.9), ("b", 0.8)) for attack in ("x", "y")]
     shown = comparison.ranking_table("s", ranking_of([selected("s", trials, "oracle_der")]))

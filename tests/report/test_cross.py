@@ -93,6 +93,50 @@ def test_a_knob_that_follows_from_what_is_named_makes_no_row():
     assert [line.labels for line in table.lines] == [("dynamic", "0.1"), ("dynamic", "0.2")]
 
 
+def best_of(table) -> set[tuple[tuple[str, ...], str]]:
+    """Return where a table's best numbers are: the labels of the row and the head of the column."""
+    heads = cross.heads(table)
+    return {
+        (line.labels, heads[i][0]) for line in table.lines for i, own in enumerate(line.cells) if own.best
+    }
+
+
+def test_the_best_is_that_of_an_attack_wherever_defenses_stand(result):
+    across = cross.build(result, TableLayout(rows=("defense",), columns=("attack",), cells=("asr",)))
+    assert best_of(across) == {(("lfd",), "badnets"), (("abl",), "blend")}
+    listed = cross.build(result, TableLayout(rows=("attack", "defense"), cells=("asr",)))
+    assert {labels for labels, _ in best_of(listed)} == {("badnets", "lfd"), ("blend", "abl")}
+
+
+def test_no_attack_is_the_best():
+    trials = [trial(attack, "lfd", asr=asr) for attack, asr in (("badnets", 0.1), ("blend", 0.2))]
+    found = selected("s", trials, "oracle_der")
+    assert not best_of(cross.build(found, TableLayout(rows=("defense",), columns=("attack",))))
+
+
+def test_of_knobs_along_both_sides_one_setting_is_the_best():
+    asrs = {(0.1, 1): 0.3, (0.1, 2): 0.2, (0.2, 1): 0.1, (0.2, 2): 0.4}
+    trials = [
+        trial("badnets", "lfd", asr=asr, **{"defense.alpha": alpha, "defense.beta": beta})
+        for (alpha, beta), asr in asrs.items()
+    ]
+    layout = TableLayout(rows=("defense.alpha",), columns=("defense.beta",), cells=("asr",))
+    assert best_of(cross.build(selected("s", trials, "oracle_der"), layout)) == {(("0.2",), "beta=1")}
+
+
+def test_what_did_not_take_is_no_best():
+    trials = [trial("wanet", "none", asr=0.4)]
+    trials += [
+        replace(one, metrics={**one.metrics, "undefended/asr": 0.4})
+        for one in (trial("wanet", "lfd", asr=0.1), trial("wanet", "abl", asr=0.2))
+    ]
+    found = cross.build(
+        selected("s", trials, "select_acc"), TableLayout(columns=("defense",), cells=("asr",))
+    )
+    assert all(own.ours is not None for line in found.lines for own in line.cells)
+    assert not best_of(found)
+
+
 def test_of_several_settings_the_best_is_shown_or_their_mean():
     trials = [trial("badnets", "lfd", asr=asr, **{"defense.beta": asr}) for asr in (0.4, 0.2)]
     result = selected("s", trials, "oracle_der")

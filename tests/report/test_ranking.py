@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bdtune.errors import UserError
+from bdtune.report import comparison
 from bdtune.report.ranking import PREFERRED, ranking_of
 from bdtune.report.selection import selected
 from tests.report.compared import baseline, trial
@@ -69,6 +70,26 @@ def test_a_defense_that_lacks_an_attack_is_listed_with_why():
         "late": {"blend": "not run"},
     }
     assert all(each.oracle.by_case == {"badnets": 0.99} for each in found.others)
+
+
+def test_where_every_defense_lacks_an_attack_those_that_took_for_some_are_left_out():
+    trials = [
+        *flat("a", 0.9, 0.8), trial("a", "wanet", undefended_asr=0.2, der=0.1),
+        *flat("b", 0.95, undefended_asr=1.0), trial("b", "blend", undefended_asr=0.2, der=1.0),
+        trial("b", "wanet", der=0.7),
+        trial("c", "badnets", der=0.6), trial("c", "blend", status="failed"),
+        *BASELINES,
+    ]  # fmt: skip
+    found = ranking_of([sweep(*trials)])
+    assert (found.cases, found.uneven) == (("badnets",), ("wanet", "blend"))
+    assert [(each.defense, dict(each.tuned.by_case)) for each in found.ranked] == [
+        ("b", {"badnets": 0.95}),
+        ("a", {"badnets": 0.9}),
+        ("c", {"badnets": 0.6}),
+    ]
+    assert not found.others
+    notes = comparison.ranking_table("s", found).notes
+    assert "left out, as the attack took for some defenses only: wanet, blend" in notes
 
 
 def test_an_attack_that_took_for_none_is_not_compared():
