@@ -78,12 +78,15 @@ def refusal(problems: Sequence[Problem]) -> ValidationError:
     return ValidationError.from_exception_data("problems", details)
 
 
-def unknown(key: str, parent: str, choices: Iterable[str], what: str) -> Problem:
-    """Return the problem of a name that nothing has; `what` is "a setting", "a knob of gssd"."""
+def unknown(key: str, parent: str, choices: Iterable[str], what: str, most: int = 16) -> Problem:
+    """Return the problem of a name that nothing has; `what` is "a setting", "a knob of gssd".
+
+    All names are listed if there are few, or where none is near, up to `most`.
+    """
     names = sorted(choices)
-    listed = f": {', '.join(names)}" if len(names) <= 16 else ""
-    path, expected = join(parent, key), f"expected {what}{listed}"
-    return Problem(path, expected, show(key), hint=nearest(key, names), about_key=True)
+    hint = nearest(key, names)
+    listed = f": {', '.join(names)}" if len(names) <= (16 if hint else most) else ""
+    return Problem(join(parent, key), f"expected {what}{listed}", show(key), hint=hint, about_key=True)
 
 
 def knob_paths(cls: type[Knobs], prefix: str = "") -> Iterator[str]:

@@ -152,7 +152,7 @@ def _sort_keys(document: Document, data: dict[str, Any]) -> None:
         elif _today(key) in SWEEP_KEYS:
             document.sweep[_today(key)] = value
         elif key != "trial":
-            document.report(unknown(key, "", ["trial", *TRIAL_KEYS, *SWEEP_KEYS], "a setting"))
+            document.report(unknown(key, "", ["trial", *TRIAL_KEYS, *SWEEP_KEYS], "a setting", most=64))
     if nested is not None:
         _sort_trial(document, nested)
 

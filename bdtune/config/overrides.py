@@ -65,7 +65,7 @@ def apply_overrides(document: Document, words: Sequence[str], *, axes: bool = Tr
             continue
         head = override.path.partition(".")[0]
         if head not in (*TRIAL_KEYS, *SWEEP_KEYS):
-            known = unknown(head, "", [*TRIAL_KEYS, *SWEEP_KEYS], "a setting")
+            known = unknown(head, "", [*TRIAL_KEYS, *SWEEP_KEYS], "a setting", most=64)
             document.wrong(override.path, known.expected, show(head), known.hint, override.origin)
         elif rival := _rival(override, taken):
             expected = f"expected {rival} or {override.path}, as each takes the other's place"

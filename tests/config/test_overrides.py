@@ -106,6 +106,15 @@ def test_settings_of_the_sweep(load: Callable[..., SweepSpec]) -> None:
     assert spec.trial.holdout == 0.25
 
 
+def test_a_setting_like_no_other_is_answered_with_all_of_them(load: Callable[..., SweepSpec]) -> None:
+    with pytest.raises(UserError) as caught:
+        load("training.epochs=3", "sedes=0")
+    far, near = caught.value.problems
+    assert far.path == "training.epochs"
+    assert far.expected.startswith("expected a setting: attack, baseline, ")
+    assert (near.expected, near.hint) == ("expected a setting", "Did you mean 'seeds'?")
+
+
 def test_a_trial_from_overrides_alone() -> None:
     trial = load_trial(None, ["dataset=toy", "defense=tiny", "model.width=16", "data_root=data"])
     assert trial.model.plugin_name() == "resnet18"
