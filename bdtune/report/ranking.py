@@ -159,37 +159,36 @@ def ranking_of(results: Sequence[SweepResult], sort: str = "worst") -> Ranking:
     groups = grouped(_trials(results))
     found = contests(groups)
     rule, mode = _rule(results, found)
-    standings = _standings(found, rule, mode)
-    uneven = _uneven(standings)
+    defenses = list(dict.fromkeys(contest.defense for contest in found))
+    names = list(dict.fromkeys(contest.case for contest in found if _score([contest], rule, mode)))
+    standings = _standings(defenses, found, names, rule, mode)
+    uneven = _uneven(standings, names)
     if uneven:
+        names = [name for name in names if name not in uneven]
         found = [contest for contest in found if contest.case not in uneven]
-        standings = _standings(found, rule, mode)
+        standings = _standings(defenses, found, names, rule, mode)
     standings.sort(key=partial(_place, sort=sort))
     ranked = tuple(each for each in standings if each.comparable)
     others = tuple(each for each in standings if not each.comparable)
-    names = _cases(found, rule, mode)
-    return Ranking(rule, sort, names, uneven, ranked, others, _undefended(groups, found, names))
+    return Ranking(rule, sort, tuple(names), uneven, ranked, others, _undefended(groups, found, names))
 
 
-def _cases(found: Sequence[Contest], rule: str, mode: Mode) -> tuple[str, ...]:
-    """Return the data sets and attacks on which any defense has a number to compare."""
-    return tuple(dict.fromkeys(each.case for each in found if _score([each], rule, mode)))
-
-
-def _standings(found: Sequence[Contest], rule: str, mode: Mode) -> list[Standing]:
-    names = _cases(found, rule, mode)
+def _standings(
+    defenses: Sequence[str], found: Sequence[Contest], names: Sequence[str], rule: str, mode: Mode
+) -> list[Standing]:
     return [
         _standing(defense, [each for each in found if each.defense == defense], names, rule, mode)
-        for defense in dict.fromkeys(each.defense for each in found)
+        for defense in defenses
     ]
 
 
-def _uneven(standings: Sequence[Standing]) -> tuple[str, ...]:
-    """Return the cases whose attack did not take for some defense, if no defense has all cases."""
-    if any(each.comparable for each in standings):
-        return ()
+def _uneven(standings: Sequence[Standing], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the cases whose attack did not take for some defense, if no defense has all and some remain."""
     lacks = [item for each in standings for item in each.lacks.items()]
-    return tuple(dict.fromkeys(case for case, why in lacks if why == DID_NOT_TAKE))
+    uneven = tuple(dict.fromkeys(case for case, why in lacks if why == DID_NOT_TAKE))
+    if any(each.comparable for each in standings) or set(uneven) >= set(names):
+        return ()
+    return uneven
 
 
 def _trials(results: Sequence[SweepResult]) -> list[TrialResult]:
@@ -238,7 +237,7 @@ def _standing(defense: str, own: Sequence[Contest], names: Sequence[str], rule: 
 
     return Standing(
         defense,
-        max(len(each.groups) for each in own),
+        max((len(each.groups) for each in own), default=0),
         _score(own, rule, mode),
         _score(own, ORACLE_RULE),
         stability_of(chosen),

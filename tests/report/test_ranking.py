@@ -92,6 +92,31 @@ def test_where_every_defense_lacks_an_attack_those_that_took_for_some_are_left_o
     assert "left out, as the attack took for some defenses only: wanet, blend" in notes
 
 
+def test_attacks_are_not_left_out_if_none_would_remain():
+    a = [trial("a", "badnets", der=0.9), trial("a", "blend", undefended_asr=0.2, der=0.8)]
+    b = [trial("b", "badnets", undefended_asr=0.2, der=0.9), trial("b", "blend", der=0.8)]
+    found = ranking_of([sweep(*a, *b, *BASELINES)])
+    assert (found.cases, found.uneven, found.ranked) == (("badnets", "blend"), (), ())
+    assert [(each.defense, dict(each.lacks)) for each in found.others] == [
+        ("a", {"blend": "the attack did not take"}),
+        ("b", {"badnets": "the attack did not take"}),
+    ]
+
+
+def test_a_defense_that_was_only_run_on_what_is_left_out_is_still_named():
+    trials = [
+        trial("a", "badnets", der=0.9), trial("a", "blend", undefended_asr=0.2, der=0.8),
+        trial("b", "badnets", der=0.7), trial("b", "blend", status="failed"),
+        trial("only", "blend", der=0.9),
+        *BASELINES,
+    ]  # fmt: skip
+    found = ranking_of([sweep(*trials)])
+    assert (found.uneven, [each.defense for each in found.ranked]) == (("blend",), ["a", "b"])
+    assert [(each.defense, dict(each.lacks)) for each in found.others] == [("only", {"badnets": "no trial"})]
+    notes = comparison.ranking_table("s", found).notes
+    assert "not ranked, without a result to compare: only (no trial)" in notes
+
+
 def test_an_attack_that_took_for_none_is_not_compared():
     trials = [*flat("a", 0.9), *flat("b", 0.8)]
     weak = [trial(d, "blend", der=1.0, undefended_asr=0.1) for d in ("a", "b")]
