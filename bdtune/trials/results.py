@@ -51,7 +51,10 @@ class StageUse:
     bytes: int = 0
     """Size of its result."""
     read: int = 0
-    """Bytes that this trial read to compute it: results of others, each with the first stage it is for."""
+    """Bytes that this trial read to compute it: results of others, each with the first stage it is for.
+
+    What the driver derived in this trial's name counts as its own here, and is among what copies counted.
+    """
     fetched: int = 0
     """Of these, as the node's copies counted them, bytes that came from a bucket."""
     served: int = 0

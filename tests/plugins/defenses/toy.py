@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from bdtune.plugins.defense import DefenseInputs
 
 CLASSES, SIDE = 4, 8
-Trouble = Literal["none", "raise", "diverge", "kill", "kill_once"]
+Trouble = Literal["none", "raise", "diverge", "kill", "kill_once", "meet"]
+MEET_S = 240.0
 
 
 def note(what: str, stage: Stage, inputs: dict[str, Any], ctx: Context, **more: Any) -> None:
@@ -64,6 +65,17 @@ def cause(trouble: Trouble) -> None:
         before.touch()
     if trouble in ("kill", "kill_once"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if trouble == "meet":
+        _meet(Path(os.environ["BDTUNE_TOY_LOG"]))
+
+
+def _meet(log: Path) -> None:
+    """Wait until a second process has noted something."""
+    last = time.monotonic() + MEET_S
+    while len({json.loads(line)["pid"] for line in log.read_text().splitlines()}) < 2:
+        if time.monotonic() > last:
+            raise RuntimeError(f"no second process came within {MEET_S:.0f} s")
+        time.sleep(0.1)
 
 
 def in_turns(
