@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bdtune.config.sweep import TableLayout
 from bdtune.errors import Problem, UserError, nearest
@@ -132,7 +132,8 @@ def given_by(axes: Sequence[Axis], key: tuple[Key, ...]) -> tuple[Key, ...] | No
 def asked_layout(layout: L, groups: Sequence[Group], **words: Sequence[str] | None) -> L:
     """Return a layout with the `rows`, `columns` and `cells` that the command line gives.
 
-    Raises `UserError` with all names that no trial has, each with the nearest one.
+    Summary rows, which are over attacks, go where attacks no longer stand in the rows. Raises `UserError`
+    with all names that no trial has, each with the nearest one.
     """
     given = {key: tuple(names) for key, names in words.items() if names is not None}
     settings = dict.fromkeys(name for group in groups for name in group.params if name != "seed")
@@ -150,7 +151,10 @@ def asked_layout(layout: L, groups: Sequence[Group], **words: Sequence[str] | No
         given["columns"] = tuple(path for path in layout.columns if path not in given["rows"])
     if "columns" in given and "rows" not in given:
         given["rows"] = tuple(path for path in layout.rows if path not in given["columns"])
-    return layout.model_copy(update=given)
+    update: dict[str, Any] = dict(given)
+    if "rows" in given and not any(path.partition(".")[0] == "attack" for path in given["rows"]):
+        update["summary"] = ()
+    return layout.model_copy(update=update)
 
 
 def _unknown(key: str, name: str, known: Sequence[str], what: str) -> Problem:

@@ -317,6 +317,16 @@ def test_a_narrow_terminal_gets_blocks_of_whole_columns(result):
     assert any(row.bold for row in narrow[1].rows)
 
 
+def test_summary_rows_go_where_the_command_line_moves_attacks_out_of_the_rows(result):
+    groups = grouped(result.trials)
+    layout = TableLayout(rows=("attack",), columns=("defense",), summary=("mean", "worst"))
+    nothing = {"rows": None, "columns": None, "cells": None}
+    moved = asked_layout(layout, groups, **{**nothing, "rows": ["defense"], "columns": ["attack"]})
+    assert moved.summary == ()
+    for kept in (nothing, {**nothing, "cells": ["der"]}, {**nothing, "rows": ["attack"]}):
+        assert asked_layout(layout, groups, **kept).summary == ("mean", "worst")
+
+
 def test_the_command_lines_shape_replaces_the_files(result):
     groups = grouped(result.trials)
     layout = TableLayout(rows=("attack",), columns=("defense",), percent=True)
