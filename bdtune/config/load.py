@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,17 +93,19 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def search_spaces() -> list[Description]:
     """Return the shipped search spaces: names, descriptions, and what their published numbers are from."""
-    return [_describe(name, file) for name, file in sorted(_shipped().items()) if not holds_sweeps(file)]
+    return [space for space, holds_sweeps in _descriptions() if not holds_sweeps]
 
 
 def campaigns() -> list[Description]:
     """Return the shipped campaigns, which are several sweeps each: names and descriptions."""
-    return [_describe(name, file) for name, file in sorted(_shipped().items()) if holds_sweeps(file)]
+    return [campaign for campaign, holds_sweeps in _descriptions() if holds_sweeps]
 
 
-def holds_sweeps(file: Path) -> bool:
-    """Return whether a file is a campaign's; False where it cannot be read."""
-    return ReadFile(file, read_yaml(file)).holds_sweeps
+@cache
+def _descriptions() -> list[tuple[Description, bool]]:
+    """Return what every shipped file describes, and whether it is a campaign's."""
+    read = {name: ReadFile(file, read_yaml(file)) for name, file in sorted(_shipped().items())}
+    return [(_describe(name, file.text.data), file.holds_sweeps) for name, file in read.items()]
 
 
 def find(path_or_name: str | Path) -> Path:
@@ -160,8 +163,7 @@ def _shipped() -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
 
 
-def _describe(name: str, file: Path) -> Description:
-    data: Any = read_yaml(file).data
+def _describe(name: str, data: Any) -> Description:
     values = data if isinstance(data, dict) else {}
     published = values.get("published") or []
     sources = dict.fromkeys(str(entry.get("source", "")) for entry in published if isinstance(entry, dict))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from bdtune.config.document import SWEEP_KEYS
-from bdtune.config.load import holds_sweeps
+from bdtune.config.load import read_file
 from bdtune.config.trial import TRIAL_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILES = (Path(__file__).parents[2] / "search_spaces").rglob("*.yaml")
-SPACES = sorted(file for file in FILES if not holds_sweeps(file))
+SPACES = sorted(file for file in FILES if not read_file(file).holds_sweeps)
 VALUES = r"""
 ~ none true 0 1 -1 3 1.5 -0.0 1e308 -1e308 1e-320 1e400 .inf .nan 0x1f 9999999999999999999999 [] {} [~] [[]]
 [{}] [1,{}] {name:} {name:3} '' "\0" "\ud800" ~nouser/x / . .. a/b badnets gssd digits toy tiny none
