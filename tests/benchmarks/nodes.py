@@ -60,15 +60,16 @@ def _options() -> argparse.Namespace:
 
 
 def _print(faults: list[Fault]) -> None:
-    print("| fault | times | in | work lost, s | at work again after, s | went on after epoch |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    columns = ("fault", "times", "in", "work lost, s", "at work again after, s", "the sweep", "went on after")
+    print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|")
     for kind in dict.fromkeys(fault.kind for fault in faults):
         mine = [fault for fault in faults if fault.kind == kind]
         back = _spread([fault.back_s for fault in mine if fault.back_s is not None])
+        sweep = _spread([fault.sweep_back_s for fault in mine if fault.sweep_back_s is not None])
         resumed = ", ".join(fault.resumed for fault in mine if fault.resumed)
         stages = ", ".join(fault.stage for fault in mine if fault.stage)
         lost = _spread([fault.lost_s for fault in mine])
-        print(f"| {kind} | {len(mine)} | {stages} | {lost} | {back} | {resumed} |")
+        print(f"| {kind} | {len(mine)} | {stages} | {lost} | {back} | {sweep} | {resumed} |")
 
 
 def _spread(seconds: list[float]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NODES = ("head", "one", "two")
 WORKERS = ("one", "two", "new")
+LOST_HEAD = "head and driver killed"
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Fault:
     """Seconds of work that had to be done again."""
     back_s: float | None = None
     """Seconds until the stage went on or, of what ended no process, until the node began its next stage."""
+    sweep_back_s: float | None = None
+    """Seconds until any stage began, where the whole sweep was gone."""
     resumed: str = ""
     """After which of its epochs a stage went on."""
 
@@ -111,7 +114,7 @@ def _drain(scene: Scene) -> Fault:
 
 
 def _lose_head(scene: Scene) -> Fault:
-    fault = scene.begin("head and driver killed", *WORKERS)
+    fault = scene.begin(LOST_HEAD, *WORKERS)
     scene.process.kill()
     scene.cluster.kill_head()
     scene.process.communicate()
@@ -179,6 +182,8 @@ def _cost(fault: Fault, runs: ClusterRuns) -> None:
         fault.resumed = f"{next_one['done']} of {lost['identity'][0]['epochs']}"
     if again:
         fault.back_s = min(next_one["time"] for _, next_one in again) - fault.at
+    if fault.kind == LOST_HEAD:
+        fault.sweep_back_s = min(note["time"] for note in runs.notes() if note["time"] > fault.at) - fault.at
 
 
 def _differences(
