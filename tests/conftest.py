@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -23,21 +24,17 @@ for name in ("BDTUNE_PLUGINS", "BDTUNE_HOME", "BDTUNE_STORE", "BDTUNE_CACHE"):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files that start Ray, which take long and mostly wait, among others, which keep processors busy.
+    """Begin with files that start Ray, those of whole sweeps first: they take longest, and mostly wait."""
+    waiting = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: (item.path not in waiting, "end_to_end" not in item.path.parts))
 
-    The two longest come first, for two of three processes; the rest is spread over the second half.
-    """
-    limits: dict[Path, float] = {}  # of files that start Ray: the seconds that their tests may take
-    for item in items:
-        if item.get_closest_marker("ray"):
-            limit = item.get_closest_marker("timeout")
-            limits[item.path] = limits.get(item.path, 0.0) + (limit.args[0] if limit else 0.0)
-    waiting = sorted(limits, key=lambda path: -limits[path])
-    others = list(dict.fromkeys(item.path for item in items if item.path not in limits))
-    place_of = {path: number / len(others) for number, path in enumerate(others)}
-    place_of |= {path: 0.5 + number / len(waiting) / 2 for number, path in enumerate(waiting)}
-    place_of |= dict.fromkeys(waiting[:2], -1.0)
-    items.sort(key=lambda item: place_of[item.path])
+
+@pytest.fixture(autouse=True, scope="session")
+def heeds_interrupts() -> Iterator[None]:
+    """Have SIGINT raise: a shell's jobs in the background begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")
