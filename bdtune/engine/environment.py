@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from threadpoolctl import ThreadpoolController
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -46,6 +48,24 @@ def threads_of(recorded: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let the BLAS of numpy and scipy compute on one thread; torch's is left as it is.
+
+    With more, the last bits of eigenvectors and the like depend on how many there are, which is not the same
+    in a driver and in a trial, and those that wait keep their processors busy for a while after each product.
+    A library that is loaded later is not limited: who loads scipy asks again.
+    """
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1):
+        yield
+
+
+@cache
+def _blas(_scipy: bool) -> ThreadpoolController:
+    """Return the BLAS that wheels of numpy bring along, and those of scipy if it is loaded."""
+    return ThreadpoolController().select(prefix="libscipy_openblas")
 
 
 @cache

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from bdtune.engine.environment import threads_of
+from bdtune.engine.environment import one_blas_thread, threads_of
 from bdtune.engine.manifest import Cost
 from bdtune.engine.node import Node
 from bdtune.engine.prefix_reuse import PrefixReuse
@@ -185,7 +185,8 @@ class Executor:
                 # Another process may have published and let go between the two looks.
                 self.store.look_again(key)
                 if mine and not self._is_there(key, read=read):
-                    yield from self._produce_with_others(node, key)
+                    with one_blas_thread():
+                        yield from self._produce_with_others(node, key)
                     continue
             if not mine:
                 yield Event("waiting", node, key)

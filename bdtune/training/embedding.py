@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
+from bdtune.engine.environment import one_blas_thread
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 
@@ -62,4 +63,5 @@ class Embedding(Stage):
             max_iter=STEPS,
             random_state=seed % 2**32,
         )
-        return layout.fit_transform(features).astype(np.float32)
+        with one_blas_thread():
+            return layout.fit_transform(features).astype(np.float32)

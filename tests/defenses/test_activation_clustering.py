@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from threadpoolctl import ThreadpoolController
 
 import bdtune
 from bdtune.defenses.activation_clustering.clusters import (
@@ -65,6 +66,16 @@ def planted(poison: int, clean: int = 200, classes: int = 3, seed: int = 0) -> t
     rows[np.arange(len(labels)), labels] += 6
     rows[len(labels) - poison :, 5] += 8
     return rows, labels
+
+
+@pytest.mark.parametrize("method", ["pca", "ica"])
+def test_components_do_not_depend_on_the_threads_of_blas(method: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((1200, 256)) * np.linspace(1, 9, 256)
+    found = []
+    for threads in (1, 2):
+        with ThreadpoolController().limit(limits=threads, user_api="blas"):
+            found.append(reduced(rows, np.zeros(1200, int), method=method, components=10)["reduced"])
+    assert np.array_equal(*found)
 
 
 def test_components_are_those_of_the_decomposition() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from bdtune.engine.environment import one_blas_thread
 from bdtune.engine.key import derive_seed
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 
@@ -83,12 +84,13 @@ class Reduced(Stage):
         from sklearn.decomposition import PCA, FastICA
         from sklearn.exceptions import ConvergenceWarning
 
-        pca = PCA(wide, random_state=seed)
-        found = pca.fit_transform(rows)
+        with one_blas_thread():
+            pca = PCA(wide, random_state=seed)
+            found = pca.fit_transform(rows)
         found = found[:, pca.explained_variance_ > FLAT * pca.explained_variance_[0]]
         if self.method == "pca":
             return found, True
-        with warnings.catch_warnings(record=True) as noted:
+        with one_blas_thread(), warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always", ConvergenceWarning)
             ica = FastICA(found.shape[1], whiten="unit-variance", whiten_solver="svd", random_state=seed)
             return ica.fit_transform(found), not noted
