@@ -62,7 +62,7 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-@cache
+@cache  # looking for libraries takes a millisecond: once, and once more when scipy is loaded
 def _blas(_scipy: bool) -> ThreadpoolController:
     """Return the BLAS that wheels of numpy bring along, and those of scipy if it is loaded."""
     return ThreadpoolController().select(prefix="libscipy_openblas")
