@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from bdtune.engine.key import canonical_json, canonical_object, key_of_text
 from bdtune.engine.numerics import Numerics
-from bdtune.errors import ConfigError
+from bdtune.errors import ConfigError, Problem, nearest
 from bdtune.knobs import Knobs
 from bdtune.source import code_identity, file_of, owner_of, source_digest
 
@@ -123,6 +123,7 @@ class Stage(Knobs):
         super().__pydantic_init_subclass__(**kwargs)
         cls.code_digest = source_digest(cls, Knobs)
         cls.fused_by = vars(cls).get("fused_by", ())
+        _check_fused_by(cls)
         if "name" in vars(cls):
             _check_unique(cls)
 
@@ -154,7 +155,7 @@ class Stage(Knobs):
         Of a job that is not computed for want of a place in the group, the last that is yielded is
         `NotComputed`; the first job always has one. What concerns all is raised.
         """
-        raise NotImplementedError(f"{cls.__name__} names `fused_by`, but computes each by itself")
+        raise NotImplementedError(f"{cls.__name__} computes each by itself")
 
     def with_name(self, knobs: dict[str, Any]) -> dict[str, Any]:
         code = code_identity(type(self), self.code_digest)
@@ -196,6 +197,22 @@ def _check_unique(cls: type[Stage]) -> None:
     if known.__qualname__ != cls.__qualname__ or file_of(known) != file_of(cls):
         both = " and ".join(f"{each.__qualname__} in {file_of(each)}" for each in (known, cls))
         raise ConfigError(f"two stages are called '{cls.full_name()}': {both}; give one another name")
+
+
+def _check_fused_by(cls: type[Stage]) -> None:
+    """Check that a class which names `fused_by` has these knobs and a `together`; raises `ConfigError`."""
+    where = f"{cls.__name__}.fused_by"
+    problems = [
+        Problem(where, "expected a knob of the stage", repr(name), hint=nearest(name, cls.model_fields))
+        for name in cls.fused_by
+        if name not in cls.model_fields
+    ]
+    bases = cls.__mro__[: cls.__mro__.index(Stage)]
+    if cls.fused_by and not any("together" in vars(base) for base in bases):
+        hint = "Override `together`, or leave `fused_by` out"
+        problems.append(Problem(where, "expected a stage with `together`", "one without", hint=hint))
+    if problems:
+        raise ConfigError(problems)
 
 
 def result_of(steps: Generator[Tick, None, Artefact]) -> Artefact:

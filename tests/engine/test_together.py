@@ -13,6 +13,7 @@ from bdtune.engine.node import Node
 from bdtune.engine.numerics import Numerics
 from bdtune.engine.ready_queue import Job, ReadyQueue
 from bdtune.engine.store import Store
+from bdtune.errors import ConfigError
 from tests.doubles import CPU
 from tests.engine.toys import Joined, Numbers, Train, joined
 
@@ -70,6 +71,20 @@ def test_a_subclass_is_computed_alone_unless_it_says_so():
 
     assert Other.fused_by == ()
     assert Joined.fused_by == ("epochs",)
+
+
+def test_a_stage_that_is_computed_with_others_says_how_and_by_which_knobs():
+    expected = [
+        "Unfounded.fused_by: expected a knob of the stage, got 'epoch'. Did you mean 'epochs'?",
+        "Unfounded.fused_by: expected a stage with `together`, got one without. "
+        "Override `together`, or leave `fused_by` out",
+    ]
+    with pytest.raises(ConfigError) as refused:
+
+        class Unfounded(Train):
+            fused_by = ("epoch",)
+
+    assert refused.value.lines() == expected
 
 
 def test_companions_are_computed_together_and_published_each_under_its_key(executor, log, tmp_path):
