@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
 from bdtune.errors import UserError
-from bdtune.knobs import Knobs
 from bdtune.plugins.poison_plan import drawn_order
+from bdtune.poisoning.corner_square import CornerSquare
 from bdtune.poisoning.latent_trigger import LatentTrigger
-from bdtune.poisoning.patterns import Corner, in_corner, scaled
 
 if TYPE_CHECKING:
     import torch
@@ -21,32 +20,8 @@ if TYPE_CHECKING:
     from bdtune.poisoning.latent_trigger import Stamp
 
 
-class Place(Knobs):
-    """Where a square patch lies; lengths are for images of 32 pixels and scale."""
-
-    size: int = Field(6, ge=1, le=32)
-    """Side: 6 of 32 pixels are 4 % of the image."""
-    inset: int = Field(0, ge=0, le=31)
-    """Margin to the two borders."""
-    corner: Corner = "bottom_right"
-    """The corner that it lies in."""
-
-    def box(self, height: int, width: int) -> tuple[int, int]:
-        """Return side and margin in pixels of this image."""
-        side = min(height, width)
-        return max(1, scaled(self.size, 32, side)), scaled(self.inset, 32, side)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.size + self.inset > 32:
-            raise ValueError(f"size and inset are for 32 pixels, got {self.size} + {self.inset}")
-        return self
-
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """Return float32 [height, width, 1]: 1 where the patch is."""
-        mask = np.zeros((height, width, 1), np.float32)
-        mask[in_corner(self.corner, *self.box(height, width), height, width)] = 1
-        return mask
+class Place(CornerSquare, defaults={"size": 6}):
+    """Where the patch lies: 6 of 32 pixels are 4 % of the image."""
 
 
 class RowsPerClass(Stage):

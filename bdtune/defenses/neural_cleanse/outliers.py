@@ -7,18 +7,14 @@ defense, where their defaults and ranges are.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bdtune.effects import OnlyIf
 from bdtune.engine.stage import Artefact, Context, Kind, Stage
-from bdtune.knobs import Knobs
-from bdtune.poisoning.patterns import Corner, in_corner, scaled
-
-if TYPE_CHECKING:
-    from typing import Self
+from bdtune.poisoning.corner_square import CornerSquare
 
 Median = Literal["mean", "lower"]
 Side = Literal["small", "both"]
@@ -120,31 +116,11 @@ class Selected(Stage):
         return Artefact({"label": labels, **arrays})
 
 
-class Patch(Knobs):
-    """A white square in a corner, as the attack `badnets` stamps it; lengths are for images of 32 pixels."""
+class Patch(CornerSquare, defaults={"inset": 1}):
+    """A white square in a corner, as the attack `badnets` stamps it."""
 
     target: int = Field(0, ge=0)
     """The attacker's class."""
-    size: int = Field(3, ge=1, le=32)
-    """Side of the square."""
-    inset: int = Field(1, ge=0, le=31)
-    """Margin to the two borders."""
-    corner: Corner = "bottom_right"
-    """The corner that it lies in."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.size + self.inset > 32:
-            raise ValueError(f"size and inset are for 32 pixels, got {self.size} + {self.inset}")
-        return self
-
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """Return float32 [height, width]: 1 where the square is."""
-        side = min(height, width)
-        box = max(1, scaled(self.size, 32, side)), scaled(self.inset, 32, side)
-        mask = np.zeros((height, width), np.float32)
-        mask[in_corner(self.corner, *box, height, width)] = 1
-        return mask
 
 
 class Known(Stage):
@@ -161,6 +137,6 @@ class Known(Stage):
 
     def run(self, ctx: Context, *, inversion: Artefact) -> Artefact:
         _, height, width, channels = inversion.arrays["pattern"].shape
-        mask, pattern = self.patch.mask(height, width), np.ones((height, width, channels), np.float32)
+        mask, pattern = self.patch.mask(height, width)[..., 0], np.ones((height, width, channels), np.float32)
         label = np.array([self.patch.target], np.int64)
         return Artefact({"label": label, "mask": mask[None], "pattern": pattern[None]})
